@@ -1,0 +1,62 @@
+# What a person does with this repository. `make help` lists it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PACKAGES := sdk vlm services/envserver services/trainer services/policy
+SEED ?= 0
+ENV ?= gym_cards/NumberLine
+UPDATES ?= 3
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup demo test lint format proto train bench bench-% clean
+.DELETE_ON_ERROR:
+
+help: ## list these targets
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+setup: $(READY) ## make .venv and install everything in it
+
+$(READY): constraints.txt requirements-dev.txt $(PACKAGES:%=%/pyproject.toml) scripts/packages
+	scripts/packages
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --requirement requirements-dev.txt $(PACKAGES:%=--editable %)
+	touch $@
+
+demo: $(READY) ## clone, train and evaluate an agent on this machine; SEED=0
+	$(BIN)/python -m demo --seed $(SEED)
+
+train: $(READY) ## train the tiny model in an env; ENV=gym_cards/EZPoints UPDATES=3
+	$(BIN)/python -m demo.train --env $(ENV) --updates $(UPDATES) --seed $(SEED)
+
+test: $(READY) ## all tests that take minutes
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not study and not soak"
+
+soak: $(READY) ## long runs that look for leaks
+	$(BIN)/python -m pytest -m soak
+
+lint: $(READY) ## ruff, mypy, import-linter, buf, and the generated code's freshness
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(PACKAGES) benchmarks demo
+	$(BIN)/lint-imports
+	cd proto && ../$(BIN)/buf lint
+	scripts/proto --check
+
+format: $(READY) ## let ruff put the code into form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: ## generate sdk/overworld/v1 from proto/
+	scripts/proto
+
+bench: bench-transport bench-gym_cards ## all benchmarks; CHECK=1 fails below a target
+
+bench-%: $(READY) ## one benchmark, e.g. bench-transport; CHECK=1, JSON=FILE
+	$(BIN)/python benchmarks/$*.py $(if $(JSON),--json $(JSON))
+
+clean: ## remove what these targets made, runs/ excepted
+	rm -rf .venv .venv-proto .venv-openenv .mypy_cache .ruff_cache .pytest_cache .hypothesis

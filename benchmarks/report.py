@@ -1,0 +1,53 @@
+"""How every benchmark reports: a table, `--json FILE`, and with CHECK=1 a failure below a target."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure beside its peer's. `ratio` above 1: we are better; `target` is the least ratio wanted."""
+
+    name: str
+    setting: str
+    value: float
+    unit: str
+    peer: str
+    peer_value: float
+    ratio: float
+    target: float | None = None
+
+    @property
+    def missed(self) -> bool:
+        """Whether the ratio is below the target."""
+        return self.target is not None and self.ratio < self.target
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """A parser with the options that all benchmarks have."""
+    arguments = argparse.ArgumentParser(description=description)
+    arguments.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
+    return arguments
+
+
+def finish(rows: list[Row], json_file: Path | None) -> None:
+    """Prints the rows, writes them, and exits with 1 if CHECK=1 and a target is missed."""
+    table = Table("what", "setting", "value", "unit", "peer", "peer's value", "ratio", "target")
+    for row in rows:
+        target = "" if row.target is None else f"{row.target:g}{' MISSED' if row.missed else ''}"
+        numbers = f"{row.value:.4g}", row.unit, row.peer, f"{row.peer_value:.4g}", f"{row.ratio:.2f}", target
+        table.add_row(row.name, row.setting, *numbers, style="red" if row.missed else None)
+    Console(width=None if sys.stdout.isatty() else 150).print(table)
+    if json_file:
+        json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    if os.environ.get("CHECK") == "1" and any(row.missed for row in rows):
+        sys.exit("a target is missed")

@@ -1,0 +1,191 @@
+"""Frames over gRPC against frames in process: the same env behind our server, in a loop, in Gymnasium's vector envs and
+behind OpenEnv.
+
+Alternatives run interleaved, in rounds; figures are medians. "cost" is the CPU time of a simulator's step: 0 shows what
+moving frames costs, 1100 us is what MiniWorld takes for 224 x 224 without multisampling.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from noise_env import GymNoise, Noise, NoiseOptions
+from overworld import Runner, Session, malloc
+from overworld.host.process import ServerProcess
+from report import Row, finish, parser
+
+HERE = Path(__file__).parent
+OPENENV_PYTHON = str(HERE.parent / ".venv-openenv" / "bin" / "python")
+MINIWORLD_US = 1100
+
+Step = Callable[[], object]
+SETTINGS = [
+    (slots, height, width, cost)
+    for cost in (0, MINIWORLD_US)
+    for slots in (1, 16, 64)
+    for height, width in ((60, 80), (224, 224), (300, 300))
+]
+OPENENV_SETTINGS = {(16, 224, 224, 0), (1, 224, 224, 0)}
+IN_PROCESS_TARGET_SETTING = (64, 300, 300, MINIWORLD_US)
+ROUNDS, SECONDS_PER_ROUND = 5, 0.15
+
+
+def in_process(slots: int, options: NoiseOptions) -> Step:
+    """A loop over the same env in this process."""
+    runners = [Runner(Noise(options)) for _ in range(slots)]
+    for runner in runners:
+        runner.reset()
+    return lambda: np.stack([runner.step("look").observation.images[0].pixels for runner in runners])
+
+
+@contextlib.contextmanager
+def ours(address: str, slots: int, options: NoiseOptions, **arguments: Any) -> Iterator[Step]:
+    """Our server."""
+    with Session(address, "bench/Noise", slots, options=options.model_dump(), **arguments) as session:
+        session.reset(range(slots))
+        yield lambda: session.step(["look"] * slots).frames()
+
+
+@contextlib.contextmanager
+def gymnasium_vector(slots: int, options: NoiseOptions, asynchronous: bool) -> Iterator[Step]:
+    """Gymnasium's vector envs."""
+    makers = [lambda: GymNoise(options.height, options.width, options.cost_us)] * slots
+    if asynchronous:
+        vector: gymnasium.vector.VectorEnv = gymnasium.vector.AsyncVectorEnv(makers, shared_memory=True)
+    else:
+        vector = gymnasium.vector.SyncVectorEnv(makers)
+    vector.reset()
+    actions = np.zeros(slots, int)
+    yield lambda: vector.step(actions)
+    vector.close()
+
+
+class OpenEnv:
+    """OpenEnv's server and client, in processes of their own."""
+
+    def __init__(self, slots: int, options: NoiseOptions) -> None:
+        port = "18471"
+        script = str(HERE / "openenv_peer.py")
+        size = map(str, (options.height, options.width, options.cost_us))
+        self._server = subprocess.Popen([OPENENV_PYTHON, script, "serve", port, *size])
+        time.sleep(8.0)  # it offers no other sign of being ready than answering
+        self._client = subprocess.Popen(
+            [OPENENV_PYTHON, script, "play", port, str(slots)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._client.stdout is not None
+        if self._client.stdout.readline() != "ready\n":
+            raise RuntimeError("OpenEnv's client did not connect")
+
+    def seconds(self, steps: int) -> float:
+        """How long so many steps take."""
+        assert self._client.stdin is not None
+        assert self._client.stdout is not None
+        self._client.stdin.write(f"{steps}\n")
+        self._client.stdin.flush()
+        return float(self._client.stdout.readline())
+
+    def close(self) -> None:
+        """Stops both."""
+        for process in (self._client, self._server):
+            process.kill()
+            process.wait()
+
+
+def install_openenv() -> None:
+    """Makes .venv-openenv; OpenEnv's requirements contradict ours."""
+    if not Path(OPENENV_PYTHON).exists():
+        print("installing openenv for comparison ...")
+        subprocess.run([sys.executable, "-m", "venv", str(Path(OPENENV_PYTHON).parents[1])], check=True)
+        pip = [OPENENV_PYTHON, "-m", "pip", "install", "--quiet", "openenv==0.10.0", "numpy"]
+        subprocess.run(pip, check=True, stderr=subprocess.DEVNULL)
+
+
+def measure(alternatives: dict[str, Step], openenv: OpenEnv | None) -> dict[str, float]:
+    """Median seconds of one step of all slots, by alternative."""
+    times: dict[str, list[float]] = {name: [] for name in alternatives}
+    for step in alternatives.values():
+        step()
+    for _ in range(ROUNDS):
+        for name, step in alternatives.items():
+            end = time.perf_counter() + SECONDS_PER_ROUND
+            while (started := time.perf_counter()) < end:
+                step()
+                times[name].append(time.perf_counter() - started)
+        if openenv is not None:
+            times.setdefault("OpenEnv", []).append(openenv.seconds(3) / 3)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def compare(address: str, slots: int, height: int, width: int, cost: int) -> dict[str, float]:
+    """Runs all alternatives in one setting."""
+    options = NoiseOptions(height=height, width=width, cost_us=cost)
+    source = np.random.default_rng(0).integers(0, 256, (slots, height, width, 3), np.uint8)
+    target = np.empty_like(source)
+    with contextlib.ExitStack() as stack:
+        alternatives: dict[str, Step] = {
+            "copy": lambda: np.copyto(target, source),
+            "in process": in_process(slots, options),
+            "shared": stack.enter_context(ours(address, slots, options)),
+            "shared, no copy": stack.enter_context(ours(address, slots, options, copy=False)),
+            "TCP": stack.enter_context(ours(address, slots, options, shared_memory=False)),
+            "SyncVectorEnv": stack.enter_context(gymnasium_vector(slots, options, False)),
+            "AsyncVectorEnv": stack.enter_context(gymnasium_vector(slots, options, True)),
+        }
+        openenv = None
+        if (slots, height, width, cost) in OPENENV_SETTINGS:
+            openenv = OpenEnv(slots, options)
+            stack.callback(openenv.close)
+        return measure(alternatives, openenv)
+
+
+def rows_of(seconds: dict[str, float], slots: int, height: int, width: int, cost: int) -> Iterator[Row]:
+    """The figures of one setting: microseconds per frame above those of a plain copy (and of the simulator)."""
+    setting = f"{slots} x {height}x{width}, cost {cost} us"
+    per_frame = {name: value / slots * 1e6 for name, value in seconds.items()}
+    over_copy = {name: value - per_frame["copy"] for name, value in per_frame.items()}
+    for name in ("shared", "shared, no copy", "TCP"):
+        for peer in ("in process", "SyncVectorEnv", "AsyncVectorEnv", "OpenEnv"):
+            if peer not in seconds:
+                continue
+            target = None
+            if name == "TCP" and peer == "OpenEnv" and slots == 16:
+                target = 5.0
+            if name == "shared" and peer == "in process" and (slots, height, width, cost) == IN_PROCESS_TARGET_SETTING:
+                target = 1 / 1.25
+            ratio = per_frame[peer] / per_frame[name]
+            yield Row(name, setting, over_copy[name], "us/frame over copy", peer, over_copy[peer], ratio, target)
+
+
+def main() -> None:
+    """Measures and reports."""
+    arguments = parser(__doc__ or "").parse_args()
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
+    malloc.keep_freed_memory()
+    install_openenv()
+    rows: list[Row] = []
+    with ServerProcess("noise_env:Noise", arguments=("--slots", "256")) as server:
+        for setting in SETTINGS:
+            seconds = compare(server.address, *setting)
+            rows += rows_of(seconds, *setting)
+            print(
+                "{} x {}x{}, {} us:".format(*setting),
+                {name: f"{value * 1e3:.2f} ms" for name, value in seconds.items()},
+            )
+    finish(rows, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

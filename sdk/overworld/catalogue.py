@@ -1,0 +1,74 @@
+"""The envs that are installed here: packages announce them with entry points of the group "overworld.envs".
+
+An entry point is named after the simulator and points to a function without arguments that returns its env classes:
+
+    [project.entry-points."overworld.envs"]
+    gym_cards = "overworld_envs.gym_cards:envs"
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from importlib.metadata import entry_points, packages_distributions, version
+from typing import Any
+
+from overworld.env import Env
+from overworld.runner import Fallback, Runner
+
+_GROUP = "overworld.envs"
+
+
+def simulators() -> list[str]:
+    """Names of the installed simulators."""
+    return sorted(entry_points(group=_GROUP).names)
+
+
+def load(names: Iterable[str]) -> dict[str, type[Env]]:
+    """Env id -> class for each name: a simulator ("gym_cards"), an env id ("gym_cards/EZPoints") or "module:Class".
+
+    Raises LookupError for a name that is not there; whatever the import of a simulator raises passes through.
+    """
+    classes: dict[str, type[Env]] = {}
+    for name in names:
+        if ":" in name:
+            module, _, attribute = name.partition(":")
+            env_class: type[Env] = getattr(importlib.import_module(module), attribute)
+            found = [env_class]
+        else:
+            simulator, _, task = name.partition("/")
+            points = entry_points(group=_GROUP, name=simulator)
+            if not points:
+                raise LookupError(f"no simulator {simulator!r} is installed; there are {simulators()}")
+            found = list(next(iter(points)).load()())
+            if task:
+                known = [env.spec.id for env in found]
+                found = [env for env in found if env.spec.id == name]
+                if not found:
+                    raise LookupError(f"{simulator} has no env {name!r}; it has {known}")
+        classes.update((env.spec.id, env) for env in found)
+    return classes
+
+
+def make(
+    env_id: str,
+    *,
+    fallback: Fallback = Fallback.SKIP,
+    fallback_reward: float = 0.0,
+    expert: bool = False,
+    **options: Any,
+) -> Runner:
+    """An env in this process, e.g. `make("gym_cards/EZPoints", size=128)`. `options` are those of the env.
+
+    Raises LookupError for an env that is not installed, pydantic.ValidationError for wrong options.
+    """
+    (env_class,) = load([env_id]).values()
+    env = env_class(env_class.options_model(**options))
+    return Runner(env, fallback=fallback, fallback_reward=fallback_reward, expert=expert)
+
+
+def versions(classes: Iterable[type[Env]]) -> dict[str, str]:
+    """Distribution -> version, of the SDK and of the packages that the envs come from."""
+    distributions = packages_distributions()
+    modules = {"overworld", *(env.__module__.partition(".")[0] for env in classes)}
+    return {name: version(name) for module in modules for name in distributions.get(module, ())}

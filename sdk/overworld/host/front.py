@@ -1,0 +1,227 @@
+"""The front: the contract's four calls. It owns the sessions and never touches a simulator."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import math
+import time
+import uuid
+
+from overworld.errors import ContractError, Reason
+from overworld.frames import FrameFile, join_response
+from overworld.host.metrics import Metrics
+from overworld.host.pool import Pool
+from overworld.host.session import Session
+from overworld.v1 import env_pb2 as pb
+from overworld.wire import CONTRACT_REVISION, spec_from_proto
+
+_logger = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = (1 << 31) - 1
+"""protobuf's own limit."""
+
+_TRANSPORTS = (pb.TRANSPORT_SHARED_MEMORY, pb.TRANSPORT_INLINE)
+_MAX_LEASE_SECONDS = 3600.0
+_DEFAULT_LEASE_SECONDS = 60.0
+_REAP_SECONDS = 0.25
+
+
+class Front:
+    """Implements EnvService. Each call raises ContractError for a refusal."""
+
+    def __init__(self, pool: Pool, *, slot_bytes: int, allow_expert: bool, metrics: Metrics) -> None:
+        self.draining = False
+        self.instance = str(uuid.uuid4())
+        self._pool = pool
+        self._slot_bytes = slot_bytes
+        self._allow_expert = allow_expert
+        self._features = ("prefix", "min_ready", "random_fallback", *(("expert",) if allow_expert else ()))
+        self._metrics = metrics
+        self._sessions: dict[str, Session] = {}
+        self._keys = itertools.count()
+
+    async def start(self) -> None:
+        """Starts the workers. Raises WorkerError if one cannot load its envs."""
+        self._info = await self._pool.start()
+        self._reaper = asyncio.create_task(self._reap())
+        self._count()
+
+    @property
+    def envs(self) -> list[str]:
+        """Ids of the envs."""
+        return [env.id for env in self._info.envs]
+
+    async def stop(self) -> None:
+        """Ends sessions and workers."""
+        self._reaper.cancel()
+        for session in list(self._sessions.values()):
+            self._end(session)
+        await self._pool.stop()
+
+    async def drain(self, grace: float) -> None:
+        """Refuses new sessions and waits until the running ones are closed, `grace` seconds at most."""
+        self.draining = True
+        deadline = time.monotonic() + grace
+        while self._sessions and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+
+    async def get_server_info(self, request: pb.GetServerInfoRequest) -> pb.GetServerInfoResponse:
+        """EnvService.GetServerInfo."""
+        info = pb.GetServerInfoResponse(
+            instance=self.instance,
+            revision=CONTRACT_REVISION,
+            features=self._features,
+            transports=_TRANSPORTS,
+            slots_total=self._pool.slots,
+            slots_free=self._pool.free,
+            draining=self.draining,
+            max_message_bytes=MAX_MESSAGE_BYTES,
+        )
+        info.MergeFrom(self._info)
+        return info
+
+    async def open(self, request: pb.OpenRequest) -> pb.OpenResponse:
+        """EnvService.Open."""
+        transport = _choose_transport(request)
+        session = self._sessions.get(request.session)
+        if session is None:
+            session = self._begin(request)
+        elif not _same_but_transports(session.request, request):
+            raise ContractError(
+                Reason.SESSION_CONFLICT,
+                f"session {request.session} is open with another env, slots or options; choose another name",
+            )
+        # Shielded: a client that gives up waiting must not cancel what its next Open joins.
+        opened = await asyncio.shield(session.opened)
+        session.renew()
+        session.transport = transport
+        response = pb.OpenResponse(transport=transport)
+        response.MergeFrom(opened)
+        response.lease.FromMilliseconds(int(session.lease * 1000))
+        if transport == pb.TRANSPORT_SHARED_MEMORY:
+            frames = session.frames
+            response.shared.CopyFrom(pb.SharedMemory(path=frames.path, size=frames.size, nonce=frames.nonce))
+        return response
+
+    async def step(self, request: pb.StepRequest) -> bytes:
+        """EnvService.Step. The response comes serialised, so that its frames are copied only once."""
+        session = self._sessions.get(request.session)
+        if session is None or session.spec is None:
+            raise ContractError(
+                Reason.SESSION_UNKNOWN,
+                f"there is no session {request.session[:100]!r}: its lease ended, it was closed, or the server was "
+                "restarted; open it again",
+            )
+        self._pool.step(session, session.accept(request.commands))
+        slots = [session.slots[command.slot] for command in request.commands]
+        await session.wait(slots, request.min_ready)
+        response, frames = session.respond(slots)
+        response.draining = self.draining
+        response.lease_left.FromMilliseconds(int(session.lease * 1000))
+        data = join_response(response, frames)
+        self._metrics.sent_bytes.inc(len(data))
+        return data
+
+    async def close(self, request: pb.CloseRequest) -> pb.CloseResponse:
+        """EnvService.Close."""
+        if session := self._sessions.get(request.session):
+            await asyncio.wait([session.opened])  # a session that is being opened cannot be stopped half-way
+            self._end(session)
+        return pb.CloseResponse()
+
+    def _begin(self, request: pb.OpenRequest) -> Session:
+        self._check(request)
+        slots = self._pool.take(request.slots)
+        lease = request.lease.ToTimedelta().total_seconds() if request.HasField("lease") else _DEFAULT_LEASE_SECONDS
+        session = Session(
+            next(self._keys), request, slots, FrameFile(len(slots), self._slot_bytes), min(lease, _MAX_LEASE_SECONDS)
+        )
+        self._sessions[request.session] = session
+        session.opened = asyncio.create_task(self._open(session))
+        self._count()
+        return session
+
+    async def _open(self, session: Session) -> pb.OpenResponse:
+        try:
+            opened = await self._pool.open(session)
+        except ContractError:
+            self._end(session)
+            raise
+        session.spec = spec_from_proto(opened.spec)
+        session.renew()
+        _logger.info("session %s: %d slots of %s", session.request.session, len(session.slots), session.spec.id)
+        return opened
+
+    def _check(self, request: pb.OpenRequest) -> None:
+        """Raises ContractError for a session that cannot be opened."""
+        if self.draining:
+            raise ContractError(Reason.DRAINING, "the server is shutting down; use another one")
+        try:
+            uuid.UUID(request.session)
+        except ValueError:
+            raise ContractError(
+                Reason.REQUEST_INVALID, f"a session's name is a UUID in text form, not {request.session[:100]!r}"
+            ) from None
+        envs = {env.id: env for env in self._info.envs}
+        if request.env_id not in envs:
+            raise ContractError(
+                Reason.ENV_UNKNOWN, f"this server has no env {request.env_id[:100]!r}; it has {sorted(envs)}"
+            )
+        if not request.slots:
+            raise ContractError(Reason.REQUEST_INVALID, "a session has at least 1 slot")
+        if missing := sorted(set(request.required_features) - set(self._features)):
+            raise ContractError(Reason.FEATURE_MISSING, f"this server lacks {missing}; it has {self._features}")
+        if request.HasField("lease") and request.lease.ToTimedelta().total_seconds() <= 0:
+            raise ContractError(Reason.REQUEST_INVALID, "a lease is longer than 0 seconds")
+        if not math.isfinite(request.fallback_reward):
+            raise ContractError(Reason.REQUEST_INVALID, f"fallback_reward is {request.fallback_reward}, not finite")
+        if request.fallback not in pb.Fallback.values():
+            raise ContractError(Reason.REQUEST_INVALID, f"there is no fallback {request.fallback}")
+        if request.expert and not self._allow_expert:
+            raise ContractError(
+                Reason.EXPERT_NOT_ALLOWED, "this server gives no expert advice; start it with --allow-expert"
+            )
+        if request.expert and not envs[request.env_id].has_expert:
+            raise ContractError(Reason.FEATURE_MISSING, f"{request.env_id} has no expert")
+
+    def _end(self, session: Session) -> None:
+        if self._sessions.get(session.request.session) is session:
+            del self._sessions[session.request.session]
+            self._pool.close(session)
+            session.close()
+            self._count()
+
+    def _count(self) -> None:
+        self._metrics.sessions.set(len(self._sessions))
+        self._metrics.slots_free.set(self._pool.free)
+
+    async def _reap(self) -> None:
+        """Ends sessions whose lease has run out."""
+        while True:
+            await asyncio.sleep(_REAP_SECONDS)
+            for session in list(self._sessions.values()):
+                if session.expired:
+                    _logger.warning("session %s: its lease of %g s ends", session.request.session, session.lease)
+                    self._end(session)
+
+
+def _choose_transport(request: pb.OpenRequest) -> pb.Transport:
+    """The first that the client wants and the server has. Raises ContractError."""
+    for wanted in request.transports or (pb.TRANSPORT_INLINE,):
+        if wanted in _TRANSPORTS:
+            return wanted
+    raise ContractError(
+        Reason.FEATURE_MISSING, "none of these transports is offered; TRANSPORT_INLINE always is: add it"
+    )
+
+
+def _same_but_transports(one: pb.OpenRequest, other: pb.OpenRequest) -> bool:
+    copies = []
+    for request in (one, other):
+        copy = pb.OpenRequest()
+        copy.CopyFrom(request)
+        copy.ClearField("transports")
+        copies.append(copy)
+    return copies[0] == copies[1]

@@ -1,0 +1,37 @@
+"""What an env server tells Prometheus."""
+
+from __future__ import annotations
+
+import functools
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_STEP_BUCKETS = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
+
+
+class Metrics:
+    """The server's metrics, in a registry of its own."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        self.sessions = Gauge("overworld_sessions", "Open sessions", registry=registry)
+        self.slots_free = Gauge("overworld_slots_free", "Slots that no session holds", registry=registry)
+        self.calls = Counter(
+            "overworld_calls", "Calls, by reason of refusal ('' if served)", ["method", "reason"], registry=registry
+        )
+        self.episodes = Counter("overworld_episodes", "Episodes by end", ["env", "end"], registry=registry)
+        self.failures = Counter("overworld_slot_failures", "Failed commands", ["env", "reason"], registry=registry)
+        self.worker_restarts = Counter("overworld_worker_restarts", "Workers replaced", registry=registry)
+        self.sent_bytes = Counter("overworld_sent_bytes", "Bytes of Step responses", registry=registry)
+        self._step_seconds = Histogram(
+            "overworld_step_seconds",
+            "Time of one command in the simulator",
+            ["env"],
+            registry=registry,
+            buckets=_STEP_BUCKETS,
+        )
+
+    @functools.cache  # noqa: B019 - one Metrics per process; `labels` takes a lock, this is on the path of every step
+    def step_seconds(self, env: str) -> Histogram:
+        """The histogram of an env."""
+        return self._step_seconds.labels(env)

@@ -1,0 +1,57 @@
+"""What front and worker say to each other: a JSON header and a message of the contract, length-prefixed, over a socket.
+
+front to worker   {"do": "open", "session", "slots", "frames", "stride"} + OpenRequest
+                  {"do": "step", "session"} + StepRequest
+                  {"do": "close", "session"}
+worker to front   {"is": "ready"} + GetServerInfoResponse (envs and versions), or {"is": "unable", "why"}
+                  {"is": "opened", "session", "error"} + OpenResponse (spec and options)
+                  {"is": "results", "session"} + StepResponse (one block per image; offsets into the session's file)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+from typing import Any
+
+from google.protobuf.message import Message
+
+_LENGTHS = struct.Struct("<II")
+
+Header = dict[str, Any]
+
+
+def encode(header: Header, message: Message | None = None) -> bytes:
+    """One message as bytes."""
+    head = json.dumps(header, separators=(",", ":")).encode()
+    body = b"" if message is None else message.SerializeToString()
+    return b"".join((_LENGTHS.pack(len(head), len(body)), head, body))
+
+
+async def read(reader: asyncio.StreamReader) -> tuple[Header, bytes]:
+    """The next message. Raises asyncio.IncompleteReadError when the other side is gone."""
+    head, body = _LENGTHS.unpack(await reader.readexactly(_LENGTHS.size))
+    return json.loads(await reader.readexactly(head)), await reader.readexactly(body)
+
+
+class Blocking:
+    """The worker's end."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._file = connection.makefile("rb")
+
+    def receive(self) -> tuple[Header, bytes] | None:
+        """The next message; None when the front is gone."""
+        lengths = self._file.read(_LENGTHS.size)
+        if len(lengths) < _LENGTHS.size:
+            return None
+        head, body = _LENGTHS.unpack(lengths)
+        data = self._file.read(head + body)
+        return (json.loads(data[:head]), data[head:]) if len(data) == head + body else None
+
+    def send(self, header: Header, message: Message | None = None) -> None:
+        """Sends one message. Raises OSError when the front is gone."""
+        self._connection.sendall(encode(header, message))

@@ -1,0 +1,236 @@
+"""The env server: the front behind gRPC, with health, reflection, bearer token, metrics and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+
+from overworld import malloc
+from overworld.errors import ContractError, Reason, trailing_metadata
+from overworld.host.front import MAX_MESSAGE_BYTES, Front
+from overworld.host.metrics import Metrics
+from overworld.host.pool import Pool
+from overworld.registry import announce
+from overworld.v1 import env_pb2 as pb
+
+_logger = logging.getLogger(__name__)
+
+_SERVICE = pb.DESCRIPTOR.services_by_name["EnvService"].full_name
+_MAX_REQUEST_BYTES = 64 << 20
+_STOP_SECONDS = 2.0
+
+_CHANNEL_OPTIONS = [
+    ("grpc.so_reuseport", 0),  # else a second server on the port is not refused and takes half of the calls
+    ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # Clients ping to notice a dead link; gRPC's default is to hang up on those that ping often.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
+    ("grpc.keepalive_permit_without_calls", 1),
+]
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """How to serve. `envs` are names as `catalogue.load` takes them."""
+
+    envs: Sequence[str]
+    host: str = "127.0.0.1"
+    port: int = 50051
+    slots: int = 64
+    workers: int = 0
+    """0: one per core."""
+    token: str = ""
+    """Empty: no token is asked for, and only loopback is listened on unless `insecure`."""
+    insecure: bool = False
+    allow_expert: bool = False
+    slot_bytes: int = 16 << 20
+    """Bound of the images of one observation."""
+    step_timeout: float = 60.0
+    grace: float = 30.0
+    """Seconds that running sessions get after SIGTERM."""
+    metrics_port: int = 0
+    """0: no metrics are served."""
+    registry: str = ""
+    """URL of a Redis to announce this server in; empty: none."""
+    advertise: str = ""
+    """Address under which clients reach this server, for the registry; empty: host:port."""
+
+    def __post_init__(self) -> None:
+        if not self.token and not self.insecure and not _is_loopback(self.host):
+            raise ValueError(
+                f"listening on {self.host} without a token lets anyone in reach use this server: set OVERWORLD_TOKEN, "
+                "or listen on 127.0.0.1, or say --insecure"
+            )
+        if self.slots < 1 or self.workers < 0:
+            raise ValueError(f"a server needs 1 or more slots and workers, not {self.slots} and {self.workers}")
+
+
+class Server:
+    """An env server in this process's event loop."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.port = 0
+        self._config = config
+        self._metrics = Metrics()
+        workers = min(config.workers or os.cpu_count() or 1, config.slots)
+        self._pool = Pool(
+            config.envs, slots=config.slots, workers=workers, step_timeout=config.step_timeout, metrics=self._metrics
+        )
+        self._front = Front(
+            self._pool, slot_bytes=config.slot_bytes, allow_expert=config.allow_expert, metrics=self._metrics
+        )
+        self._grpc = grpc.aio.server(options=_CHANNEL_OPTIONS, interceptors=[_BearerToken(config.token)])
+        self._health = health.aio.HealthServicer()
+        self._announcing: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Loads the envs and begins to listen; `port` is set. Raises WorkerError or OSError."""
+        config = self._config
+        self._grpc.add_generic_rpc_handlers((self._handlers(),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        reflection.enable_server_reflection((_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
+        host = f"[{config.host}]" if ":" in config.host else config.host
+        try:
+            self.port = self._grpc.add_insecure_port(f"{host}:{config.port}")
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {host}:{config.port} ({error}); is another server there?") from None
+        await self._front.start()
+        if config.metrics_port:
+            start_http_server(config.metrics_port, config.host, self._metrics.registry)
+        await self._grpc.start()
+        if config.registry:
+            address = config.advertise or f"{host}:{self.port}"
+            self._announcing = asyncio.create_task(
+                announce(config.registry, self._front.instance, address, self._front.envs)
+            )
+        for service in ("", _SERVICE):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+
+    async def run(self) -> None:
+        """Serves until SIGTERM or SIGINT, then drains. Raises WorkerError if a worker cannot be replaced."""
+        loop = asyncio.get_running_loop()
+        stopping = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+        signalled = asyncio.ensure_future(stopping.wait())
+        ends: list[asyncio.Future[Any]] = [self._pool.failed, signalled]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if self._pool.failed.done():
+            await self.stop(0)
+            self._pool.failed.result()
+        _logger.info("stopping: running sessions have %g s", self._config.grace)
+        await self.stop(self._config.grace)
+
+    async def stop(self, grace: float) -> None:
+        """Drains for `grace` seconds, then ends."""
+        await self._health.enter_graceful_shutdown()
+        if self._announcing:
+            self._announcing.cancel()
+            await asyncio.wait([self._announcing])
+        await self._front.drain(grace)
+        await self._grpc.stop(_STOP_SECONDS)
+        await self._front.stop()
+
+    def _handlers(self) -> grpc.GenericRpcHandler:
+        front = self._front
+        return grpc.method_handlers_generic_handler(
+            _SERVICE,
+            {
+                "GetServerInfo": self._unary(front.get_server_info, pb.GetServerInfoRequest),
+                "Open": self._unary(front.open, pb.OpenRequest),
+                "Step": self._unary(front.step, pb.StepRequest, serialised=True),
+                "Close": self._unary(front.close, pb.CloseRequest),
+            },
+        )
+
+    def _unary(
+        self, call: Callable[[Any], Awaitable[Any]], request_type: Any, *, serialised: bool = False
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        name = call.__name__
+
+        async def handle(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            try:
+                response = await call(request)
+            except ContractError as error:
+                self._metrics.calls.labels(name, error.reason.name).inc()
+                assert error.reason.code is not None
+                await context.abort(error.reason.code, error.message, trailing_metadata(error))
+            self._metrics.calls.labels(name, "").inc()
+            return response
+
+        return grpc.unary_unary_rpc_method_handler(
+            handle,
+            request_deserializer=request_type.FromString,
+            response_serializer=None if serialised else lambda message: message.SerializeToString(),
+        )
+
+
+class _BearerToken(grpc.aio.ServerInterceptor):
+    """Refuses calls without the token, health checks aside: probes cannot send one."""
+
+    def __init__(self, token: str) -> None:
+        self._expected = f"Bearer {token}".encode() if token else b""
+
+    async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
+        handler = await continuation(details)
+        if not self._expected or handler is None or details.method.startswith(f"/{health.SERVICE_NAME}/"):
+            return handler
+        sent = dict(details.invocation_metadata).get("authorization", "")
+        if hmac.compare_digest(str(sent).encode(), self._expected):
+            return handler
+        error = (
+            ContractError(Reason.TOKEN_WRONG, "the bearer token is not this server's; check OVERWORLD_TOKEN")
+            if sent
+            else ContractError(Reason.TOKEN_MISSING, "this server asks for a bearer token; set OVERWORLD_TOKEN")
+        )
+        return _refusing(handler, error)
+
+
+def _refusing(handler: grpc.RpcMethodHandler[Any, Any], error: ContractError) -> grpc.RpcMethodHandler[Any, Any]:
+    """A handler of the same kind that refuses."""
+
+    async def refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        assert error.reason.code is not None
+        await context.abort(error.reason.code, error.message, trailing_metadata(error))
+
+    async def refuse_stream(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        await refuse(_, context)
+        yield  # makes this a stream
+
+    if handler.request_streaming:
+        return grpc.stream_stream_rpc_method_handler(refuse_stream)
+    return grpc.unary_unary_rpc_method_handler(refuse)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def serve(config: ServerConfig, on_start: Callable[[int], None]) -> None:
+    """Serves until a signal; `on_start` gets the port. Raises WorkerError or OSError if that is impossible."""
+
+    async def run() -> None:
+        server = Server(config)
+        await server.start()
+        on_start(server.port)
+        await server.run()
+
+    malloc.keep_freed_memory()
+    asyncio.run(run())

@@ -1,0 +1,298 @@
+"""The front's record of a session: what each slot was told, what it answered, and who waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from overworld.env import EnvSpec
+from overworld.errors import ContractError, Reason
+from overworld.frames import FrameFile
+from overworld.host.workers import WorkerProcess
+from overworld.runner import choose_task
+from overworld.v1 import env_pb2 as pb
+from overworld.wire import MAX_REPLY_BYTES, tensor_from_proto
+
+_VOCABULARY_TEXT_BYTES = 4096
+"""Bound of an action's text where the env has a vocabulary."""
+
+_MAX_PREFIX = 100_000
+
+
+@dataclass(slots=True)
+class Waiter:
+    """A Step that waits until `missing` more slots are ready."""
+
+    missing: int
+    done: asyncio.Future[None]
+
+
+@dataclass(slots=True)
+class Slot:
+    """One slot. `command` is the last one accepted, `result` what it gave, None while it runs."""
+
+    index: int
+    worker: WorkerProcess
+    episode: int = -1
+    turn: int = 0
+    command: pb.Command | None = None
+    result: pb.SlotResult | None = None
+    places: list[pb.FrameBlock] = field(default_factory=list)  # of the result's images, in the session's file
+    waiters: list[Waiter] = field(default_factory=list)
+    # For rebuilding the episode in another worker:
+    log: list[pb.Command] = field(default_factory=list)  # the reset and the actions that gave results
+    known: pb.SlotResult | None = None  # the last of these results
+    rebuilding: bool = False  # commands wait until it is done
+    lost: pb.SlotError | None = None  # it failed between two commands: the next action learns of it
+
+    @property
+    def running(self) -> bool:
+        """Whether the command has no result yet."""
+        return self.command is not None and self.result is None
+
+
+class Session:
+    """A client's lease on slots. `key` names it among front and workers: names of clients may come again."""
+
+    opened: asyncio.Task[pb.OpenResponse]
+    """The work of opening it."""
+
+    def __init__(
+        self, key: int, request: pb.OpenRequest, slots: Sequence[Slot], frames: FrameFile, lease: float
+    ) -> None:
+        self.key = key
+        self.request = request
+        self.slots = slots
+        self.frames = frames
+        self.lease = lease
+        self.transport: pb.Transport = pb.TRANSPORT_INLINE
+        self.spec: EnvSpec | None = None
+        """None until it is open."""
+        self._waiting = 0
+        self._expires = math.inf
+
+    def renew(self) -> None:
+        """The client has been heard of."""
+        self._expires = time.monotonic() + self.lease
+
+    def lose(self) -> None:
+        """Lets the lease end now, since the session cannot go on."""
+        self._expires = 0.0
+
+    @property
+    def expired(self) -> bool:
+        """Whether the lease has run out. It does not while a call waits."""
+        return self._waiting == 0 and self._expires < time.monotonic()
+
+    def close(self) -> None:
+        """Refuses the calls that wait and gives the frames' memory back."""
+        for slot in self.slots:
+            for waiter in slot.waiters:
+                if not waiter.done.done():
+                    waiter.done.set_exception(
+                        ContractError(Reason.SESSION_UNKNOWN, "the session was closed while this call waited")
+                    )
+        self.frames.close()
+
+    def accept(self, commands: Iterable[pb.Command]) -> list[pb.Command]:
+        """Checks all commands, then makes them the slots' current ones. Returns those that are to be executed; the
+        others were sent before.
+
+        Raises ContractError, with nothing changed.
+        """
+        assert self.spec is not None
+        spec = self.spec
+        named: set[int] = set()
+        fresh = []
+        for command in commands:
+            if command.slot in named:
+                raise ContractError(Reason.SLOT_REPEATED, f"slot {command.slot} has two commands in this batch")
+            named.add(command.slot)
+            if self._is_fresh(spec, command):
+                fresh.append(command)
+        for command in fresh:
+            slot = self.slots[command.slot]
+            slot.episode, slot.turn, slot.command, slot.result = command.episode, command.turn, command, None
+            if command.WhichOneof("kind") == "reset":
+                slot.log.clear()
+                slot.known = slot.lost = None
+        self.renew()
+        return fresh
+
+    def finish(self, slot: Slot, result: pb.SlotResult, places: list[pb.FrameBlock]) -> None:
+        """The slot's command has given its result."""
+        assert slot.command is not None
+        slot.result, slot.places = result, places
+        if result.state == pb.SLOT_STATE_READY:
+            slot.log.append(slot.command)
+            slot.known = result
+        else:
+            slot.log.clear()
+            slot.known = None
+        for waiter in slot.waiters:
+            waiter.missing -= 1
+            if waiter.missing <= 0 and not waiter.done.done():
+                waiter.done.set_result(None)
+        slot.waiters.clear()
+
+    async def wait(self, slots: Sequence[Slot], min_ready: int) -> None:
+        """Until `min_ready` of the slots (0: all) are ready."""
+        running = [slot for slot in slots if slot.running]
+        missing = (min(min_ready, len(slots)) or len(slots)) - (len(slots) - len(running))
+        if missing <= 0:
+            return
+        waiter = Waiter(missing, asyncio.get_running_loop().create_future())
+        for slot in running:
+            slot.waiters.append(waiter)
+        self._waiting += 1
+        try:
+            await waiter.done
+        finally:
+            self._waiting -= 1
+            self.renew()
+
+    def respond(self, slots: Sequence[Slot]) -> tuple[pb.StepResponse, list[memoryview]]:
+        """The slots' results, and the frames to append where they travel inline."""
+        response = pb.StepResponse()
+        blocks: dict[tuple[int, ...], int] = {}
+        frames: list[list[pb.FrameBlock]] = []
+        inline = self.transport == pb.TRANSPORT_INLINE
+        for slot in slots:
+            if slot.result is None:
+                response.results.add(slot=slot.index, episode=slot.episode, turn=slot.turn, state=pb.SLOT_STATE_PENDING)
+                continue
+            result = response.results.add()
+            result.CopyFrom(slot.result)
+            for image, place in zip(result.observation.images, slot.places, strict=True):
+                # Inline, all frames of one size make a block; shared, those at the same place of all regions.
+                size = (place.height, place.width, place.channels)
+                key = size if inline else (place.offset - slot.index * self.frames.stride, *size)
+                block = blocks.setdefault(key, len(frames))
+                if block == len(frames):
+                    frames.append([])
+                image.block = block
+                image.index = len(frames[block]) if inline else slot.index
+                frames[block].append(place)
+        return response, self._describe(response, blocks, frames, inline)
+
+    def _describe(
+        self,
+        response: pb.StepResponse,
+        blocks: dict[tuple[int, ...], int],
+        frames: list[list[pb.FrameBlock]],
+        inline: bool,
+    ) -> list[memoryview]:
+        packed: list[memoryview] = []
+        memory = memoryview(self.frames.memory)
+        offset = 0
+        for key, block in blocks.items():
+            height, width, channels = key[-3:]
+            size = height * width * channels
+            if inline:
+                places = frames[block]
+                response.blocks.add(
+                    offset=offset, stride=size, count=len(places), height=height, width=width, channels=channels
+                )
+                packed += [memory[place.offset : place.offset + size] for place in places]
+                offset += size * len(places)
+            else:
+                response.blocks.add(
+                    offset=key[0],
+                    stride=self.frames.stride,
+                    count=len(self.slots),
+                    height=height,
+                    width=width,
+                    channels=channels,
+                )
+        return packed
+
+    def _is_fresh(self, spec: EnvSpec, command: pb.Command) -> bool:
+        """False for a command that was sent before. Raises ContractError for one that cannot be executed."""
+        if command.slot >= len(self.slots):
+            raise ContractError(
+                Reason.SLOT_UNKNOWN, f"there is no slot {command.slot}; the session has 0 to {len(self.slots) - 1}"
+            )
+        slot = self.slots[command.slot]
+        name = (command.episode, command.turn)
+        if slot.command is not None:
+            if name == (slot.episode, slot.turn):
+                if command != slot.command:
+                    raise self._refusal(Reason.CONFLICT, command, "another command had this name; names are used once")
+                return False
+            if name < (slot.episode, slot.turn):
+                raise self._refusal(
+                    Reason.STALE, command, f"the slot is at episode {slot.episode}, turn {slot.turn} by now"
+                )
+        kind = command.WhichOneof("kind")
+        if kind is None:
+            raise self._refusal(Reason.REQUEST_INVALID, command, "it holds neither a reset nor an action")
+        if slot.running:
+            raise self._refusal(
+                Reason.BUSY, command, f"episode {slot.episode}, turn {slot.turn} is running: collect its result first"
+            )
+        if kind == "reset":
+            self._check_reset(spec, slot, command)
+        else:
+            self._check_next(slot, command)
+            self._check_action(spec, command, command.action)
+        return True
+
+    def _check_reset(self, spec: EnvSpec, slot: Slot, command: pb.Command) -> None:
+        reset = command.reset
+        if command.episode == slot.episode:
+            raise self._refusal(Reason.REQUEST_INVALID, command, "a reset needs a new episode number, above the last")
+        if len(reset.prefix) > (spec.max_turns or _MAX_PREFIX):
+            raise self._refusal(Reason.REQUEST_INVALID, command, f"a prefix of {len(reset.prefix)} actions is too long")
+        if command.turn != len(reset.prefix):
+            raise self._refusal(
+                Reason.TURN_SKIPPED, command, f"a reset with {len(reset.prefix)} prefix actions makes that turn"
+            )
+        try:
+            task = reset.task if reset.HasField("task") else None
+            choose_task(spec.splits, reset.split or spec.default_split, task, reset.seed)
+        except ContractError as error:
+            raise self._refusal(error.reason, command, error.message) from None
+        for action in reset.prefix:
+            self._check_action(spec, command, action)
+
+    def _check_next(self, slot: Slot, command: pb.Command) -> None:
+        if slot.command is None or command.episode != slot.episode:
+            raise self._refusal(Reason.NOT_RESET, command, "this episode has not been started: send a reset first")
+        assert slot.result is not None
+        if slot.result.state == pb.SLOT_STATE_FAILED:
+            raise self._refusal(Reason.NOT_RESET, command, f"the slot failed ({slot.result.error.reason}): reset it")
+        if slot.result.end:
+            raise self._refusal(Reason.EPISODE_ENDED, command, f"the episode ended at turn {slot.turn}: reset the slot")
+        if command.turn != slot.turn + 1:
+            raise self._refusal(Reason.TURN_SKIPPED, command, f"the next turn is {slot.turn + 1}")
+
+    def _check_action(self, spec: EnvSpec, command: pb.Command, action: pb.Action) -> None:
+        bound = max(spec.action.max_text_bytes, _VOCABULARY_TEXT_BYTES if spec.action.vocabulary else 0)
+        size = len(action.text.encode())
+        if size > bound:
+            raise self._refusal(
+                Reason.ACTION_TOO_LARGE, command, f"the action's text has {size:,} bytes, the bound is {bound:,}"
+            )
+        size = len(action.reply.encode())
+        if size > MAX_REPLY_BYTES:
+            raise self._refusal(
+                Reason.ACTION_TOO_LARGE, command, f"the reply has {size:,} bytes, the bound is {MAX_REPLY_BYTES:,}"
+            )
+        if action.WhichOneof("value") == "tensor":
+            low = spec.action.low
+            if low is None or len(action.tensor.data) > low.nbytes:
+                what = f"takes tensors of {low.nbytes:,} bytes" if low is not None else "takes no tensors"
+                raise self._refusal(Reason.REQUEST_INVALID, command, f"{spec.id} {what}")
+            try:
+                tensor_from_proto(action.tensor)
+            except ValueError as error:
+                raise self._refusal(Reason.REQUEST_INVALID, command, str(error)) from None
+
+    @staticmethod
+    def _refusal(reason: Reason, command: pb.Command, why: str) -> ContractError:
+        return ContractError(
+            reason, f"slot {command.slot}, episode {command.episode}, turn {command.turn}: {why}; nothing was executed"
+        )

@@ -1,0 +1,100 @@
+"""Where env servers are: a fixed list of addresses, or Redis, in which servers announce themselves.
+
+Redis holds hints only: who says to be alive. The truth is what a server answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import redis
+import redis.asyncio
+
+_logger = logging.getLogger(__name__)
+
+_PREFIX = "overworld:server:"
+_ALIVE_SECONDS = 15
+_ANNOUNCE_SECONDS = 5.0
+_TIMEOUT_SECONDS = 5.0
+
+
+@runtime_checkable
+class Registry(Protocol):
+    """Tells addresses of env servers."""
+
+    def servers(self, env_id: str) -> list[str]:
+        """Addresses "host:port" of servers that may host the env, in no special order."""
+
+
+class StaticRegistry:
+    """A fixed list."""
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        self._addresses = list(addresses)
+
+    def servers(self, env_id: str) -> list[str]:
+        """All addresses."""
+        return self._addresses
+
+
+class RedisRegistry:
+    """What servers have announced in the Redis at `url`."""
+
+    def __init__(self, url: str) -> None:
+        self._redis = redis.Redis.from_url(
+            url, socket_timeout=_TIMEOUT_SECONDS, socket_connect_timeout=_TIMEOUT_SECONDS
+        )
+
+    def servers(self, env_id: str) -> list[str]:
+        """Addresses of the servers that announced the env. Empty, with a warning, if Redis cannot be reached."""
+        try:
+            keys = list(self._redis.scan_iter(f"{_PREFIX}*", count=1000))
+            entries = self._redis.mget(keys) if keys else []
+        except redis.RedisError as error:
+            _logger.warning("the registry in Redis cannot be reached: %s", error)
+            return []
+        return [address for entry in entries if (address := _address(entry, env_id))]
+
+
+def registry(where: str) -> Registry:
+    """From a setting: "redis://host:port/0", or addresses separated by commas."""
+    if where.startswith(("redis://", "rediss://", "unix://")):
+        return RedisRegistry(where)
+    return StaticRegistry([address.strip() for address in where.split(",") if address.strip()])
+
+
+async def announce(url: str, instance: str, address: str, envs: Sequence[str]) -> None:
+    """Announces a server until cancelled, then withdraws it. Redis may come and go meanwhile."""
+    key, entry = _PREFIX + instance, json.dumps({"address": address, "envs": list(envs)})
+    client = redis.asyncio.Redis.from_url(url, socket_timeout=_TIMEOUT_SECONDS, socket_connect_timeout=_TIMEOUT_SECONDS)
+    reachable = True
+    try:
+        while True:
+            try:
+                await client.set(key, entry, ex=_ALIVE_SECONDS)
+                reachable = True
+            except redis.RedisError as error:
+                if reachable:
+                    _logger.warning("not announced, Redis cannot be reached: %s", error)
+                reachable = False
+            await asyncio.sleep(_ANNOUNCE_SECONDS)
+    finally:
+        try:
+            await client.delete(key)
+        except redis.RedisError as error:
+            _logger.warning("not withdrawn from Redis (the entry ends by itself): %s", error)
+        await client.aclose()
+
+
+def _address(entry: bytes | str | None, env_id: str) -> str | None:
+    """The address in an entry, if it is one of ours and hosts the env; whatever else is there is passed over."""
+    try:
+        fields = json.loads(entry or "{}")
+        address, envs = fields["address"], fields["envs"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return address if isinstance(address, str) and isinstance(envs, list) and env_id in envs else None

@@ -1,0 +1,1 @@
+"""The simulators that Overworld serves: one package each."""
