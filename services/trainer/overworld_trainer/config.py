@@ -1,0 +1,148 @@
+"""The trainer's settings. Values that suit the paper's models are the defaults; nothing needs tuning between envs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from overworld.conversation import Recipe
+from overworld.settings import Settings
+from overworld_vlm.tiny import TinyConfig
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from overworld_trainer.losses import KlKind
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EnvConfig(_Section):
+    """An env to train in."""
+
+    id: str = Field(description="env id, e.g. gym_cards/NumberLine")
+    slots: int = Field(default=16, ge=2, description="episodes played at once")
+    options: dict[str, Any] = Field(default={}, description="the env's options")
+    split: str = Field(default="", description="split to train on; empty: the env's default")
+    weight: float = Field(default=1.0, gt=0, description="weight of this env's steps in the policy's loss")
+    fallback_reward: float = Field(default=0.0, description="reward of a turn whose reply held no admissible action")
+
+
+class LoraConfig(_Section):
+    """An adapter on the language model's linear layers. Dropout is 0: it would make the policy another in each pass."""
+
+    r: int = Field(default=16, ge=1, description="rank")
+    alpha: int = Field(default=32, ge=1, description="scale: alpha / r")
+
+
+class ModelConfig(_Section):
+    """The model."""
+
+    path: str = Field(default="tiny", description="folder in Hugging Face's layout; tiny: one is made on the spot")
+    tiny: TinyConfig = TinyConfig()
+    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="type of the weights")
+    device: str = Field(default="auto", description="cpu, cuda, cuda:1, ...; auto: a GPU if there is one")
+    lora: LoraConfig | None = Field(default=None, description="adapter to train; null: all weights are trained")
+    gradient_checkpointing: bool = Field(default=False, description="less memory in updates for a third more time")
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """`dtype` as torch has it."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
+
+    @property
+    def torch_device(self) -> str:
+        """The device."""
+        if self.device != "auto":
+            return self.device
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class CloneConfig(_Section):
+    """Cloning of the envs' experts before RL."""
+
+    updates: int = Field(default=0, ge=0, description="optimizer steps; 0: no cloning")
+    lr: float = Field(default=1e-3, gt=0, description="learning rate, falling to 0 along a cosine")
+    random_actions: float = Field(
+        default=1.0, ge=0, le=1, description="share of the expert's actions replaced by random ones; thoughts stay"
+    )
+    lora: LoraConfig | None = Field(default=None, description="adapter to clone with, merged afterwards; null: none")
+
+
+class KlConfig(_Section):
+    """The KL to the policy at the start of RL."""
+
+    kind: KlKind = Field(default="k3_loss", description="see losses.kl_penalty")
+    beta: float = Field(default=0.05, ge=0, description="its weight")
+
+
+class PolicyConfig(_Section):
+    """PPO on every token."""
+
+    epochs: int = Field(default=2, ge=1, description="passes over a rollout")
+    minibatch: int = Field(default=128, ge=1, description="steps per optimizer step")
+    microbatch: int = Field(default=64, ge=1, description="steps per forward pass; bounds memory only")
+    lr: float = Field(default=5e-5, gt=0, description="learning rate")
+    lr_end: float = Field(default=1e-7, ge=0, description="learning rate at the last update, along a cosine")
+    clip: float = Field(default=0.2, gt=0, lt=1, description="bound of the ratio's distance from 1")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are clipped to this norm")
+
+
+class CriticConfig(_Section):
+    """The value head."""
+
+    layers: tuple[int, ...] = Field(default=(3072, 2048), description="widths of the MLP's hidden layers")
+    epochs: int = Field(default=4, ge=1, description="passes over a rollout")
+    minibatch: int = Field(default=128, ge=1, description="steps per optimizer step")
+    lr: float = Field(default=1e-4, gt=0, description="learning rate")
+    clip: float | None = Field(default=None, gt=0, description="value clipping; null: none")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are clipped to this norm")
+    warmup_updates: int = Field(default=2, ge=0, description="first updates, in which only the critic learns")
+    stop_gradient: bool = Field(default=True, description="whether the value loss stays out of the backbone")
+    input: Literal["last_prompt_token", "prompt_mean"] = Field(
+        default="last_prompt_token", description="what of the prompt the critic sees"
+    )
+
+
+class TrainerConfig(Settings):
+    """All settings of a run."""
+
+    run: Path = Field(description="the run's folder; if it holds checkpoints, the run is resumed")
+    seed: int = Field(default=0, ge=0, description="decides everything")
+    updates: int = Field(default=100, ge=1, description="rollouts to learn from, warm-up included")
+    rollout_steps: int = Field(default=8, ge=1, description="steps of each slot per update")
+    checkpoint_every: int = Field(default=10, ge=1, description="updates between checkpoints")
+    keep_checkpoints: int = Field(default=2, ge=1, description="checkpoints that keep the state for resuming")
+    servers: str = Field(default="127.0.0.1:50051", description="env servers: addresses, or redis://host:port/0")
+    token: str = Field(default="", description="bearer token of the env servers", repr=False, exclude=True)
+    envs: tuple[EnvConfig, ...] = Field(min_length=1)
+    model: ModelConfig = ModelConfig()
+    recipe: Recipe = Recipe()
+    max_new_tokens: int = Field(default=128, ge=1, description="longest reply")
+    temperature: float = Field(default=1.0, gt=0, description="of sampling and of scoring")
+    max_batch: int = Field(default=64, ge=1, description="replies that are written at once")
+    clone: CloneConfig = CloneConfig()
+    gamma: float = Field(default=0.99, gt=0, le=1, description="discount")
+    lam: float = Field(default=0.95, ge=0, le=1, description="GAE's lambda")
+    time_limit: Literal["bootstrap", "penalty"] = Field(
+        default="bootstrap", description="a host's time limit adds the final state's value, or counts as -1"
+    )
+    kl: KlConfig = KlConfig()
+    policy: PolicyConfig = PolicyConfig()
+    critic: CriticConfig = CriticConfig()
+    threads: int = Field(default=0, ge=0, description="CPU threads of torch; 0: its own choice")
+    retry_budget: float = Field(default=300.0, gt=0, description="seconds to wait for a lost env server")
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainerConfig:
+        if self.gamma == 1 and self.time_limit == "bootstrap":
+            raise ValueError("gamma = 1 with time_limit = bootstrap has any constant V as a solution: choose another")
+        if self.time_limit == "penalty" and not self.recipe.turns_left:
+            raise ValueError("time_limit = penalty punishes what the agent cannot see: set recipe.turns_left = true")
+        if self.model.path == "tiny" and not self.clone.updates:
+            raise ValueError(
+                "the tiny model starts from random weights and finds no format by itself: set clone.updates"
+            )
+        return self

@@ -1,0 +1,52 @@
+"""The policy at the start of RL, which the KL holds on to."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from overworld_vlm.load import VLM
+from overworld_vlm.score import score
+from peft import PeftModel
+from torch import Tensor
+
+from overworld_trainer.config import TrainerConfig
+from overworld_trainer.rollout import Step
+
+
+class Reference:
+    """Scores replies by the reference: the trained model with its adapter off, or else a `frozen` model."""
+
+    def __init__(self, vlm: VLM, frozen: VLM | None = None) -> None:
+        if frozen is None and not isinstance(vlm.model, PeftModel):
+            raise ValueError("a model without an adapter needs a frozen reference")
+        self._vlm = vlm if frozen is None else frozen
+        self._frozen = frozen is not None
+
+    def score(self, steps: Sequence[Step], config: TrainerConfig) -> list[Tensor]:
+        """Log-probs of each step's tokens, fp32 [T] each, on the CPU."""
+        with self._adapter_off():
+            return score_all(self._vlm, steps, config)
+
+    @contextlib.contextmanager
+    def _adapter_off(self) -> Iterator[None]:
+        if self._frozen:
+            yield
+        else:
+            with self._vlm.model.disable_adapter():
+                yield
+
+
+@torch.no_grad()
+def score_all(vlm: VLM, steps: Sequence[Step], config: TrainerConfig) -> list[Tensor]:
+    """Log-probs of each step's tokens, fp32 [T] each, on the CPU; in batches of similar length, to pad little."""
+    order = sorted(range(len(steps)), key=lambda n: len(steps[n].prompt) + len(steps[n].reply))
+    logps: dict[int, Tensor] = {}
+    for start in range(0, len(order), config.policy.microbatch):
+        chosen = order[start : start + config.policy.microbatch]
+        prompts, replies = [steps[n].prompt for n in chosen], [steps[n].reply for n in chosen]
+        scores = score(vlm, prompts, replies, temperature=config.temperature)
+        for n, row in zip(chosen, scores.logps.cpu(), strict=True):
+            logps[n] = row[: len(steps[n].reply)].clone()
+    return [logps[n] for n in range(len(order))]

@@ -1,0 +1,235 @@
+"""Checkpoints: a folder with weights, critic, the trainer's state, and a manifest that is written last.
+
+    weights/             a PEFT adapter or a whole Hugging Face model, which transformers and vLLM load as it is
+    critic.safetensors   the value head
+    trainer/             what a resumed run needs; may be deleted
+    manifest.json        hashes of all files, base weights, recipe, config, provenance
+
+A checkpoint without a valid manifest does not exist.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import PeftModel
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from overworld_vlm.load import VLM, ModelError, load, save, save_processors
+
+_MAX_MANIFEST_BYTES = 16 << 20
+
+
+class Base(BaseModel):
+    """The model that an adapter belongs to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    """A folder; relative to the checkpoint's folder if it does not begin with a slash."""
+    digest: str
+    """`weights_digest` of it."""
+
+
+class Manifest(BaseModel):
+    """What a checkpoint says about itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    run: str
+    update: int
+    env_steps: int
+    kind: Literal["model", "adapter"]
+    base: Base | None = None
+    files: dict[str, str]
+    """Path within the folder -> SHA-256 in hex."""
+    digest: str
+    """Names the weights: `weights_digest` of weights/, with that of the base mixed in for an adapter."""
+    recipe: dict[str, Any]
+    config: dict[str, Any]
+    provenance: dict[str, dict[str, str]]
+    """Env id -> its provenance."""
+    used_expert: bool = False
+    """Whether expert advice went into the weights."""
+
+
+def write(
+    folder: Path,
+    vlm: VLM,
+    *,
+    run: str,
+    update: int,
+    env_steps: int,
+    base: Path | None,
+    critic: Mapping[str, Tensor] | None,
+    write_trainer: Callable[[Path], None] | None,
+    recipe: Mapping[str, Any],
+    config: Mapping[str, Any],
+    provenance: Mapping[str, Mapping[str, str]],
+    used_expert: bool,
+) -> Manifest:
+    """Writes a checkpoint. It appears at `folder` complete or not at all, also if the machine loses power.
+
+    `base`: the folder of the model that an adapter belongs to. `write_trainer` fills the folder that it gets.
+    """
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    weights = unfinished / "weights"
+    weights.mkdir(parents=True)
+    adapter = isinstance(vlm.model, PeftModel)
+    base_entry = None
+    if adapter:
+        assert base is not None
+        base_entry = Base(path=_reference(base, folder), digest=weights_digest(base))
+        vlm.model.peft_config["default"].base_model_name_or_path = base_entry.path
+        vlm.model.save_pretrained(weights)
+        save_processors(vlm, weights)
+    else:
+        save(vlm, weights)
+    if critic is not None:
+        save_file({name: tensor.contiguous() for name, tensor in critic.items()}, unfinished / "critic.safetensors")
+    if write_trainer is not None:
+        (unfinished / "trainer").mkdir()
+        write_trainer(unfinished / "trainer")
+    files = {str(path.relative_to(unfinished)): _sha256(path) for path in _files(unfinished)}
+    manifest = Manifest(
+        run=run,
+        update=update,
+        env_steps=env_steps,
+        kind="adapter" if adapter else "model",
+        base=base_entry,
+        files=files,
+        digest=_mixed(weights_digest(weights), base_entry),
+        recipe=dict(recipe),
+        config=dict(config),
+        provenance={env: dict(made_by) for env, made_by in provenance.items()},
+        used_expert=used_expert,
+    )
+    (unfinished / "manifest.json").write_text(manifest.model_dump_json(indent=1))
+    for path in _files(unfinished):
+        _flush(path)
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+    _flush(folder.parent)
+    return manifest
+
+
+def read(folder: Path, *, verify: bool = True) -> Manifest:
+    """The manifest of a checkpoint; with `verify` all its files are hashed. Raises ModelError."""
+    path = folder / "manifest.json"
+    try:
+        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise ModelError(f"{path} is too large to be a manifest")
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelError(f"{folder} is no checkpoint: it has no manifest.json") from None
+    except (ValidationError, OSError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
+    for name, digest in manifest.files.items() if verify else ():
+        file = folder / name
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise ModelError(f"{path} names {name!r}, which lies outside of the checkpoint")
+        if name.startswith("trainer/") and not (folder / "trainer").exists():
+            continue  # pruned
+        if not file.is_file():
+            raise ModelError(f"the checkpoint {folder} is damaged: {name} is missing; use another one")
+        if _sha256(file) != digest:
+            raise ModelError(f"the checkpoint {folder} is damaged: {name} has changed; use another one")
+    return manifest
+
+
+def load_checkpoint(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[VLM, Manifest]:
+    """The model of a checkpoint, verified, ready for inference. Raises ModelError."""
+    manifest = read(folder)
+    if manifest.base is None:
+        return load(folder / "weights", device, dtype), manifest
+    vlm = load(base_folder(folder, manifest), device, dtype)
+    return add_adapter(vlm, folder, manifest), manifest
+
+
+def add_adapter(vlm: VLM, folder: Path, manifest: Manifest, name: str = "default", trainable: bool = False) -> VLM:
+    """`vlm`, which must be the adapter's base, with the adapter of a verified checkpoint. Raises ModelError."""
+    weights = folder / "weights"
+    try:
+        if isinstance(vlm.model, PeftModel):
+            vlm.model.load_adapter(weights, name, is_trainable=trainable, use_safetensors=True)
+            model = vlm.model
+        else:
+            model = PeftModel.from_pretrained(vlm.model, weights, name, trainable, use_safetensors=True)
+    except Exception as error:  # peft and safetensors each raise their own
+        raise ModelError(f"the adapter in {weights} cannot be loaded: {type(error).__name__}: {error}") from error
+    model.eval()
+    return VLM(model, vlm.tokenizer, vlm.image_processor)
+
+
+def base_folder(folder: Path, manifest: Manifest) -> Path:
+    """Where an adapter's base is; its weights are compared with the manifest's digest. Raises ModelError."""
+    assert manifest.base is not None
+    path = Path(os.path.normpath(folder / manifest.base.path))
+    if not path.is_dir():
+        raise ModelError(f"the checkpoint {folder} needs its base model at {path}, which is not there")
+    if weights_digest(path) != manifest.base.digest:
+        raise ModelError(f"the base model at {path} is not the one that the checkpoint {folder} was trained on")
+    return path
+
+
+def load_critic(folder: Path) -> dict[str, Tensor]:
+    """The critic's tensors of a verified checkpoint."""
+    tensors: dict[str, Tensor] = load_file(folder / "critic.safetensors")
+    return tensors
+
+
+def find(root: Path) -> Iterator[Path]:
+    """Checkpoints of a run's folder, oldest first; unverified."""
+    yield from sorted(path.parent for path in root.glob("*/manifest.json") if not path.parent.name.startswith("."))
+
+
+def weights_digest(folder: Path) -> str:
+    """Names the weights in a folder: SHA-256 over its safetensors files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(f"{path.name} {_sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _mixed(digest: str, base: Base | None) -> str:
+    return digest if base is None else hashlib.sha256(f"{base.digest} {digest}".encode()).hexdigest()
+
+
+def _reference(base: Path, folder: Path) -> str:
+    """How a checkpoint refers to its base: relative within one run, so that the run's folder can be moved."""
+    base, folder = base.resolve(), folder.resolve()
+    return os.path.relpath(base, folder) if base.is_relative_to(folder.parents[1]) else str(base)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Has the system write a file or a folder's entries to the disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON that reads back to the same numbers."""
+    path.write_text(json.dumps(content, indent=1))

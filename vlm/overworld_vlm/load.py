@@ -1,0 +1,177 @@
+"""Loads a vision-language model from a folder in Hugging Face's layout.
+
+Only local folders and only safetensors: nothing is downloaded, nothing is unpickled, no code of a model's is run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2VLForConditionalGeneration
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+
+class ModelError(Exception):
+    """A model or checkpoint that cannot be used; the message says what is wrong with it and what to do."""
+
+
+@dataclass(frozen=True)
+class _Family:
+    """What differs between model families."""
+
+    model: Any
+    image_processor: Any
+    lora_targets: str
+    """Regular expression of the modules that get adapters: the language model's linear layers."""
+
+
+FAMILIES = {
+    "qwen2_vl": _Family(
+        Qwen2VLForConditionalGeneration,
+        Qwen2VLImageProcessorPil,
+        r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
+    ),
+}
+"""`model_type` of config.json -> how to load it."""
+
+
+@dataclass(eq=False)
+class VLM:
+    """A model with all that is needed to talk to it. `model` may be wrapped by PEFT."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    image_processor: Any
+
+    @property
+    def core(self) -> Any:
+        """The Hugging Face model, without PEFT's wrapper but with its adapter layers."""
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+    @property
+    def family(self) -> _Family:
+        """The model's family."""
+        return FAMILIES[self.core.config.model_type]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = self.core.lm_head.weight.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' type."""
+        dtype: torch.dtype = self.core.dtype
+        return dtype
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the language model."""
+        size: int = self.core.config.text_config.hidden_size
+        return size
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of prompt and reply together."""
+        length: int = self.core.config.text_config.max_position_embeddings
+        return length
+
+    @property
+    def image_token_id(self) -> int:
+        """The token that stands for a patch of an image."""
+        token: int = self.core.config.image_token_id
+        return token
+
+    @cached_property
+    def eos_ids(self) -> frozenset[int]:
+        """The tokens that end a reply."""
+        configured = self.core.generation_config.eos_token_id
+        ids = configured if isinstance(configured, list) else [configured]
+        return frozenset(token for token in (*ids, self.tokenizer.eos_token_id) if token is not None)
+
+    @cached_property
+    def special_texts(self) -> list[str]:
+        """The special tokens as texts."""
+        return [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+
+    @cached_property
+    def banned(self) -> torch.Tensor:
+        """Tokens that a reply can never mean, bool [vocabulary]: special ones but for EOS, and rows that only pad.
+
+        They are banned alike wherever log-probs are computed; a sampled image token would make scoring fail.
+        """
+        banned = torch.zeros(self.core.lm_head.weight.shape[0], dtype=torch.bool)
+        banned[len(self.tokenizer) :] = True
+        special = [token for token, added in self.tokenizer.added_tokens_decoder.items() if added.special]
+        banned[special] = True
+        banned[list(self.eos_ids)] = False
+        return banned.to(self.device)
+
+
+def load(folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> VLM:
+    """Loads the model in `folder`, ready for inference. Raises ModelError."""
+    folder = Path(folder)
+    family = _family(folder)
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{folder} holds no weights (*.safetensors); if it has only *.bin files, convert them: pickled weights are "
+            "not loaded"
+        )
+    try:
+        model = family.model.from_pretrained(
+            folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True, use_safetensors=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        image_processor = family.image_processor.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers, tokenizers and safetensors each raise their own
+        raise ModelError(f"the model in {folder} cannot be loaded: {type(error).__name__}: {error}") from error
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = _chat_template(folder)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return VLM(model.to(device).eval(), tokenizer, image_processor)
+
+
+def save(vlm: VLM, folder: str | Path) -> None:
+    """Writes a whole model in the layout that `load`, transformers and vLLM read."""
+    vlm.core.save_pretrained(folder)
+    save_processors(vlm, folder)
+
+
+def save_processors(vlm: VLM, folder: str | Path) -> None:
+    """Writes tokenizer and image processor."""
+    vlm.tokenizer.save_pretrained(folder)
+    vlm.image_processor.save_pretrained(folder)
+
+
+def _family(folder: Path) -> _Family:
+    try:
+        model_type = json.loads((folder / "config.json").read_text())["model_type"]
+    except FileNotFoundError:
+        raise ModelError(f"{folder} is no model folder: it has no config.json") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder}/config.json cannot be read: {error}") from error
+    if model_type not in FAMILIES:
+        raise ModelError(f"{folder} holds a {model_type!r} model; known are {sorted(FAMILIES)}")
+    return FAMILIES[model_type]
+
+
+def _chat_template(folder: Path) -> str:
+    """The template where older model folders keep it."""
+    read: dict[str, Callable[[str], Any]] = {
+        "chat_template.jinja": str,
+        "chat_template.json": lambda text: json.loads(text)["chat_template"],
+    }
+    for name, parse in read.items():
+        if (folder / name).exists():
+            template: str = parse((folder / name).read_text())
+            return template
+    raise ModelError(f"{folder} has no chat template (chat_template.jinja, or in tokenizer_config.json)")
