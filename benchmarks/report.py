@@ -39,10 +39,12 @@ def parser(description: str) -> argparse.ArgumentParser:
     return arguments
 
 
-def finish(rows: list[Row], json_file: Path | None) -> None:
-    """Prints the rows, writes them, and exits with 1 if CHECK=1 and a target is missed."""
+def finish(rows: list[Row], json_file: Path | None, *, only_targets: bool = False) -> None:
+    """Prints the rows (or those with a target), writes all, and exits with 1 if CHECK=1 and a target is missed."""
     table = Table("what", "setting", "value", "unit", "peer", "peer's value", "ratio", "target")
     for row in rows:
+        if only_targets and row.target is None:
+            continue
         target = "" if row.target is None else f"{row.target:g}{' MISSED' if row.missed else ''}"
         numbers = f"{row.value:.4g}", row.unit, row.peer, f"{row.peer_value:.4g}", f"{row.ratio:.2f}", target
         table.add_row(row.name, row.setting, *numbers, style="red" if row.missed else None)

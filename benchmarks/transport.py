@@ -23,6 +23,8 @@ from noise_env import GymNoise, Noise, NoiseOptions
 from overworld import Runner, Session, malloc
 from overworld.host.process import ServerProcess
 from report import Row, finish, parser
+from rich.live import Live
+from rich.table import Table
 
 HERE = Path(__file__).parent
 OPENENV_PYTHON = str(HERE.parent / ".venv-openenv" / "bin" / "python")
@@ -37,6 +39,7 @@ SETTINGS = [
 ]
 OPENENV_SETTINGS = {(16, 224, 224, 0), (1, 224, 224, 0)}
 IN_PROCESS_TARGET_SETTING = (64, 300, 300, MINIWORLD_US)
+COLUMNS = ("in process", "shared", "shared, no copy", "TCP", "SyncVectorEnv", "AsyncVectorEnv", "OpenEnv")
 ROUNDS, SECONDS_PER_ROUND = 5, 0.15
 
 
@@ -176,15 +179,15 @@ def main() -> None:
     malloc.keep_freed_memory()
     install_openenv()
     rows: list[Row] = []
-    with ServerProcess("noise_env:Noise", arguments=("--slots", "256")) as server:
+    table = Table("setting", *COLUMNS, title="microseconds per frame above a plain copy")
+    with ServerProcess("noise_env:Noise", arguments=("--slots", "256")) as server, Live(table):
         for setting in SETTINGS:
             seconds = compare(server.address, *setting)
             rows += rows_of(seconds, *setting)
-            print(
-                "{} x {}x{}, {} us:".format(*setting),
-                {name: f"{value * 1e3:.2f} ms" for name, value in seconds.items()},
-            )
-    finish(rows, arguments.json)
+            copy = seconds["copy"]
+            cells = (f"{(seconds[name] - copy) / setting[0] * 1e6:.0f}" if name in seconds else "" for name in COLUMNS)
+            table.add_row("{} x {}x{}, {} us".format(*setting), *cells)
+    finish(rows, arguments.json, only_targets=True)
 
 
 if __name__ == "__main__":

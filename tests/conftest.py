@@ -13,7 +13,7 @@ _HERE = str(Path(__file__).parent)
 sys.path.insert(0, _HERE)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (_HERE, os.environ.get("PYTHONPATH"))))
 
-TOY_ENVS = ("toy:Toy", "toy:Commands", "toy:Search", "toy:Reach")
+TOY_ENVS = ("toy:Toy", "toy:Commands", "toy:Search", "toy:Reach", "toy:Slow", "toy:Gated")
 
 
 @pytest.fixture(scope="session")

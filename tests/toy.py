@@ -126,3 +126,62 @@ class Reach(Env):
 
     def step(self, action):
         return Transition(Observation(), float(action.sum()))
+
+
+class Slow(Env):
+    """Every step takes a while; draws nothing, so that only texts can tell two episodes apart."""
+
+    spec = EnvSpec(id="toy/Slow", task="Wait.", success="never", action=ActionSpec(("wait", "crash", "print")))
+
+    def reset(self, seed, split, task):
+        self._seen = [os.getpid() if seed == 99 else 0]  # seed 99 makes an episode that cannot be repeated
+        return Observation((f"{self._seen}",))
+
+    def step(self, action):
+        if action == "crash":
+            os._exit(1)
+        if action == "print":
+            print("listening on nothing\n" * 20_000, flush=True)
+        time.sleep(0.15)
+        self._seen.append(len(self._seen))
+        return Transition(Observation((f"{self._seen}",)), 0.0)
+
+
+class GateOptions(Options):
+    folder: str = ""
+
+
+class Gated(Env):
+    """Its constructor and its steps wait for, and are counted in, files of a folder: the tests direct them."""
+
+    options_model = GateOptions
+    spec = EnvSpec(id="toy/Gated", task="Wait.", success="never", action=ActionSpec(("go", "crash")))
+
+    def __init__(self, options):
+        super().__init__(options)
+        if options.folder:
+            with open(f"{options.folder}/made", "a") as file:
+                file.write("x")
+            while os.path.exists(f"{options.folder}/hold"):
+                time.sleep(0.01)
+            if os.path.exists(f"{options.folder}/die"):
+                os._exit(1)
+            if os.path.exists(f"{options.folder}/refuse"):
+                raise RuntimeError("not any more")
+
+    def reset(self, seed, split, task):
+        self._size = seed % 50 + 8
+        self._turn = 0
+        return self._look()
+
+    def step(self, action):
+        if action == "crash":
+            os._exit(1)
+        time.sleep(0.05)
+        self._turn += 1
+        return Transition(self._look(), 0.0)
+
+    def _look(self):
+        canvas = self.canvas("view", self._size, self._size)
+        canvas[...] = self._turn
+        return Observation((Image("view", canvas),))

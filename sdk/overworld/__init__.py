@@ -4,7 +4,7 @@
 """
 
 from overworld.catalogue import make
-from overworld.channel import ServerInfo, ServerLostError, server_info
+from overworld.channel import ServerBrokenError, ServerInfo, ServerLostError, server_info
 from overworld.client import Act, Reset, Results, ServerChangedError, Session
 from overworld.env import (
     ActionSpec,
@@ -42,6 +42,7 @@ __all__ = [
     "Result",
     "Results",
     "Runner",
+    "ServerBrokenError",
     "ServerChangedError",
     "ServerInfo",
     "ServerLostError",

@@ -9,6 +9,7 @@ An entry point is named after the simulator and points to a function without arg
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterable
 from importlib.metadata import entry_points, packages_distributions, version
 from typing import Any
@@ -17,6 +18,7 @@ from overworld.env import Env
 from overworld.runner import Fallback, Runner
 
 _GROUP = "overworld.envs"
+_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 def simulators() -> list[str]:
@@ -34,6 +36,8 @@ def load(names: Iterable[str]) -> dict[str, type[Env]]:
         if ":" in name:
             module, _, attribute = name.partition(":")
             env_class: type[Env] = getattr(importlib.import_module(module), attribute)
+            if not (isinstance(env_class, type) and issubclass(env_class, Env) and hasattr(env_class, "spec")):
+                raise LookupError(f"{name} is no Env class with a spec")
             found = [env_class]
         else:
             simulator, _, task = name.partition("/")
@@ -46,7 +50,10 @@ def load(names: Iterable[str]) -> dict[str, type[Env]]:
                 found = [env for env in found if env.spec.id == name]
                 if not found:
                     raise LookupError(f"{simulator} has no env {name!r}; it has {known}")
-        classes.update((env.spec.id, env) for env in found)
+        for env in found:
+            if not _ID.fullmatch(env.spec.id):
+                raise LookupError(f"{env.spec.id!r} is no env id; it has the form simulator/Task")
+            classes[env.spec.id] = env
     return classes
 
 
@@ -62,7 +69,10 @@ def make(
 
     Raises LookupError for an env that is not installed, pydantic.ValidationError for wrong options.
     """
-    (env_class,) = load([env_id]).values()
+    found = load([env_id])
+    if len(found) != 1:
+        raise LookupError(f"{env_id!r} names {len(found)} envs; choose one of {sorted(found)}")
+    (env_class,) = found.values()
     env = env_class(env_class.options_model(**options))
     return Runner(env, fallback=fallback, fallback_reward=fallback_reward, expert=expert)
 

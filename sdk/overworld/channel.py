@@ -1,4 +1,4 @@
-"""Calls to one env server: which of them are repeated, and for how long."""
+"""Calls to one env server: what is lost, what is refused, and for how long it is worth trying again."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from overworld.env import EnvSpec
-from overworld.errors import Retry, from_rpc_error
+from overworld.errors import ContractError, Retry, from_rpc_error
 from overworld.v1 import env_pb2 as pb
 from overworld.wire import spec_from_proto
 
@@ -21,6 +21,7 @@ _logger = logging.getLogger(__name__)
 
 _SERVICE = "/" + pb.DESCRIPTOR.services_by_name["EnvService"].full_name
 _CALL_SECONDS = 60.0
+_PING_SECONDS = 5.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 _LOST_IN_TRANSIT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
@@ -45,6 +46,18 @@ class ServerLostError(Exception):
     """The server did not answer within the retry budget. It may or may not have executed the call."""
 
 
+class ServerBrokenError(Exception):
+    """What the server sent contradicts the contract."""
+
+
+class CallLostError(Exception):
+    """A call got no answer; it is worth trying again. `late`: it was given up since it took long."""
+
+    def __init__(self, message: str, *, late: bool = False) -> None:
+        super().__init__(message)
+        self.late = late
+
+
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
     """What a server says about itself: the contract's GetServerInfoResponse."""
@@ -63,21 +76,68 @@ class Channel:
     """A connection to the server at "host:port"."""
 
     def __init__(self, address: str, token: str, retry_budget: float) -> None:
+        if not token.isascii() or not token.isprintable():
+            raise ValueError("a token is printable ASCII; check OVERWORLD_TOKEN for line ends")
         self.address = address
+        self.closed = threading.Event()
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._budget = retry_budget
         self._channel = grpc.insecure_channel(address, _OPTIONS)
-        self._closed = threading.Event()
 
     def close(self) -> None:
         """Ends running calls."""
-        self._closed.set()
+        self.closed.set()
         self._channel.close()
 
-    def info(self) -> ServerInfo:
-        """GetServerInfo."""
-        data = self.call("GetServerInfo", pb.GetServerInfoRequest())
-        message = pb.GetServerInfoResponse.FromString(data)
+    def attempt(self, method: str, request: Message, timeout: float = _CALL_SECONDS) -> bytes:
+        """The serialised response to one call.
+
+        Raises CallLostError; ContractError if the server refuses; grpc.RpcError for what is neither.
+        """
+        try:
+            stub: Any = self._channel.unary_unary(f"{_SERVICE}/{method}", _serialised, bytes)
+            response: bytes = stub(request, timeout=timeout, metadata=self._metadata)
+        except grpc.RpcError as error:
+            refusal = from_rpc_error(error)
+            if refusal is not None:
+                raise refusal from None
+            if error.code() in _LOST_IN_TRANSIT or self.closed.is_set():
+                late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+                raise CallLostError(f"{error.code().name}: {error.details()}", late=late) from None
+            raise
+        except ValueError as error:  # gRPC's way to say that the channel was closed by another thread
+            raise CallLostError(str(error)) from None
+        return response
+
+    def call(self, method: str, request: Message, budget: float | None = None) -> bytes:
+        """As `attempt`, but tries again for `budget` seconds (the channel's by default).
+
+        It does so when the call gets lost, or when the server asks to come back later. Raises ServerLostError instead
+        of CallLostError.
+        """
+        backoff = self.backoff(method, budget)
+        while True:
+            try:
+                return self.attempt(method, request, min(_CALL_SECONDS, max(backoff.budget, _PING_SECONDS)))
+            except CallLostError as error:
+                backoff.wait(error)
+            except ContractError as error:
+                if error.reason.retry is not Retry.LATER:
+                    raise
+                backoff.wait(error)
+
+    def backoff(self, method: str, budget: float | None = None) -> Backoff:
+        """Pauses between attempts of a call."""
+        return Backoff(self, method, self._budget if budget is None else budget)
+
+    def info(self, budget: float | None = None) -> ServerInfo:
+        """GetServerInfo. Raises ServerBrokenError, and what `call` raises."""
+        data = self.call("GetServerInfo", pb.GetServerInfoRequest(), budget)
+        try:
+            message = pb.GetServerInfoResponse.FromString(data)
+            envs = {env.id: spec_from_proto(env) for env in message.envs}
+        except (DecodeError, ValueError) as error:
+            raise ServerBrokenError(f"{self.address} describes itself in a way that makes no sense: {error}") from None
         return ServerInfo(
             message.instance,
             message.revision,
@@ -86,52 +146,58 @@ class Channel:
             message.slots_total,
             message.slots_free,
             message.draining,
-            {env.id: spec_from_proto(env) for env in message.envs},
+            envs,
         )
 
-    def call(self, method: str, request: Message, budget: float | None = None) -> bytes:
-        """The serialised response. Repeats a call that got lost, or that the server asks to repeat later, for `budget`
-        seconds (the channel's by default).
 
-        Raises ContractError if the server refuses, ServerLostError when the budget is used up, grpc.RpcError for what
-        is neither.
+class Backoff:
+    """Growing pauses between attempts, until nothing has been heard of the server for the budget."""
+
+    def __init__(self, channel: Channel, method: str, budget: float) -> None:
+        self.budget = budget
+        self._channel = channel
+        self._method = method
+        self._deadline = time.monotonic() + budget
+        self._pause = _FIRST_PAUSE
+
+    def wait(self, error: CallLostError | ContractError) -> None:
+        """Pauses after a failed attempt.
+
+        Raises when the budget is used up: ServerLostError after a lost call, or the refusal itself. A call that was
+        given up since it took long does not count against the budget while the server answers others.
         """
-        stub: Any = self._channel.unary_unary(f"{_SERVICE}/{method}", _serialised, bytes)
-        budget = self._budget if budget is None else budget
-        deadline = time.monotonic() + budget
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                response: bytes = stub(request, timeout=_CALL_SECONDS, metadata=self._metadata)
-                return response
-            except grpc.RpcError as error:
-                refusal = from_rpc_error(error)
-                if refusal is not None and refusal.reason.retry is not Retry.LATER:
-                    raise refusal from None
-                if refusal is None and (error.code() not in _LOST_IN_TRANSIT or self._closed.is_set()):
-                    raise
-                if time.monotonic() + pause > deadline:
-                    if refusal is not None:
-                        raise refusal from None
-                    raise ServerLostError(
-                        f"no answer from the env server at {self.address} within {budget:g} s "
-                        f"({error.code().name}: {error.details()}); is it running, and is the address right?"
-                    ) from None
-                if pause == _FIRST_PAUSE:
-                    why: object = refusal or f"{error.code().name}: {error.details()}"
-                    _logger.warning("%s %s: %s; trying again for %g s", self.address, method, why, budget)
-            self._closed.wait(pause * random.uniform(0.5, 1.0))
-            pause = min(pause * 2, _LONGEST_PAUSE)
+        channel = self._channel
+        if isinstance(error, CallLostError) and error.late and self._answers():
+            self._deadline, self._pause = time.monotonic() + self.budget, _FIRST_PAUSE
+            return
+        if time.monotonic() + self._pause > self._deadline:
+            if isinstance(error, ContractError):
+                raise error
+            raise ServerLostError(
+                f"no answer from the env server at {channel.address} within {self.budget:g} s ({error}); is it "
+                "running, and is the address right?"
+            )
+        if self._pause == _FIRST_PAUSE:
+            _logger.warning("%s %s: %s; trying again for %g s", channel.address, self._method, error, self.budget)
+        channel.closed.wait(self._pause * random.uniform(0.5, 1.0))
+        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 
-
-def _serialised(message: Message) -> bytes:
-    return message.SerializeToString()
+    def _answers(self) -> bool:
+        try:
+            self._channel.attempt("GetServerInfo", pb.GetServerInfoRequest(), _PING_SECONDS)
+        except CallLostError:
+            return False
+        return True
 
 
 def server_info(address: str, token: str = "", retry_budget: float = 5.0) -> ServerInfo:
-    """Asks the server at `address` who it is. Raises as `Channel.call` does."""
+    """Asks the server at `address` who it is. Raises as `Channel.info` does."""
     channel = Channel(address, token, retry_budget)
     try:
         return channel.info()
     finally:
         channel.close()
+
+
+def _serialised(message: Message) -> bytes:
+    return message.SerializeToString()

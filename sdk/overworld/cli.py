@@ -6,21 +6,37 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import yaml
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
 
 from overworld import catalogue, log
-from overworld.channel import ServerLostError, server_info
+from overworld.channel import ServerBrokenError, ServerLostError, server_info
+from overworld.client import Reset, ServerChangedError
+from overworld.conversation import Recipe
 from overworld.errors import ContractError
+from overworld.evaluate import ModelChangedError, Report, compare, evaluate, read_episodes, tasks_of_split
+from overworld.fleet import Fleet
+from overworld.openai_client import ModelServerError, OpenAIModel
+from overworld.process import follow_parent
+from overworld.registry import registry
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from overworld.host.server import ServerConfig, serve
+    from overworld.host.server import ServerConfig, bracketed, serve
     from overworld.host.workers import WorkerError
 
     log.configure()
 
     def announce(port: int) -> None:
         slots, envs = arguments.slots, " ".join(arguments.envs)
-        print(f"overworld: {envs}, {slots} slots, listening on {arguments.host}:{port}", flush=True)
+        print(f"overworld: {envs}, {slots} slots, listening on {bracketed(arguments.host)}:{port}", flush=True)
 
     try:
         config = ServerConfig(
@@ -46,15 +62,12 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _ps(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.table import Table
-
     table = Table("server", "env", "slots free", "state")
     failures = 0
     for address in arguments.servers:
         try:
             info = server_info(address, _token(), retry_budget=arguments.timeout)
-        except (ContractError, ServerLostError) as error:
+        except (ContractError, ServerBrokenError, ServerLostError, ValueError, grpc.RpcError) as error:
             failures += 1
             table.add_row(address, "", "", str(error))
             continue
@@ -63,6 +76,127 @@ def _ps(arguments: argparse.Namespace) -> int:
             table.add_row(address, env_id, f"{info.slots_free} of {info.slots_total}", state)
     Console().print(table)
     return 1 if failures else 0
+
+
+def _eval(arguments: argparse.Namespace) -> int:
+    try:
+        with (
+            OpenAIModel(
+                arguments.url,
+                arguments.model,
+                api_key=os.environ.get("OPENAI_API_KEY", ""),
+                temperature=arguments.temperature,
+                max_tokens=arguments.max_tokens,
+                concurrency=arguments.slots,
+            ) as model,
+            Fleet(
+                registry(arguments.servers),
+                arguments.env,
+                arguments.slots,
+                token=_token(),
+                options=_pairs(arguments.option),
+                retry_budget=arguments.timeout,
+            ) as fleet,
+        ):
+            recipe = _recipe(arguments.recipe) or model.recipe() or Recipe()
+            if arguments.split:
+                tasks = tasks_of_split(fleet.spec.splits, arguments.split)
+            else:
+                tasks = [Reset(seed=seed) for seed in _numbers(arguments.seeds)]
+            with Progress(console=Console(stderr=True)) as progress:
+                bar = progress.add_task("episodes", total=len(tasks))
+                report, _ = evaluate(
+                    model,
+                    fleet,
+                    tasks,
+                    recipe=recipe,
+                    blank_frames=arguments.blank_frames,
+                    keep=arguments.keep,
+                    on_progress=lambda done: progress.update(bar, completed=done),
+                )
+    except (
+        ContractError,
+        ModelChangedError,
+        ModelServerError,
+        OSError,
+        ServerBrokenError,
+        ServerChangedError,
+        ServerLostError,
+        ValueError,
+        grpc.RpcError,
+    ) as error:
+        return _fail(error)
+    _print_report(report)
+    return 0
+
+
+def _print_report(report: Report) -> None:
+    table = Table(show_header=False, title=f"{report.model} in {report.env}, {report.episodes} episodes")
+    success = report.success
+    table.add_row("success", f"{success.value:.3f}  (95 %: {success.low:.3f} to {success.high:.3f})")
+    table.add_row("return", f"{report.mean_return:.3f}, above 0 in {report.positive_return:.1%} of the episodes")
+    table.add_row("length", f"{report.mean_length:.1f} turns")
+    table.add_row("invalid replies", f"{report.invalid_replies:.1%}")
+    table.add_row("cut replies", f"{report.cut_replies:.1%}")
+    table.add_row("ends", ", ".join(f"{name} {count}" for name, count in report.ends.items()))
+    table.add_row("weights", report.fingerprint or "not told")
+    Console().print(table)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    try:
+        result = compare(read_episodes(arguments.first), read_episodes(arguments.second))
+    except (OSError, ValueError) as error:
+        return _fail(error)
+    table = Table("second - first", "difference", "95 % interval", title=f"{result['episodes']} episodes, paired")
+    for name in ("success", "return"):
+        interval = result[name]
+        table.add_row(name, f"{interval['value']:+.3f}", f"{interval['low']:+.3f} to {interval['high']:+.3f}")
+    Console().print(table)
+    Console().print(f"McNemar's exact test: p = {result['mcnemar_p']:.3g}")
+    return 0
+
+
+def _pairs(arguments: Sequence[str]) -> dict[str, Any]:
+    """key=value arguments, the values as YAML. Raises ValueError."""
+    pairs = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals:
+            raise ValueError(f"{argument!r} must have the form key=value")
+        try:
+            pairs[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError(f"{argument!r}: what stands behind = must be YAML") from None
+    return pairs
+
+
+def _recipe(arguments: Sequence[str]) -> Recipe | None:
+    """A recipe from key=value arguments, if there are any. Raises ValueError."""
+    try:
+        return Recipe.model_validate(_pairs(arguments)) if arguments else None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"--recipe {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _positive(text: str) -> int:
+    """For argparse: a whole number above 0."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
+def _numbers(text: str) -> list[int]:
+    """Numbers like "0-99,500,501". Raises ValueError."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.strip().isdigit() or (dash and not last.strip().isdigit()):
+            raise ValueError(f"{text!r}: seeds are numbers and ranges, like 0-99,500")
+        numbers += range(int(first), int(last if dash else first) + 1)
+    return numbers
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,6 +223,26 @@ def _parser() -> argparse.ArgumentParser:
 
     serve.add_argument("--registry", default="", help="URL of a Redis to announce the server in")
     serve.add_argument("--advertise", default="", help="address under which clients reach the server, for the registry")
+
+    play = _command(commands, "eval", _eval, "play a model in an env and count its successes")
+    play.add_argument("env", help="env id, e.g. gym_cards/NumberLine")
+    play.add_argument("--model", required=True, help="the model's name at its server")
+    play.add_argument("--url", default="http://127.0.0.1:8000/v1", help="an OpenAI-compatible server")
+    play.add_argument("--servers", default="127.0.0.1:50051", help="env servers: addresses, or redis://host:port/0")
+    play.add_argument("--seeds", default="0-99", help="seeds of the episodes; ignored with --split")
+    play.add_argument("--split", default="", help="play each task of this split once")
+    play.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the env")
+    play.add_argument("--recipe", action="append", default=[], metavar="KEY=VALUE", help="instead of the model's own")
+    play.add_argument("--temperature", type=float, default=0.0, help="of sampling; 0 is greedy")
+    play.add_argument("--max-tokens", type=_positive, default=256, help="longest reply")
+    play.add_argument("--slots", type=_positive, default=16, help="episodes played at once")
+    play.add_argument("--blank-frames", action="store_true", help="show white pictures instead, as a control")
+    play.add_argument("--keep", type=Path, metavar="DIR", help="write report, episodes and pictures there")
+    play.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for a lost server")
+
+    compared = _command(commands, "compare", _compare, "compare two models that played the same episodes")
+    compared.add_argument("first", type=Path, help="folder that an evaluation kept")
+    compared.add_argument("second", type=Path, help="another one")
 
     ps = _command(commands, "ps", _ps, "show env servers, their envs and free slots")
     ps.add_argument("servers", nargs="+", metavar="HOST:PORT")
@@ -124,6 +278,7 @@ def _fail(error: Exception) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command and exits with its status."""
+    follow_parent()
     parsed = _parser().parse_args(arguments)
     try:
         sys.exit(parsed.run(parsed))

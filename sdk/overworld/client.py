@@ -23,15 +23,17 @@ from typing import Any, overload
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from overworld.channel import Channel, ServerLostError
+from overworld.channel import CallLostError, Channel, ServerBrokenError, ServerLostError
 from overworld.env import Action, Pixels
 from overworld.errors import ContractError, Reason
-from overworld.frames import block_array, map_for_reading, split_response
+from overworld.frames import block_array, map_for_reading, pixels_hash, split_response
+from overworld.gate import Gate
 from overworld.runner import Fallback, Result, SlotError
 from overworld.v1 import env_pb2 as pb
-from overworld.wire import action_from_proto, action_to_proto, result_from_proto, spec_from_proto
+from overworld.wire import action_from_proto, action_to_proto, episode_state, result_from_proto, spec_from_proto
 
 _logger = logging.getLogger(__name__)
 
@@ -107,10 +109,11 @@ class _Slot:
 
     episode: int = -1
     turn: int = 0
-    command: pb.Command | None = None  # the last one sent
+    sent_episode: int = -1  # the highest number ever sent, answered or not
+    pending: pb.Command | None = None  # accepted, its result not collected yet
     reset: pb.Reset | None = None  # of the running episode
     actions: list[pb.Action] = field(default_factory=list)  # its actions that gave results, without replies
-    hashes: tuple[int, ...] = ()  # of the last result's images
+    known: pb.SlotResult | None = None  # what the last of them gave
     lost: SlotError | None = None  # its episode could not be brought back
 
 
@@ -123,8 +126,8 @@ class Session:
     fallback       What happens to an action that cannot be executed; `fallback_reward` is the reward of a skipped turn.
     expert         Whether results carry the expert's advice.
     shared_memory  Whether frames may come through shared memory where that is possible.
-    copy           Whether pixels are the caller's to keep. False saves a copy when frames come through shared memory:
-                   then the pixels of a slot are valid until its next move.
+    copy           Whether pixels are the caller's to keep, and checked to be the ones that the env drew. False saves
+                   the time: then what comes through shared memory is valid until the slot's next move.
     lease          Seconds that the server keeps the session when this process is gone.
     retry_budget   Seconds for which a call is repeated when it gets lost or the server has no room.
 
@@ -166,7 +169,8 @@ class Session:
         self._request.lease.FromMilliseconds(int(lease * 1000))
         self._shared_memory = shared_memory
         self._memory: mmap.mmap | None = None
-        self._reopening = threading.Lock()
+        # Calls pass; opening the session anew, with all of its episodes, closes the gate.
+        self._gate = Gate()
         self._generation = 0  # how often the session was opened
         self._provenance = ""
         self._channel = self._connect(address)
@@ -177,7 +181,7 @@ class Session:
             raise
         self._executor = ThreadPoolExecutor(_MAX_CALLS, f"session-{self.name[:8]}")
         self._closed = threading.Event()
-        threading.Thread(target=self._keep, args=(lease / 3,), daemon=True, name=f"lease-{self.name[:8]}").start()
+        threading.Thread(target=self._keep, daemon=True, name=f"lease-{self.name[:8]}").start()
 
     def __enter__(self) -> Session:
         return self
@@ -207,7 +211,7 @@ class Session:
 
         A slot that failed inside the server has a result with `error`: reset it. Raises ContractError if the server
         refuses the moves (nothing was executed), ServerLostError if it cannot be reached (calling again with the same
-        moves is safe), ServerChangedError if it came back different.
+        moves is safe), ServerChangedError if it came back different, ServerBrokenError if its answer makes no sense.
         """
         return self._execute(self._number(moves))
 
@@ -221,7 +225,7 @@ class Session:
 
     def collect(self, pending: Sequence[Result], min_ready: int = 0) -> Results:
         """Waits until `min_ready` (0: all) of results that were pending are ready."""
-        commands = [self._slots[result.slot].command for result in pending]
+        commands = [self._slots[result.slot].pending for result in pending]
         return self._execute([command for command in commands if command is not None], min_ready)
 
     def resume_point(self, slot: int) -> Reset:
@@ -233,21 +237,30 @@ class Session:
         return Reset(reset.seed, reset.split, reset.task if reset.HasField("task") else None, actions)
 
     def move(self, address: str) -> None:
-        """Goes on at another server: opens the session there and replays its episodes."""
-        with self._reopening:
-            self._channel.close()
+        """Goes on at another server: opens the session there and replays its episodes.
+
+        If that fails the session stays where it was. Raises as `step` does.
+        """
+        with self._gate.closed():
+            left = self._channel
             self._channel = self._connect(address)
-            self._reopen()
+            try:
+                self._bring_back()
+            except BaseException:
+                self._channel.close()
+                self._channel = left
+                raise
+            left.close()
 
     def close(self) -> None:
         """Ends the session and frees its slots."""
         if self._closed.is_set():
             return
         self._closed.set()
-        self._executor.shutdown(wait=True)
+        self._executor.shutdown(wait=True, cancel_futures=True)
         try:
             self._channel.call("Close", pb.CloseRequest(session=self.name), budget=_CLOSE_SECONDS)
-        except (grpc.RpcError, ServerLostError) as error:
+        except (grpc.RpcError, ContractError, ServerLostError) as error:
             _logger.warning("session %s was not closed (%s); its lease ends soon", self.name, error)
         self._channel.close()
 
@@ -257,27 +270,38 @@ class Session:
         if self._shared_memory:
             transports.insert(0, pb.TRANSPORT_SHARED_MEMORY)
         response = self._send_open(transports)
-        self._memory = None
+        memory = None
         if response.transport == pb.TRANSPORT_SHARED_MEMORY:
-            self._memory = map_for_reading(response.shared)
-            if self._memory is None:  # the server is on another machine, or in another container
+            memory = map_for_reading(response.shared)
+            if memory is None:  # the server is on another machine, or in another container
                 response = self._send_open([pb.TRANSPORT_INLINE])
         if self._provenance not in ("", response.provenance_digest):
             raise ServerChangedError(
                 f"{self.address} now runs {self._request.env_id} with other data, rules or options than before "
                 f"({dict(response.spec.provenance)}); results would not be comparable: start anew"
             )
+        try:
+            self.spec = spec_from_proto(response.spec)
+            """The env with this session's options."""
+            self.options: dict[str, Any] = json.loads(response.options_json)
+            """The complete options."""
+        except ValueError as error:
+            raise ServerBrokenError(f"{self.address} opened a session that makes no sense: {error}") from None
         self._provenance = response.provenance_digest
-        self.spec = spec_from_proto(response.spec)
-        """The env with this session's options."""
-        self.options: dict[str, Any] = json.loads(response.options_json)
-        """The complete options."""
-        self._generation += 1
+        self._lease = response.lease.seconds + response.lease.nanos / 1e9
+        self._memory = memory
 
     def _send_open(self, transports: Sequence[pb.Transport]) -> pb.OpenResponse:
         del self._request.transports[:]
         self._request.transports.extend(transports)
-        return pb.OpenResponse.FromString(self._channel.call("Open", self._request))
+        data = self._channel.call("Open", self._request)
+        try:
+            response = pb.OpenResponse.FromString(data)
+        except DecodeError as error:
+            raise ServerBrokenError(f"{self.address} answered Open with what is no OpenResponse: {error}") from None
+        if response.transport not in transports:
+            raise ServerBrokenError(f"{self.address} granted a transport that was not asked for: {response.transport}")
+        return response
 
     def _number(self, moves: Moves) -> list[pb.Command]:
         """The commands that make these moves, each with its slot, episode and turn."""
@@ -287,7 +311,8 @@ class Session:
                 raise IndexError(f"there is no slot {index}; the session has 0 to {len(self._slots) - 1}")
             slot = self._slots[index]
             if isinstance(move, Reset):
-                command = pb.Command(slot=index, episode=slot.episode + 1, turn=len(move.prefix))
+                episode = max(slot.episode, slot.sent_episode) + 1
+                command = pb.Command(slot=index, episode=episode, turn=len(move.prefix))
                 prefix = [action_to_proto(action) for action in move.prefix]
                 command.reset.CopyFrom(pb.Reset(seed=move.seed, split=move.split, task=move.task, prefix=prefix))
             else:
@@ -300,30 +325,43 @@ class Session:
     def _execute(self, commands: Sequence[pb.Command], min_ready: int = 0) -> Results:
         """Sends numbered commands until their results are there, whatever happens to the server meanwhile."""
         for command in commands:
-            self._slots[command.slot].command = command
+            slot = self._slots[command.slot]
+            slot.sent_episode = max(slot.sent_episode, command.episode)
+        backoff = self._channel.backoff("Step")
         while True:
             generation = self._generation
-            playing = [command for command in commands if not self._is_lost(command)]
             try:
-                data = self._channel.call(
-                    "Step", pb.StepRequest(session=self.name, commands=playing, min_ready=min_ready)
-                )
-                break
+                with self._gate.passing():
+                    generation = self._generation
+                    return self._attempt(commands, min_ready)
+            except CallLostError as error:
+                if generation == self._generation:  # else the session has moved on
+                    backoff.wait(error)
             except ContractError as error:
                 if error.reason is not Reason.SESSION_UNKNOWN:
                     raise
-            except (grpc.RpcError, ValueError):
-                if generation == self._generation:  # else the session moved to another server meanwhile
-                    raise
-            with self._reopening:
-                if generation == self._generation:
-                    _logger.warning("session %s: unknown to %s, opening it again", self.name, self.address)
-                    self._reopen()
-        head, inline = split_response(data)
+                self._reopen(generation)
+
+    def _attempt(self, commands: Sequence[pb.Command], min_ready: int) -> Results:
+        """One Step. Nothing is noted before all of the answer has been understood."""
+        playing = [command for command in commands if not self._is_lost(command)]
+        request = pb.StepRequest(session=self.name, commands=playing, min_ready=min_ready)
+        data = self._channel.attempt("Step", request)
+        try:
+            head, inline = split_response(data)
+            answered = [(result.slot, result.episode, result.turn) for result in head.results]
+            expected = [(command.slot, command.episode, command.turn) for command in playing]
+            if answered != expected:
+                raise ValueError(f"it answers {answered}, asked were {expected} (slot, episode, turn)")
+            results = dict(zip(expected, self._results(head, inline), strict=True))
+        except (ValueError, LookupError, DecodeError) as error:
+            raise ServerBrokenError(f"{self.address} answered Step in a way that makes no sense: {error}") from None
         self.draining = head.draining
-        self._record(head)
-        by_slot = {result.slot: result for result in self._results(head, inline)}
-        return Results([by_slot.get(command.slot) or self._loss(command) for command in commands])
+        for command, result in zip(playing, head.results, strict=True):
+            self._note(command, result)
+        return Results(
+            [results.get((command.slot, command.episode, command.turn)) or self._loss(command) for command in commands]
+        )
 
     def _is_lost(self, command: pb.Command) -> bool:
         return self._slots[command.slot].lost is not None and command.WhichOneof("kind") == "action"
@@ -331,54 +369,75 @@ class Session:
     def _loss(self, command: pb.Command) -> Result:
         return Result(command.slot, command.episode, command.turn, error=self._slots[command.slot].lost)
 
-    def _record(self, response: pb.StepResponse) -> None:
-        """Notes where the slots are now."""
-        for result in response.results:
-            slot = self._slots[result.slot]
-            command = slot.command
-            if result.state == pb.SLOT_STATE_PENDING or command is None:
-                continue
-            if (slot.episode, slot.turn) == (result.episode, result.turn):
-                continue  # collected before
-            slot.episode, slot.turn = result.episode, result.turn
-            if result.state == pb.SLOT_STATE_FAILED or result.end:
-                slot.reset = None
-                continue
-            slot.hashes = tuple(image.xxh64 for image in result.observation.images)
-            if command.WhichOneof("kind") == "reset":
-                slot.reset, slot.actions, slot.lost = command.reset, [], None
-            else:
-                action = pb.Action()
-                action.CopyFrom(command.action)
-                action.ClearField("reply")
-                slot.actions.append(action)
+    def _note(self, command: pb.Command, result: pb.SlotResult) -> None:
+        """Notes where a slot is now."""
+        slot = self._slots[command.slot]
+        if result.state == pb.SLOT_STATE_PENDING:
+            slot.pending = command
+            return
+        slot.pending = None
+        if (slot.episode, slot.turn) == (command.episode, command.turn):
+            return  # collected before
+        slot.episode, slot.turn = command.episode, command.turn
+        if result.state == pb.SLOT_STATE_FAILED or result.end:
+            slot.reset = slot.known = None
+            return
+        slot.known = result
+        if command.WhichOneof("kind") == "reset":
+            slot.reset, slot.actions, slot.lost = command.reset, [], None
+        else:
+            action = pb.Action()
+            action.CopyFrom(command.action)
+            action.ClearField("reply")
+            slot.actions.append(action)
 
     def _results(self, response: pb.StepResponse, inline: memoryview) -> list[Result]:
+        """The results with their pixels. Raises ValueError or LookupError for a response that contradicts itself."""
         memory = inline if self._memory is None else self._memory
         blocks = [block_array(block, memory) for block in response.blocks]
         places: list[dict[int, int]] = [{} for _ in blocks]
         for result in response.results:
             for image in result.observation.images:
                 if image.block >= len(blocks) or image.index >= len(blocks[image.block]):
-                    raise ValueError(f"the server's image {image.name!r} is in no block of its response")
+                    raise ValueError(f"image {image.name!r} is in no block")
                 places[image.block].setdefault(image.index, len(places[image.block]))
         if self._memory is not None and self._copy:
             blocks = [block[list(rows)] for block, rows in zip(blocks, places, strict=True)]
 
-            def frame(image: pb.Image) -> Pixels:
-                pixels: Pixels = blocks[image.block][places[image.block][image.index]]
-                return pixels
-        else:
-
-            def frame(image: pb.Image) -> Pixels:
-                pixels: Pixels = blocks[image.block][image.index]
-                return pixels
+        def frame(image: pb.Image) -> Pixels:
+            row = places[image.block][image.index] if self._memory is not None and self._copy else image.index
+            pixels: Pixels = blocks[image.block][row]
+            if self._copy and pixels_hash(pixels) != image.xxh64:
+                raise ValueError(f"image {image.name!r} is not the one that the env drew: its hash differs")
+            return pixels
 
         return [result_from_proto(result, frame) for result in response.results]
 
-    def _reopen(self) -> None:
-        """Opens the session on a server that does not know it and brings its episodes back."""
-        self._open()
+    def _reopen(self, generation: int) -> None:
+        """Opens the session anew on a server that does not know it, unless another call has done so since."""
+        with self._gate.closed():
+            if generation == self._generation:
+                _logger.warning("session %s: unknown to %s, opening it again", self.name, self.address)
+                self._bring_back()
+
+    def _bring_back(self) -> None:
+        """Opens the session and replays its episodes; again, if the server is restarted meanwhile."""
+        backoff = self._channel.backoff("Step")
+        while True:
+            self._open()
+            try:
+                self._replay()
+                break
+            except CallLostError as error:
+                backoff.wait(error)
+            except ContractError as error:
+                if error.reason is not Reason.SESSION_UNKNOWN:
+                    raise
+                backoff.wait(error)
+        self._generation += 1
+
+    def _replay(self) -> None:
+        """Brings the episodes back. A slot where that leads elsewhere is lost: its next action fails."""
         commands = []
         for index, slot in enumerate(self._slots):
             if slot.reset is not None:
@@ -386,21 +445,28 @@ class Session:
                 command.reset.CopyFrom(slot.reset)
                 command.reset.prefix.extend(slot.actions)
                 commands.append(command)
-        data = self._channel.call("Step", pb.StepRequest(session=self.name, commands=commands))
-        for result in split_response(data)[0].results:
+        data = self._channel.attempt("Step", pb.StepRequest(session=self.name, commands=commands))
+        try:
+            results = split_response(data)[0].results
+        except (ValueError, DecodeError) as error:
+            raise ServerBrokenError(f"{self.address} answered Step in a way that makes no sense: {error}") from None
+        for result in results:
             slot = self._slots[result.slot]
-            hashes = tuple(image.xxh64 for image in result.observation.images)
-            if result.state == pb.SLOT_STATE_READY and hashes == slot.hashes:
+            assert slot.known is not None
+            if result.state == pb.SLOT_STATE_FAILED:
+                why = result.error.message
+            elif episode_state(result) != episode_state(slot.known):
+                why = "its replay led to another state"
+            else:
                 continue
-            why = result.error.message or "its frames differ from those of before"
             slot.lost = SlotError(Reason.REBUILD_MISMATCH.name, f"the episode could not be brought back: {why}")
-            slot.reset = None
+            slot.reset = slot.known = None
 
-    def _keep(self, interval: float) -> None:
+    def _keep(self) -> None:
         """Renews the lease while the caller is busy with other things."""
-        while not self._closed.wait(interval):
+        while not self._closed.wait(self._lease / 3):
             try:
-                self._channel.call("Step", pb.StepRequest(session=self.name), budget=0.0)
-            except (ContractError, ServerLostError, grpc.RpcError) as error:
+                self._channel.attempt("Step", pb.StepRequest(session=self.name), timeout=self._lease)
+            except (CallLostError, ContractError, grpc.RpcError) as error:
                 # The next step finds out for itself, and can do something about it.
                 _logger.debug("session %s: lease not renewed: %s", self.name, error)

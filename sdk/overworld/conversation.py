@@ -67,17 +67,21 @@ class Conversation:
         self._turns.append(result.observation)
         self._turn = result.turn
 
+    @property
+    def latest(self) -> Observation:
+        """What the agent sees now."""
+        return self._turns[-1]
+
     def read(self, reply: str) -> Reply:
         """What the model's reply says; an action longer than the env takes is none."""
         return read_reply(reply, self._spec.action.max_text_bytes or 4096)
 
     def messages(self) -> list[Message]:
         """The prompt."""
-        observation = self._turns[-1]
         content: list[dict[str, Any]] = [
             {"type": "image", "image": image} for turn in self._turns for image in turn.images
         ]
-        content.append({"type": "text", "text": prompt_text(self._spec, observation, self._turn, self._recipe)})
+        content.append({"type": "text", "text": prompt_text(self._spec, self.latest, self._turn, self._recipe)})
         return [{"role": "user", "content": content}]
 
 
@@ -112,11 +116,9 @@ def read_reply(text: str, max_action_bytes: int = 4096) -> Reply:
     fields = next((fields for fields in objects if "action" in fields), None)
     if fields is None:
         fields = {key: _unquoted(value) for key, value in _MEMBER.findall(text)}
-    action = _word(fields.get("action"))
-    if action is not None and len(action.encode(errors="replace")) > max_action_bytes:
-        action = None
+    action = _word(fields.get("action"), max_action_bytes)
     thoughts = fields.get("thoughts")
-    return Reply(action, thoughts if isinstance(thoughts, str) else "")
+    return Reply(action, thoughts.encode(errors="replace").decode() if isinstance(thoughts, str) else "")
 
 
 def to_openai(messages: list[Message]) -> list[Message]:
@@ -165,10 +167,14 @@ def _unquoted(text: str) -> str:
     return re.sub(r"\\(.)", lambda match: {"n": "\n", "t": "\t"}.get(match[1], match[1]), text[1:-1], flags=re.DOTALL)
 
 
-def _word(value: Any) -> str | None:
+def _word(value: Any, max_bytes: int) -> str | None:
     """An action's text: that of a string or a number; anything else is none."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return str(value).strip() or None
+    word = str(value).strip()
+    try:
+        return word if 0 < len(word.encode()) <= max_bytes else None
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON may hold
+        return None

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-Action = str | int | NDArray[Any]
+Action = str | int | np.integer[Any] | NDArray[Any]
 """An action: a text, an index into the vocabulary, or a tensor. "No action could be read" is None."""
 
 Pixels = NDArray[np.uint8]
@@ -222,7 +222,7 @@ class Env(ABC):
             tensor = action if isinstance(action, np.ndarray) else None
             fits = tensor is not None and (tensor.dtype, tensor.shape) == (spec.low.dtype, spec.low.shape)
             return tensor if fits and np.all((spec.low <= tensor) & (tensor <= spec.high)) else None
-        if isinstance(action, int):
+        if isinstance(action, int | np.integer):
             action = spec.vocabulary[action] if 0 <= action < len(spec.vocabulary) else ""
         if not isinstance(action, str):
             return None

@@ -15,6 +15,7 @@ DOMAIN = "overworld.v1"
 """The `domain` of every ErrorInfo."""
 
 _STATUS_KEY = "grpc-status-details-bin"
+_MAX_MESSAGE_CHARS = 1000
 
 
 class Retry(enum.Enum):
@@ -61,7 +62,7 @@ class Reason(enum.Enum):
     BUSY = _Row(grpc.StatusCode.FAILED_PRECONDITION, Retry.COLLECT, "the slot's last command is still running")
     NOT_RESET = _Row(grpc.StatusCode.FAILED_PRECONDITION, Retry.RESET, "the slot has no episode to act in")
     EPISODE_ENDED = _Row(grpc.StatusCode.FAILED_PRECONDITION, Retry.RESET, "the episode is over")
-    TURN_SKIPPED = _Row(grpc.StatusCode.FAILED_PRECONDITION, Retry.NO, "the turn is not the last one plus one")
+    TURN_SKIPPED = _Row(grpc.StatusCode.FAILED_PRECONDITION, Retry.NO, "the turn is not the one that the command makes")
 
     ENV_ERROR = _Row(None, Retry.RESET, "the env raised an exception")
     FRAMES_TOO_LARGE = _Row(None, Retry.RESET, "the observation's images exceed the server's bound per slot")
@@ -90,6 +91,8 @@ class ContractError(Exception):
     """A call that was refused, or a slot that failed, for a `Reason`."""
 
     def __init__(self, reason: Reason, message: str) -> None:
+        if len(message) > _MAX_MESSAGE_CHARS:  # it travels in HTTP/2 headers, which are bounded
+            message = message[:_MAX_MESSAGE_CHARS] + " ..."
         super().__init__(f"{reason.name}: {message}")
         self.reason = reason
         self.message = message

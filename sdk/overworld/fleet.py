@@ -7,10 +7,12 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from overworld.channel import ServerLostError, server_info
+import grpc
+
+from overworld.channel import ServerBrokenError, ServerInfo, ServerLostError, server_info
 from overworld.client import Move, Moves, Reset, Results, Session
 from overworld.env import EnvSpec
 from overworld.errors import ContractError, Reason
@@ -22,6 +24,7 @@ _logger = logging.getLogger(__name__)
 _MAX_CALLS = 8
 _FAILOVER_SECONDS = 15.0
 _PAUSE_SECONDS = 1.0
+_ASK_SECONDS = 2.0
 
 
 @dataclasses.dataclass(slots=True)
@@ -31,14 +34,16 @@ class _Part:
     session: Session
     first: int
     moving: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+    moves: int = 0  # how often it went elsewhere, or found its server back
+    unclaimed: dict[int, tuple[Move, Result]] = dataclasses.field(default_factory=dict)
 
 
 class Fleet:
     """`slots` slots of one env on the servers that `servers` names.
 
     A server that is lost for 15 seconds is left: its slots go on elsewhere, or on it once it is back, their episodes
-    replayed. `retry_budget` is for how many seconds room is sought before ServerLostError (no server answers) or
-    ContractError NO_FREE_SLOTS (they are full) is raised. The other arguments are those of `Session`.
+    replayed. For `retry_budget` seconds that, or room at the start, is sought before ServerLostError (no server
+    answers) or ContractError NO_FREE_SLOTS (they are full) is raised. The other arguments are those of `Session`.
     """
 
     def __init__(
@@ -51,6 +56,8 @@ class Fleet:
         retry_budget: float = 120.0,
         **arguments: Any,
     ) -> None:
+        if slots < 1:
+            raise ValueError(f"a fleet has 1 or more slots, not {slots}")
         self._registry = servers if isinstance(servers, Registry) else StaticRegistry(servers)
         self._env_id = env_id
         self._slots = slots
@@ -86,15 +93,29 @@ class Fleet:
         return [part.session.address for part in self._parts]
 
     def step(self, moves: Moves) -> Results:
-        """As `Session.step`."""
+        """As `Session.step`. If it raises, some servers may have moved their slots: call again with the same moves, and
+        they give the results that they gave before.
+        """
         moves = moves if isinstance(moves, Mapping) else dict(enumerate(moves))
         shares: dict[int, dict[int, Move]] = {}
         for slot, move in moves.items():
             index, local = self._locate(slot)
             shares.setdefault(index, {})[local] = move
-        running = [self._steps.submit(self._step_part, self._parts[index], share) for index, share in shares.items()]
-        results = {result.slot: result for future in running for result in future.result()}
-        return Results([results[slot] for slot in moves])
+        running = {index: self._steps.submit(self._step_part, self._parts[index], shares[index]) for index in shares}
+        wait(running.values())
+        failed = next((error for future in running.values() if (error := future.exception()) is not None), None)
+        if failed is not None:
+            for index, future in running.items():
+                if future.exception() is None:
+                    kept = {slot: (shares[index][slot], result) for slot, result in future.result().items()}
+                    self._parts[index].unclaimed.update(kept)
+            raise failed
+        results = {
+            self._parts[index].first + local: result
+            for index, future in running.items()
+            for local, result in future.result().items()
+        }
+        return Results([dataclasses.replace(results[slot], slot=slot) for slot in moves])
 
     def submit(self, moves: Moves) -> Future[Results]:
         """As `Session.submit`."""
@@ -107,8 +128,8 @@ class Fleet:
 
     def close(self) -> None:
         """Ends the sessions."""
-        self._calls.shutdown()
-        self._steps.shutdown()
+        self._calls.shutdown(cancel_futures=True)
+        self._steps.shutdown(cancel_futures=True)
         for part in self._parts:
             part.session.close()
 
@@ -118,33 +139,44 @@ class Fleet:
         index = max(index for index, part in enumerate(self._parts) if part.first <= slot)
         return index, slot - self._parts[index].first
 
-    def _step_part(self, part: _Part, moves: Mapping[int, Move]) -> list[Result]:
-        while True:
-            address = part.session.address
+    def _step_part(self, part: _Part, share: Mapping[int, Move]) -> dict[int, Result]:
+        """Results by the part's own slots."""
+        results, moves = {}, dict(share)
+        for slot, move in share.items():
+            kept = part.unclaimed.pop(slot, None)
+            if kept is not None and (kept[0] is move or (isinstance(move, str) and kept[0] == move)):
+                results[slot] = kept[1]
+                del moves[slot]
+        while moves:
+            seen = part.moves
             try:
-                results = part.session.step(moves)
+                results |= {result.slot: result for result in part.session.step(moves)}
                 break
             except ServerLostError as error:
                 _logger.warning("%s", error)
-                self._move(part, address)
-        if part.first == 0:
-            return list(results)
-        return [dataclasses.replace(result, slot=part.first + result.slot) for result in results]
+                self._move(part, seen)
+        return results
 
-    def _move(self, part: _Part, lost: str) -> None:
-        """Takes a part to a server that has room for it."""
+    def _move(self, part: _Part, seen: int) -> None:
+        """Takes a part to a server that has room for it, or finds its own one back. Raises ServerLostError."""
         with part.moving:
             deadline = time.monotonic() + self._budget
-            while part.session.address == lost:
+            lost = part.session.address
+            while part.moves == seen:  # else another call has done so
+                if self._ask(lost) is not None:  # it may still have the session; if not, the session opens itself anew
+                    part.moves += 1
+                    return
                 for address, free in self._free().items():
-                    if free < len(part.session):
+                    if address == lost or free < len(part.session):
                         continue
                     try:
                         part.session.move(address)
-                        _logger.info("%d slots went from %s to %s", len(part.session), lost, address)
-                        return
-                    except (ServerLostError, ContractError) as error:
+                    except (ServerLostError, ServerBrokenError, ContractError, grpc.RpcError) as error:
                         _logger.warning("%s: %s", address, error)
+                        continue
+                    _logger.info("%d slots went from %s to %s", len(part.session), lost, address)
+                    part.moves += 1
+                    return
                 if time.monotonic() > deadline:
                     raise ServerLostError(f"{lost} was lost and no other server has room for its slots")
                 time.sleep(_PAUSE_SECONDS)
@@ -161,7 +193,9 @@ class Fleet:
                         f"within {self._budget:g} s no server offered {self._env_id}, of "
                         f"{self._registry.servers(self._env_id)}; start one with: overworld serve {self._env_id}"
                     )
-                raise ContractError(Reason.NO_FREE_SLOTS, f"{self._slots} slots are needed, free are {free}")
+                raise ContractError(
+                    Reason.NO_FREE_SLOTS, f"{self._slots} slots are needed, free are {free}: ask for fewer slots"
+                )
             time.sleep(_PAUSE_SECONDS)
         parts: list[_Part] = []
         try:
@@ -175,22 +209,25 @@ class Fleet:
         return parts
 
     def _free(self) -> dict[str, int]:
-        """Free slots of each server that answers and hosts the env."""
-        free: dict[str, int] = {}
-        others: set[str] = set()
-        for address in self._registry.servers(self._env_id):
-            try:
-                info = server_info(address, self._token)
-            except ServerLostError as error:
-                _logger.warning("%s", error)
-                continue
-            if self._env_id not in info.envs:
-                others.update(info.envs)
-            elif info.slots_free and not info.draining:
-                free[address] = info.slots_free
-        if others and not free:
-            _logger.warning("no server with free slots for %s; those that answer host %s", self._env_id, sorted(others))
-        return free
+        """Free slots of each server that answers and hosts the env.
+
+        Raises ContractError ENV_UNKNOWN if servers answer and none hosts it, or if one refuses.
+        """
+        answers = {address: self._ask(address) for address in self._registry.servers(self._env_id)}
+        infos = {address: info for address, info in answers.items() if info is not None}
+        hosting = {address: info for address, info in infos.items() if self._env_id in info.envs}
+        if len(infos) == len(answers) and infos and not hosting:
+            hosted = sorted({env for info in infos.values() for env in info.envs})
+            raise ContractError(Reason.ENV_UNKNOWN, f"no server has {self._env_id!r}; {list(infos)} have {hosted}")
+        return {address: info.slots_free for address, info in hosting.items() if info.slots_free and not info.draining}
+
+    def _ask(self, address: str) -> ServerInfo | None:
+        """What the server says of itself; None if it cannot be understood or does not answer."""
+        try:
+            return server_info(address, self._token, min(self._budget, _ASK_SECONDS))
+        except (ServerLostError, ServerBrokenError, grpc.RpcError) as error:
+            _logger.warning("%s", error)
+            return None
 
 
 def _shares(free: Mapping[str, int], slots: int) -> dict[str, int]:

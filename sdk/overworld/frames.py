@@ -6,6 +6,7 @@ of a slot one behind the other into its region, so the same image of all slots m
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import secrets
@@ -19,6 +20,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from overworld.env import Pixels
+from overworld.errors import ContractError, Reason
 from overworld.v1 import env_pb2 as pb
 
 _NONCE_BYTES = 16
@@ -27,39 +29,51 @@ _NONCE_BYTES = 16
 class FrameFile:
     """The server's side: a file of `slots` regions. Memory is used where frames are written.
 
-    `path` can be opened by processes of the same user on the same machine.
+    `path` can be opened by processes of the same user on the same machine. Raises OSError.
     """
 
     def __init__(self, slots: int, slot_bytes: int) -> None:
         self.stride = -(-slot_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
         self.size = slots * self.stride + _NONCE_BYTES
         self.nonce = secrets.token_bytes(_NONCE_BYTES)
-        if hasattr(os, "memfd_create"):
-            # Anonymous memory: not bounded by the size of /dev/shm (64 MB in a container) and gone with its last user,
-            # also after kill -9.
-            self._fd = os.memfd_create("overworld-frames", os.MFD_CLOEXEC)
+        anonymous = hasattr(os, "memfd_create")
+        if anonymous:
+            # Not bounded by the size of /dev/shm (64 MB in a container), and gone with its last user also if killed.
+            self._fd = os.memfd_create("overworld-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             self.path = f"/proc/{os.getpid()}/fd/{self._fd}"
         else:
             self._fd, self.path = tempfile.mkstemp(prefix="overworld-frames-")
-        os.ftruncate(self._fd, self.size)
-        os.pwrite(self._fd, self.nonce, self.size - _NONCE_BYTES)
-        self.memory = mmap.mmap(self._fd, self.size)
+        try:
+            os.ftruncate(self._fd, self.size)
+            if anonymous:  # nobody can shorten it: reading beyond its end would kill the readers
+                fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+            os.pwrite(self._fd, self.nonce, self.size - _NONCE_BYTES)
+            self.memory = mmap.mmap(self._fd, self.size)
+        except BaseException:
+            self._forget()
+            raise
 
     def close(self) -> None:
         """Gives the memory back once workers and clients have let go of it, too."""
         self.memory.close()
+        self._forget()
+
+    def _forget(self) -> None:
         if not self.path.startswith("/proc/"):
             os.unlink(self.path)
         os.close(self._fd)
 
 
-def map_for_writing(path: str) -> mmap.mmap:
-    """The worker's side: the whole file."""
+def map_for_writing(path: str, nonce: bytes) -> mmap.mmap:
+    """The worker's side: the whole file. Raises OSError if it is gone, and another has taken its place."""
     fd = os.open(path, os.O_RDWR)
     try:
-        return mmap.mmap(fd, 0)
+        memory = mmap.mmap(fd, 0)
     finally:
         os.close(fd)
+    if memory[-len(nonce) :] != nonce:
+        raise FileNotFoundError(f"{path} is not the file of this session any more")
+    return memory
 
 
 def map_for_reading(shared: pb.SharedMemory) -> mmap.mmap | None:
@@ -89,7 +103,7 @@ class Region:
         self._canvas_end = 0
 
     def canvas(self, height: int, width: int) -> Pixels:
-        """A new array uint8 [height, width, 3] in the region. Raises ValueError if it does not fit."""
+        """A new array uint8 [height, width, 3] in the region. Raises ContractError FRAMES_TOO_LARGE."""
         size = height * width * 3
         canvas = self._take(self._canvas_end, size).reshape(height, width, 3)
         self._canvas_end += size
@@ -102,7 +116,7 @@ class Region:
     def place(self, images: Sequence[Pixels]) -> list[int]:
         """Writes images that are not canvases of this region behind the canvases; the offset in the file of each image.
 
-        Raises ValueError if they do not fit.
+        Raises ContractError FRAMES_TOO_LARGE.
         """
         offsets = []
         end = self._canvas_end
@@ -117,9 +131,10 @@ class Region:
 
     def _take(self, at: int, size: int) -> Pixels:
         if at + size > self._bytes.size:
-            raise ValueError(
+            raise ContractError(
+                Reason.FRAMES_TOO_LARGE,
                 f"the images of an observation take {at + size:,} bytes or more; the server gives a slot "
-                f"{self._bytes.size:,} (--slot-bytes)"
+                f"{self._bytes.size:,} (--slot-bytes)",
             )
         return self._bytes[at : at + size]
 

@@ -29,4 +29,9 @@ def configure() -> None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s  %(message)s", "%H:%M:%S"))
     else:
         handler.setFormatter(_Json())
-    logging.basicConfig(level=os.environ.get("OVERWORLD_LOG_LEVEL", "INFO").upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    level = os.environ.get("OVERWORLD_LOG_LEVEL", "INFO").upper()
+    try:
+        logging.getLogger().setLevel(level)
+    except ValueError:
+        logging.getLogger(__name__).warning("OVERWORLD_LOG_LEVEL=%s is no level; INFO is used", level)

@@ -60,6 +60,14 @@ class RedisRegistry:
         return [address for entry in entries if (address := _address(entry, env_id))]
 
 
+def check_registry_url(url: str) -> None:
+    """Raises ValueError if `url` is no URL of a Redis."""
+    try:
+        redis.Redis.from_url(url).close()
+    except ValueError as error:
+        raise ValueError(f"{url!r} is no registry: {error}; it looks like redis://host:6379/0") from None
+
+
 def registry(where: str) -> Registry:
     """From a setting: "redis://host:port/0", or addresses separated by commas."""
     if where.startswith(("redis://", "rediss://", "unix://")):

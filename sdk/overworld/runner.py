@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from overworld.env import Action, End, Env, Expert, Observation, Outcome, Transition
@@ -64,7 +64,7 @@ class Runner:
     """One env, one episode after another.
 
     With `fallback` SKIP an action that cannot be executed leaves the simulator as it is and earns `fallback_reward`;
-    with RANDOM an admissible one is drawn from the episode's seed and the turn.
+    with RANDOM an admissible one is drawn from the episode's seed and the turn; where none is listed, it is skipped.
     """
 
     def __init__(
@@ -78,6 +78,10 @@ class Runner:
     ) -> None:
         self.env = env
         self.spec = env.spec
+        if fallback is Fallback.RANDOM and not (self.spec.action.vocabulary or env.lists_admissible):
+            raise ContractError(
+                Reason.FEATURE_MISSING, f"{self.spec.id} does not list its actions: a random one cannot be drawn"
+            )
         self._fallback = fallback
         self._fallback_reward = fallback_reward
         self._expert = expert
@@ -94,10 +98,12 @@ class Runner:
         task: int | None = None,
         prefix: Sequence[Action | None] = (),
         episode: int | None = None,
+        on_turn: Callable[[], None] = lambda: None,
     ) -> Result:
         """Starts an episode and replays `prefix`; the result is that of its last action.
 
-        Raises ContractError: SPLIT_UNKNOWN, TASK_UNKNOWN, PREFIX_TOO_LONG.
+        `on_turn` is called before each action of the prefix. Raises ContractError: SPLIT_UNKNOWN, TASK_UNKNOWN,
+        PREFIX_TOO_LONG.
         """
         split, task = choose_task(self.spec.splits, split or self.spec.default_split, task, seed)
         self._last = None
@@ -109,6 +115,7 @@ class Runner:
             if result.end is not None:
                 message = f"the episode ended at turn {turn - 1}, the prefix has {len(prefix)} actions"
                 raise ContractError(Reason.PREFIX_TOO_LONG, message)
+            on_turn()
             result = self.step(action)
         return result
 
@@ -155,8 +162,8 @@ class Runner:
         if executed is not None:
             return Outcome.EXECUTED, executed
         if self._fallback is Fallback.RANDOM:
-            choices = observation.admissible or self.spec.action.vocabulary
-            executed = random.Random(f"{self._seed} {turn}").choice(choices)
+            choices = sorted(observation.admissible or self.spec.action.vocabulary)
+            executed = random.Random(f"{self._seed} {turn}").choice(choices) if choices else None
         return (Outcome.NO_ACTION if action is None else Outcome.NOT_ADMISSIBLE), executed
 
     def _advice(self) -> Expert | None:

@@ -45,8 +45,8 @@ def action_to_proto(action: Action | None, reply: str = "") -> pb.Action:
     message = pb.Action()
     if isinstance(action, str):
         message.text = action
-    elif isinstance(action, int):
-        message.index = action
+    elif isinstance(action, int | np.integer):
+        message.index = int(action)
     elif action is not None:
         message.tensor.CopyFrom(tensor_to_proto(action))
     if reply:
@@ -96,7 +96,7 @@ def spec_from_proto(message: pb.EnvSpec) -> EnvSpec:
         success=message.success,
         action=ActionSpec(
             tuple(action.vocabulary),
-            0 if action.vocabulary else action.max_text_bytes,
+            action.max_text_bytes,
             tensor_from_proto(action.low) if action.HasField("low") else None,
             tensor_from_proto(action.high) if action.HasField("high") else None,
         ),
@@ -119,6 +119,16 @@ def provenance_digest(provenance: Mapping[str, str], options_json: str) -> str:
         encoded = text.encode()
         digest.update(len(encoded).to_bytes(8, "little") + encoded)
     return digest.hexdigest()
+
+
+def episode_state(result: pb.SlotResult) -> bytes:
+    """What two runs of the same episode must agree in: all of a result but where its images lie and what it took."""
+    state = pb.SlotResult()
+    state.CopyFrom(result)
+    state.micros = 0
+    for image in state.observation.images:
+        image.block = image.index = 0
+    return state.SerializeToString(deterministic=True)
 
 
 def observation_to_proto(observation: Observation) -> pb.Observation:
@@ -170,6 +180,8 @@ def result_from_proto(message: pb.SlotResult, frame: Callable[[pb.Image], Pixels
     if message.state == pb.SLOT_STATE_FAILED:
         error = SlotError(message.error.reason, message.error.message, message.error.reset_helps)
         return Result(message.slot, message.episode, message.turn, error=error)
+    if message.state != pb.SLOT_STATE_READY:
+        raise ValueError(f"slot state {message.state} is unknown")
     observed = message.observation
     images = [Image(image.name, frame(image), image.xxh64) for image in observed.images]
     return Result(

@@ -85,7 +85,7 @@ def test_a_server_that_comes_back_with_other_rules_is_not_used():
 
 
 class Proxy:
-    """Passes bytes on between client and server until told to cut the link after so many of the server's bytes."""
+    """Passes bytes on between client and server. Can cut a link after so many of the server's bytes, or be cut off."""
 
     def __init__(self, target):
         self._target = target
@@ -93,19 +93,39 @@ class Proxy:
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.cut_after = None
         self.cuts = 0
+        self._off = self._swallow = False
+        self._links = []
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut_off(self, swallow=False):
+        """Nothing goes through, or with `swallow` only what clients send."""
+        self._off, self._swallow = True, swallow
+        if not swallow:
+            for link in self._links:
+                _shut(link)
+
+    def restore(self):
+        self._off = self._swallow = False
+        for link in self._links:
+            _shut(link)
 
     def _accept(self):
         while True:
             client, _ = self._listener.accept()
+            if self._off:
+                client.close()
+                continue
             host, port = self._target.rsplit(":", 1)
             server = socket.create_connection((host, int(port)))
+            self._links += [client, server]
             threading.Thread(target=self._pass, args=(client, server, False), daemon=True).start()
             threading.Thread(target=self._pass, args=(server, client, True), daemon=True).start()
 
     def _pass(self, source, sink, from_server):
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                if from_server and self._swallow:
+                    continue
                 if from_server and self.cut_after is not None:
                     data = data[: self.cut_after]
                     sink.sendall(data)
@@ -114,8 +134,12 @@ class Proxy:
                     break
                 sink.sendall(data)
         for end in (source, sink):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+            _shut(end)
+
+
+def _shut(end):
+    with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.parametrize("cut_after", [0, 1, 30, 500])

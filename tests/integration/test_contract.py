@@ -1,14 +1,20 @@
 """Drives a server with the generated stubs alone, as a client in another language would."""
 
+import dataclasses
+import time
 import uuid
+from functools import partial
 
 import grpc
 import numpy as np
 import pytest
 import xxhash
+from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2
+from overworld import Fallback, Observation, Runner
 from overworld.v1 import env_pb2 as pb
 from overworld.v1 import env_pb2_grpc
+from toy import Commands
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +79,7 @@ def test_server_info(stub):
     assert pb.TRANSPORT_INLINE in info.transports
     assert info.slots_total == 32
     specs = {env.id: env for env in info.envs}
-    assert set(specs) == {"toy/Count", "toy/Commands", "toy/Search", "toy/Reach"}
+    assert {"toy/Count", "toy/Commands", "toy/Search", "toy/Reach"} <= set(specs)
     spec = specs["toy/Count"]
     assert list(spec.action.vocabulary)[:2] == ["up", "down"]
     assert dict(spec.splits) == {"endless": 0, "four": 4}
@@ -329,7 +335,7 @@ def test_the_transport_can_be_negotiated_anew(stub, opened):
         ({"required_features": ["telepathy"]}, "FEATURE_MISSING", "telepathy"),
         ({"fallback": 9}, "REQUEST_INVALID", "fallback 9"),
         ({"fallback_reward": float("nan")}, "REQUEST_INVALID", "finite"),
-        ({"env_id": "toy/Search", "fallback": pb.FALLBACK_RANDOM}, "FEATURE_MISSING", "cannot list"),
+        ({"env_id": "toy/Search", "fallback": pb.FALLBACK_RANDOM}, "FEATURE_MISSING", "does not list"),
     ],
 )
 def test_sessions_that_cannot_be_opened(stub, fields, reason, says):
@@ -340,10 +346,67 @@ def test_sessions_that_cannot_be_opened(stub, fields, reason, says):
     assert stub.GetServerInfo(pb.GetServerInfoRequest()).slots_free == 32
 
 
-def test_a_lease_is_positive(stub):
+def test_a_lease_is_positive_and_bounded(stub, opened):
     request = pb.OpenRequest(session=str(uuid.uuid4()), env_id="toy/Count", slots=1)
-    request.lease.seconds = -1
-    assert refusal(lambda: stub.Open(request))[1] == "REQUEST_INVALID"
+    for seconds, nanos in ((-1, 0), (0, 0), (0, -1), (5, -1), (-(2**62), 0)):
+        request.lease.seconds, request.lease.nanos = seconds, nanos
+        assert refusal(lambda: stub.Open(request))[1] == "REQUEST_INVALID"
+    _, response = opened(lease=duration_pb2.Duration(seconds=2**62))
+    assert 0 < response.lease.seconds <= 3600
+
+
+def test_requests_that_are_none(stub, toy_server):
+    with grpc.insecure_channel(toy_server.address) as channel:
+        call = channel.unary_unary("/overworld.v1.EnvService/Open")
+        for data in (b"\xff", b"\x0a\x02\xff\xfe"):  # no message; a string that is no UTF-8
+            assert refusal(partial(call, data))[:2] == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_INVALID")
+
+
+def test_long_reasons_are_cut_and_arrive(stub):
+    name = str(uuid.uuid4())
+    options = "{" + ",".join(f'"option{n}": 1' for n in range(5000)) + "}"
+    for fields in ({"options_json": options}, {"required_features": ["x" * 100_000]}):
+        request = pb.OpenRequest(session=name, env_id="toy/Count", slots=1, **fields)
+        assert refusal(partial(stub.Open, request))[1] in ("OPTIONS_INVALID", "FEATURE_MISSING")
+
+
+def test_pictures_of_any_size_one_after_another(stub, opened):
+    session, _ = opened("toy/Gated", slots=1)
+    for episode in range(60):
+        response = step(stub, session, reset(0, episode=episode, seed=episode * 7))
+        assert pixels(response, response.results[0]).shape[0] == episode * 7 % 50 + 8
+
+
+def test_a_random_fallback_ignores_the_order_of_the_list():
+    runner = Runner(Commands(), fallback=Fallback.RANDOM)
+    for seed in range(5):
+        runner.reset(seed)
+        listed = runner.step(None).executed
+        runner.reset(seed)
+        runner._last = dataclasses.replace(
+            runner._last, observation=Observation((), tuple(reversed(runner._last.observation.admissible)))
+        )
+        assert runner.step(None).executed == listed
+
+
+def test_an_answer_that_nobody_waits_for_is_kept(stub, opened):
+    session, _ = opened("toy/Slow", slots=1)
+    step(stub, session, reset(0))
+    command = pb.Command(slot=0, turn=1, action=pb.Action(text="wait"))
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Step(pb.StepRequest(session=session, commands=[command]), timeout=0.05)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert step(stub, session, command).results[0].observation.parts[0].text == "[0, 1]"
+
+
+def test_a_session_closed_under_a_waiting_call_is_unknown_to_it(stub, opened):
+    session, _ = opened("toy/Slow", slots=2)
+    step(stub, session, reset(0), reset(1))
+    commands = [pb.Command(slot=slot, turn=1, action=pb.Action(text="wait")) for slot in range(2)]
+    waiting = stub.Step.future(pb.StepRequest(session=session, commands=commands))
+    time.sleep(0.05)
+    stub.Close(pb.CloseRequest(session=session))
+    assert refusal(waiting.result)[1] == "SESSION_UNKNOWN"
 
 
 def test_a_closed_session_is_gone_and_its_slots_are_free(stub, opened):

@@ -69,10 +69,17 @@ def test_finds_the_action(reply, action):
         '{"action": ""}',
         '{"reaction": "left"}',
         '{"action": "' + "x" * 5000 + '"}',
+        '{"action": "\\ud800"}',
     ],
 )
 def test_no_action_where_there_is_none(reply):
     assert read_reply(reply).action is None
+
+
+def test_what_is_read_can_be_sent():
+    reply = read_reply('{"thoughts": "half \\udc00", "action": "left"}')
+    assert reply.action == "left"
+    reply.thoughts.encode()
 
 
 def test_reads_the_thoughts():

@@ -3,6 +3,7 @@ import os
 
 import numpy as np
 import pytest
+from overworld import ContractError, Reason
 from overworld.frames import (
     FrameFile,
     Region,
@@ -31,7 +32,7 @@ def noise(*shape):
 
 
 def test_a_client_reads_what_a_worker_wrote(file):
-    region = Region(map_for_writing(file.path), 1, file.stride)
+    region = Region(map_for_writing(file.path, file.nonce), 1, file.stride)
     canvas = region.canvas(20, 30)
     canvas[...] = noise(20, 30, 3)
     extra = noise(5, 6, 3)
@@ -44,7 +45,7 @@ def test_a_client_reads_what_a_worker_wrote(file):
 
 
 def test_a_canvas_is_not_copied(file):
-    region = Region(map_for_writing(file.path), 2, file.stride)
+    region = Region(map_for_writing(file.path, file.nonce), 2, file.stride)
     canvas = region.canvas(4, 4)
     assert region.place([canvas]) == [2 * file.stride]
     before = canvas.copy()
@@ -54,15 +55,39 @@ def test_a_canvas_is_not_copied(file):
 
 
 def test_images_beyond_the_region_are_refused_and_name_the_setting(file):
-    region = Region(map_for_writing(file.path), 0, file.stride)
-    with pytest.raises(ValueError, match="--slot-bytes"):
-        region.place([noise(100, 100, 3)])
-    with pytest.raises(ValueError, match="--slot-bytes"):
-        region.canvas(100, 100)
+    region = Region(map_for_writing(file.path, file.nonce), 0, file.stride)
+    for attempt in (lambda: region.place([noise(100, 100, 3)]), lambda: region.canvas(100, 100)):
+        with pytest.raises(ContractError, match="--slot-bytes") as caught:
+            attempt()
+        assert caught.value.reason is Reason.FRAMES_TOO_LARGE
+
+
+def test_forgotten_canvases_make_room_for_others(file):
+    region = Region(map_for_writing(file.path, file.nonce), 0, file.stride)
+    for size in range(20, 60):
+        region.forget_canvases()
+        assert region.place([region.canvas(size, size)]) == [0]
+
+
+def test_a_file_that_another_has_replaced_is_not_written(file):
+    with pytest.raises(FileNotFoundError, match="not the file of this session"):
+        map_for_writing(file.path, bytes(16))
+
+
+def test_nobody_can_shorten_a_file_that_others_read(file):
+    with open(file.path, "r+b") as opened, pytest.raises(PermissionError):
+        opened.truncate(10)
+
+
+def test_a_file_that_cannot_be_made_leaves_no_descriptor():
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="Cannot allocate"):
+        FrameFile(slots=1, slot_bytes=2**61)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_strided_blocks_span_the_slots(file):
-    memory = map_for_writing(file.path)
+    memory = map_for_writing(file.path, file.nonce)
     frames = noise(3, 8, 8, 3)
     for slot in range(3):
         Region(memory, slot, file.stride).place([frames[slot]])
@@ -141,7 +166,7 @@ def test_broken_responses_are_refused(cut):
 def test_memory_is_used_only_where_frames_are_written():
     file = FrameFile(slots=64, slot_bytes=16 << 20)
     assert file.size > 1 << 30
-    map_for_writing(file.path)[: mmap.PAGESIZE] = bytes(mmap.PAGESIZE)
+    map_for_writing(file.path, file.nonce)[: mmap.PAGESIZE] = bytes(mmap.PAGESIZE)
     used = os.stat(file.path).st_blocks * 512
     assert used <= 4 * mmap.PAGESIZE
     file.close()

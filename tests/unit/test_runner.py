@@ -59,14 +59,22 @@ def test_a_skipped_turn_counts_and_leaves_the_simulator_alone():
 def test_a_random_fallback_depends_on_seed_and_turn_only():
     drawn = []
     for _ in range(2):
-        runner = toy(fallback=Fallback.RANDOM)
-        runner.reset(seed=11)
-        drawn.append([runner.step(None).executed for _ in range(1)])
+        runner = Runner(Commands(), fallback=Fallback.RANDOM)
+        admissible = [runner.reset(seed=11).observation.admissible]
+        results = [runner.step(None) for _ in range(20)]
+        admissible += [result.observation.admissible for result in results]
+        drawn.append([result.executed for result in results])
     assert drawn[0] == drawn[1]
-    assert drawn[0][0] in Toy.spec.action.vocabulary
+    assert all(executed in listed for executed, listed in zip(drawn[0], admissible, strict=False))
+    assert len({executed.endswith("0") for executed in drawn[0]}) == 2
 
 
-@pytest.mark.parametrize("action", ["up", " UP ", 0])
+def test_a_random_fallback_needs_a_list_to_draw_from():
+    with pytest.raises(ContractError, match="toy/Search"):
+        Runner(Search(), fallback=Fallback.RANDOM)
+
+
+@pytest.mark.parametrize("action", ["up", " UP ", 0, np.int64(0)])
 def test_ways_to_name_an_action(action):
     runner = toy()
     runner.reset()
@@ -168,5 +176,9 @@ def test_make_takes_installed_envs_by_id():
         make("nothing/Here")
     with pytest.raises(LookupError, match="gym_cards/NumberLine"):
         make("gym_cards/Poker")
+    with pytest.raises(LookupError, match="names 4 envs"):
+        make("gym_cards")
+    with pytest.raises(LookupError, match="no Env class"):
+        make("toy:ToyOptions")
     with pytest.raises(ValidationError, match="colour"):
         make("gym_cards/NumberLine", colour="red")

@@ -19,11 +19,12 @@ from overworld.wire import CONTRACT_REVISION, spec_from_proto
 
 _logger = logging.getLogger(__name__)
 
-MAX_MESSAGE_BYTES = (1 << 31) - 1
+MAX_REQUEST_BYTES = 16 << 20
+MAX_RESPONSE_BYTES = (1 << 31) - 1
 """protobuf's own limit."""
 
 _TRANSPORTS = (pb.TRANSPORT_SHARED_MEMORY, pb.TRANSPORT_INLINE)
-_MAX_LEASE_SECONDS = 3600.0
+_MAX_LEASE_SECONDS = 3600
 _DEFAULT_LEASE_SECONDS = 60.0
 _REAP_SECONDS = 0.25
 
@@ -41,6 +42,7 @@ class Front:
         self._metrics = metrics
         self._sessions: dict[str, Session] = {}
         self._keys = itertools.count()
+        pool.on_lost = self._end
 
     async def start(self) -> None:
         """Starts the workers. Raises WorkerError if one cannot load its envs."""
@@ -77,7 +79,8 @@ class Front:
             slots_total=self._pool.slots,
             slots_free=self._pool.free,
             draining=self.draining,
-            max_message_bytes=MAX_MESSAGE_BYTES,
+            max_request_bytes=MAX_REQUEST_BYTES,
+            max_response_bytes=MAX_RESPONSE_BYTES,
         )
         info.MergeFrom(self._info)
         return info
@@ -95,6 +98,7 @@ class Front:
             )
         # Shielded: a client that gives up waiting must not cancel what its next Open joins.
         opened = await asyncio.shield(session.opened)
+        session.check_open()
         session.renew()
         session.transport = transport
         response = pb.OpenResponse(transport=transport)
@@ -114,10 +118,12 @@ class Front:
                 f"there is no session {request.session[:100]!r}: its lease ended, it was closed, or the server was "
                 "restarted; open it again",
             )
+        transport = session.transport  # this call's client expects its frames there, whatever is negotiated meanwhile
         self._pool.step(session, session.accept(request.commands))
         slots = [session.slots[command.slot] for command in request.commands]
         await session.wait(slots, request.min_ready)
-        response, frames = session.respond(slots)
+        session.check_open()
+        response, frames = session.respond(slots, transport)
         response.draining = self.draining
         response.lease_left.FromMilliseconds(int(session.lease * 1000))
         data = join_response(response, frames)
@@ -127,29 +133,36 @@ class Front:
     async def close(self, request: pb.CloseRequest) -> pb.CloseResponse:
         """EnvService.Close."""
         if session := self._sessions.get(request.session):
-            await asyncio.wait([session.opened])  # a session that is being opened cannot be stopped half-way
             self._end(session)
         return pb.CloseResponse()
 
     def _begin(self, request: pb.OpenRequest) -> Session:
         self._check(request)
         slots = self._pool.take(request.slots)
-        lease = request.lease.ToTimedelta().total_seconds() if request.HasField("lease") else _DEFAULT_LEASE_SECONDS
-        session = Session(
-            next(self._keys), request, slots, FrameFile(len(slots), self._slot_bytes), min(lease, _MAX_LEASE_SECONDS)
-        )
+        try:
+            frames = FrameFile(len(slots), self._slot_bytes)
+        except OSError as error:
+            self._pool.give_back(slots)
+            raise ContractError(
+                Reason.NO_FREE_SLOTS, f"the server has no memory or files for frames: {error}"
+            ) from None
+        lease = min(request.lease.seconds, _MAX_LEASE_SECONDS) + request.lease.nanos / 1e9
+        if not request.HasField("lease"):
+            lease = _DEFAULT_LEASE_SECONDS
+        session = Session(next(self._keys), request, slots, frames, lease)
         self._sessions[request.session] = session
         session.opened = asyncio.create_task(self._open(session))
+        session.opened.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may be waiting
         self._count()
         return session
 
     async def _open(self, session: Session) -> pb.OpenResponse:
         try:
             opened = await self._pool.open(session)
-        except ContractError:
+            session.spec = spec_from_proto(opened.spec)
+        except BaseException:
             self._end(session)
             raise
-        session.spec = spec_from_proto(opened.spec)
         session.renew()
         _logger.info("session %s: %d slots of %s", session.request.session, len(session.slots), session.spec.id)
         return opened
@@ -173,9 +186,10 @@ class Front:
             raise ContractError(Reason.REQUEST_INVALID, "a session has at least 1 slot")
         if missing := sorted(set(request.required_features) - set(self._features)):
             raise ContractError(Reason.FEATURE_MISSING, f"this server lacks {missing}; it has {self._features}")
-        if request.HasField("lease") and request.lease.ToTimedelta().total_seconds() <= 0:
+        lease = request.lease
+        if request.HasField("lease") and (min(lease.seconds, lease.nanos) < 0 or max(lease.seconds, lease.nanos) == 0):
             raise ContractError(Reason.REQUEST_INVALID, "a lease is longer than 0 seconds")
-        if not math.isfinite(request.fallback_reward):
+        if request.fallback != pb.FALLBACK_RANDOM and not math.isfinite(request.fallback_reward):
             raise ContractError(Reason.REQUEST_INVALID, f"fallback_reward is {request.fallback_reward}, not finite")
         if request.fallback not in pb.Fallback.values():
             raise ContractError(Reason.REQUEST_INVALID, f"there is no fallback {request.fallback}")

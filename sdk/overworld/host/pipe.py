@@ -1,11 +1,15 @@
 """What front and worker say to each other: a JSON header and a message of the contract, length-prefixed, over a socket.
 
-front to worker   {"do": "open", "session", "slots", "frames", "stride"} + OpenRequest
+front to worker   {"do": "open", "session", "slots", "frames", "nonce", "stride"} + OpenRequest
                   {"do": "step", "session"} + StepRequest
+                  {"do": "replay", "session"} + StepRequest: resets with prefixes, whose images are hashed and not shown
                   {"do": "close", "session"}
 worker to front   {"is": "ready"} + GetServerInfoResponse (envs and versions), or {"is": "unable", "why"}
                   {"is": "opened", "session", "error"} + OpenResponse (spec and options)
                   {"is": "results", "session"} + StepResponse (one block per image; offsets into the session's file)
+                  {"is": "replayed", "session"} + StepResponse (no blocks)
+
+An open and each command are jobs. A worker does its jobs in the order in which they were sent and answers each.
 """
 
 from __future__ import annotations
@@ -33,7 +37,8 @@ def encode(header: Header, message: Message | None = None) -> bytes:
 async def read(reader: asyncio.StreamReader) -> tuple[Header, bytes]:
     """The next message. Raises asyncio.IncompleteReadError when the other side is gone."""
     head, body = _LENGTHS.unpack(await reader.readexactly(_LENGTHS.size))
-    return json.loads(await reader.readexactly(head)), await reader.readexactly(body)
+    data = await reader.readexactly(head + body)
+    return json.loads(data[:head]), data[head:]
 
 
 class Blocking:

@@ -1,28 +1,43 @@
-"""The pool of workers: spreads slots over them, routes commands and results, replaces a worker that died or hung.
+"""The pool of workers: spreads slots over them, routes commands and results, brings sessions back when a worker died.
 
-After a replacement each of the worker's slots is brought back by replaying its episode, verified by the frame hashes;
-the slot whose command was running fails.
+A session is *up* on a worker from the worker's answer to its open until the worker's death. After a death each session
+that was up there is opened anew, and each of its slots there is brought back by replaying its episode; the replay must
+lead to the state that the client knows. The slot whose command was running fails.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from overworld.env import End
 from overworld.errors import ContractError, Reason
 from overworld.host import pipe
 from overworld.host.metrics import Metrics
 from overworld.host.session import Session, Slot
-from overworld.host.workers import Job, WorkerError, WorkerProcess
+from overworld.host.workers import Death, Job, WorkerError, WorkerProcess
 from overworld.v1 import env_pb2 as pb
+from overworld.wire import episode_state
+
+_RESTART_PAUSES = (0.2, 1.0, 5.0)
+"""Seconds between attempts to replace a worker: what keeps one from starting (no memory, say) may pass."""
 
 _logger = logging.getLogger(__name__)
 
 
+class _WorkerDiedError(Exception):
+    """The worker died of something else before it answered."""
+
+
 class Pool:
-    """`workers` processes that share `slots` slots, each loading the envs `names`."""
+    """`workers` processes that share `slots` slots, each loading the envs `names`.
+
+    `on_lost(session)` is told of a session that cannot be brought back.
+    """
+
+    on_lost: Callable[[Session], None]
 
     def __init__(
         self, names: Sequence[str], *, slots: int, workers: int, step_timeout: float, metrics: Metrics
@@ -33,7 +48,7 @@ class Pool:
         self._metrics = metrics
         self._sessions: dict[int, Session] = {}
         self._opening: dict[tuple[int, WorkerProcess], asyncio.Future[pb.OpenResponse]] = {}
-        self._replacing: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._workers = [
             WorkerProcess(
                 index,
@@ -58,7 +73,7 @@ class Pool:
 
     async def stop(self) -> None:
         """Ends the workers."""
-        for task in self._replacing:
+        for task in self._tasks:
             task.cancel()
         await asyncio.gather(*(worker.stop() for worker in self._workers))
 
@@ -70,7 +85,7 @@ class Pool:
         if count > self.free:
             raise ContractError(
                 Reason.NO_FREE_SLOTS,
-                f"{count} slots were asked for, {self.free} of {self.slots} are free; try again later",
+                f"{count} slots were asked for, {self.free} of {self.slots} are free; ask for fewer or try again later",
             )
         slots = []
         for index in range(count):
@@ -79,20 +94,22 @@ class Pool:
             slots.append(Slot(index, worker))
         return slots
 
+    @staticmethod
+    def give_back(slots: Sequence[Slot]) -> None:
+        """The inverse of `take`."""
+        for slot in slots:
+            slot.worker.used -= 1
+
     async def open(self, session: Session) -> pb.OpenResponse:
         """Has the workers make the session's envs. Raises ContractError; then the session is closed."""
-        workers = {slot.worker for slot in session.slots}
-        while not all(worker.ready.is_set() for worker in workers):
-            await asyncio.gather(*(worker.ready.wait() for worker in workers))
         self._sessions[session.key] = session
-        answers = await asyncio.gather(*(self._open_on(worker, session) for worker in workers), return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                self.close(session)
-                raise answer
-        response = answers[0]
-        assert isinstance(response, pb.OpenResponse)
-        return response
+        workers = list(dict.fromkeys(slot.worker for slot in session.slots))
+        try:
+            answers = await asyncio.gather(*(self._bring_up(session, worker) for worker in workers))
+        except ContractError:
+            self.close(session)
+            raise
+        return answers[0]
 
     def step(self, session: Session, commands: Sequence[pb.Command]) -> None:
         """Has accepted commands executed; `session.finish` gets the results."""
@@ -101,7 +118,7 @@ class Pool:
             slot = session.slots[command.slot]
             if slot.lost is not None:
                 self._finish(session, slot, _failure(slot, slot.lost), [])
-            elif not slot.rebuilding:  # else it is sent when the slot has been rebuilt
+            elif not slot.rebuilding:  # else it is sent when the slot has been brought back
                 by_worker.setdefault(slot.worker, []).append(command)
         for worker, batch in by_worker.items():
             worker.step(session.key, batch)
@@ -110,45 +127,71 @@ class Pool:
         """Frees the session's slots. May be called again."""
         if self._sessions.pop(session.key, None) is None:
             return
-        for slot in session.slots:
-            slot.worker.used -= 1
-        for worker in {slot.worker for slot in session.slots}:
+        self.give_back(session.slots)
+        for worker in session.up:
             worker.send({"do": "close", "session": session.key})
 
-    def _open_on(self, worker: WorkerProcess, session: Session) -> asyncio.Future[pb.OpenResponse]:
-        future: asyncio.Future[pb.OpenResponse] = asyncio.get_running_loop().create_future()
-        self._opening[session.key, worker] = future
+    async def _bring_up(self, session: Session, worker: WorkerProcess) -> pb.OpenResponse:
+        """Opens the session on a worker, again if that dies of something else meanwhile, and replays its slots there.
+
+        Raises ContractError if its env cannot be made, or if the session is closed meanwhile.
+        """
         header = {
             "do": "open",
             "session": session.key,
             "slots": [slot.index for slot in session.slots if slot.worker is worker],
             "frames": session.frames.path,
+            "nonce": session.frames.nonce.hex(),
             "stride": session.frames.stride,
         }
-        worker.send(header, session.request)
-        return future
+        while True:
+            await worker.ready.wait()
+            self._check_open(session)
+            start = worker.starts
+            answer: asyncio.Future[pb.OpenResponse] = asyncio.get_running_loop().create_future()
+            self._opening[session.key, worker] = answer
+            worker.open(header, session.request)
+            try:
+                opened = await answer
+            except _WorkerDiedError:
+                continue
+            if (worker.starts, worker.ready.is_set()) != (start, True):
+                continue
+            if session.key not in self._sessions:
+                worker.send({"do": "close", "session": session.key})
+            self._check_open(session)
+            session.up.add(worker)
+            for slot in session.slots:
+                if slot.worker is worker:
+                    self._replay(session, slot)
+            return opened
+
+    def _check_open(self, session: Session) -> None:
+        if session.key not in self._sessions:
+            raise ContractError(Reason.SESSION_UNKNOWN, "the session was closed while it was being opened")
 
     def _on_message(self, worker: WorkerProcess, header: pipe.Header, body: bytes) -> None:
         key = header["session"]
         if header["is"] == "opened":
-            future = self._opening.pop((key, worker))
+            answer = self._opening.pop((key, worker))
             if header["error"] is None:
-                future.set_result(pb.OpenResponse.FromString(body))
+                answer.set_result(pb.OpenResponse.FromString(body))
             else:
                 reason, message = header["error"]
-                future.set_exception(ContractError(Reason[reason], message))
+                answer.set_exception(ContractError(Reason[reason], message))
             return
         session = self._sessions.get(key)
         if session is None:
             return  # closed while the commands ran
         response = pb.StepResponse.FromString(body)
         for result in response.results:
-            places = [response.blocks[image.block] for image in result.observation.images]
             slot = session.slots[result.slot]
-            if slot.rebuilding:
-                self._rebuilt(session, slot, result, places)
+            if header["is"] == "replayed":
+                self._replayed(session, slot, result)
             else:
-                self._finish(session, slot, result, places)
+                self._finish(
+                    session, slot, result, [response.blocks[image.block] for image in result.observation.images]
+                )
 
     def _finish(self, session: Session, slot: Slot, result: pb.SlotResult, places: list[pb.FrameBlock]) -> None:
         env = session.request.env_id
@@ -159,45 +202,52 @@ class Pool:
             self._metrics.failures.labels(env, result.error.reason).inc()
         session.finish(slot, result, places)
 
-    def _on_death(self, worker: WorkerProcess, reason: Reason, message: str, job: Job | None) -> None:
+    def _on_death(self, worker: WorkerProcess, death: Death) -> None:
         self._metrics.worker_restarts.inc()
-        for (key, opener), future in list(self._opening.items()):
+        for (key, opener), answer in list(self._opening.items()):
             if opener is worker:
                 del self._opening[key, opener]
-                future.set_exception(ContractError(Reason.ENV_FAILED, f"{message} while it made the env"))
+                guilty = death.job == Job(key, None)
+                answer.set_exception(
+                    ContractError(Reason.ENV_FAILED, f"{death.message}, while the env was made")
+                    if guilty
+                    else _WorkerDiedError()
+                )
+        self._spawn(self._restart(worker))
         for session in self._sessions.values():
+            if worker not in session.up:
+                continue  # `_bring_up` is at it
+            session.up.remove(worker)
             for slot in session.slots:
                 if slot.worker is worker:
                     slot.rebuilding = True
-        task = asyncio.create_task(self._replace(worker, (reason, message), job))
-        self._replacing.add(task)
-        task.add_done_callback(self._replacing.discard)
+                    if death.job == Job(session.key, slot.index):
+                        self._lose(session, slot, death.reason, death.message)
+            self._spawn(self._bring_back(session, worker))
 
-    async def _replace(self, worker: WorkerProcess, death: tuple[Reason, str], job: Job | None) -> None:
-        try:
-            await worker.start()
-        except WorkerError as error:
-            if not self.failed.done():
-                self.failed.set_exception(error)
-            return
-        for session in list(self._sessions.values()):
-            slots = [slot for slot in session.slots if slot.worker is worker]
-            if not slots or session.spec is None:
-                continue  # not opened yet: `open` waits for the worker itself
+    async def _restart(self, worker: WorkerProcess) -> None:
+        for pause in (*_RESTART_PAUSES, None):
             try:
-                await self._open_on(worker, session)
-            except ContractError as error:
-                _logger.error("session %s cannot be rebuilt: %s", session.request.session, error)
-                session.lose()
-                continue
-            for slot in slots:
-                if job == (session.key, slot.index):
-                    self._lose(session, slot, *death)
-                else:
-                    self._rebuild(session, slot)
+                await worker.start()
+            except WorkerError as error:
+                _logger.error("%s", error)
+                if pause is not None:
+                    await asyncio.sleep(pause)
+                elif not self.failed.done():
+                    self.failed.set_exception(error)
+            else:
+                return
 
-    def _rebuild(self, session: Session, slot: Slot) -> None:
-        """Replays the episode so far; `_rebuilt` goes on."""
+    async def _bring_back(self, session: Session, worker: WorkerProcess) -> None:
+        try:
+            await self._bring_up(session, worker)
+        except ContractError as error:
+            if session.key in self._sessions:
+                _logger.error("session %s cannot be brought back: %s", session.request.session, error)
+                self.on_lost(session)
+
+    def _replay(self, session: Session, slot: Slot) -> None:
+        """Replays the slot's episode so far, if there is one that goes on; `_replayed` takes the result."""
         if not slot.log:
             self._resume(session, slot)
             return
@@ -205,19 +255,19 @@ class Pool:
         replay = pb.Command(slot=slot.index, episode=first.episode, turn=slot.log[-1].turn)
         replay.reset.CopyFrom(first.reset)
         replay.reset.prefix.extend(command.action for command in actions)
-        slot.worker.step(session.key, [replay])
+        slot.worker.step(session.key, [replay], replay=True)
 
-    def _rebuilt(self, session: Session, slot: Slot, result: pb.SlotResult, places: list[pb.FrameBlock]) -> None:
-        """The replay must have led to the state that the client knows."""
-        assert slot.known is not None
-        if _state(result) == _state(slot.known):
-            slot.places = places
+    def _replayed(self, session: Session, slot: Slot, result: pb.SlotResult) -> None:
+        # Without a known state, a reset was accepted meanwhile: what was replayed does not matter any more.
+        if slot.known is None or episode_state(result) == episode_state(slot.known):
             self._resume(session, slot)
         else:
-            message = "replaying the episode after its process died gave another state"
+            message = "replaying the episode after its process died led to another state"
             self._lose(session, slot, Reason.REBUILD_MISMATCH, message)
+            self._resume(session, slot)
 
     def _resume(self, session: Session, slot: Slot) -> None:
+        """The slot is where it was: what it was told meanwhile is sent."""
         slot.rebuilding = False
         if slot.running:
             assert slot.command is not None
@@ -225,19 +275,18 @@ class Pool:
 
     def _lose(self, session: Session, slot: Slot, reason: Reason, message: str) -> None:
         """Fails the running command, or else the next action."""
-        slot.rebuilding = False
         error = pb.SlotError(reason=reason.name, message=f"{message}; reset the slot", reset_helps=True)
         if slot.running:
             self._finish(session, slot, _failure(slot, error), [])
         else:
+            slot.log.clear()
             slot.lost = error
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 def _failure(slot: Slot, error: pb.SlotError) -> pb.SlotResult:
     return pb.SlotResult(slot=slot.index, episode=slot.episode, turn=slot.turn, state=pb.SLOT_STATE_FAILED, error=error)
-
-
-def _state(result: pb.SlotResult) -> tuple[object, ...]:
-    """What two runs of the same episode must agree in."""
-    hashes = tuple(image.xxh64 for image in result.observation.images)
-    return result.state, result.turn, result.reward, result.end, hashes

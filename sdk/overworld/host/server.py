@@ -13,28 +13,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from overworld import malloc
 from overworld.errors import ContractError, Reason, trailing_metadata
-from overworld.host.front import MAX_MESSAGE_BYTES, Front
+from overworld.host.front import MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, Front
 from overworld.host.metrics import Metrics
 from overworld.host.pool import Pool
-from overworld.registry import announce
+from overworld.registry import announce, check_registry_url
 from overworld.v1 import env_pb2 as pb
 
 _logger = logging.getLogger(__name__)
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["EnvService"].full_name
-_MAX_REQUEST_BYTES = 64 << 20
 _STOP_SECONDS = 2.0
 
 _CHANNEL_OPTIONS = [
     ("grpc.so_reuseport", 0),  # else a second server on the port is not refused and takes half of the calls
-    ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+    ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
     # Clients ping to notice a dead link; gRPC's default is to hang up on those that ping often.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -73,8 +73,18 @@ class ServerConfig:
                 f"listening on {self.host} without a token lets anyone in reach use this server: set OVERWORLD_TOKEN, "
                 "or listen on 127.0.0.1, or say --insecure"
             )
-        if self.slots < 1 or self.workers < 0:
-            raise ValueError(f"a server needs 1 or more slots and workers, not {self.slots} and {self.workers}")
+        for name, least in (("slots", 1), ("workers", 0), ("slot_bytes", 1), ("grace", 0.0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name.replace('_', '-')} is {least} or more, not {getattr(self, name)}")
+        if self.step_timeout <= 0:
+            raise ValueError(f"--step-timeout is above 0 seconds, not {self.step_timeout}")
+        for name in ("port", "metrics_port"):
+            if not 0 <= getattr(self, name) <= 65_535:
+                raise ValueError(f"--{name.replace('_', '-')} is 0 to 65535, not {getattr(self, name)}")
+        if self.registry:
+            check_registry_url(self.registry)
+            if not self.advertise and not _is_loopback(self.host):
+                raise ValueError(f"clients cannot reach a server at {self.host}: say its address with --advertise")
 
 
 class Server:
@@ -101,11 +111,13 @@ class Server:
         self._grpc.add_generic_rpc_handlers((self._handlers(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection((_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
-        host = f"[{config.host}]" if ":" in config.host else config.host
+        host = bracketed(config.host)
         try:
             self.port = self._grpc.add_insecure_port(f"{host}:{config.port}")
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {host}:{config.port} ({error}); is another server there?") from None
+            raise OSError(
+                f"cannot listen on {host}:{config.port} ({error}); is another server there, or the host unknown?"
+            ) from None
         await self._front.start()
         if config.metrics_port:
             start_http_server(config.metrics_port, config.host, self._metrics.registry)
@@ -160,9 +172,9 @@ class Server:
     ) -> grpc.RpcMethodHandler[Any, Any]:
         name = call.__name__
 
-        async def handle(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        async def handle(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
-                response = await call(request)
+                response = await call(_parsed(request_type, data))
             except ContractError as error:
                 self._metrics.calls.labels(name, error.reason.name).inc()
                 assert error.reason.code is not None
@@ -172,9 +184,16 @@ class Server:
 
         return grpc.unary_unary_rpc_method_handler(
             handle,
-            request_deserializer=request_type.FromString,
+            request_deserializer=None,  # broken bytes, too, get an answer of the contract's
             response_serializer=None if serialised else lambda message: message.SerializeToString(),
         )
+
+
+def _parsed(request_type: Any, data: bytes) -> Any:
+    try:
+        return request_type.FromString(data)
+    except DecodeError:
+        raise ContractError(Reason.REQUEST_INVALID, f"the request is no {request_type.DESCRIPTOR.name}") from None
 
 
 class _BearerToken(grpc.aio.ServerInterceptor):
@@ -212,6 +231,11 @@ def _refusing(handler: grpc.RpcMethodHandler[Any, Any], error: ContractError) ->
     if handler.request_streaming:
         return grpc.stream_stream_rpc_method_handler(refuse_stream)
     return grpc.unary_unary_rpc_method_handler(refuse)
+
+
+def bracketed(host: str) -> str:
+    """A host as it stands before a port."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _is_loopback(host: str) -> bool:

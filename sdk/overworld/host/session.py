@@ -42,10 +42,10 @@ class Slot:
     result: pb.SlotResult | None = None
     places: list[pb.FrameBlock] = field(default_factory=list)  # of the result's images, in the session's file
     waiters: list[Waiter] = field(default_factory=list)
-    # For rebuilding the episode in another worker:
-    log: list[pb.Command] = field(default_factory=list)  # the reset and the actions that gave results
-    known: pb.SlotResult | None = None  # the last of these results
-    rebuilding: bool = False  # commands wait until it is done
+    # For bringing the episode back in another worker:
+    log: list[pb.Command] = field(default_factory=list)  # of a running episode: its reset and actions, without replies
+    known: pb.SlotResult | None = None  # what the last of them gave
+    rebuilding: bool = False  # commands wait until the worker is back
     lost: pb.SlotError | None = None  # it failed between two commands: the next action learns of it
 
     @property
@@ -71,6 +71,9 @@ class Session:
         self.transport: pb.Transport = pb.TRANSPORT_INLINE
         self.spec: EnvSpec | None = None
         """None until it is open."""
+        self.up: set[WorkerProcess] = set()
+        """Workers that have its envs."""
+        self.closed = False
         self._waiting = 0
         self._expires = math.inf
 
@@ -78,23 +81,23 @@ class Session:
         """The client has been heard of."""
         self._expires = time.monotonic() + self.lease
 
-    def lose(self) -> None:
-        """Lets the lease end now, since the session cannot go on."""
-        self._expires = 0.0
-
     @property
     def expired(self) -> bool:
         """Whether the lease has run out. It does not while a call waits."""
         return self._waiting == 0 and self._expires < time.monotonic()
 
+    def check_open(self) -> None:
+        """Raises ContractError if the session was closed while a call waited."""
+        if self.closed:
+            raise ContractError(Reason.SESSION_UNKNOWN, "the session was closed while this call waited; open it again")
+
     def close(self) -> None:
         """Refuses the calls that wait and gives the frames' memory back."""
+        self.closed = True
         for slot in self.slots:
             for waiter in slot.waiters:
                 if not waiter.done.done():
-                    waiter.done.set_exception(
-                        ContractError(Reason.SESSION_UNKNOWN, "the session was closed while this call waited")
-                    )
+                    waiter.done.set_result(None)  # `check_open` tells them
         self.frames.close()
 
     def accept(self, commands: Iterable[pb.Command]) -> list[pb.Command]:
@@ -126,10 +129,10 @@ class Session:
         """The slot's command has given its result."""
         assert slot.command is not None
         slot.result, slot.places = result, places
-        if result.state == pb.SLOT_STATE_READY:
-            slot.log.append(slot.command)
+        if result.state == pb.SLOT_STATE_READY and not result.end:
+            slot.log.append(_without_reply(slot.command))
             slot.known = result
-        else:
+        else:  # nothing that could go on
             slot.log.clear()
             slot.known = None
         for waiter in slot.waiters:
@@ -154,12 +157,12 @@ class Session:
             self._waiting -= 1
             self.renew()
 
-    def respond(self, slots: Sequence[Slot]) -> tuple[pb.StepResponse, list[memoryview]]:
+    def respond(self, slots: Sequence[Slot], transport: pb.Transport) -> tuple[pb.StepResponse, list[memoryview]]:
         """The slots' results, and the frames to append where they travel inline."""
         response = pb.StepResponse()
         blocks: dict[tuple[int, ...], int] = {}
         frames: list[list[pb.FrameBlock]] = []
-        inline = self.transport == pb.TRANSPORT_INLINE
+        inline = transport == pb.TRANSPORT_INLINE
         for slot in slots:
             if slot.result is None:
                 response.results.add(slot=slot.index, episode=slot.episode, turn=slot.turn, state=pb.SLOT_STATE_PENDING)
@@ -296,3 +299,13 @@ class Session:
         return ContractError(
             reason, f"slot {command.slot}, episode {command.episode}, turn {command.turn}: {why}; nothing was executed"
         )
+
+
+def _without_reply(command: pb.Command) -> pb.Command:
+    """A copy for the log: replies are long, and never needed again."""
+    copy = pb.Command()
+    copy.CopyFrom(command)
+    actions = copy.reset.prefix if copy.HasField("reset") else [copy.action]
+    for action in actions:
+        action.ClearField("reply")
+    return copy

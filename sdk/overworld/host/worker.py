@@ -6,18 +6,15 @@ Started by the front as `python -m overworld.host.worker <socket fd> <progress f
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import json
 import logging
-import mmap
 import signal
 import socket
-import struct
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pydantic import ValidationError
 
@@ -26,6 +23,8 @@ from overworld.env import Env, EnvSpec, Image, Options
 from overworld.errors import ContractError, Reason
 from overworld.frames import Region, map_for_writing, pixels_hash
 from overworld.host import pipe
+from overworld.host.progress import ProgressFile
+from overworld.process import die_with_parent
 from overworld.runner import Fallback, Result, Runner
 from overworld.v1 import env_pb2 as pb
 from overworld.wire import action_from_proto, provenance_digest, result_to_proto, spec_to_proto
@@ -36,33 +35,14 @@ _FLUSH_SECONDS = 0.002
 _logger = logging.getLogger(__name__)
 
 
-class Progress:
-    """Two counters in shared memory, by which the front knows which command a worker is at, even after it died."""
-
-    SIZE = 16
-    _COUNTERS = struct.Struct("<QQ")
-
-    def __init__(self, fd: int) -> None:
-        self._memory = mmap.mmap(fd, self.SIZE)
-
-    def read(self) -> tuple[int, int]:
-        """Commands started and finished."""
-        started, finished = self._COUNTERS.unpack(self._memory[: self.SIZE])
-        return started, finished
-
-    def write(self, started: int, finished: int) -> None:
-        """Sets both."""
-        self._memory[: self.SIZE] = self._COUNTERS.pack(started, finished)
-
-
 class _Slot:
     """A runner whose frames go into the session's file."""
 
-    def __init__(self, runner: Runner, region: Region) -> None:
+    def __init__(self, runner: Runner, region: Region, on_turn: Callable[[], None]) -> None:
         self._runner = runner
         self._region = region
-        self._placed: list[tuple[int, int]] = []  # offset and hash of each image that is shown
-        runner.env.draw_on(region.canvas)
+        self._on_turn = on_turn
+        self._placed: list[tuple[int, int]] | None = None  # offset and hash of the images that the region shows
 
     @property
     def env(self) -> Env:
@@ -70,14 +50,30 @@ class _Slot:
 
     def run(self, command: pb.Command, response: pb.StepResponse) -> None:
         """Executes the command and appends its result, and one block per image, to `response`."""
+        if command.HasField("reset"):
+            self._region.forget_canvases()
+            self.env.draw_on(self._region.canvas)
+            self._placed = None
+        self._attempt(command, response, self._show)
+
+    def replay(self, command: pb.Command, response: pb.StepResponse) -> None:
+        """As `run`, but nothing is shown: the region still holds what a client may be looking at."""
+        self.env.draw_on(None)
+        self._placed = None
+        self._attempt(command, response, self._hash)
+
+    def _attempt(
+        self,
+        command: pb.Command,
+        response: pb.StepResponse,
+        finish: Callable[[Result, pb.SlotResult, pb.StepResponse], None],
+    ) -> None:
         started = time.perf_counter()
         try:
             result = self._execute(command)
             message = result_to_proto(result)
-            message.micros = int((time.perf_counter() - started) * 1e6)
-            if command.HasField("reset") or result.executed is not None:
-                self._write(result.observation.images)  # else the turn was skipped: the images are where they were
-            self._describe(result.observation.images, message, response)
+            message.micros = min(int((time.perf_counter() - started) * 1e6), 0xFFFF_FFFF)
+            finish(result, message, response)
         except ContractError as error:
             message = _failed(command, error.reason, error.message)
         except Exception as error:  # an env may raise anything; it costs its slot, not the worker
@@ -95,16 +91,15 @@ class _Slot:
             task=reset.task if reset.HasField("task") else None,
             prefix=[action_from_proto(action) for action in reset.prefix],
             episode=command.episode,
+            on_turn=self._on_turn,
         )
 
-    def _write(self, images: Sequence[Image]) -> None:
-        try:
-            offsets = self._region.place([image.pixels for image in images])
-        except ValueError as error:
-            raise ContractError(Reason.FRAMES_TOO_LARGE, str(error)) from None
-        self._placed = [(offset, pixels_hash(image.pixels)) for offset, image in zip(offsets, images, strict=True)]
-
-    def _describe(self, images: Sequence[Image], message: pb.SlotResult, response: pb.StepResponse) -> None:
+    def _show(self, result: Result, message: pb.SlotResult, response: pb.StepResponse) -> None:
+        """Brings the images into the region, unless the turn was skipped and they are there, and describes them."""
+        images = result.observation.images
+        skipped = result.outcome is not None and result.executed is None
+        if self._placed is None or not skipped:
+            self._placed = self._place(images)
         for image, sent, (offset, digest) in zip(images, message.observation.images, self._placed, strict=True):
             height, width, channels = image.pixels.shape
             sent.block = len(response.blocks)
@@ -113,11 +108,22 @@ class _Slot:
                 offset=offset, stride=image.pixels.size, count=1, height=height, width=width, channels=channels
             )
 
+    def _place(self, images: Sequence[Image]) -> list[tuple[int, int]]:
+        offsets = self._region.place([image.pixels for image in images])
+        return [(offset, pixels_hash(image.pixels)) for offset, image in zip(offsets, images, strict=True)]
+
+    @staticmethod
+    def _hash(result: Result, message: pb.SlotResult, _: pb.StepResponse) -> None:
+        for image, sent in zip(result.observation.images, message.observation.images, strict=True):
+            sent.xxh64 = pixels_hash(image.pixels)
+
 
 class Worker:
-    """Answers the front's messages one after the other."""
+    """Does the front's jobs one after the other."""
 
-    def __init__(self, front: pipe.Blocking, progress: Progress, capacity: int, classes: dict[str, type[Env]]) -> None:
+    def __init__(
+        self, front: pipe.Blocking, progress: ProgressFile, capacity: int, classes: dict[str, type[Env]]
+    ) -> None:
         self._front = front
         self._progress = progress
         self._classes = classes
@@ -125,7 +131,6 @@ class Worker:
         self._sessions: dict[int, dict[int, _Slot]] = {}
         # Envs are kept for the next session: many simulators leak on close. Least recently used first.
         self._idle: OrderedDict[tuple[str, str], list[Env]] = OrderedDict()
-        self._commands = 0
 
     def describe(self) -> pb.GetServerInfoResponse:
         """Envs with default options, and versions."""
@@ -142,7 +147,9 @@ class Worker:
                 case "open":
                     self._open(header, pb.OpenRequest.FromString(body))
                 case "step":
-                    self._step(header["session"], pb.StepRequest.FromString(body))
+                    self._step(header["session"], pb.StepRequest.FromString(body), "results", _Slot.run)
+                case "replay":
+                    self._step(header["session"], pb.StepRequest.FromString(body), "replayed", _Slot.replay)
                 case "close":
                     self._close(header["session"])
 
@@ -150,53 +157,65 @@ class Worker:
         session = header["session"]
         answer: pipe.Header = {"is": "opened", "session": session, "error": None}
         response = pb.OpenResponse()
+        self._progress.start()
         try:
-            env_class = self._classes[request.env_id]
-            options = parse_options(env_class, request.options_json)
-            options_json = options.model_dump_json()
-            memory = map_for_writing(header["frames"])
-            slots = self._sessions[session] = {}
-            for slot in header["slots"]:
-                env = self._env(env_class, options, options_json)
-                runner = Runner(
-                    env,
-                    fallback=Fallback(request.fallback or Fallback.SKIP),
-                    fallback_reward=request.fallback_reward,
-                    expert=request.expert,
-                    slot=slot,
-                )
-                slots[slot] = _Slot(runner, Region(memory, slot, header["stride"]))
-            spec = _complete(env.spec, options)
-            if request.fallback == pb.FALLBACK_RANDOM and not (spec.action.vocabulary or env.lists_admissible):
-                raise ContractError(
-                    Reason.FEATURE_MISSING, f"{spec.id} cannot list its actions, so FALLBACK_RANDOM cannot draw one"
-                )
-            response.spec.CopyFrom(spec_to_proto(spec))
-            response.options_json = options_json
-            response.provenance_digest = provenance_digest(spec.provenance, options_json)
+            self._make(header, request, response)
         except ContractError as error:
             answer["error"] = [error.reason.name, error.message]
         except Exception as error:
             _logger.exception("opening %s", request.env_id)
             answer["error"] = [Reason.ENV_FAILED.name, f"{request.env_id}: {type(error).__name__}: {error}"]
+        self._progress.finish()
         self._front.send(answer, response)
 
-    def _step(self, session: int, request: pb.StepRequest) -> None:
-        slots = self._sessions[session]
+    def _make(self, header: pipe.Header, request: pb.OpenRequest, response: pb.OpenResponse) -> None:
+        """Makes the session's envs and fills in the response."""
+        env_class = self._classes[request.env_id]
+        options = parse_options(env_class, request.options_json)
+        options_json = options.model_dump_json()
+        memory = map_for_writing(header["frames"], bytes.fromhex(header["nonce"]))
+        slots = self._sessions[header["session"]] = {}
+        for slot in header["slots"]:
+            env = self._env(env_class, options, options_json)
+            runner = Runner(
+                env,
+                fallback=Fallback(request.fallback or Fallback.SKIP),
+                fallback_reward=request.fallback_reward,
+                expert=request.expert,
+                slot=slot,
+            )
+            slots[slot] = _Slot(runner, Region(memory, slot, header["stride"]), self._progress.beat)
+            self._progress.beat()
+        spec = _complete(env.spec, options)
+        response.spec.CopyFrom(spec_to_proto(spec))
+        response.options_json = options_json
+        response.provenance_digest = provenance_digest(spec.provenance, options_json)
+
+    def _step(
+        self,
+        session: int,
+        request: pb.StepRequest,
+        answer: str,
+        run: Callable[[_Slot, pb.Command, pb.StepResponse], None],
+    ) -> None:
+        slots = self._sessions.get(session, {})
         response = pb.StepResponse()
         flushed = time.perf_counter()
         for command in request.commands:
-            self._commands += 1
-            self._progress.write(self._commands, self._commands - 1)
-            slots[command.slot].run(command, response)
-            self._progress.write(self._commands, self._commands)
+            self._progress.start()
+            slot = slots.get(command.slot)
+            if slot is None:  # the session was closed behind this message's back
+                response.results.append(_failed(command, Reason.WORKER_DIED, "the session is not open here"))
+            else:
+                run(slot, command, response)
+            self._progress.finish()
             now = time.perf_counter()
             if now - flushed > _FLUSH_SECONDS:
-                self._front.send({"is": "results", "session": session}, response)
+                self._front.send({"is": answer, "session": session}, response)
                 response = pb.StepResponse()
                 flushed = now
         if response.results:
-            self._front.send({"is": "results", "session": session}, response)
+            self._front.send({"is": answer, "session": session}, response)
 
     def _close(self, session: int) -> None:
         for slot in self._sessions.pop(session, {}).values():
@@ -225,7 +244,7 @@ def parse_options(env_class: type[Env], options_json: str) -> Options:
         return env_class.options_model.model_validate_json(options_json or "{}")
     except ValidationError as error:
         wrong = "; ".join(
-            f"{'.'.join(map(str, problem['loc'])) or 'options'}: {problem['msg']}" for problem in error.errors()
+            f"{'.'.join(map(str, problem['loc'])) or 'options'}: {problem['msg']}" for problem in error.errors()[:5]
         )
         known = ", ".join(env_class.options_model.model_fields)
         raise ContractError(Reason.OPTIONS_INVALID, f"{env_class.spec.id}: {wrong} (options: {known})") from None
@@ -247,29 +266,24 @@ def _failed(command: pb.Command, reason: Reason, message: str) -> pb.SlotResult:
     )
 
 
-def _die_with_parent() -> None:
-    """Asks Linux to kill this process when the front dies, even if a simulator hangs in C code."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
 def main() -> None:
     """The process's entry."""
     socket_fd, progress_fd, capacity, *names = sys.argv[1:]
-    _die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the front decides when to stop
+    die_with_parent()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # they may reach the whole group; the front decides when to stop
     log.configure()
     front = pipe.Blocking(socket.socket(fileno=int(socket_fd)))
-    try:
-        classes = catalogue.load(names)
-    except Exception as error:
-        _logger.debug("loading %s", names, exc_info=True)
-        front.send({"is": "unable", "why": f"{type(error).__name__}: {error}"})
-        return
-    worker = Worker(front, Progress(int(progress_fd)), int(capacity), classes)
-    front.send({"is": "ready"}, worker.describe())
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the front is gone
+        try:
+            classes = catalogue.load(names)
+            worker = Worker(front, ProgressFile(int(progress_fd)), int(capacity), classes)
+            info = worker.describe()
+        except Exception as error:
+            _logger.debug("loading %s", names, exc_info=True)
+            front.send({"is": "unable", "why": f"{type(error).__name__}: {error}"})
+            return
+        front.send({"is": "ready"}, info)
         worker.serve()
 
 

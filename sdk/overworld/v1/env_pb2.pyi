@@ -134,7 +134,7 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("instance", "revision", "features", "transports", "versions", "slots_total", "slots_free", "draining", "max_message_bytes", "envs")
+    __slots__ = ("instance", "revision", "features", "transports", "versions", "slots_total", "slots_free", "draining", "max_request_bytes", "envs", "max_response_bytes")
     class VersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -150,8 +150,9 @@ class GetServerInfoResponse(_message.Message):
     SLOTS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FREE_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
-    MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_REQUEST_BYTES_FIELD_NUMBER: _ClassVar[int]
     ENVS_FIELD_NUMBER: _ClassVar[int]
+    MAX_RESPONSE_BYTES_FIELD_NUMBER: _ClassVar[int]
     instance: str
     revision: int
     features: _containers.RepeatedScalarFieldContainer[str]
@@ -160,9 +161,10 @@ class GetServerInfoResponse(_message.Message):
     slots_total: int
     slots_free: int
     draining: bool
-    max_message_bytes: int
+    max_request_bytes: int
     envs: _containers.RepeatedCompositeFieldContainer[EnvSpec]
-    def __init__(self, instance: _Optional[str] = ..., revision: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., transports: _Optional[_Iterable[_Union[Transport, str]]] = ..., versions: _Optional[_Mapping[str, str]] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ..., draining: bool = ..., max_message_bytes: _Optional[int] = ..., envs: _Optional[_Iterable[_Union[EnvSpec, _Mapping]]] = ...) -> None: ...
+    max_response_bytes: int
+    def __init__(self, instance: _Optional[str] = ..., revision: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., transports: _Optional[_Iterable[_Union[Transport, str]]] = ..., versions: _Optional[_Mapping[str, str]] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ..., draining: bool = ..., max_request_bytes: _Optional[int] = ..., envs: _Optional[_Iterable[_Union[EnvSpec, _Mapping]]] = ..., max_response_bytes: _Optional[int] = ...) -> None: ...
 
 class OpenRequest(_message.Message):
     __slots__ = ("session", "env_id", "slots", "options_json", "transports", "lease", "fallback", "fallback_reward", "expert", "required_features")

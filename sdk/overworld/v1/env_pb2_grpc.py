@@ -79,7 +79,8 @@ class EnvServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Step(self, request, context):
-        """Resets slots and acts in them, in one batch, and renews the lease. Without commands it only renews the lease.
+        """Resets slots and acts in them, in one batch. Without commands it only renews the lease, as every Open and Step does,
+        when it comes and when it is answered. A session does not end while one of its calls waits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
