@@ -78,7 +78,10 @@ def encode(vlm: VLM, messages: Sequence[Message]) -> Prompt:
         text = vlm.tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # templates are programs and raise what they like
         raise PromptError(f"the model's chat template does not take these messages: {error}") from error
-    template_ids: list[int] = vlm.tokenizer(text, add_special_tokens=False)["input_ids"]
+    try:
+        template_ids: list[int] = vlm.tokenizer(text, add_special_tokens=False)["input_ids"]
+    except TypeError as error:  # half a surrogate pair, which JSON may hold
+        raise PromptError("the messages are no valid Unicode") from error
     if template_ids.count(vlm.image_token_id) != len(images):
         raise PromptError("the model's chat template does not show all images")
     patches, grids = None, torch.zeros((0, 3), dtype=torch.int64)
@@ -136,6 +139,8 @@ def hidden_states(vlm: VLM, batch: Batch, cache: Any = None) -> Tensor:
 def _rgb(image: Any) -> np.ndarray:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
         raise PromptError("an image must be uint8 [height, width, 1 or 3]")
+    if not image.size:
+        raise PromptError("an image must be uint8 [height, width, 1 or 3] with at least one pixel")
     return image if image.shape[2] == 3 else np.repeat(image, 3, 2)
 
 
@@ -145,10 +150,19 @@ def _without_specials(vlm: VLM, content: Any) -> Any:
             if special in content:  # a zero-width space keeps it readable and makes it ordinary text
                 content = content.replace(special, special[0] + "\u200b" + special[1:])
         return content
-    return [
-        {**part, "text": _without_specials(vlm, part["text"])} if part["type"] == "text" else {"type": "image"}
-        for part in content
-    ]
+    parts: list[dict[str, Any]] = []
+    before, longest = "", max(map(len, vlm.special_texts), default=0)
+    for part in content:
+        if part["type"] != "text":
+            parts.append({"type": "image"})
+            before = ""
+            continue
+        text = _without_specials(vlm, part["text"])
+        if any(special in before + text for special in vlm.special_texts):  # one that is spread over texts
+            text = "\u200b" + text
+        parts.append({**part, "text": text})
+        before = (before + text)[-longest:]
+    return parts
 
 
 def _expand(vlm: VLM, template_ids: list[int], grids: Tensor) -> list[int]:

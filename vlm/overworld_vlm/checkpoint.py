@@ -92,7 +92,7 @@ def write(
         assert base is not None
         base_entry = Base(path=_reference(base, folder), digest=weights_digest(base))
         vlm.model.peft_config["default"].base_model_name_or_path = base_entry.path
-        vlm.model.save_pretrained(weights)
+        vlm.model.save_pretrained(weights, save_embedding_layers=False)  # they are the base's
         save_processors(vlm, weights)
     else:
         save(vlm, weights)
@@ -116,7 +116,7 @@ def write(
         used_expert=used_expert,
     )
     (unfinished / "manifest.json").write_text(manifest.model_dump_json(indent=1))
-    for path in _files(unfinished):
+    for path in (unfinished, *unfinished.rglob("*")):
         _flush(path)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
@@ -137,11 +137,15 @@ def read(folder: Path, *, verify: bool = True) -> Manifest:
         raise ModelError(f"{path} cannot be read: {error}") from error
     for name, digest in manifest.files.items() if verify else ():
         file = folder / name
-        if not file.resolve().is_relative_to(folder.resolve()):
+        try:
+            inside, there = file.resolve().is_relative_to(folder.resolve()), file.is_file()
+        except (OSError, ValueError) as error:  # too long, say, or with a zero byte in it
+            raise ModelError(f"{path} names {name[:80]!r}..., which no file can be called") from error
+        if not inside:
             raise ModelError(f"{path} names {name!r}, which lies outside of the checkpoint")
         if name.startswith("trainer/") and not (folder / "trainer").exists():
             continue  # pruned
-        if not file.is_file():
+        if not there:
             raise ModelError(f"the checkpoint {folder} is damaged: {name} is missing; use another one")
         if _sha256(file) != digest:
             raise ModelError(f"the checkpoint {folder} is damaged: {name} has changed; use another one")
@@ -160,6 +164,8 @@ def load_checkpoint(folder: Path, device: str = "cpu", dtype: torch.dtype = torc
 def add_adapter(vlm: VLM, folder: Path, manifest: Manifest, name: str = "default", trainable: bool = False) -> VLM:
     """`vlm`, which must be the adapter's base, with the adapter of a verified checkpoint. Raises ModelError."""
     weights = folder / "weights"
+    if not (weights / "adapter_model.safetensors").is_file():  # peft would look for a pickle, then for a download
+        raise ModelError(f"{weights} holds no adapter (adapter_model.safetensors)")
     try:
         if isinstance(vlm.model, PeftModel):
             vlm.model.load_adapter(weights, name, is_trainable=trainable, use_safetensors=True)

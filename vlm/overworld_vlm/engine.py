@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from overworld_vlm.batch import Prompt, collate, hidden_states
+from overworld_vlm.batch import Prompt, PromptError, collate, hidden_states
 from overworld_vlm.cache import SlotCache
 from overworld_vlm.load import VLM
 from overworld_vlm.sampling import Key, draw, log_probs, uniform
@@ -68,11 +68,11 @@ class Engine:
         return not self._waiting and not self._running
 
     def add(self, request: Request) -> None:
-        """Takes a request in; it joins before the next token. Raises ValueError if it can never fit."""
+        """Takes a request in; it joins before the next token. Raises PromptError if it can never fit."""
         if request.max_new_tokens < 1:
             raise ValueError("a reply has at least 1 token")
         if len(request.prompt) + request.max_new_tokens > self._vlm.max_length:
-            raise ValueError(
+            raise PromptError(
                 f"a prompt of {len(request.prompt)} and a reply of {request.max_new_tokens} tokens exceed the model's "
                 f"{self._vlm.max_length}"
             )

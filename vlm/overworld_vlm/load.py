@@ -6,6 +6,7 @@ Only local folders and only safetensors: nothing is downloaded, nothing is unpic
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from peft import PeftModel
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -126,13 +128,25 @@ def load(folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.flo
             "not loaded"
         )
     try:
-        model = family.model.from_pretrained(
-            folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True, use_safetensors=True
+        model, found = family.model.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         image_processor = family.image_processor.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers, tokenizers and safetensors each raise their own
         raise ModelError(f"the model in {folder} cannot be loaded: {type(error).__name__}: {error}") from error
+    if found["missing_keys"]:  # transformers would go on with random ones
+        raise ModelError(f"the weights in {folder} are incomplete: {', '.join(sorted(found['missing_keys']))} missing")
+    if len(tokenizer) > len(model.lm_head.weight):
+        raise ModelError(
+            f"the tokenizer in {folder} knows {len(tokenizer)} tokens, its model {len(model.lm_head.weight)}: they do "
+            "not belong together"
+        )
     if tokenizer.chat_template is None:
         tokenizer.chat_template = _chat_template(folder)
     if tokenizer.pad_token_id is None:
@@ -152,12 +166,18 @@ def save_processors(vlm: VLM, folder: str | Path) -> None:
     vlm.image_processor.save_pretrained(folder)
 
 
+def quieten_transformers() -> None:
+    """Keeps out of a service's log its libraries' progress bars and what they warn each other of."""
+    transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
 def _family(folder: Path) -> _Family:
     try:
-        model_type = json.loads((folder / "config.json").read_text())["model_type"]
-    except FileNotFoundError:
+        model_type = str(json.loads((folder / "config.json").read_text())["model_type"])
+    except (FileNotFoundError, NotADirectoryError):
         raise ModelError(f"{folder} is no model folder: it has no config.json") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{folder}/config.json cannot be read: {error}") from error
     if model_type not in FAMILIES:
         raise ModelError(f"{folder} holds a {model_type!r} model; known are {sorted(FAMILIES)}")
@@ -172,6 +192,11 @@ def _chat_template(folder: Path) -> str:
     }
     for name, parse in read.items():
         if (folder / name).exists():
-            template: str = parse((folder / name).read_text())
+            try:
+                template = parse((folder / name).read_text())
+            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+                raise ModelError(f"{folder}/{name} cannot be read: {error!r}") from error
+            if not isinstance(template, str):
+                raise ModelError(f"{folder}/{name} holds no text")
             return template
     raise ModelError(f"{folder} has no chat template (chat_template.jinja, or in tokenizer_config.json)")

@@ -25,7 +25,7 @@ def uniform(key: Key, token: int) -> float:
     Neither batch order nor retries nor world size can change it.
     """
     packed = struct.pack(f"<{len(key) + 1}Q", *(part & 0xFFFF_FFFF_FFFF_FFFF for part in key), token)
-    return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little") / 2**64
+    return (int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little") >> 11) / 2**53
 
 
 def draw(logps: Tensor, uniforms: Tensor, top_p: Tensor) -> Tensor:
@@ -39,6 +39,7 @@ def draw(logps: Tensor, uniforms: Tensor, top_p: Tensor) -> Tensor:
     if bool((top_p < 1).any()):
         ordered, order = probabilities.sort(dim=-1, descending=True)
         outside = ordered.cumsum(-1) - ordered >= top_p[:, None].double()
+        outside &= top_p[:, None] < 1  # rounding may let the others' tokens add up to 1 before the last one
         outside[:, 0] = False
         probabilities = probabilities.masked_fill(outside.scatter(1, order, outside), 0.0)
     sums = probabilities.cumsum(-1)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 
-import transformers
-from overworld import ContractError, ServerChangedError, ServerLostError, log, malloc
+from overworld import ContractError, ServerBrokenError, ServerChangedError, ServerLostError, log, malloc
+from overworld.process import follow_parent
 from overworld.settings import SettingsError
-from overworld_vlm.load import ModelError
+from overworld_vlm.batch import PromptError
+from overworld_vlm.load import ModelError, quieten_transformers
 
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.guard import RunStoppedError
@@ -17,17 +18,20 @@ from overworld_trainer.train import train
 
 def main() -> None:
     """Runs the trainer; what a user can mend ends in one line."""
+    follow_parent()
     log.configure()
     malloc.keep_freed_memory()
-    transformers.utils.logging.disable_progress_bar()
+    quieten_transformers()
     try:
         train(TrainerConfig.load(sys.argv[1:]))
     except (
         SettingsError,
         ModelError,
+        PromptError,
         EnvError,
         ContractError,
         RunStoppedError,
+        ServerBrokenError,
         ServerLostError,
         ServerChangedError,
     ) as error:

@@ -90,7 +90,7 @@ class Learner:
                     (loss / len(chosen)).backward()
                     if first:
                         _keep_largest(largest, self._sampler_error(samples, micro, scores))
-                sums.add({"losses/policy_grad_norm": self._step()})
+                sums.add(self._step())
         self._vlm.model.eval()
         return sums.means() | largest
 
@@ -158,14 +158,16 @@ class Learner:
         if not self._config.critic.stop_gradient:
             self.critic_optimizer.zero_grad()
 
-    def _step(self) -> float:
-        """Steps the optimizers of what got gradients. Returns the norm of the policy's."""
+    def _step(self) -> Metrics:
+        """Steps the optimizers of what got gradients. Returns the gradients' norms."""
         norm = torch.nn.utils.clip_grad_norm_(self._weights, self._config.policy.max_grad_norm)
+        norms = {"losses/policy_grad_norm": norm.item()}
         self.policy_optimizer.step()
         if not self._config.critic.stop_gradient:
-            torch.nn.utils.clip_grad_norm_(self.critic.parameters(), self._config.critic.max_grad_norm)
+            norm = torch.nn.utils.clip_grad_norm_(self.critic.parameters(), self._config.critic.max_grad_norm)
+            norms["losses/value_grad_norm"] = norm.item()
             self.critic_optimizer.step()
-        return norm.item()
+        return norms
 
     def _minibatches(self, count: int, size: int, update: int, epoch: int, name: str) -> Iterator[Tensor]:
         """Indices of each minibatch, in an order that the run's seed decides. They differ in size by one at most."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,16 +20,15 @@ Metrics = dict[str, float]
 class MetricsLog:
     """Writes metrics.jsonl and tensorboard/ in a run's folder.
 
-    What lies behind `update` is cut off: a resumed run writes it again.
+    What lies behind `update`, before which `env_steps` were made, is cut off: a resumed run writes it again.
     """
 
-    def __init__(self, folder: Path, update: int) -> None:
+    def __init__(self, folder: Path, update: int, env_steps: int) -> None:
         self._path = folder / "metrics.jsonl"
         if self._path.exists():
-            lines = self._path.read_text().splitlines()
-            kept = [line for line in lines if json.loads(line)["update"] < update]
+            kept = [line for line in self._path.read_text().splitlines() if _update_of(line) < update]
             self._path.write_text("".join(line + "\n" for line in kept))
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=update)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=env_steps + 1)
 
     def write(self, update: int, env_steps: int, metrics: Mapping[str, float]) -> None:
         """Adds an update."""
@@ -63,8 +63,8 @@ def rollout_metrics(rollout: Rollout, env_ids: Sequence[str]) -> Metrics:
         metrics[f"ends/{end.name.lower()}"] = _share(episode.end is end for episode in rollout.episodes)
     groups = {"": rollout.episodes}
     if len(env_ids) > 1:
-        for number, env in enumerate(env_ids):
-            groups[f"/{env}"] = [episode for episode in rollout.episodes if episode.env == number]
+        for env in env_ids:  # several of them may be one env with different options
+            groups[f"/{env}"] = [episode for episode in rollout.episodes if env_ids[episode.env] == env]
     for name, episodes in groups.items():
         if episodes:
             metrics[f"charts/episodic_return{name}"] = sum(episode.reward for episode in episodes) / len(episodes)
@@ -82,6 +82,14 @@ def sample_metrics(samples: Samples, reward_scale: float) -> Metrics:
         "losses/relative_target_std": variance**0.5 / reward_scale,
         "losses/advantage_std": samples.advantage_std,
     }
+
+
+def _update_of(line: str) -> float:
+    try:
+        update: float = json.loads(line)["update"]
+    except ValueError:  # a crash has torn it
+        return math.inf
+    return update
 
 
 def _share(flags: object) -> float:

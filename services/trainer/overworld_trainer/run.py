@@ -29,7 +29,7 @@ from overworld_trainer.learner import Learner
 
 _logger = logging.getLogger(__name__)
 
-_FREE_TO_CHANGE = {"updates", "checkpoint_every", "keep_checkpoints", "servers", "threads", "retry_budget"}
+_FREE_TO_CHANGE = {"run", "updates", "checkpoint_every", "keep_checkpoints", "servers", "threads", "retry_budget"}
 
 
 @dataclass(slots=True)
@@ -55,7 +55,9 @@ class Run:
         path = self.folder / "config.yaml"
         if path.exists():
             _compare(yaml.safe_load(path.read_text()), settings, self.folder)
-        path.write_text(yaml.safe_dump(settings, sort_keys=False))
+        unfinished = path.with_name(".config.yaml.unfinished")
+        unfinished.write_text(yaml.safe_dump(settings, sort_keys=False))
+        unfinished.rename(path)
 
     @property
     def start(self) -> Path:
@@ -129,7 +131,8 @@ class Run:
         )
         resumable = [path for path in checkpoint.find(self.checkpoints) if (path / "trainer").exists()]
         for path in resumable[: -self.config.keep_checkpoints]:
-            shutil.rmtree(path / "trainer")
+            # By another name first: a checkpoint with a part of its trainer/ would count as damaged.
+            shutil.rmtree((path / "trainer").rename(path / ".trainer.pruned"))
         return folder
 
 

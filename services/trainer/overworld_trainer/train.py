@@ -48,7 +48,7 @@ def train(config: TrainerConfig) -> None:
         restore_learner(resumed, learner)
         guard.restore(progress.guard or {})
         _logger.info("going on from %s", resumed)
-    log = MetricsLog(config.run, progress.update)
+    log = MetricsLog(config.run, progress.update, progress.env_steps)
     stopping = _sigterm()
 
     def value(features: Tensor) -> Tensor:

@@ -1,0 +1,41 @@
+import signal
+
+import obedience
+import pytest
+from overworld.host.process import ServerProcess
+from overworld_vlm.load import load
+from small import make_vlm
+
+ENVS = ("puppet:Puppet", "puppet:Choice", "puppet:Free", "gym_cards")
+
+
+@pytest.fixture(scope="session")
+def server():
+    """A server for tests that leave it as it is."""
+    with ServerProcess(*ENVS, arguments=("--workers", "2", "--slots", "128", "--allow-expert")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def obedient_folder(tmp_path_factory):
+    return obedience.obedient_folder(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def obedient(obedient_folder):
+    """A model that does as the puppet is told: cold enough (temperature .1) it does nothing else."""
+    return load(obedient_folder)
+
+
+@pytest.fixture(scope="session")
+def clueless():
+    """A model with random weights: it writes anything but an action."""
+    return make_vlm()
+
+
+@pytest.fixture(autouse=True)
+def sigterm():
+    """Training takes over SIGTERM; it is given back."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)

@@ -1,0 +1,46 @@
+"""A small model, pictures and prompts for the tests of model and trainer."""
+
+import numpy as np
+import torch
+from overworld_vlm.batch import encode
+from overworld_vlm.tiny import TinyConfig, make_tiny
+
+torch.set_num_threads(1)  # tests run side by side
+
+TEXTS = [
+    f'Count to three.\ncount {count}\nActions: "up", "down", "raise"\nReply: {{"thoughts": "...", "action": "..."}}'
+    for count in range(3)
+] + ['{"thoughts": "The count is 1.", "action": "up"}', "The target is 3 and the current number is 2: go up."]
+
+SIZES = TinyConfig(hidden_size=32, intermediate_size=64, vision_layers=1, vocab_size=340)
+
+
+def make_vlm(seed=0):
+    return make_tiny(TEXTS, SIZES, seed)
+
+
+def picture(seed, height=28, width=28, channels=3):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
+
+
+def user(*parts):
+    """A user's message of texts and pictures."""
+    content = [
+        {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": part} for part in parts
+    ]
+    return {"role": "user", "content": content}
+
+
+MIXED = [
+    user("Go."),
+    user(picture(1), "count 1"),
+    user(picture(2, 56, 30), picture(3, 28, 84), "The target is 3."),
+    user("count 2", picture(4, 60, 60, 1), "or", picture(5), picture(6, 30, 90), "Reply: up, down or something else"),
+    user(picture(7, 84, 28)),
+    user("a much longer text without any picture, " * 4),
+]
+"""Prompts of many lengths, with no, one and several pictures of several sizes."""
+
+
+def mixed_prompts(vlm):
+    return [encode(vlm, [message]) for message in MIXED]

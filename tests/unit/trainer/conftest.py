@@ -1,0 +1,8 @@
+import pytest
+from small import make_vlm
+
+
+@pytest.fixture(scope="session")
+def vlm():
+    """A model for tests that leave it as it is."""
+    return make_vlm()
