@@ -11,7 +11,7 @@ UPDATES ?= 3
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test lint format proto train bench bench-% clean
+.PHONY: help setup demo train test study soak lint format proto bench clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -34,6 +34,9 @@ train: $(READY) ## train the tiny model in an env; ENV=gym_cards/EZPoints UPDATE
 
 test: $(READY) ## all tests that take minutes
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not study and not soak"
+
+study: $(READY) ## the demo with three seeds, twice each: half an hour
+	$(BIN)/python -m pytest -m study
 
 soak: $(READY) ## long runs that look for leaks
 	$(BIN)/python -m pytest -m soak

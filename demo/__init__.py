@@ -1,0 +1,1 @@
+"""The whole of Overworld on one machine: `make demo` and `make train`."""

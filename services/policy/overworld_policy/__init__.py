@@ -1,0 +1,1 @@
+"""The policy server: checkpoints as models behind an OpenAI-compatible API."""

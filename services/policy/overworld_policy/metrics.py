@@ -1,0 +1,23 @@
+"""What a policy server tells Prometheus."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+
+
+class Metrics:
+    """The server's metrics, in a registry of its own."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "overworld_requests", "Requests by path and status", ["path", "status"], registry=registry
+        )
+        self.under_way = Gauge("overworld_chats_under_way", "Chats that are being answered", registry=registry)
+        self.seconds = Histogram(
+            "overworld_chat_seconds", "Time to answer a chat", ["model"], registry=registry, buckets=_SECONDS
+        )
+        self.prompt_tokens = Counter("overworld_prompt_tokens", "Tokens of prompts", ["model"], registry=registry)
+        self.reply_tokens = Counter("overworld_reply_tokens", "Tokens of replies", ["model"], registry=registry)

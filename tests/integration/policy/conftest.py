@@ -1,0 +1,115 @@
+"""A policy server over checkpoints that the tests make: two whole models and an adapter, of a tiny model each."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from overworld.process import ServiceProcess
+from overworld_vlm import checkpoint
+from overworld_vlm.load import VLM
+from overworld_vlm.tiny import TinyConfig, make_tiny
+from peft import LoraConfig, get_peft_model
+
+TEXTS = ['{"thoughts": "The target is 3 and the current number is 5.", "action": "+"}', "Say something. " * 3] * 40
+TINY = TinyConfig(hidden_size=32, intermediate_size=64, vision_layers=1)
+
+
+def write(folder, vlm, update, base=None):
+    return checkpoint.write(
+        folder,
+        vlm,
+        run=folder.parents[1].name,
+        update=update,
+        env_steps=update * 100,
+        base=base,
+        critic=None,
+        write_trainer=None,
+        recipe={"history": 2, "reply": "action", "turns_left": False},
+        config={},
+        provenance={"gym_cards/NumberLine": {"rules": "test"}},
+        used_expert=False,
+    )
+
+
+def with_adapter(vlm, seed):
+    """The model with an adapter that does something."""
+    settings = LoraConfig(r=4, lora_alpha=64, target_modules=vlm.family.lora_targets, init_lora_weights=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return VLM(get_peft_model(vlm.model, settings).eval(), vlm.tokenizer, vlm.image_processor)
+
+
+@dataclass
+class Served:
+    url: str
+    runs: Path
+    http: httpx.Client
+    process: ServiceProcess
+
+    def chat(self, content="Say something.", model="whole@0", status=200, **fields):
+        messages = content if isinstance(content, list) else [{"role": "user", "content": content}]
+        body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": 12} | fields
+        response = self.http.post("/chat/completions", json=body)
+        assert response.status_code == status, response.text
+        return response.json()
+
+    def error(self, *arguments, status=400, **fields):
+        error = self.chat(*arguments, status=status, **fields)["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        return error
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """Runs "whole" (updates 0 and 3) and "adapted" (0, and adapters 1 and 2 on it), and a base model beside them."""
+    runs = tmp_path_factory.mktemp("runs")
+    whole = runs / "whole" / "checkpoints"
+    for update, seed in ((0, 0), (3, 1)):
+        write(whole / f"{update:06}", make_tiny(TEXTS, TINY, seed), update)
+    adapted = runs / "adapted" / "checkpoints"
+    write(adapted / "000000", make_tiny(TEXTS, TINY, 2), 0)
+    for update in (1, 2):
+        vlm = with_adapter(make_tiny(TEXTS, TINY, 2), update)
+        write(adapted / f"{update:06}", vlm, update, adapted / "000000" / "weights")
+    return runs
+
+
+def serve(runs, *arguments, **environment):
+    process = ServiceProcess(
+        "overworld_policy", f"runs={runs}", "port=0", "threads=1", *arguments, environment=environment
+    )
+    http = httpx.Client(base_url=process.address, timeout=60)
+    return Served(process.address, runs, http, process)
+
+
+@pytest.fixture(scope="session")
+def served(runs):
+    served = serve(runs, f"base={runs}/adapted/checkpoints/000000/weights", "max_messages=100", "max_images=4")
+    yield served
+    served.process.stop()
+
+
+@pytest.fixture
+def copied(runs, tmp_path):
+    """Runs that a test may damage."""
+    shutil.copytree(runs, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def start_and_fail(*arguments, **environment):
+    """The last line of a policy server that must not start."""
+    failed = subprocess.run(
+        [sys.executable, "-m", "overworld_policy", *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert failed.returncode == 1
+    return failed.stderr.strip().splitlines()[-1]
