@@ -12,6 +12,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+CONSOLE = Console(width=None if sys.stdout.isatty() else 150)  # a log has no width of its own
+
 
 @dataclass(frozen=True)
 class Row:
@@ -48,7 +50,7 @@ def finish(rows: list[Row], json_file: Path | None, *, only_targets: bool = Fals
         target = "" if row.target is None else f"{row.target:g}{' MISSED' if row.missed else ''}"
         numbers = f"{row.value:.4g}", row.unit, row.peer, f"{row.peer_value:.4g}", f"{row.ratio:.2f}", target
         table.add_row(row.name, row.setting, *numbers, style="red" if row.missed else None)
-    Console(width=None if sys.stdout.isatty() else 150).print(table)
+    CONSOLE.print(table)
     if json_file:
         json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1))
     if os.environ.get("CHECK") == "1" and any(row.missed for row in rows):

@@ -22,7 +22,7 @@ import numpy as np
 from noise_env import GymNoise, Noise, NoiseOptions
 from overworld import Runner, Session, malloc
 from overworld.host.process import ServerProcess
-from report import Row, finish, parser
+from report import CONSOLE, Row, finish, parser
 from rich.live import Live
 from rich.table import Table
 
@@ -180,7 +180,7 @@ def main() -> None:
     install_openenv()
     rows: list[Row] = []
     table = Table("setting", *COLUMNS, title="microseconds per frame above a plain copy")
-    with ServerProcess("noise_env:Noise", arguments=("--slots", "256")) as server, Live(table):
+    with ServerProcess("noise_env:Noise", arguments=("--slots", "256")) as server, Live(table, console=CONSOLE):
         for setting in SETTINGS:
             seconds = compare(server.address, *setting)
             rows += rows_of(seconds, *setting)
