@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -266,7 +267,7 @@ def test_services_end_with_the_process_that_started_them_but_not_with_its_thread
     script = (
         "from overworld.host.process import ServerProcess as S; print(S('toy:Toy').process.pid, flush=True); input()"
     )
-    parent = subprocess.Popen(["python", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     pid = int(parent.stdout.readline())
     parent.kill()
     parent.communicate()
