@@ -48,10 +48,14 @@ def finish(rows: list[Row], json_file: Path | None, *, only_targets: bool = Fals
         if only_targets and row.target is None:
             continue
         target = "" if row.target is None else f"{row.target:g}{' MISSED' if row.missed else ''}"
-        numbers = f"{row.value:.4g}", row.unit, row.peer, f"{row.peer_value:.4g}", f"{row.ratio:.2f}", target
+        numbers = _figure(row.value), row.unit, row.peer, _figure(row.peer_value), f"{row.ratio:.2f}", target
         table.add_row(row.name, row.setting, *numbers, style="red" if row.missed else None)
     CONSOLE.print(table)
     if json_file:
         json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1))
     if os.environ.get("CHECK") == "1" and any(row.missed for row in rows):
         sys.exit("a target is missed")
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
