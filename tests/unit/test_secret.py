@@ -53,7 +53,7 @@ def test_only_secrets_are_read_from_files(file, monkeypatch):
 @pytest.mark.parametrize("content", [b"", b" \n", b"two\nlines", "schlüssel".encode(), b"x" * 5000, b"a\0b"])
 def test_a_file_without_a_secret_is_refused_and_its_content_not_told(file, content):
     file(content)
-    with pytest.raises(ValueError, match="OVERWORLD_TOKEN_FILE.*one line of 1 to 4096") as caught:
+    with pytest.raises(ValueError, match=r"OVERWORLD_TOKEN_FILE.*one line of 1 to 4096") as caught:
         secret("OVERWORLD_TOKEN")
     assert "two" not in str(caught.value)
     with pytest.raises(SettingsError, match="one line of 1 to 4096"):

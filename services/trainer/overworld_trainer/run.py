@@ -58,7 +58,8 @@ class Run:
         path = self.folder / "config.yaml"
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            if path.exists():
+            begun = (self.folder / "metrics.jsonl").exists() or any(self.checkpoints.iterdir())
+            if path.exists() and begun:
                 _compare(yaml.safe_load(path.read_text()), settings, self.folder)
             unfinished = path.with_name(".config.yaml.unfinished")
             unfinished.write_text(yaml.safe_dump(settings, sort_keys=False))
