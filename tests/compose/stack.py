@@ -59,7 +59,18 @@ class Stack:
     def compose(self, *arguments: str, check: bool = True, **variables: str) -> Done:
         """`docker compose` with these arguments."""
         files = [part for file in FILES for part in ("--file", file)]
-        command = ("docker", "compose", "--project-name", self.name, *files, "--profile", "train", *arguments)
+        command = (
+            "docker",
+            "compose",
+            "--ansi",
+            "never",
+            "--project-name",
+            self.name,
+            *files,
+            "--profile",
+            "train",
+            *arguments,
+        )
         return run(*command, check=check, environment=self.variables | variables)
 
     def up(self, *services: str, **variables: str) -> None:

@@ -38,7 +38,7 @@ def test_an_image_has_a_user_a_health_check_and_no_secret(stack, name):
     history = run("docker", "history", "--no-trunc", "--format", "{{.CreatedBy}}", image["Id"]).stdout
     assert stack.environment_token not in history
     assert stack.policy_key not in history
-    files = ("docker", "run", "--rm", "--network", "none", "--entrypoint", "find", image["Id"])
+    files = ("docker", "run", "--rm", "--user", "0", "--network", "none", "--entrypoint", "find", image["Id"])
     assert run(*files, "/", "-xdev", "-name", "env_token", "-o", "-xdev", "-name", "policy_key").stdout == ""
     assert run(*files, "/etc/pip.conf", "/app", "-type", "f", check=False).stdout.split() == ["/app/constraints.txt"]
 
@@ -89,7 +89,7 @@ def test_services_reach_whom_they_must_and_nobody_else(stack):
     def reaches(service, host, port):
         code = f"import socket; socket.create_connection(('{host}', {port}), timeout=3)"
         done = stack.execute(service, "python3", "-c", code, check=False)
-        assert done.returncode == 0 or "Error" in done.stderr
+        assert done.returncode == 0 or "rror" in done.stderr.splitlines()[-1]
         return done.returncode == 0
 
     assert reaches("gym-cards", "redis", 6379)
