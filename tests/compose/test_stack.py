@@ -43,6 +43,18 @@ def test_an_image_has_a_user_a_health_check_and_no_secret(stack, name):
     assert run(*files, "/etc/pip.conf", "/app", "-type", "f", check=False).stdout.split() == ["/app/constraints.txt"]
 
 
+def test_the_example_of_an_own_env_becomes_an_image(stack):
+    run("docker", "build", "--tag", f"{stack.name}/treasure", "examples/own_env")
+    try:
+        listed = run("docker", "run", "--rm", "--entrypoint", "python3", f"{stack.name}/treasure", "-c", _ENVS).stdout
+    finally:
+        run("docker", "image", "rm", f"{stack.name}/treasure")
+    assert listed == "['island/Treasure']\n"
+
+
+_ENVS = "from overworld import catalogue; print(list(catalogue.load(['treasure:Treasure'])))"
+
+
 def test_an_image_of_one_simulator_holds_no_torch_and_no_other_simulator(stack):
     listed = stack.execute("gym-cards", "pip", "list", "--format", "freeze").stdout
     packages = {line.partition("==")[0].lower() for line in listed.splitlines()}
