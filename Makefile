@@ -11,7 +11,7 @@ UPDATES ?= 3
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo train test study soak lint format proto bench clean
+.PHONY: help setup demo train test test-compose up up-train down study soak lint format proto bench clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -33,20 +33,35 @@ train: $(READY) ## train the tiny model in an env; ENV=gym_cards/EZPoints UPDATE
 	$(BIN)/python -m demo.train --env $(ENV) --updates $(UPDATES) --seed $(SEED)
 
 test: $(READY) ## all tests that take minutes
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not study and not soak"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not study and not soak and not compose"
+
+test-compose: $(READY) ## the stack in containers: builds, trains, crashes, recovers; needs a Docker engine
+	$(BIN)/python -m pytest -m compose tests/compose
 
 study: $(READY) ## the demo with three seeds, twice each: half an hour
 	$(BIN)/python -m pytest -m study
 
+up: ## the stack in containers, until `make down`: Redis, env servers, policy server
+	scripts/secrets
+	docker compose up --build --detach --wait
+
+up-train: ## train in that stack, then evaluate; ENV=gym_cards/EZPoints UPDATES=20
+	TRAIN_ENV=$(ENV) TRAIN_SETTINGS=configs/tiny/$(firstword $(subst /, ,$(ENV))).yaml TRAIN_RUN=$(subst /,-,$(ENV)) \
+		TRAIN_ARGUMENTS="updates=$(UPDATES) seed=$(SEED)" docker compose up trainer evaluator
+
+down: ## end that stack; its checkpoints stay
+	docker compose --profile train down
+
 soak: $(READY) ## long runs that look for leaks
 	$(BIN)/python -m pytest -m soak
 
-lint: $(READY) ## ruff, mypy, import-linter, buf, and the generated code's freshness
+lint: $(READY) ## ruff, mypy, import-linter, buf, hadolint, and the generated code's freshness
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(PACKAGES) benchmarks demo
 	$(BIN)/lint-imports
 	cd proto && ../$(BIN)/buf lint
+	$(BIN)/hadolint services/*/Dockerfile examples/*/Dockerfile
 	scripts/proto --check
 
 format: $(READY) ## let ruff put the code into form

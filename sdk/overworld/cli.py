@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from overworld.fleet import Fleet
 from overworld.openai_client import ModelServerError, OpenAIModel
 from overworld.process import follow_parent
 from overworld.registry import registry
+from overworld.secret import secret
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -84,7 +84,7 @@ def _eval(arguments: argparse.Namespace) -> int:
             OpenAIModel(
                 arguments.url,
                 arguments.model,
-                api_key=os.environ.get("OPENAI_API_KEY", ""),
+                api_key=secret("OPENAI_API_KEY"),
                 temperature=arguments.temperature,
                 max_tokens=arguments.max_tokens,
                 concurrency=arguments.slots,
@@ -94,7 +94,7 @@ def _eval(arguments: argparse.Namespace) -> int:
                 arguments.env,
                 arguments.slots,
                 token=_token(),
-                options=_pairs(arguments.option),
+                options=_pairs(arguments.option) or model.options(arguments.env),
                 retry_budget=arguments.timeout,
             ) as fleet,
         ):
@@ -231,7 +231,7 @@ def _parser() -> argparse.ArgumentParser:
     play.add_argument("--servers", default="127.0.0.1:50051", help="env servers: addresses, or redis://host:port/0")
     play.add_argument("--seeds", default="0-99", help="seeds of the episodes; ignored with --split")
     play.add_argument("--split", default="", help="play each task of this split once")
-    play.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the env")
+    play.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="instead of the model's own")
     play.add_argument("--recipe", action="append", default=[], metavar="KEY=VALUE", help="instead of the model's own")
     play.add_argument("--temperature", type=float, default=0.0, help="of sampling; 0 is greedy")
     play.add_argument("--max-tokens", type=_positive, default=256, help="longest reply")
@@ -260,7 +260,7 @@ def _command(
         name,
         help=text,
         description=f"{text[0].upper()}{text[1:]}.",
-        epilog="The bearer token is taken from OVERWORLD_TOKEN.",
+        epilog="The bearer token is taken from OVERWORLD_TOKEN, or from the file that OVERWORLD_TOKEN_FILE names.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.set_defaults(run=run)
@@ -268,7 +268,7 @@ def _command(
 
 
 def _token() -> str:
-    return os.environ.get("OVERWORLD_TOKEN", "")
+    return secret("OVERWORLD_TOKEN")
 
 
 def _fail(error: Exception) -> int:

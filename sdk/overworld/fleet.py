@@ -183,15 +183,22 @@ class Fleet:
 
     def _open(self) -> list[_Part]:
         deadline = time.monotonic() + self._budget
+        waiting = False
         while True:
             free = self._free()
             if sum(free.values()) >= self._slots:
                 break
+            if not waiting:
+                waiting = True
+                _logger.warning(
+                    "%s: %d free slots are needed, there are %s; waiting for up to %g s",
+                    self._env_id, self._slots, free or self._nobody(), self._budget,
+                )  # fmt: skip
             if time.monotonic() > deadline:
                 if not free:
                     raise ServerLostError(
-                        f"within {self._budget:g} s no server offered {self._env_id}, of "
-                        f"{self._registry.servers(self._env_id)}; start one with: overworld serve {self._env_id}"
+                        f"within {self._budget:g} s no server offered {self._env_id}: {self._nobody()}; correct the "
+                        f"env's name, or start a server with: overworld serve {self._env_id}"
                     )
                 raise ContractError(
                     Reason.NO_FREE_SLOTS, f"{self._slots} slots are needed, free are {free}: ask for fewer slots"
@@ -207,6 +214,14 @@ class Fleet:
                 part.session.close()
             raise
         return parts
+
+    def _nobody(self) -> str:
+        """Who was asked for the env in vain."""
+        if addresses := self._registry.servers(self._env_id):
+            return f"none of {addresses} answers and has free slots"
+        if offered := self._registry.on_offer():
+            return f"nobody has announced it, on offer are {offered}"
+        return "no server is known at all"
 
     def _free(self) -> dict[str, int]:
         """Free slots of each server that answers and hosts the env.

@@ -71,16 +71,22 @@ class OpenAIModel:
 
     def recipe(self) -> Recipe | None:
         """The recipe that the model was trained with, if its server says so (ours does). Raises ModelServerError."""
-        listed = self._send("GET", "/models", None)
-        entries = [entry for entry in listed.get("data", []) if isinstance(entry, dict)]
-        names = [entry.get("id") for entry in entries]
-        if self.name not in names:
-            raise ModelServerError(f"{self._url} has no model {self.name!r}; it has {names}")
-        described = entries[names.index(self.name)].get("overworld")
+        described = self._described()
         try:
             return None if not described else Recipe.model_validate(described["recipe"])
         except (ValidationError, KeyError, TypeError) as error:
             raise ModelServerError(f"{self._url} describes {self.name!r} with a recipe that is none: {error}") from None
+
+    def options(self, env_id: str) -> dict[str, Any]:
+        """The options of the env in which the model was trained, if its server says so; else none.
+
+        Raises ModelServerError.
+        """
+        described = self._described() or {}
+        try:
+            return next((dict(env["options"]) for env in described.get("envs", ()) if env["id"] == env_id), {})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelServerError(f"{self._url} describes {self.name!r} with envs that are none: {error!r}") from None
 
     def answer_all(self, prompts: Sequence[tuple[list[Message], int]]) -> list[Answer]:
         """Replies to (messages, seed), in order. Raises ModelServerError."""
@@ -106,6 +112,15 @@ class OpenAIModel:
             raise ModelServerError(
                 f"{self._url} gave an answer without choices[0].message.content: {error!r}"
             ) from None
+
+    def _described(self) -> Any:
+        """What the server says of the model beyond OpenAI's fields."""
+        listed = self._send("GET", "/models", None)
+        entries = [entry for entry in listed.get("data", []) if isinstance(entry, dict)]
+        names = [entry.get("id") for entry in entries]
+        if self.name not in names:
+            raise ModelServerError(f"{self._url} has no model {self.name!r}; it has {names}")
+        return entries[names.index(self.name)].get("overworld")
 
     def _send(self, method: str, path: str, body: Any) -> dict[str, Any]:
         deadline = time.monotonic() + self._budget

@@ -29,6 +29,9 @@ class Registry(Protocol):
     def servers(self, env_id: str) -> list[str]:
         """Addresses "host:port" of servers that may host the env, in no special order."""
 
+    def on_offer(self) -> list[str]:
+        """Env ids that servers are known to host, sorted; a registry that does not know says none."""
+
 
 class StaticRegistry:
     """A fixed list."""
@@ -39,6 +42,10 @@ class StaticRegistry:
     def servers(self, env_id: str) -> list[str]:
         """All addresses."""
         return self._addresses
+
+    def on_offer(self) -> list[str]:
+        """None: addresses tell nothing of envs."""
+        return []
 
 
 class RedisRegistry:
@@ -51,13 +58,21 @@ class RedisRegistry:
 
     def servers(self, env_id: str) -> list[str]:
         """Addresses of the servers that announced the env. Empty, with a warning, if Redis cannot be reached."""
+        return [address for address, envs in self._announced() if env_id in envs]
+
+    def on_offer(self) -> list[str]:
+        """What all servers have announced."""
+        return sorted({env for _, envs in self._announced() for env in envs})
+
+    def _announced(self) -> list[tuple[str, list[str]]]:
+        """Address and env ids of each server."""
         try:
             keys = list(self._redis.scan_iter(f"{_PREFIX}*", count=1000))
             entries = self._redis.mget(keys) if keys else []
         except redis.RedisError as error:
             _logger.warning("the registry in Redis cannot be reached: %s", error)
             return []
-        return [address for entry in entries if (address := _address(entry, env_id))]
+        return [read for entry in entries if (read := _read(entry))]
 
 
 def check_registry_url(url: str) -> None:
@@ -98,11 +113,12 @@ async def announce(url: str, instance: str, address: str, envs: Sequence[str]) -
         await client.aclose()
 
 
-def _address(entry: bytes | str | None, env_id: str) -> str | None:
-    """The address in an entry, if it is one of ours and hosts the env; whatever else is there is passed over."""
+def _read(entry: bytes | str | None) -> tuple[str, list[str]] | None:
+    """Address and env ids in an entry, if it is one of ours; whatever else is there is passed over."""
     try:
         fields = json.loads(entry or "{}")
         address, envs = fields["address"], fields["envs"]
     except (ValueError, KeyError, TypeError):
         return None
-    return address if isinstance(address, str) and isinstance(envs, list) and env_id in envs else None
+    well_formed = isinstance(address, str) and isinstance(envs, list) and all(isinstance(env, str) for env in envs)
+    return (address, envs) if well_formed else None

@@ -1,7 +1,8 @@
 """Settings of a service: a YAML file, then key=value arguments, then OVERWORLD_* from the environment.
 
 Each overrides the one before: `python -m overworld_trainer run.yaml seed=1 envs.0.slots=8`, and
-OVERWORLD_OPTIMIZER__LR=1e-4 above both. `--print-config` prints what comes out.
+OVERWORLD_OPTIMIZER__LR=1e-4 above both. A secret may stand in a file: OVERWORLD_TOKEN_FILE=/run/secrets/token.
+`--print-config` prints what comes out.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from typing import Any, Self
 
 import yaml
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from overworld.secret import secret
 
 
 class SettingsError(Exception):
@@ -37,7 +41,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment goes before what was passed in."""
-        return env_settings, init_settings
+        return _Secrets(settings_cls), env_settings, init_settings
 
     @classmethod
     def load(cls, arguments: Sequence[str]) -> Self:
@@ -59,10 +63,24 @@ class Settings(BaseSettings):
         except ValidationError as error:
             problems = (f"{'.'.join(map(str, one['loc'])) or 'settings'}: {one['msg']}" for one in error.errors())
             raise SettingsError("; ".join(problems)) from None
+        except ValueError as error:  # of a secret's file
+            raise SettingsError(str(error)) from None
         if "--print-config" in arguments:
             yaml.safe_dump(settings.model_dump(mode="json"), sys.stdout, sort_keys=False)
             sys.exit(0)
         return settings
+
+
+class _Secrets(PydanticBaseSettingsSource):
+    """Fields that are kept out of dumps, from the files that the environment names."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        value = secret(f"{self.config['env_prefix']}{field_name}".upper()) if field.exclude else ""
+        return value or None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        values = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def _read(path: Path) -> dict[str, Any]:

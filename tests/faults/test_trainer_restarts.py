@@ -117,7 +117,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_numbers(server, model, kinds, 
 def test_sigterm_ends_a_run_after_its_update_so_that_it_can_go_on(server, model, undisturbed, tmp_path):
     command = Command(tmp_path, run_fields(server, tmp_path / "run", model, updates=UPDATES, checkpoint_every=100))
     command.wait_for(1)
-    assert command.end_by(signal.SIGTERM) == 0
+    assert command.end_by(signal.SIGTERM) == 143
     done = len(lines(tmp_path / "run"))
     assert 1 <= done < UPDATES
     assert progress(tmp_path / "run", done)["update"] == done

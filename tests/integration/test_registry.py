@@ -7,7 +7,7 @@ import time
 
 import pytest
 import redis
-from overworld import Fleet, Reset, registry
+from overworld import Fleet, Reset, ServerLostError, registry
 from overworld.host.process import ServerProcess
 
 
@@ -69,6 +69,16 @@ def test_a_server_announces_itself_again_after_redis_was_gone(redis_server, monk
         assert found.servers("toy/Count") == []
         redis_server.process = redis_server()
         eventually(lambda: found.servers("toy/Count") == ["envs.example:50051"])
+
+
+def test_an_env_that_nobody_announces_is_missed_with_those_on_offer(redis_server, caplog):
+    arguments = ("--workers", "1", "--registry", redis_server.url)
+    with ServerProcess("toy:Toy", "toy:Slow", arguments=arguments):
+        found = registry(redis_server.url)
+        eventually(lambda: found.on_offer() == ["toy/Count", "toy/Slow"])
+        with pytest.raises(ServerLostError, match=r"within 1 s no server offered toy/Cuont: .*'toy/Count'"):
+            Fleet(found, "toy/Cuont", 2, retry_budget=1)
+    assert "toy/Cuont: 2 free slots are needed" in caplog.text
 
 
 def test_strange_entries_are_passed_over(redis_server):

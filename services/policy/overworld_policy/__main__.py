@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import sys
@@ -40,6 +41,11 @@ def main() -> None:
     quieten_transformers()
     try:
         config = PolicyServerConfig.load(sys.argv[1:])
+        if not os.access(config.runs, os.R_OK | os.X_OK):
+            raise SettingsError(
+                f"runs: {config.runs} is not there, or user {os.getuid()} cannot read it; mount the volume with the "
+                "checkpoints there, or name their folder with runs=DIR"
+            )
         listener = socket.create_server((config.host, config.port))
     except (SettingsError, OSError) as error:
         print(f"overworld_policy: {error}", file=sys.stderr)

@@ -49,6 +49,7 @@ class Model:
             "run": manifest.run,
             "update": manifest.update,
             "env_steps": manifest.env_steps,
+            "envs": manifest.config.get("envs", []),
             "provenance": manifest.provenance,
             "used_expert": manifest.used_expert,
         }

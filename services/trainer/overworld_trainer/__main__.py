@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from overworld import ContractError, ServerBrokenError, ServerChangedError, ServerLostError, log, malloc
@@ -15,15 +16,24 @@ from overworld_trainer.guard import RunStoppedError
 from overworld_trainer.rollout import EnvError
 from overworld_trainer.train import train
 
+_INTERRUPTED = 128 + signal.SIGTERM
+
 
 def main() -> None:
-    """Runs the trainer; what a user can mend ends in one line."""
+    """Runs the trainer; what a user can mend ends in one line.
+
+    Status 0: the run is finished; 1: it cannot go on, and why was said; 143: SIGTERM came first, and the same command
+    goes on with the run.
+    """
     follow_parent()
     log.configure()
     malloc.keep_freed_memory()
     quieten_transformers()
+    # The first process of a container ignores signals that it does not handle. In training, `train` does better.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_INTERRUPTED))
     try:
-        train(TrainerConfig.load(sys.argv[1:]))
+        if not train(TrainerConfig.load(sys.argv[1:])):
+            sys.exit(_INTERRUPTED)
     except (
         SettingsError,
         ModelError,

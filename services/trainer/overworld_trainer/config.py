@@ -134,6 +134,8 @@ class TrainerConfig(Settings):
     critic: CriticConfig = CriticConfig()
     threads: int = Field(default=0, ge=0, description="CPU threads of torch; 0: its own choice")
     retry_budget: float = Field(default=300.0, gt=0, description="seconds to wait for a lost env server")
+    metrics_host: str = Field(default="127.0.0.1", description="address of /metrics for Prometheus")
+    metrics_port: int = Field(default=0, ge=0, le=65535, description="its port; 0: no metrics are served")
 
     @model_validator(mode="after")
     def _check(self) -> TrainerConfig:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +30,10 @@ from overworld_trainer.learner import Learner
 
 _logger = logging.getLogger(__name__)
 
-_FREE_TO_CHANGE = {"run", "updates", "checkpoint_every", "keep_checkpoints", "servers", "threads", "retry_budget"}
+_FREE_TO_CHANGE = {
+    "run", "updates", "checkpoint_every", "keep_checkpoints", "servers", "threads", "retry_budget", "metrics_host",
+    "metrics_port",
+}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -50,14 +54,21 @@ class Run:
         self.config = config
         self.folder = config.run
         self.checkpoints = self.folder / "checkpoints"
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
         settings = config.model_dump(mode="json")
         path = self.folder / "config.yaml"
-        if path.exists():
-            _compare(yaml.safe_load(path.read_text()), settings, self.folder)
-        unfinished = path.with_name(".config.yaml.unfinished")
-        unfinished.write_text(yaml.safe_dump(settings, sort_keys=False))
-        unfinished.rename(path)
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            begun = (self.folder / "metrics.jsonl").exists() or any(self.checkpoints.iterdir())
+            if path.exists() and begun:
+                _compare(yaml.safe_load(path.read_text()), settings, self.folder)
+            unfinished = path.with_name(".config.yaml.unfinished")
+            unfinished.write_text(yaml.safe_dump(settings, sort_keys=False))
+            unfinished.rename(path)
+        except OSError as error:
+            raise SettingsError(
+                f"run: {self.folder} cannot be written by user {os.getuid()} ({error.strerror}); mount a volume for "
+                "checkpoints there, or name another folder with run=DIR"
+            ) from None
 
     @property
     def start(self) -> Path:

@@ -18,6 +18,7 @@ from torch import Tensor
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.critic import Critic
 from overworld_trainer.display import Display
+from overworld_trainer.exporter import Exporter
 from overworld_trainer.guard import Guard
 from overworld_trainer.learner import Learner
 from overworld_trainer.metrics import MetricsLog, rollout_metrics, sample_metrics
@@ -31,11 +32,15 @@ from overworld_trainer.seeds import derive
 _logger = logging.getLogger(__name__)
 
 
-def train(config: TrainerConfig) -> None:
-    """Begins, or goes on with, the run that the settings describe. On SIGTERM it ends after the update, resumable."""
+def train(config: TrainerConfig) -> bool:
+    """Begins, or goes on with, the run that the settings describe; whether it is finished.
+
+    On SIGTERM it ends after the update, resumable.
+    """
     if config.threads:
         torch.set_num_threads(config.threads)
     run, display = Run(config), Display(config)
+    exporter = Exporter(config.metrics_host, config.metrics_port)
     if config.clone.updates and not run.has_start:
         make_start(run, display)
     resumed = run.latest()
@@ -78,12 +83,14 @@ def train(config: TrainerConfig) -> None:
             log.write(progress.update, progress.env_steps, metrics)
             guard.check(metrics, progress.update)
             progress.update += 1
+            exporter.update(progress.update, progress.env_steps, metrics)
             display.updated(progress.update, progress.env_steps, metrics)
             last = progress.update == config.updates or stopping.is_set()
             if last or progress.update % config.checkpoint_every == 0:
                 progress.slots, progress.guard = collector.state(), guard.state()
                 run.save(vlm, progress, collector.provenance, learner)
     log.close()
+    return progress.update >= config.updates
 
 
 def _sigterm() -> threading.Event:

@@ -31,7 +31,7 @@ def write(folder, vlm, update, base=None):
         critic=None,
         write_trainer=None,
         recipe={"history": 2, "reply": "action", "turns_left": False},
-        config={},
+        config={"envs": [{"id": "gym_cards/NumberLine", "options": {"size": 56}}]},
         provenance={"gym_cards/NumberLine": {"rules": "test"}},
         used_expert=False,
     )

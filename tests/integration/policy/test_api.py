@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import PIL.Image
 import pytest
+from overworld.openai_client import OpenAIModel
 from overworld_vlm.batch import encode
 from overworld_vlm.checkpoint import load_checkpoint
 from overworld_vlm.engine import Engine, Request
@@ -42,6 +43,7 @@ def test_models_are_listed_with_what_made_them(served):
     assert card["recipe"]["history"] == 2
     assert (card["run"], card["update"], card["env_steps"]) == ("whole", 3, 300)
     assert card["provenance"] == {"gym_cards/NumberLine": {"rules": "test"}}
+    assert card["envs"] == [{"id": "gym_cards/NumberLine", "options": {"size": 56}}]
     assert models["whole@latest"]["overworld"]["weights"] == card["weights"]
     assert served.http.get("/models/whole@3").json() == models["whole@3"]
 
@@ -281,6 +283,20 @@ def test_a_key_is_asked_for(runs):
         assert httpx.get(keyed.url.removesuffix("/v1") + "/health").status_code == 200
     finally:
         keyed.process.stop()
+
+
+def test_a_client_learns_with_which_options_a_model_was_trained(served):
+    with OpenAIModel(served.url, "whole@3") as model:
+        assert model.options("gym_cards/NumberLine") == {"size": 56}
+        assert model.options("gym_cards/EZPoints") == {}
+    with OpenAIModel(served.url, "base") as model:
+        assert model.options("gym_cards/NumberLine") == {}
+
+
+def test_a_folder_of_runs_that_is_not_there_is_named(tmp_path):
+    said = start_and_fail(f"runs={tmp_path / 'nowhere'}")
+    assert "nowhere is not there, or user" in said
+    assert "mount the volume" in said
 
 
 def test_any_key_will_do_where_none_is_set(served):

@@ -130,10 +130,23 @@ def test_other_settings_are_refused_by_name(run, changes, words):
     assert yaml.safe_load((run.folder / "config.yaml").read_text())["seed"] == 0
 
 
+def test_a_run_that_came_to_nothing_may_begin_anew_with_other_settings(tmp_path):
+    """As after a typo in an env's name."""
+    Run(settings(run=tmp_path / "run", seed=1))
+    Run(settings(run=tmp_path / "run", seed=2))
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["seed"] == 2
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match=r"cannot be written by user \d+ \(Not a directory\); mount"):
+        Run(settings(run=tmp_path / "file" / "run"))
+
+
 def test_what_does_not_change_the_numbers_may_be_changed(run):
     changes = {
         "updates": 50, "checkpoint_every": 3, "keep_checkpoints": 1, "servers": "10.0.0.1:5", "token": "secret",
-        "threads": 2, "retry_budget": 5.0,
+        "threads": 2, "retry_budget": 5.0, "metrics_host": "0.0.0.0", "metrics_port": 9464,
     }  # fmt: skip
     assert Run(settings(run=run.folder, **changes)).latest() == run.checkpoint(6)
     assert "secret" not in (run.folder / "config.yaml").read_text()

@@ -1,0 +1,47 @@
+"""The newest metrics for Prometheus.
+
+`charts/success_rate/<env>` is overworld_trainer_charts_success_rate{env="<env>"}.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from overworld.settings import SettingsError
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+_NO_NAME = re.compile(r"[^a-z0-9_]+")
+
+
+class Exporter(Collector):
+    """Serves `/metrics` at `host:port`; port 0: not at all. Raises SettingsError if that port cannot be had."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._newest: dict[str, float] = {}
+        registry = CollectorRegistry()
+        registry.register(self)
+        if port:
+            try:
+                start_http_server(port, host, registry)
+            except OSError as error:
+                raise SettingsError(
+                    f"metrics_port: {host}:{port} cannot be listened on ({error.strerror}); choose another port"
+                ) from None
+
+    def update(self, update: int, env_steps: int, metrics: Mapping[str, float]) -> None:
+        """What was measured after so many updates and env steps."""
+        self._newest = {"updates": update, "env_steps": env_steps, **metrics}
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """For Prometheus."""
+        families: dict[str, GaugeMetricFamily] = {}
+        for path, value in self._newest.items():
+            group, _, rest = path.partition("/")
+            name, _, env = rest.partition("/")
+            name = "overworld_trainer_" + _NO_NAME.sub("_", f"{group}_{name}".strip("_").lower())
+            family = families.setdefault(name, GaugeMetricFamily(name, f"{path}, newest value", labels=["env"]))
+            family.add_metric([env], value)
+        return families.values()

@@ -1,0 +1,117 @@
+"""What goes wrong outside ends in one line that says what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+
+import pytest
+
+from tests.compose.stack import Stack, run
+
+pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
+
+
+def last_words(done, program):
+    """The one line that a program ends with; logs before it are JSON."""
+    assert done.returncode == 1
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    said = [line for line in lines if line.startswith(f"{program}: ")]
+    assert len(said) == 1, lines
+    rest = lines[: lines.index(said[0])]
+    assert all(json.loads(line) for line in rest if line.startswith("{"))
+    assert "Traceback" not in done.stdout + done.stderr
+    return said[0]
+
+
+def train(stack, *arguments, **variables):
+    command = ("run", "--rm", "--no-deps", "-T", "trainer", "/settings.yaml", "run=/runs/bad", "updates=1", *arguments)
+    return last_words(stack.compose(*command, check=False, **variables), "overworld_trainer")
+
+
+def container(name, *options):
+    """What a container of an image says that is run by hand."""
+    return run("docker", "run", "--rm", "--read-only", *options, f"overworld/{name}:0.1.0", check=False)
+
+
+def test_an_env_that_nobody_has_is_named_with_those_on_offer(stack):
+    said = train(stack, "servers=redis://redis:6379/0", "envs.0.id=gym_cards/Chess", "retry_budget=3")
+    assert "within 3 s no server offered gym_cards/Chess" in said
+    assert "gym_cards/NumberLine" in said
+    assert "correct the env's name, or start a server" in said
+
+
+def test_an_env_that_the_only_server_does_not_have_is_refused_at_once(stack):
+    said = train(stack, "servers=gym-cards:50051", "envs.0.id=gym_cards/Chess")
+    assert "no server has 'gym_cards/Chess'" in said
+    assert "gym_cards/NumberLine" in said
+
+
+def test_a_trainer_without_env_servers_says_so(stack):
+    said = train(stack, "servers=gym-kards:50051", "retry_budget=2")
+    assert "within 2 s no server offered gym_cards/NumberLine" in said
+    assert "gym-kards:50051" in said
+
+
+def test_a_trainer_with_another_token_says_so(stack, tmp_path):
+    other = tmp_path / "token"
+    other.write_text("wrong")
+    other.chmod(0o644)
+    token = ("--volume", f"{other}:/token:ro", "--env", "OVERWORLD_TOKEN_FILE=/token")
+    command = ("run", "--rm", "--no-deps", "-T", *token)
+    done = stack.compose(*command, "trainer", "/settings.yaml", "run=/runs/bad", "servers=gym-cards:50051", check=False)
+    assert "the bearer token is not this server's; check OVERWORLD_TOKEN" in last_words(done, "overworld_trainer")
+
+
+def test_a_trainer_without_a_volume_says_so():
+    said = last_words(container("trainer", "--tmpfs", "/tmp"), "overworld_trainer")
+    assert said.startswith("overworld_trainer: run: /runs/tiny cannot be written by user 10001 (Read-only file system)")
+    assert "mount a volume" in said
+
+
+def test_a_policy_server_that_cannot_read_its_volume_says_so(tmp_path):
+    tmp_path.chmod(0o700)
+    mine = ("--volume", f"{tmp_path}:/runs:ro", "--env", "OVERWORLD_INSECURE=true", "--tmpfs", "/tmp")
+    if os.getuid() == 10001:
+        pytest.skip("the user of these tests is the services' own")
+    said = last_words(container("policy-server", *mine), "overworld_policy")
+    assert "/runs is not there, or user 10001 cannot read it; mount the volume" in said
+
+
+def test_services_without_their_secret_do_not_start():
+    said = last_words(container("gym-cards", "--env", "OVERWORLD_TOKEN_FILE=/run/secrets/env_token"), "overworld")
+    assert "OVERWORLD_TOKEN_FILE: /run/secrets/env_token cannot be read (No such file or directory)" in said
+    said = last_words(container("gym-cards"), "overworld")
+    assert "without a token" in said
+    said = last_words(container("policy-server", "--tmpfs", "/tmp"), "overworld_policy")
+    assert "without a key" in said
+
+
+@pytest.mark.parametrize(("variable", "service"), [("OVERWORLD_DATA", "treasure"), ("TRAIN_SETTINGS", "trainer")])
+def test_a_folder_or_file_that_is_not_there_is_named(stack, variable, service):
+    done = stack.compose("run", "--rm", "--no-deps", "-T", service, check=False, **{variable: "/nobody/made/this"})
+    assert done.returncode != 0
+    assert "/nobody/made/this" in done.stderr
+    assert "bind source path does not exist" in done.stderr
+
+
+def test_an_env_server_whose_data_cannot_be_read_says_so_and_stays_down(tmp_path):
+    """It is started again a few times, since it might have crashed; then it stays down with its reason."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "island.txt").write_text("...\n")
+    tmp_path.chmod(0o755)
+    variables = {"OVERWORLD_DATA": str(tmp_path), "TREASURE_MAP": "/data/closed/island.txt"}
+    stack = Stack(f"overworld-test-{uuid.uuid4().hex[:8]}", tmp_path / "secrets", **variables)
+    try:
+        stack.up("treasure")
+        stack.wait("given up", lambda: stack.container("treasure")["RestartCount"] == 5, 120)
+        stack.wait("down", lambda: stack.state("treasure") == ("exited", 1), 30)
+        lines = stack.logs("treasure")
+        assert len(lines) == 6
+        (line,) = set(lines)
+        assert line.startswith("overworld: MapError: the map /data/closed/island.txt cannot be read")
+        assert "put one there that user 10001 can read" in line
+    finally:
+        stack.down()

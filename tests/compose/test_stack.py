@@ -1,0 +1,238 @@
+"""The stack as users start it: what runs in it, who gets in, how it trains, what it survives, how it ends."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+import time
+
+import httpx
+import pytest
+from overworld import Fleet
+from overworld.conversation import Recipe
+from overworld.evaluate import evaluate, tasks_of_split
+from overworld.host.process import ServerProcess
+from overworld.openai_client import OpenAIModel
+
+from tests.compose.stack import SECONDS, SERVERS, run
+
+pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
+
+IMAGES = ("gym-cards", "sdk", "trainer", "policy-server")
+METRICS = {
+    "gym-cards": ("http://localhost:9464/metrics", "overworld_slots_free 128.0"),
+    "treasure": ("http://localhost:9464/metrics", "overworld_slots_free 64.0"),
+    "policy-server": ("http://localhost:8000/metrics", "overworld_chats_under_way 0.0"),
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_an_image_has_a_user_a_health_check_and_no_secret(stack, name):
+    (image,) = json.loads(run("docker", "image", "inspect", f"overworld/{name}:0.1.0").stdout)
+    config = image["Config"]
+    assert config["User"] == "10001:10001"
+    assert config["Healthcheck"]["Test"][1] == "healthcheck"
+    assert not [entry for entry in config["Env"] if re.search("token|secret|passw|api_key|index_url", entry, re.I)]
+    history = run("docker", "history", "--no-trunc", "--format", "{{.CreatedBy}}", image["Id"]).stdout
+    assert stack.environment_token not in history
+    assert stack.policy_key not in history
+    files = ("docker", "run", "--rm", "--user", "0", "--network", "none", "--entrypoint", "find", image["Id"])
+    assert run(*files, "/", "-xdev", "-name", "env_token", "-o", "-xdev", "-name", "policy_key").stdout == ""
+    assert run(*files, "/etc/pip.conf", "/app", "-type", "f", check=False).stdout.split() == ["/app/constraints.txt"]
+
+
+def test_the_example_of_an_own_env_becomes_an_image(stack):
+    run("docker", "build", "--tag", f"{stack.name}/treasure", "examples/own_env")
+    try:
+        listed = run("docker", "run", "--rm", "--entrypoint", "python3", f"{stack.name}/treasure", "-c", _ENVS).stdout
+    finally:
+        run("docker", "image", "rm", f"{stack.name}/treasure")
+    assert listed == "['island/Treasure']\n"
+
+
+_ENVS = "from overworld import catalogue; print(list(catalogue.load(['treasure:Treasure'])))"
+
+
+def test_an_image_of_one_simulator_holds_no_torch_and_no_other_simulator(stack):
+    listed = stack.execute("gym-cards", "pip", "list", "--format", "freeze").stdout
+    packages = {line.partition("==")[0].lower() for line in listed.splitlines()}
+    assert {"overworld", "overworld-envs", "numpy", "pillow"} <= packages
+    assert not packages & {"torch", "transformers", "miniworld", "pyglet", "textworld", "fastapi"}
+
+
+@pytest.mark.parametrize("service", SERVERS)
+def test_a_container_runs_without_rights(stack, service):
+    container = stack.container(service)
+    host = container["HostConfig"]
+    assert host["ReadonlyRootfs"]
+    assert host["CapDrop"] == ["ALL"]
+    assert "no-new-privileges:true" in host["SecurityOpt"]
+    assert host["Memory"] > 0
+    assert host["PidsLimit"] > 0
+    status = stack.execute(service, "cat", "/proc/1/status").stdout
+    assert re.search(r"^Uid:\s+10001\s+10001\s+10001\s+10001$", status, re.M)
+    assert re.search(r"^CapEff:\s+0+$", status, re.M)
+    refused = stack.execute(service, "sh", "-c", "echo > /file", check=False)
+    assert "Read-only file system" in refused.stderr
+
+
+def test_only_the_policy_server_is_published_and_only_on_loopback(stack):
+    published = {
+        service: [
+            (port, entry["HostIp"], entry["HostPort"])
+            for port, entries in (stack.container(service)["NetworkSettings"]["Ports"] or {}).items()
+            for entry in entries or ()
+        ]
+        for service in SERVERS
+    }
+    expected = {service: [] for service in SERVERS} | {"policy-server": [("8000/tcp", "127.0.0.1", str(stack.port))]}
+    assert published == expected
+    assert httpx.get(f"http://127.0.0.1:{stack.port}/health").json() == {"status": "ok"}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing; tells this machine's own address
+        (own, _) = probe.getsockname()
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection((own, stack.port), timeout=5)
+
+
+def test_services_reach_whom_they_must_and_nobody_else(stack):
+    def reaches(service, host, port):
+        code = f"import socket; socket.create_connection(('{host}', {port}), timeout=3)"
+        done = stack.execute(service, "python3", "-c", code, check=False)
+        assert done.returncode == 0 or "rror" in done.stderr.splitlines()[-1]
+        return done.returncode == 0
+
+    assert reaches("gym-cards", "redis", 6379)
+    assert reaches("treasure", "gym-cards", 50051)
+    assert not reaches("policy-server", "redis", 6379)
+    assert not reaches("policy-server", "gym-cards", 50051)
+    assert not reaches("gym-cards", "policy-server", 8000)
+    gateway = ("192.0.2.1", 80)  # stands for the internet
+    assert not reaches("gym-cards", *gateway)
+    assert not reaches("policy-server", *gateway)
+
+
+def test_env_servers_and_the_policy_server_ask_for_their_secret(stack):
+    without_token = ("env", "--unset=OVERWORLD_TOKEN_FILE", "overworld", "ps", "treasure:50051")
+    without = stack.execute("gym-cards", *without_token, check=False)
+    assert without.returncode == 1
+    assert "token" in without.stdout
+    assert "island/Treasure" in stack.execute("gym-cards", "overworld", "ps", "treasure:50051").stdout
+    url = f"http://127.0.0.1:{stack.port}/v1/models"
+    assert httpx.get(url).status_code == 401
+    assert httpx.get(url, headers={"Authorization": f"Bearer {stack.policy_key}"}).status_code == 200
+
+
+@pytest.mark.parametrize("service", METRICS)
+def test_a_service_tells_prometheus_how_it_is(stack, service):
+    url, expected = METRICS[service]
+    code = f"import urllib.request; print(urllib.request.urlopen('{url}').read().decode())"
+    assert expected in stack.python(service, code)
+
+
+def test_a_run_in_two_simulators_survives_crashes_of_env_server_and_trainer(stack):
+    """Killed are one env server, then the trainer itself; each is back by itself and the run goes on to its end."""
+    stack.up("trainer", TRAIN_RUN="killed")
+    stack.wait("2 updates", lambda: stack.updates("killed") >= 2)
+    code = "import urllib.request; print(urllib.request.urlopen('http://localhost:9464/metrics').read().decode())"
+    metrics = stack.python("trainer", code)
+    assert re.search(r'^overworld_trainer_updates\{env=""\} [2-9]\.0$', metrics, re.M)
+    assert "overworld_trainer_charts_episodic_return{env=" in metrics or "overworld_trainer_losses" in metrics
+
+    stack.crash("treasure")
+    done = stack.updates("killed")
+    stack.wait("the env server back", lambda: stack.healthy("treasure"))
+    stack.wait("an update after it", lambda: stack.updates("killed") > done)
+    assert stack.container("trainer")["RestartCount"] == 0
+
+    stack.crash("trainer")
+    stack.wait("the run finished", lambda: stack.state("trainer") == ("exited", 0))
+    assert stack.updates("killed") == 6
+    log = stack.logs("trainer")
+    assert any("going on from /runs/killed/checkpoints/" in line for line in log)
+    for line in log:
+        assert {"time", "level", "logger", "message"} <= json.loads(line).keys()
+    envs = {env["id"] for env in card(stack, "killed@latest")["envs"]}
+    assert envs == {"gym_cards/NumberLine", "island/Treasure"}
+
+
+def card(stack, name):
+    """What /v1/models says of a model."""
+    headers = {"Authorization": f"Bearer {stack.policy_key}"}
+    listed = httpx.get(f"http://127.0.0.1:{stack.port}/v1/models", headers=headers).json()["data"]
+    return next(entry for entry in listed if entry["id"] == name)["overworld"]
+
+
+def test_the_documented_command_trains_and_evaluates(stack):
+    """One command: here two updates on the island, then ten episodes there."""
+    variables = {
+        "TRAIN_ENV": "island/Treasure",
+        "TRAIN_RUN": "island",
+        "TRAIN_SETTINGS": "tests/compose/island.yaml",
+        "TRAIN_ARGUMENTS": "updates=2",
+        "EVAL_ARGUMENTS": "--seeds 0-9 --max-tokens 64",
+    }
+    stack.compose("up", "--no-build", "trainer", "evaluator", **variables)
+    assert stack.state("evaluator") == ("exited", 0)
+    report = json.loads(stack.execute("policy-server", "cat", "/runs/island/evaluation/report.json").stdout)
+    assert (report["model"], report["env"], report["episodes"]) == ("island@latest", "island/Treasure", 10)
+    assert report["options"]["max_turns"] == 20
+    assert any("island@latest in island/Treasure, 10 episodes" in line for line in stack.logs("evaluator"))
+
+
+def test_a_checkpoint_is_evaluated_from_outside_through_the_published_port(stack):
+    """As somebody with simulators of their own does it."""
+    options = {"size": 56, "colours": True, "max_turns": 20}
+    with (
+        ServerProcess("gym_cards") as server,
+        OpenAIModel(
+            f"http://127.0.0.1:{stack.port}/v1", "killed@latest", api_key=stack.policy_key, max_tokens=64
+        ) as model,
+        Fleet([server.address], "gym_cards/NumberLine", 10, options=options) as fleet,
+    ):
+        assert model.options("gym_cards/NumberLine") == options
+        tasks = tasks_of_split(fleet.spec.splits, "deals")[:10]
+        report, episodes = evaluate(model, fleet, tasks, recipe=model.recipe() or Recipe())
+    assert report.episodes == len(episodes) == 10
+    assert report.fingerprint == card(stack, "killed@latest")["weights"]
+
+
+def test_sigterm_stops_every_service_within_its_grace(stack):
+    """The trainer in the middle of a run, which then goes on."""
+    stack.up("trainer", TRAIN_RUN="stopped", TRAIN_ARGUMENTS="updates=100000")
+    stack.wait("an update", lambda: stack.updates("stopped") >= 1)
+    seconds = {}
+
+    def stop(service):
+        started = time.monotonic()
+        stack.compose("stop", service)
+        seconds[service] = time.monotonic() - started
+
+    stop("trainer")
+    done = stack.updates("stopped")
+    assert stack.state("trainer") == ("exited", 143)
+    stack.up("trainer", TRAIN_RUN="stopped", TRAIN_ARGUMENTS=f"updates={done + 1}")
+    stack.wait("the run finished", lambda: stack.state("trainer") == ("exited", 0))
+    assert stack.updates("stopped") == done + 1
+    assert any("going on from" in line for line in stack.logs("trainer"))
+
+    threads = [threading.Thread(target=stop, args=(service,)) for service in SERVERS]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {service: stack.state(service) for service in SERVERS} == dict.fromkeys(SERVERS, ("exited", 0))
+    assert all(taken < 30 for taken in seconds.values()), seconds
+    stack.compose("up", "--detach", "--no-build", "--wait", *SERVERS)
+
+
+def test_everything_is_taken_down(stack):
+    """The last test of this file: afterwards nothing of the project is left."""
+    stack.down()
+    for kind in (("ps", "--all"), ("volume", "ls"), ("network", "ls")):
+        left = run("docker", *kind, "--quiet", "--filter", f"label=com.docker.compose.project={stack.name}")
+        assert left.stdout == "", kind
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", stack.port), timeout=SECONDS)

@@ -1,0 +1,291 @@
+"""What Kubernetes' schemas do not see: each check yields what is wrong in the objects of one overlay."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Object = dict[str, Any]
+
+_QUANTITY = re.compile(r"\d+(\.\d+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
+_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_PINNED = re.compile(r"[\w./-]+:(?!latest$)[\w.-]+(@sha256:[0-9a-f]{64})?")
+_DNS = "dns"
+_MONITORING = "monitoring"
+_COMPONENT = "app.kubernetes.io/component"
+
+EXPECTED_PATHS = {
+    ("trainer", "env-server", 50051), ("evaluator", "env-server", 50051),
+    ("trainer", "redis", 6379), ("evaluator", "redis", 6379), ("env-server", "redis", 6379),
+    ("evaluator", "policy-server", 8000),
+    ("trainer", _DNS, 53), ("evaluator", _DNS, 53), ("env-server", _DNS, 53),
+    (_MONITORING, "trainer", 9464), (_MONITORING, "env-server", 9464), (_MONITORING, "policy-server", 8000),
+}  # fmt: skip
+"""(from, to, port): whoever has to reach whom. All else must be closed."""
+
+
+def name(thing: Object) -> str:
+    return f"{thing['kind']}/{thing['metadata']['name']}"
+
+
+def kind(objects: list[Object], *kinds: str) -> list[Object]:
+    return [thing for thing in objects if thing["kind"] in kinds]
+
+
+def workloads(objects: list[Object]) -> list[Object]:
+    return kind(objects, "Deployment", "Job")
+
+
+def pod(workload: Object) -> Object:
+    template: Object = workload["spec"]["template"]
+    return template
+
+
+def containers(objects: list[Object]) -> Iterator[tuple[str, Object, Object]]:
+    """Where it is, the pod's template, the container."""
+    for workload in workloads(objects):
+        for container in pod(workload)["spec"]["containers"]:
+            yield f"{name(workload)}/{container['name']}", pod(workload), container
+
+
+def names(objects: list[Object]) -> Iterator[str]:
+    for thing in objects:
+        if not _DNS_LABEL.fullmatch(thing["metadata"]["name"]):
+            yield f"{name(thing)} is no DNS label"
+    everybody = [(thing["kind"], thing["metadata"].get("namespace"), thing["metadata"]["name"]) for thing in objects]
+    for one in {one for one in everybody if everybody.count(one) > 1}:
+        yield f"{one} is there twice"
+
+
+def namespaces(objects: list[Object]) -> Iterator[str]:
+    for thing in objects:
+        if thing["kind"] != "Namespace" and thing["metadata"].get("namespace") != "overworld":
+            yield f"{name(thing)} is in no namespace or in another"
+    for thing in kind(objects, "Namespace"):
+        if thing["metadata"]["labels"].get("pod-security.kubernetes.io/enforce") != "restricted":
+            yield f"{name(thing)} does not enforce restricted"
+
+
+def selectors(objects: list[Object]) -> Iterator[str]:
+    """A Deployment selects its own pods and nobody else's; a Service and a PodDisruptionBudget just one workload's."""
+    pods = {name(one): pod(one)["metadata"]["labels"] for one in workloads(objects)}
+    for thing in kind(objects, "Deployment", "Service", "PodDisruptionBudget"):
+        selector = thing["spec"]["selector"]
+        found = {one for one, labels in pods.items() if selected(labels, selector.get("matchLabels", selector))}
+        if len(found) != 1 or (thing["kind"] == "Deployment" and found != {name(thing)}):
+            yield f"{name(thing)} selects {sorted(found)}"
+
+
+def ports(objects: list[Object]) -> Iterator[str]:
+    for where, template, container in containers(objects):
+        here = {port["containerPort"] for port in container.get("ports", ())}
+        here |= {port["name"] for port in container.get("ports", ())}
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            for way in ("grpc", "httpGet", "tcpSocket"):
+                port = container.get(probe, {}).get(way, {}).get("port")
+                if port is not None and port not in here:
+                    yield f"{where}: {probe} asks port {port}, there are {sorted(map(str, here))}"
+        scraped = template["metadata"].get("annotations", {}).get("prometheus.io/port")
+        if scraped is not None and int(scraped) not in here:
+            yield f"{where}: prometheus.io/port is {scraped}, there are {sorted(map(str, here))}"
+    for service in kind(objects, "Service"):
+        for workload in workloads(objects):
+            if selected(pod(workload)["metadata"]["labels"], service["spec"]["selector"]):
+                open_ports = [p for c in pod(workload)["spec"]["containers"] for p in c.get("ports", ())]
+                known = {p["name"] for p in open_ports} | {p["containerPort"] for p in open_ports}
+                for port in service["spec"]["ports"]:
+                    if port.get("targetPort", port["port"]) not in known:
+                        yield f"{name(service)}: targetPort {port['targetPort']} is none of {sorted(map(str, known))}"
+
+
+def probes(objects: list[Object]) -> Iterator[str]:
+    for where, template, container in containers(objects):
+        if template["spec"].get("restartPolicy") == "Never":
+            continue
+        for probe in ("readinessProbe", "livenessProbe"):
+            if probe not in container:
+                yield f"{where} has no {probe}"
+
+
+def resources(objects: list[Object]) -> Iterator[str]:
+    for where, _, container in containers(objects):
+        given = container.get("resources", {})
+        for side in ("requests", "limits"):
+            for what in ("cpu", "memory"):
+                if what not in given.get(side, {}):
+                    yield f"{where} has no {side} of {what}"
+            for what, quantity in given.get(side, {}).items():
+                if not _QUANTITY.fullmatch(str(quantity)):
+                    yield f"{where}: {side} of {what}: {quantity!r} is no quantity"
+        for what in set(given.get("requests", {})) & set(given.get("limits", {})):
+            if amount(given["requests"][what]) > amount(given["limits"][what]):
+                yield f"{where} requests more {what} than its limit"
+    for claim in kind(objects, "PersistentVolumeClaim"):
+        if not _QUANTITY.fullmatch(str(claim["spec"]["resources"]["requests"]["storage"])):
+            yield f"{name(claim)}: its storage is no quantity"
+    for workload in workloads(objects):
+        for volume in pod(workload)["spec"].get("volumes", ()):
+            if "emptyDir" in volume and not _QUANTITY.fullmatch(str(volume["emptyDir"].get("sizeLimit", ""))):
+                yield f"{name(workload)}: the emptyDir {volume['name']} has no limit"
+
+
+def images(objects: list[Object]) -> Iterator[str]:
+    for where, _, container in containers(objects):
+        if not _PINNED.fullmatch(container["image"]):
+            yield f"{where}: {container['image']} is not pinned"
+
+
+def restricted(objects: list[Object]) -> Iterator[str]:
+    """Pod security `restricted`, and what we ask for beyond: a read-only root and no token."""
+    for workload in workloads(objects):
+        spec = pod(workload)["spec"]
+        security = spec.get("securityContext", {})
+        if security.get("runAsNonRoot") is not True or security.get("runAsUser", 0) == 0:
+            yield f"{name(workload)} may run as root"
+        if security.get("seccompProfile", {}).get("type") != "RuntimeDefault":
+            yield f"{name(workload)} has no seccomp profile"
+        if spec.get("automountServiceAccountToken") is not False:
+            yield f"{name(workload)} gets a token"
+        if any(spec.get(host) for host in ("hostNetwork", "hostPID", "hostIPC")):
+            yield f"{name(workload)} uses the host's namespaces"
+        if any("hostPath" in volume for volume in spec.get("volumes", ())):
+            yield f"{name(workload)} mounts the host's files"
+        account = spec.get("serviceAccountName")
+        accounts = {one["metadata"]["name"]: one for one in kind(objects, "ServiceAccount")}
+        if account not in accounts or accounts[account].get("automountServiceAccountToken") is not False:
+            yield f"{name(workload)}: its ServiceAccount {account} is not there or has a token"
+    for where, _, container in containers(objects):
+        security = container.get("securityContext", {})
+        if security.get("allowPrivilegeEscalation") is not False or security.get("privileged"):
+            yield f"{where} may gain privileges"
+        if security.get("capabilities") != {"drop": ["ALL"]}:
+            yield f"{where} keeps capabilities"
+        if security.get("readOnlyRootFilesystem") is not True:
+            yield f"{where} may write to its root"
+
+
+def references(objects: list[Object]) -> Iterator[str]:
+    """Volumes that are mounted are there, and so is what they are made of. The Secret is made by hand."""
+    there = {(thing["kind"], thing["metadata"]["name"]) for thing in objects} | {("Secret", "overworld")}
+    for where, template, container in containers(objects):
+        volumes = {volume["name"]: volume for volume in template["spec"].get("volumes", ())}
+        for mount in container.get("volumeMounts", ()):
+            if mount["name"] not in volumes:
+                yield f"{where} mounts {mount['name']}, which is no volume"
+        for volume in volumes.values():
+            for made_of, target in (
+                ("Secret", volume.get("secret", {}).get("secretName")),
+                ("ConfigMap", volume.get("configMap", {}).get("name")),
+                ("PersistentVolumeClaim", volume.get("persistentVolumeClaim", {}).get("claimName")),
+            ):
+                if target and (made_of, target) not in there:
+                    yield f"{where}: {made_of} {target} is not there"
+        for entry in container.get("env", ()):
+            path = str(entry.get("value", ""))
+            mounts = [mount["mountPath"] for mount in container.get("volumeMounts", ())]
+            if entry["name"].endswith("_FILE") and not any(path.startswith(f"{mount}/") for mount in mounts):
+                yield f"{where}: {entry['name']} is {path}, where nothing is mounted"
+    for thing in kind(objects, "Secret"):
+        yield f"{name(thing)} is in the repository"
+
+
+def endings(objects: list[Object]) -> Iterator[str]:
+    """What is drained gets longer than the services take (30 s), and Deployments have a PodDisruptionBudget."""
+    budgets = [budget["spec"]["selector"]["matchLabels"] for budget in kind(objects, "PodDisruptionBudget")]
+    for workload in kind(objects, "Deployment"):
+        labels = pod(workload)["metadata"]["labels"]
+        grace = pod(workload)["spec"].get("terminationGracePeriodSeconds", 30)
+        if labels[_COMPONENT] != "redis" and grace <= 30:
+            yield f"{name(workload)} has {grace} s to end"
+        if not any(selected(labels, budget) for budget in budgets):
+            yield f"{name(workload)} has no PodDisruptionBudget"
+    for job in kind(objects, "Job"):
+        if pod(job)["metadata"]["labels"][_COMPONENT] == "trainer" and "podFailurePolicy" not in job["spec"]:
+            yield f"{name(job)} would repeat what cannot succeed"
+
+
+def paths(objects: list[Object]) -> Iterator[str]:
+    """The NetworkPolicies open what is expected and no more."""
+    found = open_paths(objects)
+    yield from (f"{path} is closed" for path in sorted(EXPECTED_PATHS - found))
+    yield from (f"{path} is open" for path in sorted(found - EXPECTED_PATHS, key=str))
+
+
+CHECKS: list[Callable[[list[Object]], Iterator[str]]] = [
+    names, namespaces, selectors, ports, probes, resources, images, restricted, references, endings, paths,
+]  # fmt: skip
+
+
+def open_paths(objects: list[Object]) -> set[tuple[str, str, Any]]:
+    """(from, to, port) of all that may pass, by the semantics of NetworkPolicies.
+
+    A pod that a policy of a direction selects may do in it what some such policy allows; a pod that none selects, all.
+    Beyond our components there are DNS, monitoring, and a stranger from somewhere else.
+    """
+    here = {"kubernetes.io/metadata.name": "overworld"}
+    peers: dict[str, tuple[dict[str, str], dict[str, str]]] = {
+        component: ({_COMPONENT: component}, here)
+        for component in ("trainer", "evaluator", "env-server", "redis", "policy-server")
+    }
+    ours = set(peers)
+    peers[_DNS] = {"k8s-app": "kube-dns"}, {"kubernetes.io/metadata.name": "kube-system"}
+    peers[_MONITORING] = {"app": "prometheus"}, {"kubernetes.io/metadata.name": "monitoring"}
+    peers["stranger"] = {}, {"kubernetes.io/metadata.name": "default"}
+    peers["neighbour"] = {}, here
+    policies = [thing["spec"] for thing in kind(objects, "NetworkPolicy")]
+    tried = {53, 6379, 8000, 9464, 50051, 22}
+
+    def may(direction: str, side: str, component: str, other: str, port: int) -> bool:
+        labels, namespace = peers[component]
+        if namespace != here:  # not ours to close
+            return True
+        applying = [one for one in policies if direction in one["policyTypes"] and matches(labels, one["podSelector"])]
+        if not applying:
+            return True
+        rules = [rule for one in applying for rule in one.get(direction.lower(), ())]
+        return any(_allows(rule, side, *peers[other], here, port) for rule in rules)
+
+    return {
+        (source, target, port)
+        for source in peers
+        for target in peers
+        for port in tried
+        if source in ours or target in ours
+        if may("Egress", "to", source, target, port) and may("Ingress", "from", target, source, port)
+    }
+
+
+def _allows(
+    rule: Object, side: str, labels: dict[str, str], namespace: dict[str, str], here: dict[str, str], port: int
+) -> bool:
+    if "ports" in rule and port not in [one.get("port") for one in rule["ports"]]:
+        return False
+    if side not in rule:
+        return True
+    return any(
+        matches(labels, peer.get("podSelector", {}))
+        and (matches(namespace, peer["namespaceSelector"]) if "namespaceSelector" in peer else namespace == here)
+        for peer in rule[side]
+        if "ipBlock" not in peer
+    )
+
+
+def matches(labels: dict[str, str], selector: Object) -> bool:
+    """A LabelSelector; the empty one matches all."""
+    for expression in selector.get("matchExpressions", ()):
+        assert expression["operator"] == "In", expression
+        if labels.get(expression["key"]) not in expression["values"]:
+            return False
+    return selected(labels, selector.get("matchLabels", {}))
+
+
+def selected(labels: dict[str, str], wanted: dict[str, str]) -> bool:
+    return wanted.items() <= labels.items()
+
+
+def amount(quantity: str) -> float:
+    """A quantity as a number."""
+    units = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+    number, unit = re.fullmatch(r"([\d.]+)(\w*)", str(quantity)).groups()  # type: ignore[union-attr]
+    return float(number) * units.get(unit, 1)

@@ -1,0 +1,142 @@
+"""Every overlay renders, validates strictly, and passes the checks for what schemas miss; each check can fail."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.k8s import checks
+
+ROOT = Path(__file__).parents[2]
+OVERLAYS = ("overlays/local", "overlays/gpu", "overlays/own-env")
+ALL = (*OVERLAYS, "evaluation")
+
+
+@functools.cache
+def rendered(overlay):
+    """The text that `kubectl apply -k` would send."""
+    if shutil.which("kubectl") is None:
+        why = "there is no kubectl here (1.27 or later renders k8s/)"
+        if os.environ.get("REQUIRE_KUBECTL") == "1":
+            pytest.fail(f"REQUIRE_KUBECTL=1, but {why}")
+        pytest.skip(why)
+    command = ["kubectl", "kustomize", f"k8s/{overlay}"]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
+def objects(overlay):
+    """What an overlay holds; `evaluation` goes with the local one."""
+    found = [one for one in yaml.safe_load_all(rendered(overlay)) if one]
+    return found if overlay in OVERLAYS else found + objects(OVERLAYS[0])
+
+
+@pytest.mark.parametrize("overlay", ALL)
+def test_it_validates_strictly(overlay, tmp_path):
+    path = tmp_path / "all.yaml"
+    path.write_text(rendered(overlay))
+    command = [Path(sys.executable).with_name("kubernetes-validate"), "--strict", path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (done.stdout + done.stderr).count("passed for resource") == len(list(yaml.safe_load_all(rendered(overlay))))
+
+
+@pytest.mark.parametrize("check", checks.CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("overlay", ALL)
+def test_it_passes(overlay, check):
+    assert list(check(objects(overlay))) == []
+
+
+def test_a_typo_does_not_validate(tmp_path):
+    path = tmp_path / "all.yaml"
+    path.write_text(rendered(OVERLAYS[0]).replace("readOnlyRootFilesystem:", "readOnlyRootFileSystem:", 1))
+    command = [Path(sys.executable).with_name("kubernetes-validate"), "--strict", path]
+    assert subprocess.run(command, capture_output=True).returncode != 0
+
+
+def find(objects, name):
+    return next(one for one in objects if checks.name(one) == name)
+
+
+def env_server(objects):
+    return find(objects, "Deployment/env-server-gym-cards")
+
+
+def labels(objects):
+    return checks.pod(env_server(objects))["metadata"]["labels"]
+
+
+def pod_spec(objects):
+    return checks.pod(env_server(objects))["spec"]
+
+
+def container(objects):
+    return pod_spec(objects)["containers"][0]
+
+
+def policy(objects, name):
+    return find(objects, f"NetworkPolicy/{name}")["spec"]
+
+
+MISTAKES = {
+    "names: Deployment/Env_Server": lambda o: env_server(o)["metadata"].update(name="Env_Server"),
+    "names: twice": lambda o: o.append(o[-1]),
+    "namespaces: no namespace": lambda o: env_server(o)["metadata"].pop("namespace"),
+    "selectors: Deployment/env-server-gym-cards selects []": lambda o: labels(o).update(
+        {"app.kubernetes.io/name": "x"}
+    ),
+    "ports: readinessProbe asks port 50052": lambda o: container(o)["readinessProbe"]["grpc"].update(port=50052),
+    "ports: targetPort grpc": lambda o: container(o)["ports"].pop(0),
+    "probes: no livenessProbe": lambda o: container(o).pop("livenessProbe"),
+    "resources: no limits of memory": lambda o: container(o)["resources"]["limits"].pop("memory"),
+    "resources: '2GB' is no quantity": lambda o: container(o)["resources"]["limits"].update(memory="2GB"),
+    "resources: requests more cpu": lambda o: container(o)["resources"]["requests"].update(cpu="2500m"),
+    "images: overworld/gym-cards is not pinned": lambda o: container(o).update(image="overworld/gym-cards"),
+    "images: gym-cards:latest is not pinned": lambda o: container(o).update(image="overworld/gym-cards:latest"),
+    "restricted: may write to its root": lambda o: container(o)["securityContext"].update(readOnlyRootFilesystem=False),
+    "restricted: keeps capabilities": lambda o: container(o)["securityContext"]["capabilities"].update(add=["NET_RAW"]),
+    "restricted: gets a token": lambda o: pod_spec(o).pop("automountServiceAccountToken"),
+    "restricted: its ServiceAccount default": lambda o: pod_spec(o).update(serviceAccountName="default"),
+    "restricted: may run as root": lambda o: pod_spec(o)["securityContext"].update(runAsUser=0),
+    "references: which is no volume": lambda o: container(o)["volumeMounts"][0].update(name="elsewhere"),
+    "references: where nothing is mounted": lambda o: container(o)["volumeMounts"].pop(),
+    "references: Secret other is not there": lambda o: pod_spec(o)["volumes"][1]["secret"].update(secretName="other"),
+    "endings: 30 s to end": lambda o: pod_spec(o).pop("terminationGracePeriodSeconds"),
+    "endings: no PodDisruptionBudget": lambda o: o.remove(find(o, "PodDisruptionBudget/env-server-gym-cards")),
+    "paths: ('trainer', 'redis', 6379) is closed": lambda o: policy(o, "trainer")["egress"].pop(),
+    "paths: ('env-server', 'dns', 53) is closed": lambda o: policy(o, "dns")["egress"].clear(),
+    "paths: ('stranger', 'policy-server', 8000) is open": lambda o: policy(o, "policy-server")["ingress"][0].pop(
+        "from"
+    ),
+    "paths: ('policy-server', 'stranger', 22) is open": lambda o: policy(o, "nothing-else")["policyTypes"].pop(),
+    "paths: ('neighbour', 'redis', 6379) is open": lambda o: (
+        policy(o, "redis")["ingress"][0]["from"].append({"podSelector": {}}),
+        policy(o, "nothing-else")["policyTypes"].pop(),
+    ),
+}
+"""The check that must notice and a part of what it says -> the mistake."""
+
+
+@pytest.mark.parametrize("expected", MISTAKES)
+def test_a_mistake_is_noticed(expected):
+    broken = copy.deepcopy(objects(OVERLAYS[0]))
+    MISTAKES[expected](broken)
+    check, _, words = expected.partition(": ")
+    said = list(getattr(checks, check)(broken))
+    assert any(words in one for one in said), said
+
+
+def test_compose_and_kubernetes_run_the_same_images():
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    ours = {service["image"] for service in compose.values()}
+    running = [
+        container for one in ("overlays/local", "evaluation") for *_, container in checks.containers(objects(one))
+    ]
+    assert {container["image"] for container in running} == ours
