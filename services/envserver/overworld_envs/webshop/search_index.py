@@ -85,7 +85,7 @@ class SearchIndex:
         self._term_starts = load("terms.npy")
         self._starts = load("postings.npy")
         self._documents = load("documents.npy")
-        self._saturations = load("saturations.npy")
+        self._saturations: NDArray[np.float32] = load("saturations.npy")
         self._ranks = load("ranks.npy")
         self._held = int(np.count_nonzero(np.bincount(self._documents, minlength=1))) if len(self._documents) else 0
 
