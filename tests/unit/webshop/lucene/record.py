@@ -50,8 +50,8 @@ _ODD_QUERIES = (
     "easy easy easy clean rug",
 )
 _PIECES = (
-    "a b c S é ü ß İ Σ 1 2 0 ½ ² . , ' ’ ＇ : ; - _ / & ® ™ © 😀 ❤ ❤️ 👍🏽 👩‍👧 🇩🇪 1️⃣ 東 京 ひ カ タ ー ｶ 한 ไ ท ק \" ́ · ․ ٫ а Я ５ à ∞ ✔ ★ № ° "
-    "“ ” – # * € $ x y ing ed s women's 1,000 6.76 u.s.a. don't wi-fi running"
+    "a b c S é ü ß İ Σ 1 2 0 ½ ² . , ' ’ ＇ : ; - _ / & ® ™ © 😀 ❤ ❤️ 👍🏽 👩‍👧 🇩🇪 1️⃣ 東 京 ひ カ タ ー ｶ 한 ไ ท ק "
+    "\" ́ · ․ ٫ а Я ５ à ∞ ✔ ★ № ° “ ” – # * € $ x y ing ed s women's 1,000 6.76 u.s.a. don't wi-fi running"
 )
 
 
