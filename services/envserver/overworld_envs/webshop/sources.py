@@ -161,6 +161,10 @@ def _rows_file(folder: Path, count: int | None) -> Path:
 
 def _rows(file: Path) -> Iterator[Any]:
     with file.open("rb") as content:
+        first = content.read(1024).lstrip()[:1]
+        if first not in (b"[", b""):
+            raise CatalogueError(f"{file} begins with {first!r}; expected a list of products")
+        content.seek(0)
         try:
             yield from ijson.items(content, "item", use_float=True)
         except (ijson.JSONError, UnicodeDecodeError) as error:
