@@ -80,7 +80,8 @@ def test_strict_has_nothing_after_the_purchase(start: Callable[..., Session]) ->
     "action",
     [
         "", "search", "search[]", "search mug", "Search[mug]", "find[mug]", "click[search]", "click[]",
-        "click[nothing]", "[mug]", "search[mug", " search[mug]", "click[buy now]", "search(mug)", "{'action': 'search[mug]'}",
+        "click[nothing]", "[mug]", "search[mug", " search[mug]", "click[buy now]", "search(mug)",
+        "{'action': 'search[mug]'}",
     ],
 )  # fmt: skip
 def test_what_means_nothing_changes_nothing(start: Callable[..., Session], action: str) -> None:
