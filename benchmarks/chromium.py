@@ -88,7 +88,7 @@ class Chromium:
 
     def _read(self) -> bytes:
         message = bytearray()
-        while (block := self._answers.peek()) and b"\0" not in block:  # type: ignore[attr-defined]
+        while (block := self._answers.peek()) and b"\0" not in block:
             message += self._answers.read(len(block))
         if not block:
             raise RuntimeError("Chromium ended")

@@ -169,7 +169,6 @@ def open_and_close(server: ServiceProcess, sessions: int, label: str) -> None:
 
 def server_rows(size: int) -> Iterator[Row]:
     """Memory of a server with two workers on `size` products; on the smaller catalogue also sessions and shoppers."""
-    os.environ["OVERWORLD_WEBSHOP_PRODUCTS"] = str(size)
     setting, unit = f"{size:,} products", "MB PSS"
     with ServerProcess("webshop", arguments=("--workers", "2", "--slots", str(SLOTS), "--allow-expert")) as server:
         play_all(server, 12)
@@ -197,7 +196,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         os.environ["OVERWORLD_WEBSHOP_CACHE"] = cache
         for size in SIZES:
-            shop = open_shop(ShopSettings(products=size))
+            os.environ["OVERWORLD_WEBSHOP_PRODUCTS"] = str(size)
+            shop = open_shop(ShopSettings())
             rows += search_rows(shop, recorded)
             if size == SIZES[0]:
                 rows += frame_rows(shop)

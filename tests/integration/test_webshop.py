@@ -87,7 +87,7 @@ def test_the_command_prepares_the_catalogue(settings):
 
 WITHOUT_PACKAGES = """
 import sys
-for name in ("ijson", "nltk", "rapidfuzz", "regex", "textblob", "font_source_sans_pro"):
+for name in ("nltk", "rapidfuzz", "regex", "textblob", "font_source_sans_pro"):
     sys.modules[name] = None
 from overworld.catalogue import load, make
 make("gym_cards/EZPoints").reset(1)

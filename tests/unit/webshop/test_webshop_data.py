@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from overworld_envs.webshop import catalogue, goals
+from overworld_envs.webshop import catalogue, goals, sources
 from overworld_envs.webshop.catalogue import opened
 from overworld_envs.webshop.errors import CatalogueError
 from overworld_envs.webshop.products import product
@@ -138,10 +138,13 @@ def test_half_a_surrogate_pair_is_no_text() -> None:
         (json.dumps([row(), row(asin="B2")])[:-30], NOTES, None, "items_shuffle.json .* no complete JSON.* cut off"),
         ("", NOTES, None, "no complete JSON"),
         ("[]", NOTES, None, "has no products"),
-        ({"item": row()}, NOTES, None, r"begins with b'\{'; expected a list"),
+        ({"item": row()}, NOTES, None, r"begins with '\{'; expected a list"),
         (["text"], NOTES, None, "row 1: no object with an asin"),
         ([row()], json.dumps(NOTES)[:-3], None, "items_ins_v2.json .* no complete JSON"),
-        ([row()], {}, None, "items_ins_v2.json is empty"),
+        ([row()], {}, None, r"items_ins_v2\.json holds no object with product ids as keys, or an empty one"),
+        ([row()], [row()], None, r"items_ins_v2\.json holds no object"),
+        ('[{"asin": "B1", ]', NOTES, None, "no complete JSON"),
+        ("[" * 200_000, NOTES, None, "no complete JSON"),
         ([row()], {"B000000001": []}, None, r"items_ins_v2.json, 'B000000001': \[\]; expected a dict"),
         ([row()], {"B000000001": {"instruction": "Find"}}, None, "instruction_attributes is missing"),
         (
@@ -159,6 +162,24 @@ def test_half_a_surrogate_pair_is_no_text() -> None:
 def test_broken_files(tmp_path: Path, rows: Any, notes: Any, human: Any, message: str) -> None:
     with pytest.raises(CatalogueError, match=message):
         opened(written(tmp_path, rows, notes, human))
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 300, 100_000])
+def test_rows_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    """As upstream's parser reads them: NaN is a number."""
+    monkeypatch.setattr(sources, "_CHUNK", chunk)
+    rows = [row(asin=f"B{number}", name=f"Größe [{number}] \\ }}", list_price=float("nan")) for number in range(20)]
+    for indent in (None, 1):
+        settings = written(tmp_path, " \n" + json.dumps(rows, indent=indent), {"B3": NOTES["B000000001"]})
+        shop = opened(settings)
+        assert [shop.product(number).title for number in range(20)] == [one["name"] for one in rows]
+
+
+def test_a_row_without_an_end_is_not_read_forever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "_CHUNK", 100)
+    monkeypatch.setattr(sources, "_LONGEST_ROW", 5000)
+    with pytest.raises(CatalogueError, match="no complete JSON"):
+        opened(written(tmp_path, [row(name="x" * 20_000)]))
 
 
 def test_missing_files(tmp_path: Path) -> None:

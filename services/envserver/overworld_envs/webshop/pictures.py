@@ -13,7 +13,7 @@ from overworld.env import Pixels
 from PIL import Image, ImageDraw
 
 from overworld_envs.webshop.products import Product
-from overworld_envs.webshop.typeface import SPRITES, Style, lines, word_sprite
+from overworld_envs.webshop.typeface import SPRITES, Style, lines, text_width, word_sprite
 
 _logger = logging.getLogger(__name__)
 
@@ -49,8 +49,11 @@ def placeholder(product: Product, size: int) -> Pixels:
         edge = max(1, size // 60)
         ImageDraw.Draw(image).rectangle((0, 0, size - 1, size - 1), outline=dark, width=edge)
         pixels = np.array(image)
-        style = Style(max(5, size // 6 if size > 100 else size // 5), dark, light)
-        rows = list(lines(label, style, max(4, size - 6 * edge), limit=max(1, size // style.height - 1)))
+        width = max(4, size - 6 * edge)
+        styles = [Style(letters, dark, light) for letters in range(max(5, size // 6), 4, -1)]
+        fitting = (one for one in styles if all(text_width(word, one) <= width for word in label.split()))
+        style = next(fitting, styles[-1])
+        rows = list(lines(label, style, width, limit=max(1, size // style.height - 1)))
         top = (size - style.height * len(rows)) // 2
         for row, words in enumerate(rows):
             left = (size - words[-1][0] - word_sprite(words[-1][1], style).shape[1]) // 2

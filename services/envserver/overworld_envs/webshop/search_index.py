@@ -19,13 +19,11 @@ from overworld_envs.webshop.analyzer import terms
 
 K1, B = np.float32(0.9), np.float32(0.4)
 
-FILES = ("terms.bin", "terms.npy", "postings.npy", "documents.npy", "saturations.npy", "ranks.npy")
-
 _ONE = np.float32(1)
 
 
 def build(documents: Iterable[str], ids: list[str]) -> Iterator[tuple[str, NDArray[Any] | bytes]]:
-    """The index of `documents` as the content of each of FILES. `ids` are theirs and decide between equal scores."""
+    """The index of `documents`, file by file. `ids` are theirs and decide between equal scores."""
     vocabulary: dict[str, int] = {}
     term_of, document_of, count_of, lengths = array("i"), array("i"), array("i"), array("i")
     for document, text in enumerate(documents):
@@ -52,6 +50,7 @@ def build(documents: Iterable[str], ids: list[str]) -> Iterator[tuple[str, NDArr
     ranks = np.empty(len(ids), np.int32)
     ranks[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids), dtype=np.int32)
     yield "ranks.npy", ranks
+    yield "held.npy", np.array([np.count_nonzero(lengths)])
 
 
 def _saturations(
@@ -87,7 +86,8 @@ class SearchIndex:
         self._documents = load("documents.npy")
         self._saturations: NDArray[np.float32] = load("saturations.npy")
         self._ranks = load("ranks.npy")
-        self._held = int(np.count_nonzero(np.bincount(self._documents, minlength=1))) if len(self._documents) else 0
+        self._held = int(load("held.npy")[0])
+        """Documents that have a term; Lucene counts no others."""
 
     def search(self, text: str, limit: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The best documents for `text`, at most `limit`, and their scores; the best first."""

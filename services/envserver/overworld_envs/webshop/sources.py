@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
-
-import ijson
 
 from overworld_envs.webshop import generator
 from overworld_envs.webshop.errors import CatalogueError
@@ -17,6 +17,10 @@ from overworld_envs.webshop.products import KNOWN, Product, is_skipped, product
 from overworld_envs.webshop.settings import ShopSettings
 
 _logger = logging.getLogger(__name__)
+
+_CHUNK = 1 << 20
+_LONGEST_ROW = 64 << 20
+_BLANKS: Any = re.compile(r"[\s,]*")  # matches always
 
 
 class Source(Protocol):
@@ -160,29 +164,41 @@ def _rows_file(folder: Path, count: int | None) -> Path:
 
 
 def _rows(file: Path) -> Iterator[Any]:
-    with file.open("rb") as content:
-        first = content.read(1024).lstrip()[:1]
-        if first not in (b"[", b""):
-            raise CatalogueError(f"{file} begins with {first!r}; expected a list of products")
-        content.seek(0)
+    """The elements of a list, one after another, by the parser that upstream uses: it takes NaN, for example."""
+    decoder = json.JSONDecoder()
+    with file.open(encoding="utf-8") as content:
         try:
-            yield from ijson.items(content, "item", use_float=True)
-        except (ijson.JSONError, UnicodeDecodeError) as error:
+            text = content.read(_CHUNK)
+            while text.isspace() and (more := content.read(_CHUNK)):
+                text = more
+            text = text.lstrip()
+            if not text.startswith("["):
+                raise ValueError(f"it begins with {text[:1]!r}; expected a list of products")
+            at = 1
+            while not text.startswith("]", at := _BLANKS.match(text, at).end()):
+                try:
+                    row, at = decoder.raw_decode(text, at)
+                except ValueError:  # perhaps only cut off
+                    more = content.read(max(_CHUNK, len(text) - at))
+                    if not more or len(text) - at > _LONGEST_ROW:
+                        raise
+                    text, at = text[at:] + more, 0
+                    continue
+                yield row
+        except (ValueError, RecursionError) as error:
             raise CatalogueError(_broken(file, error)) from None
 
 
 def _members(file: Path, kind: type) -> dict[str, Any]:
-    members = {}
-    with file.open("rb") as content:
-        try:
-            for key, value in ijson.kvitems(content, "", use_float=True):
-                if not isinstance(value, kind):
-                    raise CatalogueError(f"{file}, {key!r:.40}: {value!r:.80}; expected a {kind.__name__}")
-                members[key] = value
-        except (ijson.JSONError, UnicodeDecodeError) as error:
-            raise CatalogueError(_broken(file, error)) from None
-    if not members:
-        raise CatalogueError(f"{file} is empty; expected an object with product ids as keys")
+    try:
+        members = json.loads(file.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CatalogueError(_broken(file, error)) from None
+    if not isinstance(members, dict) or not members:
+        raise CatalogueError(f"{file} holds no object with product ids as keys, or an empty one")
+    for key, value in members.items():
+        if not isinstance(value, kind):
+            raise CatalogueError(f"{file}, {key!r:.40}: {value!r:.80}; expected a {kind.__name__}")
     return members
 
 
