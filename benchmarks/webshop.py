@@ -36,7 +36,8 @@ ANSWERS = Path(__file__).parents[1] / "tests" / "unit" / "webshop" / "lucene" / 
 SIZES = (1_000, 100_000)
 MEGABYTES = {1_000: 500.0, 100_000: 1_500.0}
 SLOTS = 64
-SESSIONS = 1_000
+WARM_UP, SESSIONS = 500, 1_000
+"""Caches are bounded, and full after the first ones."""
 WIDTH, HEIGHT = 640, 480
 FRAMES_PER_SECOND = 400.0
 GOALS = 200
@@ -176,7 +177,7 @@ def server_rows(size: int) -> Iterator[Row]:
         yield Row(f"server, {SLOTS} slots, 2 workers", setting, used, unit, "limit", limit, limit / used, 1.0)
         if size != SIZES[0]:
             return
-        open_and_close(server, 100, "warming up")
+        open_and_close(server, WARM_UP, "warming up")
         before = memory(server)
         open_and_close(server, SESSIONS, "sessions")
         after = memory(server)

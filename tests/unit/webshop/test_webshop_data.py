@@ -227,6 +227,15 @@ def test_a_catalogue_is_prepared_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert opened(settings).product(0) == first.product(0)
 
 
+def test_what_a_killed_process_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    settings = written(tmp_path, [row()])
+    opened(settings)
+    folder = prepared(settings)
+    folder.rename(folder.with_suffix(".unfinished"))
+    assert len(opened(settings)) == 1
+    assert prepared(settings) == folder
+
+
 def test_changed_files_make_another_catalogue(tmp_path: Path) -> None:
     opened(written(tmp_path, [row()]))
     assert opened(written(tmp_path, [row(name="Another mug")])).product(0).title == "Another mug"
@@ -274,7 +283,7 @@ def test_a_half_written_folder_is_refused(tmp_path: Path, damage: str) -> None:
 def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     settings = written(tmp_path, [row()]).model_copy(update={"cache": tmp_path / "file"})
-    with pytest.raises(CatalogueError, match="OVERWORLD_WEBSHOP_CACHE names a folder"):
+    with pytest.raises(CatalogueError, match=r"cannot be prepared in .*OVERWORLD_WEBSHOP_CACHE names a folder"):
         opened(settings)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xxhash
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from overworld_envs.webshop import search_index
 from overworld_envs.webshop.analyzer import terms
@@ -53,6 +53,10 @@ def test_terms_are_lucenes() -> None:
 )
 def test_terms_of_the_facts(text: str, expected: list[str]) -> None:
     assert terms(text) == expected
+
+
+def test_long_words_are_cut_as_lucene_cuts_them() -> None:
+    assert [len(term) for term in terms("W" * 600 + " " + "a" * 250 + "😀" + "b" * 300)] == [255, 255, 90, 250, 1, 255, 45]
 
 
 def test_the_products_are_those_that_were_recorded(shop: Shop) -> None:
@@ -99,6 +103,7 @@ def test_a_catalogue_without_words(tmp_path: Path) -> None:
         assert index.search(query, 10)[0].tolist() == []
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_has_terms(text: str) -> None:
     assert all(terms(text))

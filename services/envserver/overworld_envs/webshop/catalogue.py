@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import random
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -96,18 +95,20 @@ def opened(settings: ShopSettings, *, build_up_to: int | None = None) -> Catalog
     identity = {"format": _FORMAT, "price_seed": settings.price_seed, **origin.identity}
     folder = settings.cache / xxhash.xxh3_128_hexdigest(json.dumps(identity, sort_keys=True).encode())
     try:
-        settings.cache.mkdir(parents=True, exist_ok=True)
-        with _lock(settings.cache / f"{folder.name}.lock"):
-            if not folder.exists():
-                if build_up_to is not None and origin.bytes > build_up_to:
-                    raise CatalogueError(
-                        f"a catalogue of {origin.bytes / 1e6:,.0f} MB takes minutes to prepare: "
-                        "run python -m overworld_envs.webshop once, then start the server"
-                    )
-                _build(folder, origin, identity, settings.price_seed)
+        if not folder.exists():
+            settings.cache.mkdir(parents=True, exist_ok=True)
+            with _lock(settings.cache / f"{folder.name}.lock"):
+                if not folder.exists():  # another process may have been faster
+                    if build_up_to is not None and origin.size > build_up_to:
+                        raise CatalogueError(
+                            f"a catalogue of {origin.size / 1e6:,.0f} MB takes minutes to prepare: "
+                            "run python -m overworld_envs.webshop once, then start the server"
+                        )
+                    _build(folder, origin, identity, settings.price_seed)
     except OSError as error:
         raise CatalogueError(
-            f"{settings.cache} cannot be used: {error}; OVERWORLD_WEBSHOP_CACHE names a folder that can be written"
+            f"the catalogue cannot be prepared in {settings.cache}: {error} "
+            "(OVERWORLD_WEBSHOP_CACHE names a folder that can be written)"
         ) from None
     return Catalogue(folder, identity)
 
@@ -115,7 +116,8 @@ def opened(settings: ShopSettings, *, build_up_to: int | None = None) -> Catalog
 def _build(folder: Path, origin: Source, identity: Mapping[str, Any], price_seed: int) -> None:
     """Makes the folder, whole or not at all."""
     _logger.info("preparing the catalogue in %s", folder)
-    unfinished = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.unfinished")
+    unfinished = folder.with_suffix(".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
     unfinished.mkdir()
     try:
         writer = _Writer(unfinished)

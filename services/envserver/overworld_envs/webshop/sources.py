@@ -31,8 +31,8 @@ class Source(Protocol):
         """What the products are made of, cheap to find out; as JSON can hold it."""
 
     @property
-    def bytes(self) -> int:
-        """How much there is to read."""
+    def size(self) -> int:
+        """How many bytes there are to read."""
 
     def products(self) -> Iterator[Product]:
         """All products in order. Raises CatalogueError."""
@@ -51,7 +51,7 @@ def source(settings: ShopSettings) -> Source:
 class Generated:
     """The generator's catalogue."""
 
-    bytes = 0
+    size = 0
 
     def __init__(self, count: int, seed: int) -> None:
         self._count = count
@@ -95,11 +95,11 @@ class Files:
     def identity(self) -> Mapping[str, Any]:
         """Names, sizes and times of the files."""
         stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in self._files]
-        return {"folder": str(self._rows.parent.resolve()), "files": list(map(list, stats)), "products": self._count}
+        return {"files": list(map(list, stats)), "products": self._count}
 
     @property
-    def bytes(self) -> int:
-        """Of all files."""
+    def size(self) -> int:
+        """Of all files, in bytes."""
         return sum(file.stat().st_size for file in self._files)
 
     def products(self) -> Iterator[Product]:
