@@ -196,6 +196,7 @@ def main() -> None:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as cache:
         os.environ["OVERWORLD_WEBSHOP_CACHE"] = cache
+        os.environ["OVERWORLD_LOG_LEVEL"] = "WARNING"  # thousands of sessions come and go
         for size in SIZES:
             os.environ["OVERWORLD_WEBSHOP_PRODUCTS"] = str(size)
             shop = open_shop(ShopSettings())

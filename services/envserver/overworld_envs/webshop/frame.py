@@ -89,7 +89,7 @@ class Renderer:
         sheet = _Sheet(self._width)
         if isinstance(page, SearchPage):
             self._search(sheet, page)
-            return sheet.finished(0)
+            return Layout([], sheet.pieces, 0, sheet.y)
         self._head(sheet, page)
         top = sheet.y
         body = _Sheet(self._width)
@@ -269,10 +269,6 @@ class _Sheet:
     def style(self, size: int, colour: Colour, background: Colour, *, bold: bool = False) -> Style:
         """Text of `size` units."""
         return Style(max(4, self.unit(size)), colour, background, "Semibold" if bold else "Regular")
-
-    def finished(self, top: int) -> Layout:
-        """With everything in the body."""
-        return Layout([], self.pieces, top, self.y)
 
     def put(self, sprite: Pixels, x: int, y: int) -> None:
         """Places a sprite."""
