@@ -21,6 +21,8 @@ from overworld_envs.webshop.products import Product
 from overworld_envs.webshop.reward import matched_options, reward
 from overworld_envs.webshop.shop import Shop
 
+_LONGEST_QUERY = 500
+
 
 class Guide:
     """The way to one goal, from whatever page."""
@@ -41,7 +43,9 @@ class Guide:
                 if number == page.number:
                     return Expert(f"click[{asin.lower()}]", f"{asin} fits the instruction best. I look at it.")
                 button = NEXT if number > page.number else PREVIOUS
-                return Expert(f"click[{button}]", f"Nothing on page {page.number} fits as well as what is further on.")
+                return Expert(
+                    f"click[{button}]", f"The best fit is not on page {page.number}. I turn to page {number}."
+                )
             case ResultsPage():
                 return Expert(f"click[{BACK}]", "These results are for other words. I search again.")
             case ItemPage(product=product) if product.asin == asin:
@@ -78,12 +82,13 @@ def _search(shop: Shop, goal: Goal) -> tuple[str, Product, int]:
 
     Words of the instruction if they lead to the goal's product within two pages, else its title.
     """
-    values = [option[1] if isinstance(option, tuple) else option for option in goal.options]
-    text = goal.text.partition(", and price lower than")[0].lower()
-    instructed = (text, " ".join((*goal.attributes, goal.query, *values)), " ".join((goal.query, *goal.attributes)))
+    values = " ".join(option[1] if isinstance(option, tuple) else option for option in goal.options)
+    attributes = " ".join(goal.attributes)
+    asked = goal.text.partition(", and price lower than")[0]
+    instructed = [_query(text) for text in (asked, f"{attributes} {goal.query} {values}", f"{goal.query} {attributes}")]
     number = shop.catalogue.number(goal.asin)
     ranked = []
-    for words in (*instructed, f"{goal.title} {' '.join(values)}".lower(), goal.title.lower()):
+    for words in (*instructed, _query(f"{goal.title} {values}"), _query(goal.title)):
         hits = shop.search(words, MOST_RESULTS)
         if number in hits:
             rank = hits.index(number)
@@ -101,6 +106,11 @@ def _search(shop: Shop, goal: Goal) -> tuple[str, Product, int]:
         score = reward(goal, product, shop.catalogue.price(hit), options, shop.tagger).score
         scores.append((-score, rank, product))
     if not scores:  # none of its words is known: whatever is bought is wrong
-        return goal.title.lower(), shop.product(goal.asin), 0
+        return instructed[0], shop.product(goal.asin), 0
     _, rank, product = min(scores, key=lambda entry: entry[:2])
     return words, product, rank
+
+
+def _query(text: str) -> str:
+    """Words as an action can have them: in lower case, with single spaces, not too many."""
+    return " ".join(text.lower().split())[:_LONGEST_QUERY].strip()

@@ -101,7 +101,7 @@ def _product(rng: random.Random, kind: _Kind, asin: str, phrases: dict[str, Sequ
         for option, values in kind.options.items()
         if rng.random() < 0.85
     }
-    price, pricing = _pricing(rng, kind)
+    pricing = _pricing(rng, kind)
     row = {
         "asin": asin,
         "name": _title(rng, brand, name, attributes, phrases),
@@ -121,7 +121,7 @@ def _product(rng: random.Random, kind: _Kind, asin: str, phrases: dict[str, Sequ
         asked = rng.sample(attributes, rng.randint(2, 3))
         notes["instruction"] = _asked(asked, kind.query)
         notes["instruction_attributes"] = asked
-    human = [_human(rng, kind.query, attributes, options, price, phrases) for _ in range(rng.choice((0, 0, 1, 1, 2)))]
+    human = [_human(rng, kind.query, attributes, options, phrases) for _ in range(rng.choice((0, 0, 1, 1, 2)))]
     return Made(row, notes, human)
 
 
@@ -130,15 +130,15 @@ def _brand(rng: random.Random, phrases: dict[str, Sequence[str]]) -> str:
     return "".join((*syllables, rng.choice(phrases["brand_ends"]))).title()
 
 
-def _pricing(rng: random.Random, kind: _Kind) -> tuple[float, str | None]:
-    """Roughly what it costs, and how the row says it: nothing, a price, or a range."""
+def _pricing(rng: random.Random, kind: _Kind) -> str | None:
+    """Nothing, a price, or a range."""
     price = round(kind.low * (kind.high / kind.low) ** rng.random()) - 0.01 * rng.choice((1, 1, 5, 51))
     draw = rng.random()
     if draw < 0.04:
-        return 100.0, None
+        return None
     if draw < 0.75:
-        return price, f"${price:,.2f}"
-    return price, f"${price:,.2f} - ${price * rng.uniform(1.1, 1.6):,.2f}"
+        return f"${price:,.2f}"
+    return f"${price:,.2f} - ${price * rng.uniform(1.1, 1.6):,.2f}"
 
 
 def _title(
@@ -189,7 +189,6 @@ def _human(
     query: str,
     attributes: Sequence[str],
     options: dict[str, list[str]],
-    price: float,
     phrases: dict[str, Sequence[str]],
 ) -> dict[str, Any]:
     asked = rng.sample(attributes, rng.randint(1, 2))
