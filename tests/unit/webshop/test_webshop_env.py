@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from overworld import End, Outcome, Runner
 from overworld_envs.webshop.env import ShopOptions, WebShop, env_classes
-from overworld_envs.webshop.shop import Shop
+from overworld_envs.webshop.settings import ShopSettings
+from overworld_envs.webshop.shop import Shop, open_shop
 from pydantic import ValidationError
 
 
@@ -207,6 +210,31 @@ def test_the_expert_finds_back_from_anywhere(shop: Shop) -> None:
             result = shopper.step(result.expert.action)
         assert result.end is End.TASK
         assert result.reward > 0.9
+
+
+def test_the_expert_buys_the_best_it_finds_if_the_product_is_not_among_the_results(tmp_path: Path) -> None:
+    """Sixty products look alike, the goal's comes last and another one is as good."""
+    rows, notes = [], {}
+    for number in range(60):
+        asin = f"B{number:02}"
+        rows.append(
+            {
+                "asin": asin, "name": "Blue mug", "category": "garden", "query": "mug", "product_category": "a › b",
+                "full_description": "", "small_description": [""], "pricing": "$5.00", "images": ["x"],
+                "customization_options": {"color": [{"value": "red"}, {"value": "blue"}]},
+            }
+        )  # fmt: skip
+        notes[asin] = {"attributes": ["dishwasher safe"] if number in (7, 59) else ["oven safe"]}
+    notes["B59"] |= {"instruction": "Find me dishwasher safe mug", "instruction_attributes": ["dishwasher safe"]}
+    (tmp_path / "items_shuffle.json").write_text(json.dumps(rows))
+    (tmp_path / "items_ins_v2.json").write_text(json.dumps(notes))
+    shopper = runner(open_shop(ShopSettings(data=tmp_path, cache=tmp_path / "cache")), expert=True)
+    for task in range(2):
+        result = shopper.reset(0, split="all", task=task)
+        while result.end is None:
+            assert result.expert is not None
+            result = shopper.step(result.expert.action)
+        assert (session(shopper)._asin, result.reward) == ("B07", 1.0)
 
 
 def test_a_shopper_who_clicks_at_random_earns_little(shop: Shop) -> None:

@@ -98,15 +98,15 @@ def _search(shop: Shop, goal: Goal) -> tuple[str, Product, int]:
     if ranked:
         rank, words = min(ranked)
         return words, shop.product(goal.asin), rank
-    words = instructed[1]
+    words = _query(goal.title)  # many products have this title: the best of those that are found
     scores = []
     for rank, hit in enumerate(shop.search(words, MOST_RESULTS)):
         product = shop.catalogue.product(hit)
         options = wanted_options(goal, product)
         score = reward(goal, product, shop.catalogue.price(hit), options, shop.tagger).score
         scores.append((-score, rank, product))
-    if not scores:  # none of its words is known: whatever is bought is wrong
-        return instructed[0], shop.product(goal.asin), 0
+    if not scores:  # a title without words cannot be found
+        return words, shop.product(goal.asin), 0
     _, rank, product = min(scores, key=lambda entry: entry[:2])
     return words, product, rank
 
