@@ -7,13 +7,12 @@ built-in font; nothing is read from files.
 from __future__ import annotations
 
 import functools
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
 
 import numpy as np
 from overworld.env import Pixels
 from PIL import Image, ImageDraw, ImageFont
+
+from overworld_envs.sprites import SpriteCache
 
 Colour = tuple[int, int, int]
 
@@ -47,36 +46,6 @@ COLOURS: dict[str, Colour] = {
 """Colours for agents that see little, e.g. a small model at 56 x 56 pixels: far from each other and from white, in
 CIELAB and in RGB (found by a farthest-point search)."""
 COLOURS["A"] = COLOURS["1"]
-
-
-class SpriteCache:
-    """Sprites by key, at most `max_bytes` of them: the least recently used go first."""
-
-    _ENTRY_BYTES = 600  # Python's own objects around the pixels of one sprite, roughly
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._sprites: OrderedDict[Hashable, Pixels] = OrderedDict()
-        self._lock = threading.Lock()
-        self.bytes = 0
-
-    def get(self, key: Hashable, draw: Callable[[], Pixels]) -> Pixels:
-        """The sprite of `key`, uint8 [height, width, 3], read-only; `draw` makes it if it is not there."""
-        with self._lock:
-            sprite = self._sprites.get(key)
-            if sprite is not None:
-                self._sprites.move_to_end(key)
-                return sprite
-        sprite = draw()
-        sprite.flags.writeable = False
-        with self._lock:
-            if key not in self._sprites:
-                self._sprites[key] = sprite
-                self.bytes += sprite.nbytes + self._ENTRY_BYTES
-            while self.bytes > self._max_bytes:
-                _, oldest = self._sprites.popitem(last=False)
-                self.bytes -= oldest.nbytes + self._ENTRY_BYTES
-        return sprite
 
 
 SPRITES = SpriteCache(max_bytes=48 * 2**20)

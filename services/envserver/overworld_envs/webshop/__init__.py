@@ -1,0 +1,22 @@
+"""WebShop: buying what an instruction asks for, with upstream's rules, search and reward and our own frames."""
+
+from __future__ import annotations
+
+from overworld.env import Env
+
+
+def envs() -> list[type[Env]]:
+    """The env classes of this simulator, on the operator's catalogue, which is prepared if need be.
+
+    Raises CatalogueError for data that cannot be used, ModuleNotFoundError without the extra "webshop".
+    """
+    try:
+        from overworld_envs.webshop.env import env_classes
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{error}; WebShop needs more packages: pip install 'overworld-envs[webshop]'"
+        ) from error
+    from overworld_envs.webshop.settings import ShopSettings
+    from overworld_envs.webshop.shop import open_shop
+
+    return list(env_classes(open_shop(ShopSettings())))

@@ -1,0 +1,28 @@
+"""`python -m overworld_envs.webshop` prepares the operator's catalogue and says what is in it."""
+
+from __future__ import annotations
+
+import sys
+
+from overworld import log
+from pydantic import ValidationError
+
+from overworld_envs.webshop.catalogue import opened
+from overworld_envs.webshop.errors import CatalogueError
+from overworld_envs.webshop.goals import KINDS
+from overworld_envs.webshop.settings import ShopSettings
+
+
+def main() -> None:
+    """Prepares the catalogue; servers then open it at once."""
+    log.configure()
+    try:
+        catalogue = opened(ShopSettings())
+    except (CatalogueError, ValidationError) as error:
+        sys.exit(str(error))
+    counts = ", ".join(f"{catalogue.goal_count(kind):,} {kind} goals" for kind in KINDS)
+    print(f"{len(catalogue):,} products, {counts}: {catalogue.description}")
+
+
+if __name__ == "__main__":
+    main()
