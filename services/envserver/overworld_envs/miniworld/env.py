@@ -11,6 +11,7 @@ from overworld.env import ActionSpec, End, Env, EnvSpec, Expert, Image, Observat
 
 from overworld_envs.miniworld import graphics
 from overworld_envs.miniworld.options import MiniWorldOptions, RandomisableOptions, SignOptions, options_model
+from overworld_envs.miniworld.planner import Planner
 from overworld_envs.miniworld.tasks import REPEATED, TASKS, Task
 
 _COLOURS = ("blue", "red", "green")
@@ -43,8 +44,8 @@ class MiniWorld(Env):
             self._world.max_episode_steps = chosen.max_episode_steps
         self._camera = Camera(context, self._world, chosen.width, chosen.height, Render(chosen.render))
         self._numbers = {action: number for number, action in enumerate(self.spec.action.vocabulary)}
-        self._return = 0.0
         self._image: Image | None = None
+        self._planner: Planner | None = None
 
     def reset(self, seed: int, split: str, task: int | None) -> Observation:
         """Makes the world that upstream makes of `seed`."""
@@ -52,6 +53,7 @@ class MiniWorld(Env):
             self._choose_sign(seed, self.options)
         self._world.on_look = _look_away
         self._world.reset(seed=seed)
+        self._planner = None
         self._camera.look_around()
         self._image = Image("view", self.canvas("view", self.options.height, self.options.width))
         self._draw()
@@ -75,6 +77,15 @@ class MiniWorld(Env):
         end = End.TASK if terminated else End.RULE if truncated else None
         success = self.won() if end is not None else None
         return Transition(self._observation(), reward, end, success, self._metrics())
+
+    def expert(self) -> Expert:
+        """The next step of a short way to the red box."""
+        if self._planner is None:
+            options = self.options
+            aspect = options.width / options.height
+            self._planner = Planner(self._world, options.turn_repeat, options.move_repeat, aspect)
+        name, thoughts = self._planner.advise()
+        return Expert(self.spec.action.vocabulary[self.task.actions.index(name)], thoughts)
 
     def won(self) -> bool:
         """Whether the task is achieved."""
