@@ -44,7 +44,7 @@ soak: $(READY) ## long runs that look for leaks
 lint: $(READY) ## ruff, mypy, import-linter, buf, and the generated code's freshness
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(PACKAGES) benchmarks demo
+	$(BIN)/mypy $(PACKAGES) benchmarks demo scripts/gallery.py
 	$(BIN)/lint-imports
 	cd proto && ../$(BIN)/buf lint
 	scripts/proto --check
@@ -56,7 +56,7 @@ format: $(READY) ## let ruff put the code into form
 proto: ## generate sdk/overworld/v1 from proto/
 	scripts/proto
 
-bench: bench-transport bench-gym_cards ## all benchmarks; CHECK=1 fails below a target
+bench: bench-transport bench-gym_cards bench-miniworld ## all benchmarks; CHECK=1 fails below a target
 
 bench-%: $(READY) ## one benchmark, e.g. bench-transport; CHECK=1, JSON=FILE
 	$(BIN)/python benchmarks/$*.py $(if $(JSON),--json $(JSON))

@@ -187,7 +187,9 @@ def over_grpc(task: str) -> Iterator[Row]:
         for peer, asynchronous in peers.items():
             ask = stack.enter_context(process(play_vector, task, asynchronous))
             plays[peer] = lambda ask=ask: ask(WIRE_SECONDS)  # type: ignore[misc]
-        server = stack.enter_context(ServerProcess("miniworld", arguments=("--workers", "2", "--slots", str(3 * SLOTS))))
+        server = stack.enter_context(
+            ServerProcess("miniworld", arguments=("--workers", "2", "--slots", str(3 * SLOTS)))
+        )
         for render in OVER_GRPC_TARGETS:
             options = {"width": SIZE, "height": SIZE, "render": render}
             session = stack.enter_context(Session(server.address, f"miniworld/{task}", SLOTS, options=options))

@@ -26,7 +26,7 @@ from overworld.errors import ContractError
 from overworld.evaluate import ModelChangedError, Report, compare, evaluate, read_episodes, tasks_of_split
 from overworld.fleet import Fleet
 from overworld.openai_client import ModelServerError, OpenAIModel
-from overworld.play import chance, expert, person, play, show_in, side_by_side, write_gif
+from overworld.play import Agent, chance, expert, person, play, show_in, side_by_side, write_gif
 from overworld.process import follow_parent
 from overworld.registry import registry
 from overworld.runner import Result
@@ -162,12 +162,13 @@ def _play(arguments: argparse.Namespace) -> int:
         runner = catalogue.make(arguments.env, expert=arguments.agent == "expert", **_pairs(arguments.option))
         if arguments.agent == "expert" and not runner.spec.has_expert:
             raise ValueError(f"{runner.spec.id} has no expert")
-        agents = {
-            "you": lambda: person(runner, console),
-            "expert": lambda: expert,
-            "random": lambda: chance(runner, arguments.seed),
-        }
-        agent = agents[arguments.agent]()
+        match arguments.agent:
+            case "expert":
+                agent: Agent = expert
+            case "random":
+                agent = chance(runner, arguments.seed)
+            case _:
+                agent = person(runner, console)
         console.print(f"[bold]{runner.spec.id}[/]  {escape(runner.spec.task)}")
         first = runner.reset(arguments.seed, split=arguments.split, task=arguments.task)
         results = play(runner, first, agent, keep_and_show)
@@ -279,11 +280,15 @@ def _parser() -> argparse.ArgumentParser:
     evaluated.add_argument("env", help="env id, e.g. gym_cards/NumberLine")
     evaluated.add_argument("--model", required=True, help="the model's name at its server")
     evaluated.add_argument("--url", default="http://127.0.0.1:8000/v1", help="an OpenAI-compatible server")
-    evaluated.add_argument("--servers", default="127.0.0.1:50051", help="env servers: addresses, or redis://host:port/0")
+    evaluated.add_argument(
+        "--servers", default="127.0.0.1:50051", help="env servers: addresses, or redis://host:port/0"
+    )
     evaluated.add_argument("--seeds", default="0-99", help="seeds of the episodes; ignored with --split")
     evaluated.add_argument("--split", default="", help="play each task of this split once")
     evaluated.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the env")
-    evaluated.add_argument("--recipe", action="append", default=[], metavar="KEY=VALUE", help="instead of the model's own")
+    evaluated.add_argument(
+        "--recipe", action="append", default=[], metavar="KEY=VALUE", help="instead of the model's own"
+    )
     evaluated.add_argument("--temperature", type=float, default=0.0, help="of sampling; 0 is greedy")
     evaluated.add_argument("--max-tokens", type=_positive, default=256, help="longest reply")
     evaluated.add_argument("--slots", type=_positive, default=16, help="episodes played at once")

@@ -86,7 +86,9 @@ def test_pictures_stand_side_by_side() -> None:
 def test_a_gif_shows_every_turn(tmp_path: Path) -> None:
     file = tmp_path / "play.gif"
     command = ["play", "gym_cards/NumberLine", "--agent", "expert", "--gif", str(file), "--option", "size=40"]
-    done = subprocess.run([sys.executable, "-m", "overworld.cli", *command, "--seed", "1"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "overworld.cli", *command, "--seed", "1"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     with PIL.Image.open(file) as picture:
         assert picture.size == (40, 40)

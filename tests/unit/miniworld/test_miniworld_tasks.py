@@ -87,7 +87,9 @@ def test_texts_tell_nothing_that_the_picture_should() -> None:
 
 
 def test_integers_are_explained() -> None:
-    runner = make("miniworld/Hallway", actions="integers", task_text="describing", turn_repeat=3, move_repeat=4, **SMALL)
+    runner = make(
+        "miniworld/Hallway", actions="integers", task_text="describing", turn_repeat=3, move_repeat=4, **SMALL
+    )
     assert runner.spec.action.vocabulary == ("0", "1", "2", "3")
     assert "0: turn left, 1: turn right, 2: move forward, 3: move back." in runner.spec.task
     assert "45 degrees" in runner.spec.task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from overworld.env import Pixels
 from pyglet import gl
@@ -88,7 +89,7 @@ class Camera:
         release(self._frame)
 
 
-def _pose(agent: object) -> tuple[Vector, Vector]:
+def _pose(agent: Any) -> tuple[Vector, Vector]:
     """Where the agent's eye is and where it looks, the same floats as upstream's `cam_pos` and `cam_dir`."""
     if agent.cam_pitch == 0 and agent.cam_fwd_disp == 0:
         # What upstream's rotation matrices come to without a pitch; they take ten times as long.

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from importlib.metadata import version
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 from overworld.env import ActionSpec, End, Env, EnvSpec, Expert, Image, Observation, Options, Transition
 

@@ -1,6 +1,7 @@
 """OpenGL without a display: which libraries it takes, and the one context of this process.
 
-MiniWorld imports pyglet, which opens a context when it is imported; so nothing here imports either before `open_context`.
+MiniWorld imports pyglet, which opens a context when it is imported; so nothing here imports either before
+`open_context`.
 """
 
 from __future__ import annotations

@@ -108,7 +108,9 @@ class Planner:
 
     def _reached(self, points: Points) -> NDArray[np.bool_]:
         """Whether the box is near enough."""
-        return np.linalg.norm(points - np.asarray(self._world.box.pos, float)[[0, 2]], axis=-1) < self._reach
+        goal = np.asarray(self._world.box.pos, float)[[0, 2]]
+        reached: NDArray[np.bool_] = np.linalg.norm(points - goal, axis=-1) < self._reach
+        return reached
 
     def _touches(self, points: Points, radius: float) -> NDArray[np.bool_]:
         """Whether a cylinder of that radius would touch a wall or a thing other than the box."""
@@ -165,7 +167,9 @@ class Planner:
 def _inside(room: Any, points: Points) -> NDArray[np.bool_]:
     """Whether points lie in a room."""
     corners, normals = room.outline[:, [0, 2]], room.edge_norms[:, [0, 2]]
-    return np.all(np.einsum("...ij,ij->...i", points[..., None, :] - corners, normals) >= -_ON_THE_BORDER, axis=-1)
+    inward = np.einsum("...ij,ij->...i", points[..., None, :] - corners, normals)
+    inside: NDArray[np.bool_] = np.all(inward >= -_ON_THE_BORDER, axis=-1)
+    return inside
 
 
 def _cross(a: Any, b: Any) -> Any:
@@ -173,9 +177,7 @@ def _cross(a: Any, b: Any) -> Any:
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 
 
-def _distances(
-    free: NDArray[np.bool_], goal: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.complex128]]:
+def _distances(free: NDArray[np.bool_], goal: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.complex128]]:
     """Walking over free points only, by grid point [columns, rows] (Dijkstra):
 
     metres to the nearest goal point, infinite where none can be reached; and the direction of the first metres of the

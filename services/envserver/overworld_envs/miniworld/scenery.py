@@ -71,9 +71,9 @@ class Cylinder(NamedTuple):
 
 
 def _around(room: Any) -> Cylinder:
-    centre = room.mid_x, 0.0, room.mid_z
+    centre = float(room.mid_x), 0.0, float(room.mid_z)
     radius = np.linalg.norm(room.outline - centre, axis=1).max()
-    return Cylinder(tuple(map(float, centre)), float(radius), float(room.wall_height))
+    return Cylinder(centre, float(radius), float(room.wall_height))
 
 
 class Drawing:

@@ -94,8 +94,8 @@ TASKS = (
         "Sign",
         short="Read the sign, and touch the {goal} of the colour that it names.",
         describing=(
-            "Boxes and keys, one of each in blue, red and green, lie in a bent corridor. A sign on a wall names a colour. "
-            "Walk up to the {goal} of that colour; coming close to anything else ends the game and costs a point."
+            "Boxes and keys, one of each in blue, red and green, lie in a bent corridor. A sign on a wall names a "
+            "colour. Walk up to the {goal} of that colour; coming close to anything else ends the game and costs a point."
         ),
         success="The agent touched the right thing.",
         succeeded=lambda world: world.near(world._objects[world._goal][world._color_index]),
@@ -122,8 +122,8 @@ TASKS = (
         "PutNext",
         short="Put the red box next to the yellow box.",
         describing=(
-            "Boxes in many colours stand in a room. Pick up the red one, carry it to the yellow one, and drop it so close "
-            "that it almost touches. The fewer steps it takes, the better."
+            "Boxes in many colours stand in a room. Pick up the red one, carry it to the yellow one, and drop it "
+            "so close that it almost touches. The fewer steps it takes, the better."
         ),
         success="The red box stands next to the yellow one.",
         succeeded=lambda world: not world.agent.carrying and world.near(world.red_box, world.yellow_box),

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _SAME_PLACE = 0.05
-"""Metres between the centres of two portals that are the two sides of one opening. (Upstream's YMaze is not precise.)"""
+"""Metres between the centres of portals that are the two sides of one opening: upstream's YMaze is not precise."""
 _MARGIN = 0.03
 """By how many metres portals, and by how many radians views, are widened."""
 
@@ -33,7 +33,10 @@ class FloorPlan:
     """Rooms and the portals between them, as MiniWorld made them for an episode."""
 
     def __init__(self, rooms: Sequence[Any]) -> None:
-        self._rooms = rooms
+        # Per room its edges: a corner, and the direction into the room.
+        self._edges = [
+            np.concatenate((room.outline[:, [0, 2]], room.edge_norms[:, [0, 2]]), axis=1).tolist() for room in rooms
+        ]
         self._everything = list(range(len(rooms)))
         self._portals = _portals(rooms) if _walls_hide(rooms) else None
 
@@ -44,7 +47,7 @@ class FloorPlan:
         """
         if self._portals is None or half_angle + _MARGIN >= math.pi / 2:
             return self._everything
-        start = next((number for number, room in enumerate(self._rooms) if _inside(room, eye)), None)
+        start = next((number for number, edges in enumerate(self._edges) if _inside(edges, eye)), None)
         if start is None:
             return self._everything
         turn = half_angle + _MARGIN
@@ -101,8 +104,8 @@ def _portals(rooms: Sequence[Any]) -> list[list[_Portal]] | None:
     return found
 
 
-def _inside(room: Any, point: Point) -> bool:
-    return bool(room.point_inside(np.array((point[0], 0.0, point[1]))))
+def _inside(edges: Sequence[Sequence[float]], point: Point) -> bool:
+    return all((point[0] - x) * to_x + (point[1] - z) * to_z > 0 for x, z, to_x, to_z in edges)
 
 
 def _turned(direction: Point, angle: float) -> Point:
