@@ -95,7 +95,8 @@ TASKS = (
         short="Read the sign, and touch the {goal} of the colour that it names.",
         describing=(
             "Boxes and keys, one of each in blue, red and green, lie in a bent corridor. A sign on a wall names a "
-            "colour. Walk up to the {goal} of that colour; coming close to anything else ends the game and costs a point."
+            "colour. Walk up to the {goal} of that colour; coming close to anything else ends the game and costs a "
+            "point."
         ),
         success="The agent touched the right thing.",
         succeeded=lambda world: world.near(world._objects[world._goal][world._color_index]),
