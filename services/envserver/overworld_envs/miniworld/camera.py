@@ -31,7 +31,7 @@ class Camera:
         self._world = world
         self._frame = acquire(width, height, render)
         self._exact = render is Render.EXACT
-        self._hide = render is Render.FAST
+        self._fast = render is Render.FAST
         self._scenery: Scenery | None = None
         self._seen: tuple[object, ...] | None = None
 
@@ -40,7 +40,7 @@ class Camera:
         self._context.enter()
         if self._scenery is not None:
             self._scenery.close()
-        self._scenery = Scenery(self._world, as_upstream=self._exact)
+        self._scenery = Scenery(self._world, as_upstream=self._exact, smooth=not self._fast)
         self._seen = None
 
     def draw(self, pixels: Pixels) -> None:
@@ -69,7 +69,7 @@ class Camera:
         gl.gluLookAt(*eye, *(at + along for at, along in zip(eye, direction, strict=True)), 0.0, 1.0, 0.0)
         scenery.light()
         level = math.hypot(direction[0], direction[2])
-        if self._hide:
+        if self._fast:
             ahead = direction[0] / level, direction[2] / level
             scenery.draw_rooms(scenery.plan.seen_from((eye[0], eye[2]), ahead, math.atan(wide / level)))
         else:

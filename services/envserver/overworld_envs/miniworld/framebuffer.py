@@ -10,6 +10,7 @@ from pyglet import gl
 
 _STOCK_SAMPLES = 8
 _PACK_INVERT_MESA = 0x8758  # GL_MESA_pack_invert
+_DEPTH_COMPONENT32F = 0x8CAC  # GL_ARB_depth_buffer_float
 
 
 class Render(StrEnum):
@@ -36,7 +37,9 @@ class FrameBuffer:
         self._objects: list[gl.GLuint] = []
         self._buffers: list[gl.GLuint] = []
         colour = gl.GL_RGBA32F if render is Render.EXACT else gl.GL_RGBA8
-        self._drawn = self._object(samples, colour, gl.GL_DEPTH_COMPONENT16)
+        # Upstream's 16 bits of depth decide what shows where things meet. Floats are no dearer, and decide it better.
+        depth = _DEPTH_COMPONENT32F if render is Render.FAST else gl.GL_DEPTH_COMPONENT16
+        self._drawn = self._object(samples, colour, depth)
         self._resolved = self._object(0, gl.GL_RGBA8) if samples else None
         gl.glPixelStorei(gl.GL_PACK_ALIGNMENT, 1)
         # OpenGL's first row is the lowest one; Mesa can turn the picture while it copies it.

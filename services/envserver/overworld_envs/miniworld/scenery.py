@@ -21,9 +21,11 @@ class Scenery:
     Upstream draws what may move one vertex at a time, and all the rest from the display list 1, whichever env it
     belongs to. Here each world has lists of its own; that of an entity is compiled anew when it has moved. With
     `as_upstream` what may move is drawn without lists, since Mesa rounds differently in them, once in a million pixels.
+    A room's polygons are of one light each; without `smooth` it is not interpolated, which rounds differently, too.
     """
 
-    def __init__(self, world: World, *, as_upstream: bool) -> None:
+    def __init__(self, world: World, *, as_upstream: bool, smooth: bool) -> None:
+        self._smooth = smooth
         self._as_upstream = as_upstream
         self.plan = FloorPlan(world.rooms)
         self._first = gl.glGenLists(1 + len(world.rooms))
@@ -44,8 +46,12 @@ class Scenery:
 
     def draw_rooms(self, numbers: Iterable[int]) -> None:
         """Draws rooms in this order."""
+        if not self._smooth:
+            gl.glShadeModel(gl.GL_FLAT)
         for number in numbers:
             gl.glCallList(self._first + 1 + number)
+        if not self._smooth:
+            gl.glShadeModel(gl.GL_SMOOTH)
 
     def drawing(self, entity: Any) -> Drawing:
         """How to draw an entity where it is now."""
