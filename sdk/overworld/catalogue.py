@@ -4,6 +4,8 @@ An entry point is named after the simulator and points to a function without arg
 
     [project.entry-points."overworld.envs"]
     gym_cards = "overworld_envs.gym_cards:envs"
+
+What a simulator needs beyond its package may be an extra of the same name.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Iterable
-from importlib.metadata import entry_points, packages_distributions, version
+from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
 from typing import Any
 
 from overworld.env import Env
@@ -44,7 +46,7 @@ def load(names: Iterable[str]) -> dict[str, type[Env]]:
             points = entry_points(group=_GROUP, name=simulator)
             if not points:
                 raise LookupError(f"no simulator {simulator!r} is installed; there are {simulators()}")
-            found = list(next(iter(points)).load()())
+            found = _envs(next(iter(points)))
             if task:
                 known = [env.spec.id for env in found]
                 found = [env for env in found if env.spec.id == name]
@@ -82,3 +84,15 @@ def versions(classes: Iterable[type[Env]]) -> dict[str, str]:
     distributions = packages_distributions()
     modules = {"overworld", *(env.__module__.partition(".")[0] for env in classes)}
     return {name: version(name) for module in modules for name in distributions.get(module, ())}
+
+
+def _envs(point: EntryPoint) -> list[type[Env]]:
+    try:
+        return list(point.load()())
+    except ModuleNotFoundError as error:
+        package = point.dist
+        if package is None or point.name not in (package.metadata.get_all("Provides-Extra") or ()):
+            raise
+        raise ModuleNotFoundError(
+            f"{error}; {point.name} needs more packages: pip install '{package.name}[{point.name}]'"
+        ) from error

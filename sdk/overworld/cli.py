@@ -12,6 +12,7 @@ import grpc
 import yaml
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -19,12 +20,15 @@ from overworld import catalogue, log
 from overworld.channel import ServerBrokenError, ServerLostError, server_info
 from overworld.client import Reset, ServerChangedError
 from overworld.conversation import Recipe
+from overworld.env import Pixels
 from overworld.errors import ContractError
 from overworld.evaluate import ModelChangedError, Report, compare, evaluate, read_episodes, tasks_of_split
 from overworld.fleet import Fleet
 from overworld.openai_client import ModelServerError, OpenAIModel
+from overworld.play import Agent, chance, expert, person, play, show_in, side_by_side, write_gif
 from overworld.process import follow_parent
 from overworld.registry import registry
+from overworld.runner import Result
 from overworld.secret import secret
 
 
@@ -145,6 +149,45 @@ def _print_report(report: Report) -> None:
     Console().print(table)
 
 
+def _play(arguments: argparse.Namespace) -> int:
+    console = Console()
+    frames: list[Pixels] = []
+    show = show_in(console)
+
+    def keep_and_show(result: Result) -> None:
+        if arguments.gif and result.observation.images:
+            frames.append(side_by_side(result.observation.images).copy())
+        if arguments.agent == "you" or not arguments.gif:
+            show(result)
+
+    try:
+        runner = catalogue.make(arguments.env, expert=arguments.agent == "expert", **_pairs(arguments.option))
+        if arguments.agent == "expert" and not runner.spec.has_expert:
+            raise ValueError(f"{runner.spec.id} has no expert")
+        match arguments.agent:
+            case "expert":
+                agent: Agent = expert
+            case "random":
+                agent = chance(runner, arguments.seed)
+            case _:
+                agent = person(runner, console)
+        console.print(f"[bold]{runner.spec.id}[/]  {escape(runner.spec.task)}")
+        first = runner.reset(arguments.seed, split=arguments.split, task=arguments.task)
+        results = play(runner, first, agent, keep_and_show)
+        if arguments.gif:
+            write_gif(frames, arguments.gif)
+    except ValidationError as error:
+        first_problem = error.errors()[0]
+        return _fail(ValueError(f"--option {'.'.join(map(str, first_problem['loc']))}: {first_problem['msg']}"))
+    except (ContractError, ImportError, LookupError, OSError, ValueError) as error:
+        return _fail(error)
+    last = results[-1]
+    outcome = "stopped" if last.end is None else f"{last.end.name}, {'success' if last.success else 'no success'}"
+    total = sum(result.reward for result in results)
+    console.print(f"{last.turn} turns, return {total:g}, {outcome}" + (f"; {arguments.gif}" if arguments.gif else ""))
+    return 0
+
+
 def _compare(arguments: argparse.Namespace) -> int:
     try:
         result = compare(read_episodes(arguments.first), read_episodes(arguments.second))
@@ -226,21 +269,34 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--registry", default="", help="URL of a Redis to announce the server in")
     serve.add_argument("--advertise", default="", help="address under which clients reach the server, for the registry")
 
-    play = _command(commands, "eval", _eval, "play a model in an env and count its successes")
-    play.add_argument("env", help="env id, e.g. gym_cards/NumberLine")
-    play.add_argument("--model", required=True, help="the model's name at its server")
-    play.add_argument("--url", default="http://127.0.0.1:8000/v1", help="an OpenAI-compatible server")
-    play.add_argument("--servers", default="127.0.0.1:50051", help="env servers: addresses, or redis://host:port/0")
-    play.add_argument("--seeds", default="0-99", help="seeds of the episodes; ignored with --split")
-    play.add_argument("--split", default="", help="play each task of this split once")
-    play.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="instead of the model's own")
-    play.add_argument("--recipe", action="append", default=[], metavar="KEY=VALUE", help="instead of the model's own")
-    play.add_argument("--temperature", type=float, default=0.0, help="of sampling; 0 is greedy")
-    play.add_argument("--max-tokens", type=_positive, default=256, help="longest reply")
-    play.add_argument("--slots", type=_positive, default=16, help="episodes played at once")
-    play.add_argument("--blank-frames", action="store_true", help="show white pictures instead, as a control")
-    play.add_argument("--keep", type=Path, metavar="DIR", help="write report, episodes and pictures there")
-    play.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for a lost server")
+    played = _command(commands, "play", _play, "play an env in the terminal, or have it played")
+    played.add_argument("env", help="env id, e.g. gym_cards/NumberLine, or module:Class")
+    played.add_argument("--agent", choices=("you", "expert", "random"), default="you", help="who plays")
+    played.add_argument("--seed", type=int, default=0, help="seed of the episode")
+    played.add_argument("--split", default="", help="split of the task; empty: the env's default")
+    played.add_argument("--task", type=int, help="number of the task in the split")
+    played.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the env")
+    played.add_argument("--gif", type=Path, metavar="FILE", help="write what was seen there")
+
+    evaluated = _command(commands, "eval", _eval, "play a model in an env and count its successes")
+    evaluated.add_argument("env", help="env id, e.g. gym_cards/NumberLine")
+    evaluated.add_argument("--model", required=True, help="the model's name at its server")
+    evaluated.add_argument("--url", default="http://127.0.0.1:8000/v1", help="an OpenAI-compatible server")
+    evaluated.add_argument(
+        "--servers", default="127.0.0.1:50051", help="env servers: addresses, or redis://host:port/0"
+    )
+    evaluated.add_argument("--seeds", default="0-99", help="seeds of the episodes; ignored with --split")
+    evaluated.add_argument("--split", default="", help="play each task of this split once")
+    evaluated.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="instead of the model's own")
+    evaluated.add_argument(
+        "--recipe", action="append", default=[], metavar="KEY=VALUE", help="instead of the model's own"
+    )
+    evaluated.add_argument("--temperature", type=float, default=0.0, help="of sampling; 0 is greedy")
+    evaluated.add_argument("--max-tokens", type=_positive, default=256, help="longest reply")
+    evaluated.add_argument("--slots", type=_positive, default=16, help="episodes played at once")
+    evaluated.add_argument("--blank-frames", action="store_true", help="show white pictures instead, as a control")
+    evaluated.add_argument("--keep", type=Path, metavar="DIR", help="write report, episodes and pictures there")
+    evaluated.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for a lost server")
 
     compared = _command(commands, "compare", _compare, "compare two models that played the same episodes")
     compared.add_argument("first", type=Path, help="folder that an evaluation kept")

@@ -10,12 +10,7 @@ def envs() -> list[type[Env]]:
 
     Raises CatalogueError for data that cannot be used, ModuleNotFoundError without the extra "webshop".
     """
-    try:
-        from overworld_envs.webshop.env import env_classes
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{error}; WebShop needs more packages: pip install 'overworld-envs[webshop]'"
-        ) from error
+    from overworld_envs.webshop.env import env_classes
     from overworld_envs.webshop.settings import ShopSettings
     from overworld_envs.webshop.shop import open_shop
 
