@@ -287,7 +287,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluated.add_argument("--seeds", default="0-99", help="seeds of the episodes; ignored with --split")
     evaluated.add_argument("--split", default="", help="play each task of this split once")
-    evaluated.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="instead of the model's own")
+    evaluated.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="instead of the model's own"
+    )
     evaluated.add_argument(
         "--recipe", action="append", default=[], metavar="KEY=VALUE", help="instead of the model's own"
     )
