@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import random
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from overworld import Runner, make
-
-sys.path.insert(0, str(Path(__file__).parent))
 from stock import Episode, played
+
+pytestmark = pytest.mark.xdist_group("miniworld_pixels")  # what stock drew is made once
 
 PAPER = ("Hallway", "OneRoom", "FourRooms", "WallGap")
 OTHERS = {

@@ -9,14 +9,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import miniworld_registry
 import numpy as np
 import pytest
 from overworld import End, Outcome, Runner, make
 from overworld.catalogue import load
 from pydantic import ValidationError
-
-sys.path.insert(0, str(Path(__file__).parent))
-import miniworld_registry
 
 SMALL: dict[str, Any] = {"width": 32, "height": 32, "render": "fast"}
 PAPER = ("Hallway", "OneRoom", "FourRooms", "WallGap")

@@ -73,7 +73,10 @@ class FloorPlan:
 
 
 def _walls_hide(rooms: Sequence[Any]) -> bool:
-    """Whether nothing can be seen above walls: all have ceilings, or all are of one height, and higher than an eye."""
+    """Whether nothing can be seen above walls: all rooms have ceilings, or all walls are of one height.
+
+    Upstream's walls are higher than any eye.
+    """
     return not any(room.no_ceiling for room in rooms) or len({room.wall_height for room in rooms}) == 1
 
 
