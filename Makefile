@@ -23,7 +23,7 @@ $(READY): constraints.txt requirements-dev.txt $(PACKAGES:%=%/pyproject.toml) sc
 	scripts/packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --requirement requirements-dev.txt $(PACKAGES:%=--editable %)
+	$(BIN)/pip install --quiet --constraint constraints.txt --requirement requirements-dev.txt $(PACKAGES:%=--editable %) --editable 'services/envserver[alfworld]'
 	touch $@
 
 demo: $(READY) ## clone, train and evaluate an agent on this machine; SEED=0
@@ -56,7 +56,7 @@ format: $(READY) ## let ruff put the code into form
 proto: ## generate sdk/overworld/v1 from proto/
 	scripts/proto
 
-bench: bench-transport bench-gym_cards ## all benchmarks; CHECK=1 fails below a target
+bench: bench-transport bench-gym_cards bench-alfworld ## all benchmarks; CHECK=1 fails below a target
 
 bench-%: $(READY) ## one benchmark, e.g. bench-transport; CHECK=1, JSON=FILE
 	$(BIN)/python benchmarks/$*.py $(if $(JSON),--json $(JSON))
