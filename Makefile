@@ -23,7 +23,7 @@ $(READY): constraints.txt requirements-dev.txt $(PACKAGES:%=%/pyproject.toml) sc
 	scripts/packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --requirement requirements-dev.txt $(PACKAGES:%=--editable %) --editable 'services/envserver[alfworld]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --requirement requirements-dev.txt $(patsubst %,--editable '%',$(PACKAGES:services/envserver=services/envserver[alfworld]))
 	touch $@
 
 demo: $(READY) ## clone, train and evaluate an agent on this machine; SEED=0

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -18,10 +19,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from report import Row, finish, parser
+
+sys.path.pop(0)  # this folder, in which the package `alfworld` would be this very file
+
 import numpy as np
 import psutil
 import xxhash
 from overworld import Reset, Session
+from overworld.frames import pixels_hash
 from overworld.host.process import ServerProcess
 from overworld_envs.alfworld.engine import Engine, Game
 from overworld_envs.alfworld.games import GameFile, open_game, read_library
@@ -29,7 +35,6 @@ from overworld_envs.alfworld.generator import GameSet, make_game
 from overworld_envs.alfworld.schematic import Schematic
 from overworld_envs.alfworld.tasks import TASK_TYPES, task_of_problem
 from overworld_envs.alfworld.view import view
-from report import Row, finish, parser
 from rich.progress import track
 
 STEPS = 20
@@ -84,7 +89,7 @@ def commands_of(game: Game, seed: int) -> list[str]:
     """An episode of random play; it stops at a win."""
     engine, chance = ENGINE, random.Random(seed)
     engine.reset(game)
-    played = []
+    played: list[str] = []
     while len(played) < STEPS and not engine.won:
         played.append(chance.choice(engine.commands))
         engine.step(played[-1])
@@ -93,7 +98,7 @@ def commands_of(game: Game, seed: int) -> list[str]:
 
 def record(texts: Sequence[str], commands: Sequence[str], won: bool) -> int:
     """What was said, what was possible, and the score: one number that must be the same for both."""
-    return xxhash.xxh64_intdigest("\0".join((*texts, *commands, str(won))))
+    return xxhash.xxh64_intdigest("\0".join((*texts, *commands, str(won))).encode())
 
 
 def scene_rows(folder: Path) -> Iterator[Row]:
@@ -122,7 +127,7 @@ def scene_rows(folder: Path) -> Iterator[Row]:
                         texts.append(ENGINE.step(command))
                         if draws:
                             schematic.draw(canvas, view(ENGINE.facts, game.entities))
-                            xxhash.xxh64_intdigest(canvas)
+                            pixels_hash(canvas)
                 clock.count += len(played)
                 if record(texts, ENGINE.commands, ENGINE.won) != expected:
                     raise RuntimeError("our texts, commands or scores are not stock ALFWorld's")
@@ -138,7 +143,7 @@ def scene_rows(folder: Path) -> Iterator[Row]:
 def episode_rows(data: Path) -> Iterator[Row]:
     """Episodes per CPU-second over different games, and the first contact."""
     files = read_library(data).games
-    first = Clock(len(files))
+    first = Clock(len(files))  # other games than those that the servers have played: none is in the cache
     for file in track(files, "first contact"):
         with first:
             open_game(file)
@@ -245,7 +250,7 @@ def main() -> None:
     arguments = parser(__doc__ or "").parse_args()
     with tempfile.TemporaryDirectory() as name, own_cache(Path(name) / "cache"):
         folder = Path(name)
-        GameSet(GAMES, 0).write(folder / "data")
+        GameSet(GAMES, 1).write(folder / "data")
         rows = [*server_rows(), *scene_rows(folder), *episode_rows(folder / "data")]
     finish(rows, arguments.json)
 

@@ -65,7 +65,7 @@ def test_a_server_without_games_does_not_start(tmp_path, monkeypatch, capfd):
 
 
 def test_the_renderer_thor_is_refused_with_what_to_install(server):
-    with pytest.raises(ContractError, match="ENV_FAILED.*pip install"):
+    with pytest.raises(ContractError, match=r"ENV_FAILED.*pip install"):
         Session(server.address, "alfworld/all", 1, options={"renderer": "thor"})
 
 

@@ -33,6 +33,10 @@ def rewrite(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def problem_of(path):
+    return json.loads(path.read_text())["pddl_problem"]
+
+
 def test_the_games_of_a_data_folder(data, monkeypatch):
     monkeypatch.setenv("ALFWORLD_DATA", str(data))
     found = library()
@@ -55,10 +59,9 @@ def test_the_games_of_a_data_folder(data, monkeypatch):
         (lambda path: rewrite(path, pddl_problem="(define (problem x))"), "goal"),
         (lambda path: path.with_name("traj_data.json").write_text("{}"), "names no task_type"),
         (lambda path: path.with_name("traj_data.json").write_text('{"task_type": "dance"}'), "'dance' is not one of"),
-        (lambda path: rewrite(path, pddl_problem=json.loads(path.read_text())["pddl_problem"].replace("(pickupable", "(x")),
-         "cannot be reached"),
+        (lambda path: rewrite(path, pddl_problem=problem_of(path).replace("(pickupable", "(x")), "cannot be reached"),
     ],
-)  # fmt: skip
+)
 def test_a_game_that_cannot_be_played_is_skipped_with_its_name(data, spoil, why, caplog):
     whole = read_library(data)
     path = first_game(data)
@@ -177,6 +180,17 @@ def test_rooms_are_furnished_as_such_rooms_are(room):
 def test_goals_of_other_forms_are_refused(task_type, goal, why):
     with pytest.raises(ValueError, match=why):
         task_of_problem(task_type, goal)
+
+
+def test_both_forms_of_the_goal_to_look_at_something_are_read():
+    goal = (
+        "(:goal (and (exists (?ot - object ?a - agent ?l - location) (and (objectType ?ot DeskLampType) "
+        "(toggleable ?ot) (isToggled ?ot) {here} (atLocation ?a ?l))) (exists (?o - object ?a - agent) "
+        "(and (objectType ?o BookType) (holds ?a ?o)))))"
+    )
+    for here in ("(objectAtLocation ?ot ?l)", "(inReceptacle ?ot ?r) (receptacleAtLocation ?r ?l)"):
+        task = task_of_problem("look_at_obj_in_light", goal.format(here=here))
+        assert (task.object, task.target) == ("book", "desklamp")
 
 
 def test_the_generator_command(tmp_path, cache):

@@ -16,7 +16,8 @@ does around them at every step is done here otherwise, with the same texts, comm
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -96,6 +97,7 @@ class Engine:
             self._loaded = None
             library.load_sas(game.translation.sas)
             self._loaded, self._states = game, 0
+            _give_memory_back()
         else:
             library.set_state_id(_LOADED)
         self.game = game
@@ -179,6 +181,16 @@ class Engine:
 
     def _context(self, operator: _Operator) -> Context:
         return Context(self.facts, self.game.entities, operator.variables, operator.bindings)
+
+
+_loads = itertools.count(1)
+_trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
+
+
+def _give_memory_back() -> None:
+    """Now and then: what games leave behind in pieces would take a quarter more memory. A few tens of milliseconds."""
+    if _trim is not None and next(_loads) % 64 == 0:
+        _trim(0)
 
 
 def _change(atom: str) -> tuple[str, Arguments]:

@@ -164,20 +164,21 @@ class Schematic:
             left = 0.05 * width + side
             room = width - left - 2
             capital = min(0.5 * height, 0.042 * self._size)
-            two_lines = bool(thing.looks) and height >= 2.2 * capital
-            middle = 0.28 * height if two_lines else 0.5 * height
-            end = width - 2.0
-            if thing.looks and not two_lines:
-                for look in reversed(thing.looks):
-                    end = _badge(pen, look, end, 0.14 * height, 0.72 * height) - 2
-                room = end - left
-            pen.text(thing.name, (left, middle - capital / 2, left + room, middle + capital / 2), _INK, bold=_PLAIN)
-            if two_lines:
-                start = left
-                share = sum(_badge_width(look, 1.0) + 0.15 for look in thing.looks)
-                badge = min(0.38 * height, 0.065 * self._size, room / share)
-                for look in thing.looks:
-                    start = _badge(pen, look, start, 0.56 * height, badge, from_left=True) + 0.15 * badge
+            share = sum(_badge_width(look, 1.0) + 0.15 for look in thing.looks)
+            badge = min(0.72 * height, 0.065 * self._size)
+            name = text_width(thing.name, capital, _PLAIN)
+            two_lines = bool(share) and name + (0.4 + share) * badge > room and height >= 2.2 * capital
+            if two_lines:  # the looks below the name, else behind it
+                badge = min(0.38 * height, badge, room / share)
+                start, middle, name = left, 0.28 * height, room
+            else:
+                badge = min(badge, 0.5 * room / share) if share else badge
+                name = min(name, room - share * badge)
+                start, middle = left + name + 0.4 * badge, 0.5 * height
+            pen.text(thing.name, (left, middle - capital / 2, left + name, middle + capital / 2), _INK, bold=_PLAIN)
+            top = 0.56 * height if two_lines else (height - badge) / 2
+            for look in thing.looks:
+                start = _badge(pen, look, start, top, badge, from_left=True) + 0.15 * badge
             return pen.pixels()
 
         return SPRITES.get(("alfworld tile", thing, width, height, background, self._size), draw)

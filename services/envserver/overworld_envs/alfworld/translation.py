@@ -26,7 +26,8 @@ from overworld_envs.alfworld.upstream import VERSIONS, fast_downward
 TIME_LIMIT = 30.0
 """Seconds that a translation may take; a large kitchen takes one."""
 
-_FORMAT = "2"
+_FORMAT = "3"
+_LENGTH = 8  # bytes of each of the two numbers in front of a cache entry
 _INTERNAL = "new-axiom@"
 
 
@@ -38,17 +39,22 @@ class TranslationError(ValueError):
 class Translation:
     """What the state machine runs, and what texts and planner need to know of it.
 
-    `sas` is Fast Downward's format; `types` maps each type to its supertypes, `objects` each identifier to its type;
+    `compressed` is Fast Downward's format, a megabyte or two of it, deflated; `types` maps each type to its supertypes, `objects` each identifier to its type;
     `facts` are the initial ones by predicate; `actions` gives each action's parameters as (name, type); `fluents` are
     the predicates that some action changes.
     """
 
-    sas: bytes
+    compressed: bytes
     types: Mapping[str, Sequence[str]]
     objects: Mapping[str, str]
     facts: Mapping[str, Sequence[Arguments]]
     actions: Mapping[str, Sequence[tuple[str, str]]]
     fluents: frozenset[str]
+
+    @property
+    def sas(self) -> bytes:
+        """What the state machine reads."""
+        return zlib.decompress(self.compressed)
 
 
 def translate(domain: str, problem: str) -> Translation:
@@ -114,7 +120,7 @@ def _described(task: Any, sas: str) -> Translation:
         types.setdefault(each.name, list(each.supertype_names))
     fluents = {effect.literal.predicate for action in task.actions for effect in action.effects}
     return Translation(
-        sas=sas.encode(),
+        compressed=zlib.compress(sas.encode(), 1),
         types=types,
         objects=objects,
         facts={predicate: sorted(arguments) for predicate, arguments in facts.items()},
@@ -134,17 +140,29 @@ def _packed(translation: Translation) -> bytes:
         "actions": translation.actions,
         "fluents": sorted(translation.fluents),
     }
-    return zlib.compress(json.dumps(head).encode() + b"\n" + translation.sas, 1)
+    fields = zlib.compress(json.dumps(head).encode(), 1)
+    sas = translation.compressed
+    return len(fields).to_bytes(_LENGTH) + zlib.crc32(sas).to_bytes(_LENGTH) + fields + sas
 
 
 def _unpacked(content: bytes) -> Translation:
-    head, _, sas = zlib.decompress(content).partition(b"\n")
-    fields = json.loads(head)
+    """Raises zlib.error, ValueError or KeyError if it is not whole."""
+    start = 2 * _LENGTH
+    end = start + int.from_bytes(content[:_LENGTH])
+    sas = content[end:]
+    if zlib.crc32(sas) != int.from_bytes(content[_LENGTH:start]):
+        raise ValueError("the entry is cut off")
+    fields = json.loads(zlib.decompress(content[start:end]))
+    objects = fields["objects"]
+    same = {name: name for name in objects}  # one string for each identifier, however often it occurs
     return Translation(
-        sas=sas,
+        compressed=sas,
         types=fields["types"],
-        objects=fields["objects"],
-        facts={predicate: [tuple(each) for each in facts] for predicate, facts in fields["facts"].items()},
+        objects=objects,
+        facts={
+            predicate: [tuple([same[name] for name in each]) for each in facts]
+            for predicate, facts in fields["facts"].items()
+        },
         actions={name: [tuple(each) for each in parameters] for name, parameters in fields["actions"].items()},
         fluents=frozenset(fields["fluents"]),
     )
