@@ -39,9 +39,9 @@ class TranslationError(ValueError):
 class Translation:
     """What the state machine runs, and what texts and planner need to know of it.
 
-    `compressed` is Fast Downward's format, a megabyte or two of it, deflated; `types` maps each type to its supertypes, `objects` each identifier to its type;
-    `facts` are the initial ones by predicate; `actions` gives each action's parameters as (name, type); `fluents` are
-    the predicates that some action changes.
+    `compressed` is Fast Downward's format, a megabyte or two of it, deflated; `types` maps each type to its supertypes,
+    `objects` each identifier to its type; `facts` are the initial ones by predicate; `actions` gives each action's
+    parameters as (name, type); `fluents` are the predicates that some action changes.
     """
 
     compressed: bytes
