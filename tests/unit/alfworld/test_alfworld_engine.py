@@ -178,7 +178,6 @@ def test_other_simulators_do_not_import_it():
         "{r.__class__}",
         "{().__class__.__bases__}",
         "{r.name * 1000}",
-        "{[1]}",
     ],
 )
 def test_a_grammar_runs_no_python(evil, game_file):

@@ -98,6 +98,13 @@ def test_what_the_translator_cannot_read_is_an_error_with_the_games_name(data):
         open_game(game)
 
 
+def test_names_that_would_overrun_the_state_machine_are_refused(game_file):
+    file = game_file("pick_and_place_simple", seed=8)
+    rewrite(file.path, pddl_problem=problem_of(file.path).replace("agent1", "agent" + 1000 * "x"))
+    with pytest.raises(GameError, match=f"{file.path}: .* use shorter names"):
+        open_game(file)
+
+
 def test_a_translation_has_a_time_limit(game_file, monkeypatch):
     monkeypatch.setattr(translation, "TIME_LIMIT", 0.05)
     file = game_file("pick_heat_then_place_in_recep", plan=9, seed=99)

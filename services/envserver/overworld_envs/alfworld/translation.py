@@ -27,6 +27,7 @@ TIME_LIMIT = 30.0
 """Seconds that a translation may take; a large kitchen takes one."""
 
 _FORMAT = "3"
+_MAX_NAME = 1023  # the state machine copies names into fields of 1,024 bytes, and does not look
 _LENGTH = 8  # bytes of each of the two numbers in front of a cache entry
 _INTERNAL = "new-axiom@"
 
@@ -62,6 +63,8 @@ def translate(domain: str, problem: str) -> Translation:
     try:
         with _undisturbed(), deadline(TIME_LIMIT):
             task, sas = fast_downward.pddl2sas(domain, problem)
+        if max(map(len, sas.split("\n"))) > _MAX_NAME:
+            raise ValueError(f"an action with its arguments has more than {_MAX_NAME} letters; use shorter names")
         return _described(task, sas)
     except TimeLimitError:
         raise TranslationError(f"its PDDL takes longer than {TIME_LIMIT:g} s to translate") from None
