@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PACKAGES := sdk vlm services/envserver services/trainer services/policy
-SIMULATORS := miniworld,webshop
+SIMULATORS := alfworld,miniworld,webshop
 SEED ?= 0
 ENV ?= gym_cards/NumberLine
 UPDATES ?= 3
@@ -25,7 +25,7 @@ $(READY): constraints.txt requirements-dev.txt $(PACKAGES:%=%/pyproject.toml) sc
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --requirement requirements-dev.txt \
-		$(patsubst %,--editable %,$(PACKAGES:services/envserver=services/envserver[$(SIMULATORS)]))
+		$(patsubst %,--editable '%',$(PACKAGES:services/envserver=services/envserver[$(SIMULATORS)]))
 	touch $@
 
 demo: $(READY) ## clone, train and evaluate an agent on this machine; SEED=0
@@ -73,7 +73,7 @@ format: $(READY) ## let ruff put the code into form
 proto: ## generate sdk/overworld/v1 from proto/
 	scripts/proto
 
-bench: bench-transport bench-gym_cards bench-miniworld bench-webshop ## all benchmarks; CHECK=1 fails below a target
+bench: bench-transport bench-gym_cards bench-miniworld bench-alfworld bench-webshop ## all benchmarks; CHECK=1 fails below a target
 
 bench-%: $(READY) ## one benchmark, e.g. bench-transport; CHECK=1, JSON=FILE
 	$(BIN)/python benchmarks/$*.py $(if $(JSON),--json $(JSON))

@@ -201,6 +201,13 @@ class Env(ABC):
     def step(self, action: Any) -> Transition:
         """Executes an action that `resolve` gave: a text of the vocabulary or free text (str), or a tensor."""
 
+    def skip(self, observation: Observation, metrics: Mapping[str, float]) -> Transition:
+        """What a turn gives in which nothing is executed, after a turn that gave `observation` and `metrics`.
+
+        The simulator must stay as it is, pictures too; the session's fallback reward is added.
+        """
+        return Transition(observation, 0.0, metrics=metrics)
+
     def expert(self) -> Expert:
         """What to do next, in the current state. Called only if `spec.has_expert`, never after an end."""
         raise NotImplementedError(f"{self.spec.id} has no expert")

@@ -8,9 +8,9 @@ from __future__ import annotations
 import enum
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from overworld.env import Action, End, Env, Expert, Observation, Outcome, Transition
+from overworld.env import Action, End, Env, Expert, Observation, Outcome
 from overworld.errors import ContractError, Reason
 
 
@@ -132,7 +132,8 @@ class Runner:
         turn = last.turn + 1
         outcome, executed = self._executable(action, last.observation, turn)
         if executed is None:
-            transition = Transition(last.observation, self._fallback_reward, metrics=last.metrics)
+            skipped = self.env.skip(last.observation, last.metrics)
+            transition = replace(skipped, reward=skipped.reward + self._fallback_reward)
         else:
             transition = self.env.step(executed)
         end, success = transition.end, transition.success

@@ -1,0 +1,15 @@
+"""ALFWorld: household tasks in text, on its real engine, with a picture of what the agent sees."""
+
+from __future__ import annotations
+
+from overworld.env import Env
+
+
+def envs() -> list[type[Env]]:
+    """The env classes of this simulator.
+
+    Raises UpstreamError where the extra is not installed, GameError where there are no games.
+    """
+    from overworld_envs.alfworld.env import all_envs
+
+    return list(all_envs())

@@ -1,0 +1,203 @@
+"""The games on disk: which there are, in which split, and what is wrong with those that cannot be played.
+
+Games lie in the layout of ALFWorld's data, `json_2.1.1/<split>/<task>-<object>-...-<scene>/<trial>/game.tw-pddl` with
+`traj_data.json` beside it, in $ALFWORLD_DATA; where that is not set, in a folder of the cache that is filled with
+generated games at first use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from overworld_envs.alfworld.engine import Game
+from overworld_envs.alfworld.grammar import GrammarError, grammar_of
+from overworld_envs.alfworld.planner import facts_of_problem, plan
+from overworld_envs.alfworld.tasks import TASK_TYPES, Task, task_of_problem
+from overworld_envs.alfworld.translation import TranslationError, cached, write_atomically
+
+SPLITS = ("train", "valid_seen", "valid_unseen")
+VERSION = "json_2.1.1"
+"""ALFWorld's name for the layout, a folder of the data's."""
+MARK = "generated.json"
+"""Lies in a data folder whose games are generated, and says how."""
+
+_MAX_BYTES = 8 << 20
+_INDEX_FORMAT = 1
+_logger = logging.getLogger(__name__)
+
+
+class GameError(ValueError):
+    """A game, or a folder of games, that cannot be played; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class GameFile:
+    """One game."""
+
+    path: Path
+    split: str
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """All games that can be played, in a fixed order.
+
+    `source` is "real" or "generated"; `digest` is of the games' names, sizes and sources.
+    """
+
+    root: Path
+    source: str
+    digest: str
+    games: tuple[GameFile, ...]
+
+    def splits(self, task_types: tuple[str, ...] = TASK_TYPES) -> dict[str, tuple[GameFile, ...]]:
+        """Split -> its games of these types; splits without any are left out."""
+        found = {
+            split: tuple(game for game in self.games if game.split == split and game.task.type in task_types)
+            for split in SPLITS
+        }
+        return {split: games for split, games in found.items() if games}
+
+
+def cache_folder() -> Path:
+    """$OVERWORLD_ALFWORLD_CACHE, else overworld/alfworld in $XDG_CACHE_HOME or ~/.cache."""
+    named = os.environ.get("OVERWORLD_ALFWORLD_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "overworld" / "alfworld"
+
+
+def library() -> Library:
+    """The games of $ALFWORLD_DATA, else the generated ones. Raises GameError if there are none."""
+    data = os.environ.get("ALFWORLD_DATA")
+    if data:
+        return read_library(Path(data))
+    from overworld_envs.alfworld.generator import DEFAULT_SET
+
+    folder = cache_folder() / DEFAULT_SET.name
+    if not (folder / MARK).exists():
+        with only_one(folder.with_suffix(".lock")):
+            if not (folder / MARK).exists():
+                _logger.info("ALFWORLD_DATA is not set: generating %d games into %s", DEFAULT_SET.games, folder)
+                DEFAULT_SET.write(folder)
+    return read_library(folder)
+
+
+def read_library(root: Path) -> Library:
+    """The playable games below a data folder; what is wrong with the others is logged. Raises GameError."""
+    folder = root / VERSION
+    if not folder.is_dir():
+        raise GameError(
+            f"there is no folder {folder}: set ALFWORLD_DATA to the folder that alfworld-download filled, or to one "
+            "that `python -m overworld_envs.alfworld generate` made, or unset it to play generated games"
+        )
+    index = cache_folder() / f"index-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}.json"
+    known = _read_index(index)
+    entries: dict[str, dict[str, Any]] = {}
+    for path in _game_files(folder):
+        name = path.relative_to(folder).as_posix()
+        stamp = _stamp(path)
+        entry = known.get(name)
+        entries[name] = entry if entry is not None and entry["stamp"] == stamp else {"stamp": stamp, **_examined(path)}
+    if entries != known:
+        with contextlib.suppress(OSError):  # a read-only cache costs time at the next start, no more
+            write_atomically(index, json.dumps({"format": _INDEX_FORMAT, "games": entries}).encode())
+    games = []
+    for name, entry in entries.items():
+        if entry["problem"]:
+            _logger.warning("skipped %s: %s", folder / name, entry["problem"])
+        else:
+            games.append(GameFile(folder / name, name.partition("/")[0], Task(*entry["task"])))
+    if not games:
+        raise GameError(f"{folder} holds no game that can be played; {len(entries)} were looked at")
+    digest = hashlib.sha256(json.dumps([[name, entry["digest"]] for name, entry in entries.items()]).encode())
+    source = "generated" if (root / MARK).exists() else "real"
+    return Library(root, source, digest.hexdigest()[:16], tuple(games))
+
+
+def open_game(file: GameFile) -> Game:
+    """Reads and translates a game; the translation is kept in the cache. Raises GameError, which names the file."""
+    content = read_game(file.path)
+    try:
+        translation = cached(content["pddl_domain"], content["pddl_problem"], cache_folder() / "translations")
+        return Game(translation, grammar_of(content["grammar"]))
+    except (TranslationError, GrammarError) as error:
+        raise GameError(f"{file.path}: {error}") from error
+
+
+def read_game(path: Path) -> dict[str, Any]:
+    """The content of a `game.tw-pddl`. Raises GameError."""
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise GameError(f"{path} has more than {_MAX_BYTES:,} bytes")
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise GameError(f"{path} cannot be read: {error}") from error
+    wanted = ("pddl_domain", "grammar", "pddl_problem")
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), str) for key in wanted):
+        raise GameError(f"{path} is no game: it must be a JSON object with the texts {', '.join(wanted)}")
+    return content
+
+
+@contextlib.contextmanager
+def only_one(lock: Path) -> Iterator[None]:
+    """Keeps all other processes waiting that want the same lock."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _game_files(folder: Path) -> list[Path]:
+    """As upstream collects them: beside each traj_data.json, but for tasks with slicing and movable receptacles."""
+    found = []
+    for split in SPLITS:
+        for root, _, files in os.walk(folder / split):
+            if "traj_data.json" in files and "game.tw-pddl" in files and "movable" not in root and "Sliced" not in root:
+                found.append(Path(root) / "game.tw-pddl")
+    return sorted(found)
+
+
+def _stamp(path: Path) -> list[int]:
+    both = path.stat(), path.with_name("traj_data.json").stat()
+    return [number for stat in both for number in (stat.st_mtime_ns, stat.st_size)]
+
+
+def _read_index(index: Path) -> Mapping[str, dict[str, Any]]:
+    try:
+        content = json.loads(index.read_bytes())
+        return content["games"] if content["format"] == _INDEX_FORMAT else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+_TASK_TYPE = re.compile(rb'"task_type"\s*:\s*"(\w+)"')
+
+
+def _examined(path: Path) -> dict[str, Any]:
+    """What the index keeps of a game: its task, or the problem with it."""
+    try:
+        content = read_game(path)
+        digest = hashlib.sha256(content["pddl_problem"].encode()).hexdigest()[:16]
+        if content.get("solvable") is not True:
+            raise GameError('it is not marked as "solvable"')
+        task_type = _TASK_TYPE.search(path.with_name("traj_data.json").read_bytes())
+        if task_type is None:
+            raise GameError("its traj_data.json names no task_type")
+        task = task_of_problem(task_type[1].decode(), content["pddl_problem"])
+        if not plan(task, facts_of_problem(content["pddl_problem"])):
+            raise GameError("its goal cannot be reached, or is met at the start")
+    except (OSError, ValueError) as error:
+        return {"task": None, "problem": str(error), "digest": ""}
+    return {"task": [task.type, task.object, task.target], "problem": "", "digest": digest}

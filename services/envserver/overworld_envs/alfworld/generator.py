@@ -1,0 +1,149 @@
+"""Makes games: a furnished floor plan and a task that it allows, each won by the planner's plan before it is written.
+
+Training games and `valid_seen` share floor plans, `valid_unseen` has those that ALFRED keeps for it.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from overworld_envs.alfworld.games import MARK, SPLITS, VERSION
+from overworld_envs.alfworld.planner import DEVICES, facts_of_problem, plan
+from overworld_envs.alfworld.problems import game, problem, treatable
+from overworld_envs.alfworld.scenes import HOLDS, LAMPS, ROOMS, UNSEEN, Scene, furnish, room_of
+from overworld_envs.alfworld.tasks import TASK_TYPES, TREATMENTS, task_of_problem
+from overworld_envs.alfworld.upstream import VERSIONS, constants, goals
+
+_REVISION = 1
+"""Raise it when the same seed makes other games than before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A generated game: `name` is its folder within the split."""
+
+    name: str
+    task_type: str
+    thing: str
+    target: str
+    plan: int
+    content: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class GameSet:
+    """Games by number: the types take turns, a tenth each is kept for the two validation splits."""
+
+    games: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """A folder's name that no other set has."""
+        return f"generated-{_REVISION}-{self.games}-{self.seed}"
+
+    def counts(self) -> dict[str, int]:
+        """Split -> number of games."""
+        held_out = max(1, self.games // 10) if self.games > 2 else 0
+        return {"train": self.games - 2 * held_out, "valid_seen": held_out, "valid_unseen": held_out}
+
+    def write(self, folder: Path, on_game: Callable[[], None] = lambda: None) -> None:
+        """Writes all games; `folder` appears when it is complete. Raises OSError, also if the folder is there."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        try:
+            for split, made in self.make():
+                _write(made, unfinished / VERSION / split / made.name / "trial_generated")
+                on_game()
+            about = {**asdict(self), "revision": _REVISION, "versions": VERSIONS}
+            (unfinished / MARK).write_text(json.dumps(about, indent=1))
+            unfinished.chmod(0o755)
+            unfinished.rename(folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+    def make(self) -> Iterator[tuple[str, Made]]:
+        """The games with their splits."""
+        names: set[str] = set()
+        for split in SPLITS:
+            for number in range(self.counts()[split]):
+                chance = random.Random(f"{_REVISION} {self.seed} {split} {number}")
+                made = make_game(TASK_TYPES[number % len(TASK_TYPES)], split, chance)
+                name = made.name if made.name not in names else f"{made.name}-{number}"
+                names.add(name)
+                yield split, Made(name, made.task_type, made.thing, made.target, made.plan, made.content)
+
+
+DEFAULT_SET = GameSet(games=180, seed=0)
+"""What is played where no data are set: 144 games to train on, 18 in each validation split."""
+
+
+def make_game(task_type: str, split: str, chance: random.Random, plan_number: int | None = None) -> Made:
+    """A game of this type, in a floor plan of this split's or in the given one."""
+    while True:
+        number = chance.choice(_plans(task_type, split)) if plan_number is None else plan_number
+        scene = furnish(number, chance)
+        choices = _goals(scene, task_type)
+        if not choices:
+            continue
+        thing, target = chance.choice(choices)
+        text = problem(scene, task_type, thing, target)
+        steps = plan(task_of_problem(task_type, text), facts_of_problem(text))
+        if steps:
+            words = chance.choice(goals[task_type]["templates"])
+            described = words.format(obj=thing.lower(), recep=target.lower(), toggle=target.lower())
+            name = f"{task_type}-{thing}-None-{target}-{number}"
+            return Made(name, task_type, thing, target, number, game(text, described))
+
+
+def _plans(task_type: str, split: str) -> list[int]:
+    rooms: set[str] = constants.GOALS_VALID[task_type]
+    plans = [number for room in sorted(rooms) for number in ROOMS[room]]
+    return [number for number in plans if (number in UNSEEN) == (split == "valid_unseen")]
+
+
+def _goals(scene: Scene, task_type: str) -> list[tuple[str, str]]:
+    """Kinds of object and target that make a task here: possible, and not done at the start."""
+    receptacles = {receptacle.kind for receptacle in scene.receptacles}
+    lamps = sorted({thing.kind for thing in scene.things if thing.kind in LAMPS})
+    things = sorted({thing.kind for thing in scene.things if thing.kind not in LAMPS})
+    if task_type == "look_at_obj_in_light":
+        return [(kind, lamp) for kind in things for lamp in lamps]
+    treatment = TREATMENTS.get(task_type)
+    if treatment is not None:
+        device = next((kind for kind in receptacles if kind.lower() == DEVICES[treatment]), None)
+        things = [kind for kind in things if treatable(kind, treatment)] if device else []
+        receptacles -= {device}
+    found = []
+    for kind in things:
+        count = sum(thing.kind == kind for thing in scene.things)
+        if task_type == "pick_two_obj_and_place" and count < 2:
+            continue
+        already = {thing.receptacle.kind for thing in scene.things if thing.kind == kind}
+        found += [(kind, target) for target in sorted(receptacles - already) if kind in HOLDS[target]]
+    return found
+
+
+def _write(made: Made, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "game.tw-pddl").write_text(json.dumps(made.content))
+    looking = made.task_type == "look_at_obj_in_light"
+    trajectory = {
+        "task_type": made.task_type,
+        "pddl_params": {
+            "object_target": made.thing,
+            "parent_target": "" if looking else made.target,
+            "toggle_target": made.target if looking else "",
+            "mrecep_target": "",
+            "object_sliced": False,
+        },
+        "scene": {"scene_num": made.plan, "floor_plan": f"FloorPlan{made.plan}", "room": room_of(made.plan)},
+    }
+    (folder / "traj_data.json").write_text(json.dumps(trajectory))
