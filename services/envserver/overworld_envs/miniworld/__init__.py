@@ -1,0 +1,13 @@
+"""MiniWorld: walks through rooms in 3-D, from Farama's package, drawn without a display."""
+
+from __future__ import annotations
+
+from overworld.env import Env
+
+
+def envs() -> list[type[Env]]:
+    """The env classes of this simulator. Raises GraphicsMissingError; imports neither MiniWorld nor OpenGL."""
+    from overworld_envs.miniworld import env, graphics
+
+    graphics.check_libraries()
+    return env.classes()
