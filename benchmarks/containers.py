@@ -1,15 +1,15 @@
-"""Sizes of the images, and seconds from `docker run` to a service that is well; the table of docs/deployment.md.
+"""Sizes of the images, and what it takes from `docker run` to a service that is well; the table of docs/deployment.md.
 
-The peer of an image is the base image that it starts from: its size, and the time until its bare Python has run.
+The peer of an image is the base image that it starts from: its size, and what its bare Python takes to start and end.
+CPU-seconds are the container's own, health checks included.
 """
 
 from __future__ import annotations
 
 import json
 import subprocess
-import tempfile
 import time
-from pathlib import Path
+from dataclasses import dataclass
 from statistics import median
 
 from report import Row, finish, parser
@@ -35,28 +35,32 @@ def _megabytes(image: str) -> float:
     return size / 1e6
 
 
-def seconds_to_start(image: str, arguments: list[str], check: list[str]) -> float:
+@dataclass(frozen=True)
+class Start:
+    """What a start took."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+def _cpu_seconds(container: str) -> float:
+    """From the container's control group, version 1 (nanoseconds) or 2 (a table)."""
+    files = "cat /sys/fs/cgroup/cpuacct/cpuacct.usage /sys/fs/cgroup/cpu.stat 2>/dev/null"
+    words = _docker("exec", container, "sh", "-c", files, check=False).stdout.split()
+    return int(words[1]) / 1e6 if words[0] == "usage_usec" else int(words[0]) / 1e9
+
+
+def _start(image: str, arguments: list[str], check: list[str]) -> Start:
     """From `docker run` to the first health check that is passed."""
-    with tempfile.TemporaryDirectory() as folder:
-        identity = Path(folder) / "id"
-        started = time.perf_counter()
-        _docker(
-            "run", "--detach", "--cidfile", str(identity), "--init", "--read-only", "--tmpfs=/tmp", image, *arguments
-        )
-        container = identity.read_text()
-        try:
-            while _docker("exec", container, *check, check=False).returncode:
-                if time.perf_counter() - started > _START_SECONDS:
-                    raise TimeoutError(_docker("logs", container).stderr)
-            return time.perf_counter() - started
-        finally:
-            _docker("rm", "--force", container)
-
-
-def _bare_seconds() -> float:
     started = time.perf_counter()
-    _docker("run", "--rm", "--init", "--read-only", _BASE, "python3", "-c", "")
-    return time.perf_counter() - started
+    container = _docker("run", "--detach", "--read-only", "--tmpfs=/tmp", image, *arguments).stdout.strip()
+    try:
+        while _docker("exec", container, *check, check=False).returncode:
+            if time.perf_counter() - started > _START_SECONDS:
+                raise TimeoutError(_docker("logs", container).stderr)
+        return Start(time.perf_counter() - started, _cpu_seconds(container))
+    finally:
+        _docker("rm", "--force", container)
 
 
 def main() -> None:
@@ -68,15 +72,17 @@ def main() -> None:
             size := _megabytes(f"overworld/{image}:{_VERSION}"), "MB", _BASE, base, base / size)
         for image in (*_SERVICES, "sdk")
     ]  # fmt: skip
-    times: dict[str, list[float]] = {image: [] for image in (*_SERVICES, _BASE)}
+    services = {f"overworld/{image}:{_VERSION}": settings for image, settings in _SERVICES.items()}
+    services[_BASE] = (["sleep", "infinity"], ["python3", "-c", ""])
+    starts: dict[str, list[Start]] = {image: [] for image in services}
     for _ in range(_RUNS):
-        times[_BASE].append(_bare_seconds())
-        for image, (settings, check) in _SERVICES.items():
-            times[image].append(seconds_to_start(f"overworld/{image}:{_VERSION}", settings, check))
-    bare = median(times[_BASE])
-    for image in _SERVICES:
-        own = median(times[image])
-        rows.append(Row(f"{image}, start-up", f"median of {_RUNS}", own, "s", f"bare {_BASE}", bare, bare / own))
+        for image, (settings, check) in services.items():
+            starts[image].append(_start(image, settings, check))
+    for image in services:
+        for unit, name in (("s", "seconds"), ("CPU-s", "cpu_seconds")):
+            own, bare = (median(getattr(one, name) for one in starts[which]) for which in (image, _BASE))
+            if image != _BASE:
+                rows.append(Row(f"{image}, start-up", f"median of {_RUNS}", own, unit, _BASE, bare, bare / own))
     finish(rows, arguments.json)
 
 

@@ -218,7 +218,7 @@ class Fleet:
     def _nobody(self) -> str:
         """Who was asked for the env in vain."""
         if addresses := self._registry.servers(self._env_id):
-            return f"none of {addresses} has a free slot"
+            return f"none of {addresses} answers and has free slots"
         if offered := self._registry.on_offer():
             return f"nobody has announced it, on offer are {offered}"
         return "no server is known at all"

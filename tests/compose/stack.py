@@ -56,7 +56,7 @@ class Stack:
             **variables,
         }
 
-    def compose(self, *arguments: str, check: bool = True, **variables: str) -> Done:
+    def compose(self, *arguments: str, check: bool = True, **variables: Any) -> Done:
         """`docker compose` with these arguments."""
         files = [part for file in FILES for part in ("--file", file)]
         command = (
@@ -81,10 +81,14 @@ class Stack:
         """Takes everything away."""
         self.compose("down", "--volumes", "--remove-orphans")
 
+    def identity(self, service: str) -> str:
+        """The id of a service's container."""
+        (identity,) = self.compose("ps", "--all", "--quiet", service).stdout.split()
+        return identity
+
     def container(self, service: str) -> dict[str, Any]:
         """What the engine says of a service's container."""
-        (name,) = self.compose("ps", "--all", "--quiet", service).stdout.split()
-        (container,) = json.loads(run("docker", "inspect", name).stdout)
+        (container,) = json.loads(run("docker", "inspect", self.identity(service)).stdout)
         return container  # type: ignore[no-any-return]
 
     def execute(self, service: str, *command: str, check: bool = True) -> Done:
@@ -96,8 +100,9 @@ class Stack:
         return self.execute(service, "python3", "-c", code).stdout
 
     def logs(self, service: str) -> list[str]:
-        """What the service's container said, line by line."""
-        return self.compose("logs", "--no-log-prefix", service).stdout.splitlines()
+        """What the service's container said on stdout, then on stderr, line by line."""
+        said = run("docker", "logs", self.identity(service))
+        return (said.stdout + said.stderr).splitlines()
 
     def updates(self, name: str) -> int:
         """How many updates a run has made."""
