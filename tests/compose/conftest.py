@@ -8,7 +8,7 @@ import uuid
 
 import pytest
 
-from tests.compose.stack import Stack
+from tests.compose.stack import SERVERS, Stack
 
 
 def missing() -> str:
@@ -40,7 +40,7 @@ def stack(engine, tmp_path_factory):
     stack = Stack(f"overworld-test-{uuid.uuid4().hex[:8]}", secrets)
     try:
         stack.compose("build")
-        stack.compose("up", "--detach", "--no-build", "--wait", "redis", "gym-cards", "treasure", "policy-server")
+        stack.compose("up", "--detach", "--no-build", "--wait", *SERVERS)
         yield stack
     finally:
         stack.down()
