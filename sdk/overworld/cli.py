@@ -80,6 +80,8 @@ def _ps(arguments: argparse.Namespace) -> int:
 
 def _eval(arguments: argparse.Namespace) -> int:
     try:
+        options, recipe = _pairs(arguments.option), _recipe(arguments.recipe)
+        seeds = [] if arguments.split else _numbers(arguments.seeds)
         with (
             OpenAIModel(
                 arguments.url,
@@ -94,15 +96,15 @@ def _eval(arguments: argparse.Namespace) -> int:
                 arguments.env,
                 arguments.slots,
                 token=_token(),
-                options=_pairs(arguments.option) or model.options(arguments.env),
+                options=options or model.options(arguments.env),
                 retry_budget=arguments.timeout,
             ) as fleet,
         ):
-            recipe = _recipe(arguments.recipe) or model.recipe() or Recipe()
+            recipe = recipe or model.recipe() or Recipe()
             if arguments.split:
                 tasks = tasks_of_split(fleet.spec.splits, arguments.split)
             else:
-                tasks = [Reset(seed=seed) for seed in _numbers(arguments.seeds)]
+                tasks = [Reset(seed=seed) for seed in seeds]
             with Progress(console=Console(stderr=True)) as progress:
                 bar = progress.add_task("episodes", total=len(tasks))
                 report, _ = evaluate(

@@ -192,7 +192,7 @@ def overworld(*arguments):
     ],
 )
 def test_the_command_says_what_was_wrong(toy_server, arguments, says):
-    given = ["--servers", toy_server.address, "--recipe", "history=1", *arguments]
+    given = ["--servers", toy_server.address, "--recipe", "history=1", "--option", "max_turns=20", *arguments]
     failed = overworld("eval", "toy/Count", "--model", "m", *given)
     assert failed.returncode == 1
     assert says in failed.stderr

@@ -306,7 +306,7 @@ def test_any_key_will_do_where_none_is_set(served):
 def test_servers_that_cannot_start_say_why_in_one_line(served):
     assert "without a key" in start_and_fail("host=0.0.0.0")
     assert "prot" in start_and_fail("prot=8000")
-    assert "in use" in start_and_fail(f"port={served.url.split(':')[2].removesuffix('/v1')}")
+    assert "in use" in start_and_fail(f"runs={served.runs}", f"port={served.url.split(':')[2].removesuffix('/v1')}")
 
 
 def test_the_latest_checkpoint_is_served_without_a_restart(copied):
