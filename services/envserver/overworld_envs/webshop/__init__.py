@@ -8,7 +8,8 @@ from overworld.env import Env
 def envs() -> list[type[Env]]:
     """The env classes of this simulator, on the operator's catalogue, which is prepared if need be.
 
-    Raises CatalogueError for data that cannot be used, ModuleNotFoundError without the extra "webshop".
+    Raises CatalogueError for data and SettingsError for settings that cannot be used, ModuleNotFoundError without the
+    extra "webshop".
     """
     try:
         from overworld_envs.webshop.env import env_classes
@@ -19,4 +20,4 @@ def envs() -> list[type[Env]]:
     from overworld_envs.webshop.settings import ShopSettings
     from overworld_envs.webshop.shop import open_shop
 
-    return list(env_classes(open_shop(ShopSettings())))
+    return list(env_classes(open_shop(ShopSettings.load([]))))
