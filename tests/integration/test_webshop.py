@@ -79,6 +79,20 @@ def test_wrong_data_keep_the_server_from_starting(settings, tmp_path):
     assert "which items_shuffle*.json is meant? There is none" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [("PRODUCTS", "many", "products: Input should be a valid integer"), ("TAGGER", "x", "tagger: String should match")],
+)
+def test_wrong_settings_are_named(settings, name, value, message):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(f"OVERWORLD_WEBSHOP_{name}", value)
+        done = subprocess.run(
+            [sys.executable, "-m", "overworld_envs.webshop"], capture_output=True, text=True, timeout=60
+        )
+    assert done.returncode == 1
+    assert message in done.stderr
+
+
 def test_the_command_prepares_the_catalogue(settings):
     done = subprocess.run([sys.executable, "-m", "overworld_envs.webshop"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0

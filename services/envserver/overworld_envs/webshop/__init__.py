@@ -8,10 +8,11 @@ from overworld.env import Env
 def envs() -> list[type[Env]]:
     """The env classes of this simulator, on the operator's catalogue, which is prepared if need be.
 
-    Raises CatalogueError for data that cannot be used, ModuleNotFoundError without the extra "webshop".
+    Raises CatalogueError for data and SettingsError for settings that cannot be used, ModuleNotFoundError without the
+    extra "webshop".
     """
     from overworld_envs.webshop.env import env_classes
     from overworld_envs.webshop.settings import ShopSettings
     from overworld_envs.webshop.shop import open_shop
 
-    return list(env_classes(open_shop(ShopSettings())))
+    return list(env_classes(open_shop(ShopSettings.load([]))))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from overworld import log
-from pydantic import ValidationError
+from overworld.settings import SettingsError
 
 from overworld_envs.webshop.catalogue import opened
 from overworld_envs.webshop.errors import CatalogueError
@@ -17,8 +17,8 @@ def main() -> None:
     """Prepares the catalogue; servers then open it at once."""
     log.configure()
     try:
-        catalogue = opened(ShopSettings())
-    except (CatalogueError, ValidationError) as error:
+        catalogue = opened(ShopSettings.load([]))
+    except (CatalogueError, SettingsError) as error:
         sys.exit(str(error))
     counts = ", ".join(f"{catalogue.goal_count(kind):,} {kind} goals" for kind in KINDS)
     print(f"{len(catalogue):,} products, {counts}: {catalogue.description}")
