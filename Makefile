@@ -10,6 +10,8 @@ ENV ?= gym_cards/NumberLine
 UPDATES ?= 3
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# ALFWorld's planner is compiled: by cmake 4, too, which would refuse its age, and by whatever `python` is on the path.
+export CMAKE_POLICY_VERSION_MINIMUM := 3.5
 
 .PHONY: help setup demo train test study soak lint format proto bench clean
 .DELETE_ON_ERROR:
@@ -23,7 +25,7 @@ $(READY): constraints.txt requirements-dev.txt $(PACKAGES:%=%/pyproject.toml) sc
 	scripts/packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --requirement requirements-dev.txt $(patsubst %,--editable '%',$(PACKAGES:services/envserver=services/envserver[alfworld]))
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --constraint constraints.txt --requirement requirements-dev.txt $(patsubst %,--editable '%',$(PACKAGES:services/envserver=services/envserver[alfworld]))
 	touch $@
 
 demo: $(READY) ## clone, train and evaluate an agent on this machine; SEED=0
