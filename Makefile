@@ -11,6 +11,8 @@ ENV ?= gym_cards/NumberLine
 UPDATES ?= 3
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# ALFWorld's planner is compiled: by cmake 4, too, which would refuse its age, and by whatever `python` is on the path.
+export CMAKE_POLICY_VERSION_MINIMUM := 3.5
 
 .PHONY: help setup demo train test test-compose up up-train down study soak lint format proto bench clean
 .DELETE_ON_ERROR:
