@@ -26,8 +26,8 @@ $(READY): constraints.txt requirements-dev.txt $(PACKAGES:%=%/pyproject.toml) sc
 	scripts/packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --requirement requirements-dev.txt \
-		$(patsubst %,--editable '%',$(PACKAGES:services/envserver=services/envserver[$(SIMULATORS)]))
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --constraint constraints.txt \
+		--requirement requirements-dev.txt $(patsubst %,--editable '%',$(PACKAGES:services/envserver=services/envserver[$(SIMULATORS)]))
 	touch $@
 
 demo: $(READY) ## clone, train and evaluate an agent on this machine; SEED=0

@@ -17,7 +17,10 @@ from report import Row, finish, parser
 _VERSION = "0.1.0"
 _BASE = "python:3.11-slim"
 _SERVICES = {
-    "gym-cards": (["gym_cards", "--insecure", "--workers=1"], ["healthcheck", "127.0.0.1:50051"]),
+    **{
+        name.replace("_", "-"): ([name, "--insecure", "--workers=1"], ["healthcheck", "127.0.0.1:50051"])
+        for name in ("gym_cards", "miniworld", "alfworld", "webshop")
+    },
     "policy-server": (["insecure=true"], ["healthcheck", "http://127.0.0.1:8000/health"]),
     "trainer": (["/configs/tiny/gym_cards.yaml", "run=/tmp/run"], ["healthcheck", "http://127.0.0.1:9464/metrics"]),
 }

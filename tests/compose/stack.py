@@ -12,7 +12,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 FILES = ("docker-compose.yml", "examples/own_env/compose.yml")
-SERVERS = ("redis", "gym-cards", "miniworld", "treasure", "policy-server")
+SERVERS = ("redis", "gym-cards", "miniworld", "alfworld", "webshop", "treasure", "policy-server")
 """What `docker compose up` starts."""
 SECONDS = 180.0
 

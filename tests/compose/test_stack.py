@@ -20,7 +20,7 @@ from tests.compose.stack import SECONDS, SERVERS, run
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 
-IMAGES = ("gym-cards", "miniworld", "sdk", "trainer", "policy-server")
+IMAGES = ("gym-cards", "miniworld", "alfworld", "webshop", "sdk", "trainer", "policy-server")
 METRICS = {
     "gym-cards": ("http://localhost:9464/metrics", "overworld_slots_free 128.0"),
     "treasure": ("http://localhost:9464/metrics", "overworld_slots_free 64.0"),

@@ -21,7 +21,7 @@ def _cache() -> Path:
 class ShopSettings(Settings):
     """Settings of the shop."""
 
-    model_config = SettingsConfigDict(env_prefix="OVERWORLD_WEBSHOP_")
+    model_config = SettingsConfigDict(env_prefix="OVERWORLD_WEBSHOP_", env_ignore_empty=True)
 
     data: Path | None = Field(
         default=None,
