@@ -7,6 +7,7 @@ OVERWORLD_OPTIMIZER__LR=1e-4 above both. A secret may stand in a file: OVERWORLD
 
 from __future__ import annotations
 
+import ipaddress
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,6 +82,16 @@ class _Secrets(PydanticBaseSettingsSource):
     def __call__(self) -> dict[str, Any]:
         values = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
         return {name: value for name, value in values.items() if value is not None}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _read(path: Path) -> dict[str, Any]:

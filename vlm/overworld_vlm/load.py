@@ -166,6 +166,18 @@ def save_processors(vlm: VLM, folder: str | Path) -> None:
     vlm.image_processor.save_pretrained(folder)
 
 
+def torch_device(name: str) -> str:
+    """The device of a setting; "auto" is a GPU if there is one."""
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The type of a setting: float32 or bfloat16."""
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
 def quieten_transformers() -> None:
     """Keeps out of a service's log its libraries' progress bars and what they warn each other of."""
     transformers.utils.logging.disable_progress_bar()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
 import logging
 import os
 import signal
@@ -24,6 +23,7 @@ from overworld.host.front import MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, Front
 from overworld.host.metrics import Metrics
 from overworld.host.pool import Pool
 from overworld.registry import announce, check_registry_url
+from overworld.settings import is_loopback
 from overworld.v1 import env_pb2 as pb
 
 _logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class ServerConfig:
     """Address under which clients reach this server, for the registry; empty: host:port."""
 
     def __post_init__(self) -> None:
-        if not self.token and not self.insecure and not _is_loopback(self.host):
+        if not self.token and not self.insecure and not is_loopback(self.host):
             raise ValueError(
                 f"listening on {self.host} without a token lets anyone in reach use this server: set OVERWORLD_TOKEN, "
                 "or listen on 127.0.0.1, or say --insecure"
@@ -83,7 +83,7 @@ class ServerConfig:
                 raise ValueError(f"--{name.replace('_', '-')} is 0 to 65535, not {getattr(self, name)}")
         if self.registry:
             check_registry_url(self.registry)
-            if not self.advertise and not _is_loopback(self.host):
+            if not self.advertise and not is_loopback(self.host):
                 raise ValueError(f"clients cannot reach a server at {self.host}: say its address with --advertise")
 
 
@@ -236,15 +236,6 @@ def _refusing(handler: grpc.RpcMethodHandler[Any, Any], error: ContractError) ->
 def bracketed(host: str) -> str:
     """A host as it stands before a port."""
     return f"[{host}]" if ":" in host else host
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def serve(config: ServerConfig, on_start: Callable[[int], None]) -> None:

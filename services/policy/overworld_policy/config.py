@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 from typing import Literal
 
-import torch
-from overworld.settings import Settings
+from overworld.settings import Settings, is_loopback
 from pydantic import Field, model_validator
 
 
@@ -38,33 +36,11 @@ class PolicyServerConfig(Settings):
     )
     max_pixels: int | None = Field(default=None, ge=784, description="images are shrunk to this; null: the model's own")
 
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """`dtype` as torch has it."""
-        dtype: torch.dtype = getattr(torch, self.dtype)
-        return dtype
-
-    @property
-    def torch_device(self) -> str:
-        """The device."""
-        if self.device != "auto":
-            return self.device
-        return "cuda" if torch.cuda.is_available() else "cpu"
-
     @model_validator(mode="after")
     def _check(self) -> PolicyServerConfig:
-        if not self.api_key and not self.insecure and not _is_loopback(self.host):
+        if not self.api_key and not self.insecure and not is_loopback(self.host):
             raise ValueError(
                 f"listening on {self.host} without a key lets anyone in reach use this server: set OVERWORLD_API_KEY, "
                 "or listen on 127.0.0.1, or say insecure=true"
             )
         return self
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

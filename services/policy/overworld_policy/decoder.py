@@ -14,7 +14,7 @@ from pathlib import Path
 
 from overworld_vlm import checkpoint
 from overworld_vlm.engine import Engine, Request
-from overworld_vlm.load import VLM, load
+from overworld_vlm.load import VLM, load, torch_device, torch_dtype
 from peft import PeftModel
 
 from overworld_policy.config import PolicyServerConfig
@@ -161,7 +161,7 @@ class Decoder:
     def _base(self, weights: Path) -> _Base:
         weights = weights.resolve()
         if weights not in self._bases:
-            vlm = load(weights, self._config.torch_device, self._config.torch_dtype)
+            vlm = load(weights, torch_device(self._config.device), torch_dtype(self._config.dtype))
             self._bases[weights] = _Base(self._sized(vlm))
         return self._bases[weights]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from overworld.conversation import Recipe
 from overworld.settings import Settings
 from overworld_vlm.tiny import TinyConfig
@@ -45,19 +44,6 @@ class ModelConfig(_Section):
     device: str = Field(default="auto", description="cpu, cuda, cuda:1, ...; auto: a GPU if there is one")
     lora: LoraConfig | None = Field(default=None, description="adapter to train; null: all weights are trained")
     gradient_checkpointing: bool = Field(default=False, description="less memory in updates for a third more time")
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """`dtype` as torch has it."""
-        dtype: torch.dtype = getattr(torch, self.dtype)
-        return dtype
-
-    @property
-    def torch_device(self) -> str:
-        """The device."""
-        if self.device != "auto":
-            return self.device
-        return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class CloneConfig(_Section):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from overworld_vlm import checkpoint
-from overworld_vlm.load import VLM, ModelError, load
+from overworld_vlm.load import VLM, ModelError, load, torch_device, torch_dtype
 from overworld_vlm.tiny import make_tiny
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model
@@ -27,7 +27,7 @@ def make_start(run: Run, display: Display) -> None:
             vlm = make_tiny(demonstrations.texts(), config.model.tiny, derive(config.seed, "tiny"))
         else:
             vlm = load(config.model.path)
-        vlm.model.to(config.model.torch_device, config.model.torch_dtype)
+        vlm.model.to(torch_device(config.model.device), torch_dtype(config.model.dtype))
         if config.clone.lora is not None:
             vlm = _with_new_adapter(vlm, config.clone.lora, derive(config.seed, "clone adapter"))
         clone(vlm, demonstrations.batch, config.clone, display.cloned)
@@ -39,7 +39,7 @@ def make_start(run: Run, display: Display) -> None:
 def load_policy(run: Run, resumed: Path | None) -> tuple[VLM, Reference]:
     """The model to train, as of the checkpoint `resumed` if there is one, and the reference. Raises ModelError."""
     config = run.config
-    device, dtype = config.model.torch_device, config.model.torch_dtype
+    device, dtype = torch_device(config.model.device), torch_dtype(config.model.dtype)
     if run.has_start:
         checkpoint.read(run.start)
     start = load(run.base, device, dtype)
