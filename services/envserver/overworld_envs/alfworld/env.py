@@ -78,7 +78,7 @@ class Household(Env):
         """Starts game number `task` of the split. Raises GameError, which names the file, if it is broken."""
         assert task is not None  # no split is endless
         file = self.games[split][task]
-        text = self._engine.reset(_shared_game(file.path, file))
+        text = self._engine.reset(_shared_game(file))
         self._file = file
         self._goal = _GOAL + text.rpartition(_GOAL)[2] if _GOAL in text else ""
         self._progress = Progress(file.task, self._engine.facts)
@@ -104,8 +104,8 @@ class Household(Env):
     def skip(self, observation: Observation, metrics: Mapping[str, float]) -> Transition:
         """What upstream makes of an inadmissible command: "Nothing happens.", and nothing does."""
         turn = Turn(False, self._rate, self._rate, legal=False)
-        return Transition(self._observe(NOTHING_HAPPENS, changed=False, admissible=observation.admissible),
-                          self._reward(turn), metrics=self._metrics(legal=False))  # fmt: skip
+        told = self._observe(NOTHING_HAPPENS, changed=False)
+        return Transition(told, self._reward(turn), metrics=self._metrics(legal=False))
 
     def expert(self) -> Expert:
         """The first step of the shortest plan from here."""
@@ -126,14 +126,12 @@ class Household(Env):
     def _metrics(self, *, legal: bool) -> dict[str, float]:
         return {"success": float(self._engine.won), "goal_condition_rate": self._rate, "legal": float(legal)}
 
-    def _observe(
-        self, text: str, *, changed: bool, goal: bool = True, admissible: tuple[str, ...] | None = None
-    ) -> Observation:
+    def _observe(self, text: str, *, changed: bool, goal: bool = True) -> Observation:
         """The picture, the engine's text, and the goal, which the engine tells at the start only."""
         if changed:
             self._images = self._draw()
         texts = (text, self._goal) if goal and self._goal else (text,)
-        return Observation((*self._images, *texts), self._engine.commands if admissible is None else admissible)
+        return Observation((*self._images, *texts), self._engine.commands)
 
     def _draw(self) -> tuple[Image, ...]:
         if self._thor is not None:
@@ -152,11 +150,11 @@ _RENDERERS = {"schematic": RENDERER, "thor": "AI2-THOR (experimental)", "none": 
 _open_games: WeakValueDictionary[Path, Game] = WeakValueDictionary()
 
 
-def _shared_game(path: Path, file: GameFile) -> Game:
+def _shared_game(file: GameFile) -> Game:
     """The game, shared by all envs of this process that play it now."""
-    game = _open_games.get(path)
+    game = _open_games.get(file.path)
     if game is None:
-        game = _open_games[path] = open_game(file)
+        game = _open_games[file.path] = open_game(file)
     return game
 
 
