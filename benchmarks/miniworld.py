@@ -38,7 +38,7 @@ MEMORY_SLOTS, MEMORY_BYTES = 64, 800e6
 
 ROUNDS, ROUND_STEPS = 8, 250
 """In process: every round is about one episode of each candidate."""
-WIRE_ROUNDS, WIRE_SECONDS = 8, 1.0
+WIRE_ROUNDS, WIRE_SECONDS = 15, 0.6
 
 Play = Callable[[], float]
 """Plays one round and returns its rate."""
