@@ -17,10 +17,11 @@ import numpy as np
 import xxhash
 from overworld import Image, Observation, Runner, make
 from overworld.env import Pixels
+from overworld_envs.drawing import SPRITES
 from overworld_envs.gym_cards.cards import Card
-from overworld_envs.gym_cards.drawing import FELT, SPRITES
 from overworld_envs.gym_cards.ez_points import EZPoints
 from overworld_envs.gym_cards.points import PointsOptions
+from overworld_envs.gym_cards.symbols import FELT
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 from report import Row, finish, parser

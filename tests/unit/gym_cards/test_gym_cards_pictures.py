@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from overworld import Result, Runner, make
 from overworld.env import Pixels
-from overworld_envs.gym_cards import drawing
+from overworld_envs import drawing
+from overworld_envs.drawing import SPRITES
 from overworld_envs.gym_cards.card_sprites import back, face
 from overworld_envs.gym_cards.cards import RANKS, SUITS, Card
-from overworld_envs.gym_cards.drawing import COLOURS, FELT, SPRITES, SpriteCache, glyph
+from overworld_envs.gym_cards.symbols import COLOURS, FELT, glyph
+from overworld_envs.sprites import SpriteCache
 
 GAMES = ("NumberLine", "EZPoints", "Points24", "Blackjack")
 

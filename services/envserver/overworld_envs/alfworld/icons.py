@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from overworld_envs.gym_cards.drawing import Colour, Pen
+from overworld_envs.drawing import Colour, Pen
 
 Draw = Callable[["Brush"], None]
 

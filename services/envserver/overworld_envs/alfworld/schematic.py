@@ -13,7 +13,7 @@ from overworld.env import Pixels
 
 from overworld_envs.alfworld.icons import draw_icon
 from overworld_envs.alfworld.view import Place, Seen, View, kind_of
-from overworld_envs.gym_cards.drawing import SPRITES, Colour, Pen, fill, paste, text_width
+from overworld_envs.drawing import SPRITES, Colour, Pen, fill, paste, text_width
 
 RENDERER = "overworld household schematic 1"
 

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from overworld.env import ActionSpec, End, EnvSpec, Expert, Observation, Options, Transition
 
+from overworld_envs.drawing import WHITE, fill, label, paste
 from overworld_envs.gym_cards.card_sprites import back, face
 from overworld_envs.gym_cards.cards import RANKS, Card, in_words
-from overworld_envs.gym_cards.drawing import FELT, WHITE, fill, label, paste
 from overworld_envs.gym_cards.game import PROVENANCE, Game
 from overworld_envs.gym_cards.odds import DEALER_STANDS, DECK, LIMIT, chances, total
+from overworld_envs.gym_cards.symbols import FELT
 
 _SUITS = "CDHS"
 _FACES = ("J", "Q", "K")

@@ -6,8 +6,9 @@ import math
 
 from overworld.env import Pixels
 
+from overworld_envs.drawing import BLACK, SPRITES, WHITE, Colour, Pen
 from overworld_envs.gym_cards.cards import Card
-from overworld_envs.gym_cards.drawing import BLACK, COLOURS, FELT, SPRITES, WHITE, Colour, Pen
+from overworld_envs.gym_cards.symbols import COLOURS, FELT
 
 _EDGE: Colour = (28, 58, 43)
 _RED: Colour = (205, 25, 35)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from overworld.env import ActionSpec, End, EnvSpec, Expert, Observation, Transition
 
-from overworld_envs.gym_cards.drawing import BLACK, WHITE, fill, glyph, label, paste
+from overworld_envs.drawing import BLACK, WHITE, fill, label, paste
 from overworld_envs.gym_cards.game import PROVENANCE, Game
+from overworld_envs.gym_cards.symbols import glyph
 
 LARGEST = 5
 MOVES = 2 * LARGEST

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from overworld.env import Pixels
 
+from overworld_envs.drawing import SPRITES, WHITE, Pen, fill, label, paste
 from overworld_envs.gym_cards.card_sprites import face
 from overworld_envs.gym_cards.cards import Card
-from overworld_envs.gym_cards.drawing import FELT, SPRITES, WHITE, Pen, fill, glyph, label, paste
+from overworld_envs.gym_cards.symbols import FELT, glyph
 
 
 @dataclass(frozen=True, slots=True)
