@@ -39,7 +39,7 @@ class MiniWorldOptions(Options):
 
     @model_validator(mode="before")
     @classmethod
-    def _let_the_longer_limit_count(cls, values: Any) -> Any:
+    def _follow_the_tasks_own_limit(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("max_episode_steps") is not None and "max_turns" not in values:
             return values | {"max_turns": values["max_episode_steps"]}
         return values

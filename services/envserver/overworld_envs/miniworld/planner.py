@@ -1,7 +1,8 @@
 """The expert: plans on the true world, tells what the picture shows.
 
-Once per episode: how far every place is from the goal, on a grid, round walls and things. In each turn: every heading
-and every straight way along it, to find the one after which least is left to do.
+Once per episode: how far every place is from the goal, on a grid, round walls and things. Then, whenever a plan is used
+up or the agent was led astray: every heading and every straight way along it, to find the one after which least is left
+to do. A plan is kept to, since the grid's directions are rough, and weighing them anew in each turn may go in circles.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _CELL = 0.2
 _HORIZON = 4.0
 """Metres that the straight ways reach."""
 _FIRST_METRES = 1.4
-"""What counts as the direction of a way. The grid knows but eight directions, so it takes some of it."""
+"""What counts as the direction of a way: enough of it, since the grid knows but eight directions."""
 _ON_THE_BORDER = 1e-6
 _CORNERS = np.array(((0, 0), (0, 1), (1, 0), (1, 1)))
 _NEIGHBOURS = [(x, z, _CELL * math.hypot(x, z)) for x in (-1, 0, 1) for z in (-1, 0, 1) if x or z]
