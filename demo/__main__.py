@@ -91,10 +91,9 @@ def train_and_evaluate(seed: int, folder: Path) -> dict[str, tuple[Report, list[
 
 def evaluate_model(url: str, server: str, name: str, blank: bool, keep: Path) -> tuple[Report, list[Episode]]:
     """Plays a model on each deal once."""
-    options = {"size": 56, "colours": True, "max_turns": 20}
     with (
         OpenAIModel(url, name, max_tokens=_MAX_TOKENS) as model,
-        Fleet([server], _ENV, 30, options=options) as fleet,
+        Fleet([server], _ENV, 30, options=model.options(_ENV)) as fleet,
     ):
         tasks = tasks_of_split(fleet.spec.splits, _SPLIT)
         recipe = model.recipe() or Recipe()
