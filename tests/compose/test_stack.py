@@ -155,7 +155,7 @@ def test_a_run_in_two_simulators_survives_crashes_of_env_server_and_trainer(stac
     for line in log:
         assert {"time", "level", "logger", "message"} <= json.loads(line).keys()
     envs = {env["id"] for env in card(stack, "killed@latest")["envs"]}
-    assert envs == {"gym_cards/NumberLine", "island/Treasure"}
+    assert envs == {"gym_cards/NumberLine", "miniworld/Hallway", "island/Treasure"}
 
 
 def card(stack, name):
