@@ -132,7 +132,7 @@ def test_a_service_tells_prometheus_how_it_is(stack, service):
     assert expected in stack.python(service, code)
 
 
-def test_a_run_in_two_simulators_survives_crashes_of_env_server_and_trainer(stack):
+def test_a_run_in_several_simulators_survives_crashes_of_env_server_and_trainer(stack):
     """Killed are one env server, then the trainer itself; each is back by itself and the run goes on to its end."""
     stack.up("trainer", TRAIN_RUN="killed")
     stack.wait("2 updates", lambda: stack.updates("killed") >= 2)
