@@ -7,7 +7,6 @@ one once more with blank frames, as a control: an agent that looks must do no be
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 import time
@@ -47,8 +46,6 @@ def main() -> None:
     arguments = parser.parse_args()
     seed, folder = arguments.seed, arguments.run.resolve()
     malloc.keep_freed_memory()
-    # All services share this machine's cores: a thread that waits for work must not spin meanwhile.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     shutil.rmtree(folder, ignore_errors=True)
     started = time.monotonic()
     try:
