@@ -1,6 +1,5 @@
 """ALFWorld over gRPC."""
 
-import importlib.util
 import os
 import time
 
@@ -9,10 +8,6 @@ from overworld import ContractError, Reset, Session, make, server_info
 from overworld.frames import pixels_hash
 from overworld.host.process import ServerProcess
 from overworld.process import ServiceError
-
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("textworld") is None, reason="the extra overworld-envs[alfworld] is not installed"
-)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ class Episode:
     width: int
     height: int
     domain_rand: bool
-    actions: tuple[int, ...]
+    actions: Sequence[int]
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -35,7 +37,8 @@ def played(episodes: list[Episode], folder: Path) -> list[dict[str, np.ndarray]]
     """frames [turns + 1, height, width, 3], rewards, terminated and truncated [turns] of each episode."""
     file = folder / "stock.npz"
     environment = os.environ | {"LP_NUM_THREADS": "0"}
-    subprocess.run([sys.executable, __file__, str(file), repr(episodes)], check=True, env=environment, timeout=240)
+    wanted = json.dumps([asdict(one) for one in episodes])
+    subprocess.run([sys.executable, __file__, str(file), wanted], check=True, env=environment, timeout=240)
     with np.load(file) as data:
         names = ("frames", "rewards", "terminated", "truncated")
         return [{name: data[f"{name}{number}"] for name in names} for number in range(len(episodes))]
@@ -73,5 +76,5 @@ if __name__ == "__main__":
     import pyglet
 
     pyglet.options["headless"] = True
-    outcomes = [play(episode) for episode in eval(sys.argv[2])]
+    outcomes = [play(Episode(**fields)) for fields in json.loads(sys.argv[2])]
     np.savez(sys.argv[1], **{f"{name}{n}": value for n, one in enumerate(outcomes) for name, value in one.items()})

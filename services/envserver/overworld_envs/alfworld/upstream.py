@@ -37,7 +37,7 @@ def check_versions() -> None:
     wrong = [f"{name} {found[name]} (needed: {wanted})" for name, wanted in VERSIONS.items() if found[name] != wanted]
     if wrong:
         raise UpstreamError(
-            f"ALFWorld's engine is patched for speed, and the patches were not verified with {', '.join(wrong)}: "
+            f"Parts of ALFWorld's engine are replaced here, which was not verified with {', '.join(wrong)}: "
             "install the versions needed, or run tests/unit/alfworld with the new ones and change upstream.VERSIONS"
         )
 
