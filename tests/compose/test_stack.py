@@ -11,10 +11,10 @@ import time
 import httpx
 import pytest
 from overworld import Fleet
-from overworld.conversation import Recipe
-from overworld.evaluate import evaluate, tasks_of_split
+from overworld.evaluation.conversation import Recipe
+from overworld.evaluation.evaluate import evaluate, tasks_of_split
+from overworld.evaluation.openai_client import OpenAIModel
 from overworld.host.process import ServerProcess
-from overworld.openai_client import OpenAIModel
 
 from tests.compose.stack import SECONDS, SERVERS, run
 
@@ -52,7 +52,7 @@ def test_the_example_of_an_own_env_becomes_an_image(stack):
     assert listed == "['island/Treasure']\n"
 
 
-_ENVS = "from overworld import catalogue; print(list(catalogue.load(['treasure:Treasure'])))"
+_ENVS = "from overworld.authoring import catalogue; print(list(catalogue.load(['treasure:Treasure'])))"
 
 
 def test_an_image_of_one_simulator_holds_no_torch_and_no_other_simulator(stack):

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
-from overworld.process import ServiceProcess
+from overworld.service.process import ServiceProcess
 from overworld_vlm import checkpoint
 from overworld_vlm.load import VLM
 from overworld_vlm.tiny import TinyConfig, make_tiny

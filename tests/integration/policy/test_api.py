@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import PIL.Image
 import pytest
-from overworld.openai_client import OpenAIModel
+from overworld.evaluation.openai_client import OpenAIModel
 from overworld_vlm.batch import encode
 from overworld_vlm.checkpoint import load_checkpoint
 from overworld_vlm.engine import Engine, Request

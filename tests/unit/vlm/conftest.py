@@ -1,5 +1,6 @@
 import pytest
-from small import make_vlm, mixed_prompts
+
+from tests.support.tiny_vlm import make_vlm, mixed_prompts
 
 
 @pytest.fixture(scope="session")
