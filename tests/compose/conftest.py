@@ -24,7 +24,7 @@ def missing() -> str:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def engine():
+def engine() -> None:
     """Skips where there is no engine, unless REQUIRE_DOCKER=1 says that there must be one."""
     why = missing()
     if why and os.environ.get("REQUIRE_DOCKER") == "1":
@@ -34,7 +34,7 @@ def engine():
 
 
 @pytest.fixture(scope="session")
-def stack(engine, tmp_path_factory):
+def stack(engine, tmp_path_factory: pytest.TempPathFactory):
     """The stack as `docker compose up` starts it, with images built from this working tree."""
     secrets = tmp_path_factory.mktemp("compose") / "secrets"
     stack = Stack(f"overworld-test-{uuid.uuid4().hex[:8]}", secrets)

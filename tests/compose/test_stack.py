@@ -29,7 +29,7 @@ METRICS = {
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_an_image_has_a_user_a_health_check_and_no_secret(stack, name):
+def test_an_image_has_a_user_a_health_check_and_no_secret(stack, name) -> None:
     (image,) = json.loads(run("docker", "image", "inspect", f"overworld/{name}:0.1.0").stdout)
     config = image["Config"]
     assert config["User"] == "10001:10001"
@@ -43,7 +43,7 @@ def test_an_image_has_a_user_a_health_check_and_no_secret(stack, name):
     assert run(*files, "/etc/pip.conf", "/app", "-type", "f", check=False).stdout.split() == ["/app/constraints.txt"]
 
 
-def test_the_example_of_an_own_env_becomes_an_image(stack):
+def test_the_example_of_an_own_env_becomes_an_image(stack) -> None:
     run("docker", "build", "--tag", f"{stack.name}/treasure", "examples/own_env")
     try:
         listed = run("docker", "run", "--rm", "--entrypoint", "python3", f"{stack.name}/treasure", "-c", _ENVS).stdout
@@ -55,7 +55,7 @@ def test_the_example_of_an_own_env_becomes_an_image(stack):
 _ENVS = "from overworld.authoring import catalogue; print(list(catalogue.load(['treasure:Treasure'])))"
 
 
-def test_an_image_of_one_simulator_holds_no_torch_and_no_other_simulator(stack):
+def test_an_image_of_one_simulator_holds_no_torch_and_no_other_simulator(stack) -> None:
     listed = stack.execute("gym-cards", "pip", "list", "--format", "freeze").stdout
     packages = {line.partition("==")[0].lower() for line in listed.splitlines()}
     assert {"overworld", "overworld-envs", "numpy", "pillow"} <= packages
@@ -63,7 +63,7 @@ def test_an_image_of_one_simulator_holds_no_torch_and_no_other_simulator(stack):
 
 
 @pytest.mark.parametrize("service", SERVERS)
-def test_a_container_runs_without_rights(stack, service):
+def test_a_container_runs_without_rights(stack, service) -> None:
     container = stack.container(service)
     host = container["HostConfig"]
     assert host["ReadonlyRootfs"]
@@ -78,7 +78,7 @@ def test_a_container_runs_without_rights(stack, service):
     assert "Read-only file system" in refused.stderr
 
 
-def test_only_the_policy_server_is_published_and_only_on_loopback(stack):
+def test_only_the_policy_server_is_published_and_only_on_loopback(stack) -> None:
     published = {
         service: [
             (port, entry["HostIp"], entry["HostPort"])
@@ -97,7 +97,7 @@ def test_only_the_policy_server_is_published_and_only_on_loopback(stack):
         socket.create_connection((own, stack.port), timeout=5)
 
 
-def test_services_reach_whom_they_must_and_nobody_else(stack):
+def test_services_reach_whom_they_must_and_nobody_else(stack) -> None:
     def reaches(service, host, port):
         code = f"import socket; socket.create_connection(('{host}', {port}), timeout=3)"
         done = stack.execute(service, "python3", "-c", code, check=False)
@@ -114,7 +114,7 @@ def test_services_reach_whom_they_must_and_nobody_else(stack):
     assert not reaches("policy-server", *gateway)
 
 
-def test_env_servers_and_the_policy_server_ask_for_their_secret(stack):
+def test_env_servers_and_the_policy_server_ask_for_their_secret(stack) -> None:
     without_token = ("env", "--unset=OVERWORLD_TOKEN_FILE", "overworld", "ps", "treasure:50051")
     without = stack.execute("gym-cards", *without_token, check=False)
     assert without.returncode == 1
@@ -126,13 +126,13 @@ def test_env_servers_and_the_policy_server_ask_for_their_secret(stack):
 
 
 @pytest.mark.parametrize("service", METRICS)
-def test_a_service_tells_prometheus_how_it_is(stack, service):
+def test_a_service_tells_prometheus_how_it_is(stack, service) -> None:
     url, expected = METRICS[service]
     code = f"import urllib.request; print(urllib.request.urlopen('{url}').read().decode())"
     assert expected in stack.python(service, code)
 
 
-def test_a_run_in_several_simulators_survives_crashes_of_env_server_and_trainer(stack):
+def test_a_run_in_several_simulators_survives_crashes_of_env_server_and_trainer(stack) -> None:
     """Killed are one env server, then the trainer itself; each is back by itself and the run goes on to its end."""
     stack.up("trainer", TRAIN_RUN="killed")
     stack.wait("2 updates", lambda: stack.updates("killed") >= 2)
@@ -165,7 +165,7 @@ def card(stack, name):
     return next(entry for entry in listed if entry["id"] == name)["overworld"]
 
 
-def test_the_documented_command_trains_and_evaluates(stack):
+def test_the_documented_command_trains_and_evaluates(stack) -> None:
     """One command: here two updates on the island, then ten episodes there."""
     variables = {
         "TRAIN_ENV": "island/Treasure",
@@ -182,7 +182,7 @@ def test_the_documented_command_trains_and_evaluates(stack):
     assert any("island@latest in island/Treasure, 10 episodes" in line for line in stack.logs("evaluator"))
 
 
-def test_a_checkpoint_is_evaluated_from_outside_through_the_published_port(stack):
+def test_a_checkpoint_is_evaluated_from_outside_through_the_published_port(stack) -> None:
     """As somebody with simulators of their own does it."""
     options = {"size": 56, "colours": True, "max_turns": 20}
     with (
@@ -199,13 +199,13 @@ def test_a_checkpoint_is_evaluated_from_outside_through_the_published_port(stack
     assert report.fingerprint == card(stack, "killed@latest")["weights"]
 
 
-def test_sigterm_stops_every_service_within_its_grace(stack):
+def test_sigterm_stops_every_service_within_its_grace(stack) -> None:
     """The trainer in the middle of a run, which then goes on."""
     stack.up("trainer", TRAIN_RUN="stopped", TRAIN_ARGUMENTS="updates=100000")
     stack.wait("an update", lambda: stack.updates("stopped") >= 1)
     seconds = {}
 
-    def stop(service):
+    def stop(service) -> None:
         started = time.monotonic()
         stack.compose("stop", service)
         seconds[service] = time.monotonic() - started
@@ -228,7 +228,7 @@ def test_sigterm_stops_every_service_within_its_grace(stack):
     stack.compose("up", "--detach", "--no-build", "--wait", *SERVERS)
 
 
-def test_everything_is_taken_down(stack):
+def test_everything_is_taken_down(stack) -> None:
     """The last test of this file: afterwards nothing of the project is left."""
     stack.down()
     for kind in (("ps", "--all"), ("volume", "ls"), ("network", "ls")):

@@ -157,7 +157,7 @@ class Gated(Env):
     options_model = GateOptions
     spec = EnvSpec(id="toy/Gated", task="Wait.", success="never", action=ActionSpec(("go", "crash")))
 
-    def __init__(self, options):
+    def __init__(self, options) -> None:
         super().__init__(options)
         if options.folder:
             with open(f"{options.folder}/made", "a") as file:

@@ -17,7 +17,7 @@ from tests.support.toy_env import SLOW
 from .test_restarts import Proxy, port_of, start
 
 
-def test_calls_of_several_threads_survive_a_restart():
+def test_calls_of_several_threads_survive_a_restart() -> None:
     server = start()
     port = port_of(server)
     with Session(server.address, "toy/Count", 8, options={"max_turns": 1000}, retry_budget=30) as session:
@@ -26,7 +26,7 @@ def test_calls_of_several_threads_survive_a_restart():
         turns = [0] * 4
         errors = []
 
-        def play(group):
+        def play(group) -> None:
             slots = (group, group + 4)
             while not stop.is_set():
                 moves = ("slow", "up", "down")[turns[group] % 3]
@@ -58,7 +58,7 @@ def test_calls_of_several_threads_survive_a_restart():
     assert all(now - then >= 3 for now, then in zip(turns, before, strict=True))
 
 
-def test_a_second_restart_while_episodes_are_brought_back():
+def test_a_second_restart_while_episodes_are_brought_back() -> None:
     server = ServerProcess(SLOW, arguments=("--workers", "1"))
     port = port_of(server)
     with Session(server.address, "toy/Slow", 3, retry_budget=30) as session:
@@ -75,7 +75,9 @@ def test_a_second_restart_while_episodes_are_brought_back():
     server.stop()
 
 
-def test_a_fleet_goes_back_to_a_server_that_was_only_out_of_reach(monkeypatch, toy_server):
+def test_a_fleet_goes_back_to_a_server_that_was_only_out_of_reach(
+    monkeypatch: pytest.MonkeyPatch, toy_server: ServerProcess
+) -> None:
     monkeypatch.setattr("overworld.client.fleet._FAILOVER_SECONDS", 0.5)
     proxy = Proxy(toy_server.address)
     with Fleet([proxy.address], "toy/Count", 30, retry_budget=15) as fleet:  # too many for a second session
@@ -86,7 +88,7 @@ def test_a_fleet_goes_back_to_a_server_that_was_only_out_of_reach(monkeypatch, t
         assert [result.turn for result in results] == [1] * 30
 
 
-def test_a_fleet_gives_results_again_that_one_server_gave_while_another_refused():
+def test_a_fleet_gives_results_again_that_one_server_gave_while_another_refused() -> None:
     with start() as one, start() as other, Fleet([one.address, other.address], "toy/Count", 10) as fleet:
         fleet.step([Reset(seed=slot) for slot in range(10)])
         moves = ["up"] * 9 + ["x" * 5000]
@@ -99,7 +101,7 @@ def test_a_fleet_gives_results_again_that_one_server_gave_while_another_refused(
         assert [result.turn for result in fleet.step(["down"] * 10)] == [2] * 10
 
 
-def test_a_wrong_move_on_a_pending_slot_does_not_lose_it(toy_server):
+def test_a_wrong_move_on_a_pending_slot_does_not_lose_it(toy_server: ServerProcess) -> None:
     with Session(toy_server.address, "toy/Count", 2) as session:
         session.reset([0, 0])
         results = session.step_some(["slow", "up"], min_ready=1)
@@ -111,7 +113,7 @@ def test_a_wrong_move_on_a_pending_slot_does_not_lose_it(toy_server):
         assert [result.turn for result in session.step(["up", "up"])] == [2, 2]
 
 
-def test_a_reset_works_after_one_whose_answer_was_given_up(toy_server):
+def test_a_reset_works_after_one_whose_answer_was_given_up(toy_server: ServerProcess) -> None:
     proxy = Proxy(toy_server.address)
     with Session(proxy.address, "toy/Count", 1, retry_budget=0.5) as session:
         session.reset([0])
@@ -124,7 +126,7 @@ def test_a_reset_works_after_one_whose_answer_was_given_up(toy_server):
         assert session.step(["up"])[0].metrics == {"count": 1.0}
 
 
-def test_a_batch_that_takes_longer_than_the_budget_is_not_lost(monkeypatch):
+def test_a_batch_that_takes_longer_than_the_budget_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("overworld.client.channel._CALL_SECONDS", 0.4)
     with ServerProcess(SLOW, arguments=("--workers", "1")) as server:
         with Session(server.address, "toy/Slow", 8, retry_budget=0.5) as session:
@@ -135,7 +137,7 @@ def test_a_batch_that_takes_longer_than_the_budget_is_not_lost(monkeypatch):
 class Liar(env_pb2_grpc.EnvServiceServicer):
     """A server of another team, with a bug. `spoil(response)` spoils each Step's answer."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.spoil = lambda response: None
         self.lease = 60
         self.renewals = 0
@@ -194,7 +196,7 @@ def liar():
 def change(path, value):
     """Sets results[0].<path> of a response."""
 
-    def spoil(response):
+    def spoil(response) -> None:
         *owners, name = path.split(".")
         target = response.results[0]
         for owner in owners:
@@ -226,7 +228,7 @@ def change(path, value):
     ],
     ids=range(16),
 )
-def test_answers_that_make_no_sense_are_said_to_and_change_nothing(liar, spoil):
+def test_answers_that_make_no_sense_are_said_to_and_change_nothing(liar, spoil) -> None:
     with Session(liar.address, "liar/Env", 2) as session:
         session.reset([0, 0])
         liar.spoil = spoil
@@ -236,19 +238,19 @@ def test_answers_that_make_no_sense_are_said_to_and_change_nothing(liar, spoil):
         assert [result.turn for result in session.step(["go", "go"])] == [1, 1]
 
 
-def test_a_transport_that_was_not_asked_for_is_not_used(liar):
+def test_a_transport_that_was_not_asked_for_is_not_used(liar) -> None:
     liar.transport = pb.TRANSPORT_INLINE_LZ4
     with pytest.raises(ServerBrokenError, match="was not asked for"):
         Session(liar.address, "liar/Env", 1)
 
 
-def test_the_lease_that_was_granted_is_the_one_that_is_kept(liar):
+def test_the_lease_that_was_granted_is_the_one_that_is_kept(liar) -> None:
     liar.lease = 1
     with Session(liar.address, "liar/Env", 1, lease=30):
         time.sleep(1.8)
     assert liar.renewals >= 4
 
 
-def test_tokens_that_cannot_be_sent_are_refused():
+def test_tokens_that_cannot_be_sent_are_refused() -> None:
     with pytest.raises(ValueError, match="OVERWORLD_TOKEN"):
         Session("127.0.0.1:1", "toy/Count", 1, token="secret\n")

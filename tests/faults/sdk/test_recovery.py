@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -41,12 +42,12 @@ def workers_of(server):
     return [int(pid) for pid in listed.stdout.split()]
 
 
-def crash(server, worker=0):
+def crash(server, worker=0) -> None:
     os.kill(workers_of(server)[worker], signal.SIGKILL)
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path):
     """Directs toy:Gated: files made in it hold constructors, or make them die or refuse."""
     return tmp_path
 
@@ -55,7 +56,7 @@ def gated(server, slots, folder, **arguments):
     return Session(server.address, "toy/Gated", slots, options={"folder": str(folder)}, **arguments)
 
 
-def test_a_reset_that_comes_while_an_episode_is_replayed(serve):
+def test_a_reset_that_comes_while_an_episode_is_replayed(serve) -> None:
     server = serve(SLOW)
     with Session(server.address, "toy/Slow", 3) as session:
         session.reset([0, 1, 2])
@@ -69,7 +70,7 @@ def test_a_reset_that_comes_while_an_episode_is_replayed(serve):
         assert [result.turn for result in session.step(["wait"] * 3)] == [1, 6, 1]
 
 
-def test_cached_frames_stay_while_their_slot_is_replayed(serve):
+def test_cached_frames_stay_while_their_slot_is_replayed(serve) -> None:
     server = serve(GATED)
     with grpc.insecure_channel(server.address) as channel:
         stub = env_pb2_grpc.EnvServiceStub(channel)
@@ -93,7 +94,7 @@ def test_cached_frames_stay_while_their_slot_is_replayed(serve):
         stub.Close(pb.CloseRequest(session=name))
 
 
-def test_views_of_shared_memory_stay_while_their_slot_is_replayed(serve):
+def test_views_of_shared_memory_stay_while_their_slot_is_replayed(serve) -> None:
     server = serve(GATED)
     with Session(server.address, "toy/Gated", 2, copy=False) as session:
         session.reset([1, 1])
@@ -107,7 +108,7 @@ def test_views_of_shared_memory_stay_while_their_slot_is_replayed(serve):
         assert session.step(["go", "go"]).frames()[0, 0, 0, 0] == before[0, 0, 0, 0] + 1
 
 
-def test_sessions_that_are_closed_while_their_worker_is_replaced(serve, folder):
+def test_sessions_that_are_closed_while_their_worker_is_replaced(serve, folder) -> None:
     server = serve(GATED, TOY, slots=12)
     with Session(server.address, "toy/Count", 4) as bystander:
         expected = bystander.reset([1, 2, 3, 4]).frames()
@@ -133,7 +134,7 @@ def test_sessions_that_are_closed_while_their_worker_is_replaced(serve, folder):
     assert server_info(server.address).slots_free == 12
 
 
-def test_a_worker_that_dies_while_another_still_opens_the_session(serve, folder):
+def test_a_worker_that_dies_while_another_still_opens_the_session(serve, folder) -> None:
     server = serve(GATED, workers=2)
     (folder / "hold").touch()
     with ThreadPoolExecutor(1) as executor:
@@ -156,7 +157,7 @@ def test_a_worker_that_dies_while_another_still_opens_the_session(serve, folder)
     session.close()
 
 
-def test_an_env_that_cannot_be_made_again_ends_its_session_and_no_other(serve, folder):
+def test_an_env_that_cannot_be_made_again_ends_its_session_and_no_other(serve, folder) -> None:
     server = serve(GATED, TOY)
     with Session(server.address, "toy/Count", 2) as bystander, gated(server, 2, folder, retry_budget=5) as session:
         bystander.reset([1, 2])
@@ -171,7 +172,7 @@ def test_an_env_that_cannot_be_made_again_ends_its_session_and_no_other(serve, f
         assert [result.turn for result in bystander.step(["up", "up"])] == [1, 1]
 
 
-def test_an_env_that_kills_its_worker_when_it_is_made_is_refused(serve, folder):
+def test_an_env_that_kills_its_worker_when_it_is_made_is_refused(serve, folder) -> None:
     server = serve(GATED, TOY)
     with Session(server.address, "toy/Count", 2) as bystander:
         bystander.reset([1, 2])
@@ -185,7 +186,7 @@ def test_an_env_that_kills_its_worker_when_it_is_made_is_refused(serve, folder):
     assert server_info(server.address).slots_free == 16
 
 
-def test_another_sessions_crash_does_not_refuse_an_innocent_open(serve):
+def test_another_sessions_crash_does_not_refuse_an_innocent_open(serve) -> None:
     server = serve(TOY, SLOW)
     with Session(server.address, "toy/Slow", 1) as slow:
         slow.reset([0])
@@ -197,7 +198,7 @@ def test_another_sessions_crash_does_not_refuse_an_innocent_open(serve):
             session.close()
 
 
-def test_the_step_limit_is_for_one_step_and_not_for_a_whole_replay(serve):
+def test_the_step_limit_is_for_one_step_and_not_for_a_whole_replay(serve) -> None:
     server = serve(SLOW, timeout=1.0)
     with Session(server.address, "toy/Slow", 2) as session:
         session.reset([0, 1])
@@ -211,7 +212,7 @@ def test_the_step_limit_is_for_one_step_and_not_for_a_whole_replay(serve):
         assert result.observation.text == "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]"
 
 
-def test_episodes_without_pictures_are_compared_too(serve):
+def test_episodes_without_pictures_are_compared_too(serve) -> None:
     server = serve(SLOW)
     with Session(server.address, "toy/Slow", 2) as session:
         session.reset([0, 99])
@@ -222,14 +223,14 @@ def test_episodes_without_pictures_are_compared_too(serve):
         assert results[1].error.reason == "REBUILD_MISMATCH"
 
 
-def test_an_env_that_prints_does_not_block_its_worker(serve):
+def test_an_env_that_prints_does_not_block_its_worker(serve) -> None:
     server = serve(SLOW, timeout=5)
     with Session(server.address, "toy/Slow", 1) as session:
         session.reset([0])
         assert session.step(["print"])[0].error is None
 
 
-def test_sigterm_for_the_whole_group_lets_steps_finish(serve):
+def test_sigterm_for_the_whole_group_lets_steps_finish(serve) -> None:
     server = ServerProcess(SLOW, arguments=("--workers", "1", "--grace", "20"))
     with Session(server.address, "toy/Slow", 1) as session:
         session.reset([0])
@@ -241,7 +242,7 @@ def test_sigterm_for_the_whole_group_lets_steps_finish(serve):
     server.stop()
 
 
-def test_a_server_out_of_descriptors_refuses_and_loses_no_slots(serve):
+def test_a_server_out_of_descriptors_refuses_and_loses_no_slots(serve) -> None:
     server = serve(TOY, slots=400)
     soft, hard = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
     in_use = len(os.listdir(f"/proc/{server.process.pid}/fd"))
@@ -256,7 +257,7 @@ def test_a_server_out_of_descriptors_refuses_and_loses_no_slots(serve):
     assert server_info(server.address).slots_free == 400
 
 
-def test_services_end_with_the_process_that_started_them_but_not_with_its_thread(tmp_path):
+def test_services_end_with_the_process_that_started_them_but_not_with_its_thread(tmp_path: Path) -> None:
     started = {}
     thread = threading.Thread(target=lambda: started.update(server=ServerProcess(TOY, arguments=("--workers", "1"))))
     thread.start()

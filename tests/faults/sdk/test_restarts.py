@@ -36,13 +36,13 @@ def play(session, crash=lambda turn: None):
 
 
 @pytest.mark.parametrize("shared_memory", [True, False])
-def test_a_session_survives_restarts_of_its_server(shared_memory):
+def test_a_session_survives_restarts_of_its_server(shared_memory) -> None:
     server = start()
     port = port_of(server)
     with Session(server.address, "toy/Count", 3) as session:
         expected = play(session)
 
-    def crash(turn):
+    def crash(turn) -> None:
         nonlocal server
         if turn in (1, 3):
             server.kill()
@@ -55,7 +55,7 @@ def test_a_session_survives_restarts_of_its_server(shared_memory):
         assert np.array_equal(ours, theirs)
 
 
-def test_a_server_that_is_killed_in_mid_step():
+def test_a_server_that_is_killed_in_mid_step() -> None:
     server = start()
     port = port_of(server)
     with Session(server.address, "toy/Count", 2, retry_budget=30) as session:
@@ -69,7 +69,7 @@ def test_a_server_that_is_killed_in_mid_step():
     server.stop()
 
 
-def test_a_server_that_comes_back_with_other_rules_is_not_used():
+def test_a_server_that_comes_back_with_other_rules_is_not_used() -> None:
     server = start()
     port = port_of(server)
     session = Session(server.address, "toy/Count", 1, retry_budget=30)
@@ -89,7 +89,7 @@ def test_a_server_that_comes_back_with_other_rules_is_not_used():
 class Proxy:
     """Passes bytes on between client and server. Can cut a link after so many of the server's bytes, or be cut off."""
 
-    def __init__(self, target):
+    def __init__(self, target) -> None:
         self._target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -99,19 +99,19 @@ class Proxy:
         self._links = []
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def cut_off(self, swallow=False):
+    def cut_off(self, swallow=False) -> None:
         """Nothing goes through, or with `swallow` only what clients send."""
         self._off, self._swallow = True, swallow
         if not swallow:
             for link in self._links:
                 _shut(link)
 
-    def restore(self):
+    def restore(self) -> None:
         self._off = self._swallow = False
         for link in self._links:
             _shut(link)
 
-    def _accept(self):
+    def _accept(self) -> None:
         while True:
             client, _ = self._listener.accept()
             if self._off:
@@ -123,7 +123,7 @@ class Proxy:
             threading.Thread(target=self._pass, args=(client, server, False), daemon=True).start()
             threading.Thread(target=self._pass, args=(server, client, True), daemon=True).start()
 
-    def _pass(self, source, sink, from_server):
+    def _pass(self, source, sink, from_server) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 if from_server and self._swallow:
@@ -139,18 +139,18 @@ class Proxy:
             _shut(end)
 
 
-def _shut(end):
+def _shut(end) -> None:
     with contextlib.suppress(OSError):
         end.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.parametrize("cut_after", [0, 1, 30, 500])
-def test_lost_answers_do_not_make_steps_happen_twice(toy_server, cut_after):
+def test_lost_answers_do_not_make_steps_happen_twice(toy_server: ServerProcess, cut_after) -> None:
     proxy = Proxy(toy_server.address)
     with Session(toy_server.address, "toy/Count", 3) as session:
         expected = play(session)
 
-    def cut(turn):
+    def cut(turn) -> None:
         proxy.cut_after = cut_after
 
     with Session(proxy.address, "toy/Count", 3, retry_budget=20) as session:
@@ -161,7 +161,7 @@ def test_lost_answers_do_not_make_steps_happen_twice(toy_server, cut_after):
         assert np.array_equal(ours, theirs)
 
 
-def test_a_fleet_spreads_over_servers_and_gives_results_in_order():
+def test_a_fleet_spreads_over_servers_and_gives_results_in_order() -> None:
     with start() as one, start() as other, Fleet([one.address, other.address], "toy/Count", 12) as fleet:
         assert sorted(fleet.addresses) == sorted([one.address, other.address])
         results = fleet.step([Reset(seed=slot) for slot in range(12)])
@@ -174,7 +174,7 @@ def test_a_fleet_spreads_over_servers_and_gives_results_in_order():
             fleet.step({12: "up"})
 
 
-def test_a_fleet_leaves_a_lost_server(monkeypatch):
+def test_a_fleet_leaves_a_lost_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("overworld.client.fleet._FAILOVER_SECONDS", 1.0)
     one, other = start(), start()
     with Session(one.address, "toy/Count", 3) as session:
@@ -187,7 +187,7 @@ def test_a_fleet_leaves_a_lost_server(monkeypatch):
 
         step = fleet.step
 
-    def crash(turn):
+    def crash(turn) -> None:
         if turn == 2:
             one.kill()
 
@@ -199,6 +199,6 @@ def test_a_fleet_leaves_a_lost_server(monkeypatch):
     other.stop()
 
 
-def test_a_fleet_without_servers_says_what_to_do():
+def test_a_fleet_without_servers_says_what_to_do() -> None:
     with pytest.raises(ServerLostError, match="overworld serve toy/Count"):
         Fleet(["127.0.0.1:1"], "toy/Count", 1, retry_budget=0.1)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def undisturbed(server, moves):
 
 
 @pytest.mark.parametrize(("action", "reason"), [("crash", "WORKER_DIED"), ("hang", "STEP_TIMEOUT")])
-def test_the_guilty_slot_fails_and_the_others_go_on(server, session, action, reason):
+def test_the_guilty_slot_fails_and_the_others_go_on(server, session, action, reason) -> None:
     expected = undisturbed(server, [["up", "up", "down", None], ["down", "up", "up", "up"], ["up"] * 4])
     session.step(["up", "up", "down", None])
     results = session.step(["down", action, "up", "up"])
@@ -59,7 +60,7 @@ def test_the_guilty_slot_fails_and_the_others_go_on(server, session, action, rea
         )
 
 
-def test_a_crash_without_a_guilty_slot_costs_nothing(server, session):
+def test_a_crash_without_a_guilty_slot_costs_nothing(server, session) -> None:
     session.step(["up"] * 4)
     expected = undisturbed(server, [["up"] * 4, ["up"] * 4])[1]
     os.kill(worker_pid(server), signal.SIGKILL)
@@ -68,7 +69,7 @@ def test_a_crash_without_a_guilty_slot_costs_nothing(server, session):
     assert np.array_equal(results.frames(), expected.frames())
 
 
-def test_cached_results_survive_a_crash(server, session):
+def test_cached_results_survive_a_crash(server, session) -> None:
     commands = session._number(["up"] * 4)
     before = session._execute(commands).frames()
     os.kill(worker_pid(server), signal.SIGKILL)
@@ -79,7 +80,7 @@ def test_cached_results_survive_a_crash(server, session):
     assert np.array_equal(repeated.frames(), before)
 
 
-def test_crashes_in_a_row(server, session):
+def test_crashes_in_a_row(server, session) -> None:
     for _ in range(3):
         results = session.step(["crash", "up", "crash", "down"])
         assert [result.error is None for result in results] == [False, True, False, True]
@@ -87,21 +88,21 @@ def test_crashes_in_a_row(server, session):
     assert [result.turn for result in session.step(["up"] * 4)] == [1] * 4
 
 
-def test_an_exception_of_the_env_costs_its_slot_only(session):
+def test_an_exception_of_the_env_costs_its_slot_only(session) -> None:
     results = session.step(["raise", "up", "up", "up"])
     assert results[0].error.reason == "ENV_ERROR"
     assert results[0].error.message == "RuntimeError: boom"
     assert [result.turn for result in results[1:]] == [1, 1, 1]
 
 
-def test_a_client_that_waits_with_a_deadline_collects_later(session):
+def test_a_client_that_waits_with_a_deadline_collects_later(session) -> None:
     results = session.step_some(["slow", "slow", "up", "up"], min_ready=1)
     assert results[1].pending
     session.collect([result for result in results if result.pending])
     assert [result.turn for result in session.step(["up"] * 4)] == [2] * 4
 
 
-def test_a_replay_that_leads_elsewhere_is_noticed(tmp_path, monkeypatch):
+def test_a_replay_that_leads_elsewhere_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An env that isn't reproducible: after a crash its slot fails instead of going on somewhere else."""
     module = tmp_path / "fickle.py"
     module.write_text(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -37,7 +38,7 @@ def server():
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(tmp_path_factory: pytest.TempPathFactory):
     return obedient_folder(tmp_path_factory)
 
 
@@ -57,7 +58,7 @@ def kinds(model):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(server, model, kinds, tmp_path_factory):
+def undisturbed(server, model, kinds, tmp_path_factory: pytest.TempPathFactory):
     """Folders of runs that nothing happened to."""
     folders = {}
     for name, changes in kinds.items():
@@ -66,7 +67,7 @@ def undisturbed(server, model, kinds, tmp_path_factory):
     return folders
 
 
-def same(folder, expected):
+def same(folder, expected) -> None:
     """Whether a run came to the same numbers, weights, optimizers and open episodes."""
     assert numbers(folder) == numbers(expected)
     assert len(numbers(folder)) == UPDATES
@@ -78,7 +79,7 @@ def same(folder, expected):
 class Command:
     """`python -m overworld_trainer` on a run, in a process of its own."""
 
-    def __init__(self, tmp_path, fields):
+    def __init__(self, tmp_path, fields) -> None:
         path = tmp_path / "run.yaml"
         path.write_text(yaml.safe_dump(fields))
         self.folder = tmp_path / "run"
@@ -86,7 +87,7 @@ class Command:
             [sys.executable, "-m", "overworld_trainer", str(path)], stderr=(tmp_path / "log").open("w")
         )
 
-    def wait_for(self, updates):
+    def wait_for(self, updates) -> None:
         deadline = time.monotonic() + 60
         while len(lines(self.folder)) < updates:
             assert self.process.poll() is None, "it ended too early"
@@ -99,7 +100,9 @@ class Command:
 
 
 @pytest.mark.parametrize(("kind", "after"), [("model", 1), ("model", 3), ("adapter", 3)])
-def test_a_run_that_is_killed_goes_on_to_the_same_numbers(server, model, kinds, undisturbed, tmp_path, kind, after):
+def test_a_run_that_is_killed_goes_on_to_the_same_numbers(
+    server, model, kinds, undisturbed, tmp_path: Path, kind, after
+) -> None:
     """After one update there is no checkpoint yet; after three the third one's metrics are written again."""
     fields = run_fields(server, tmp_path / "run", model, updates=UPDATES, **kinds[kind])
     command = Command(tmp_path, fields)
@@ -116,7 +119,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_numbers(server, model, kinds, 
     same(tmp_path / "run", undisturbed[kind])
 
 
-def test_sigterm_ends_a_run_after_its_update_so_that_it_can_go_on(server, model, undisturbed, tmp_path):
+def test_sigterm_ends_a_run_after_its_update_so_that_it_can_go_on(server, model, undisturbed, tmp_path: Path) -> None:
     command = Command(tmp_path, run_fields(server, tmp_path / "run", model, updates=UPDATES, checkpoint_every=100))
     command.wait_for(1)
     assert command.end_by(signal.SIGTERM) == 143
@@ -128,7 +131,9 @@ def test_sigterm_ends_a_run_after_its_update_so_that_it_can_go_on(server, model,
 
 
 @pytest.mark.parametrize("file", ["weights/model.safetensors", "trainer/optimizers.safetensors", "manifest.json"])
-def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(server, model, undisturbed, tmp_path, caplog, file):
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
+    server, model, undisturbed, tmp_path: Path, caplog: pytest.LogCaptureFixture, file
+) -> None:
     settings = run_settings(server, tmp_path / "run", model, updates=4)
     train(settings)
     path = tmp_path / "run" / "checkpoints" / "000004" / file
@@ -145,7 +150,7 @@ def in_thread(settings):
     """Trains in a thread; the thread and what it raises."""
     failures = []
 
-    def run():
+    def run() -> None:
         try:
             train(settings)
         except BaseException as error:
@@ -156,14 +161,14 @@ def in_thread(settings):
     return thread, failures
 
 
-def wait_for(folder, updates, thread):
+def wait_for(folder, updates, thread) -> None:
     deadline = time.monotonic() + 60
     while len(lines(folder)) < updates and thread.is_alive():
         assert time.monotonic() < deadline
         time.sleep(0.002)
 
 
-def test_an_env_server_that_is_killed_and_comes_back_changes_no_number(model, undisturbed, tmp_path):
+def test_an_env_server_that_is_killed_and_comes_back_changes_no_number(model, undisturbed, tmp_path: Path) -> None:
     """It is killed twice, at moments that nobody chose."""
     server = ServerProcess(PUPPET, arguments=ARGUMENTS)
     port = int(server.address.rpartition(":")[2])
@@ -180,7 +185,9 @@ def test_an_env_server_that_is_killed_and_comes_back_changes_no_number(model, un
     same(tmp_path / "run", undisturbed["model"])
 
 
-def test_a_run_whose_env_server_stays_away_ends_and_can_go_on_with_another(server, model, undisturbed, tmp_path):
+def test_a_run_whose_env_server_stays_away_ends_and_can_go_on_with_another(
+    server, model, undisturbed, tmp_path: Path
+) -> None:
     lost = ServerProcess(PUPPET, arguments=ARGUMENTS)
     settings = run_settings(lost, tmp_path / "run", model, updates=UPDATES, checkpoint_every=1, retry_budget=0.5)
     thread, failures = in_thread(settings)

@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 from overworld import ContractError, Reset, Session, make, server_info
@@ -11,7 +12,7 @@ from overworld.service.process import ServiceError
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
+def cache(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OVERWORLD_ALFWORLD_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("ALFWORLD_DATA", raising=False)
@@ -24,7 +25,7 @@ def server(cache):
         yield server
 
 
-def test_the_expert_wins_a_game_of_each_type_with_the_texts_of_the_engine(server):
+def test_the_expert_wins_a_game_of_each_type_with_the_texts_of_the_engine(server) -> None:
     with Session(server.address, "alfworld/all", 12, expert=True) as session:
         started = time.monotonic()
         session.step({0: Reset(seed=0)})
@@ -43,7 +44,7 @@ def test_the_expert_wins_a_game_of_each_type_with_the_texts_of_the_engine(server
         assert all(result.success for result in results)
 
 
-def test_one_can_play_each_game_of_a_split_once(server):
+def test_one_can_play_each_game_of_a_split_once(server) -> None:
     with Session(server.address, "alfworld/pick_clean_then_place_in_recep", 3) as session:
         assert session.spec.splits == {"train": 24, "valid_seen": 3, "valid_unseen": 3}
         commands = {slot: Reset(seed=0, split="valid_unseen", task=slot) for slot in range(3)}
@@ -52,19 +53,21 @@ def test_one_can_play_each_game_of_a_split_once(server):
             session.step({0: Reset(seed=0, split="valid_unseen", task=3)})
 
 
-def test_a_server_without_games_does_not_start(tmp_path, monkeypatch, capfd):
+def test_a_server_without_games_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("ALFWORLD_DATA", str(tmp_path))
     with pytest.raises(ServiceError, match="did not start"), ServerProcess("alfworld"):
         pass
     assert "alfworld-download" in capfd.readouterr().err
 
 
-def test_the_renderer_thor_is_refused_with_what_to_install(server):
+def test_the_renderer_thor_is_refused_with_what_to_install(server) -> None:
     with pytest.raises(ContractError, match=r"ENV_FAILED.*pip install"):
         Session(server.address, "alfworld/all", 1, options={"renderer": "thor"})
 
 
-def test_the_server_tells_which_games_it_plays(server):
+def test_the_server_tells_which_games_it_plays(server) -> None:
     spec = server_info(server.address).envs["alfworld/all"]
     assert spec.provenance["games"].startswith("generated, ")
     assert "ALFWORLD_DATA" not in os.environ

@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ SLOTS = 8
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory):
+def settings(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OVERWORLD_WEBSHOP_PRODUCTS", "300")
         patch.setenv("OVERWORLD_WEBSHOP_CACHE", str(tmp_path_factory.mktemp("webshop")))
@@ -30,7 +31,7 @@ def server(settings):
 
 
 @pytest.mark.parametrize("env_id", ["webshop/synthetic", "webshop/human"])
-def test_the_expert_shops(server, env_id):
+def test_the_expert_shops(server, env_id) -> None:
     with Session(server.address, env_id, SLOTS, expert=True) as session:
         assert session.spec.provenance["tagger"].startswith("textblob")
         assert session.spec.max_turns == 50
@@ -49,7 +50,7 @@ def test_the_expert_shops(server, env_id):
             assert "Nouns by textblob" in result.observation.text
 
 
-def test_slots_in_two_workers_play_the_same(server):
+def test_slots_in_two_workers_play_the_same(server) -> None:
     """Same seed and clicks: same frames, wherever the slot is."""
     with Session(server.address, "webshop/synthetic", 16, options={"width": 160, "height": 120}) as session:
         results = session.reset([7] * 16)
@@ -61,13 +62,13 @@ def test_slots_in_two_workers_play_the_same(server):
             results = session.step([action] * 16)
 
 
-def test_clients_have_no_say_in_what_is_read(server):
+def test_clients_have_no_say_in_what_is_read(server) -> None:
     for options in ({"data": "/etc"}, {"cache": "/tmp"}, {"tagger": "spacy:x"}, {"rules": "none"}):
         with pytest.raises(ContractError, match="OPTIONS_INVALID"):
             Session(server.address, "webshop/synthetic", 1, options=options)
 
 
-def test_wrong_data_keep_the_server_from_starting(settings, tmp_path):
+def test_wrong_data_keep_the_server_from_starting(settings, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OVERWORLD_WEBSHOP_DATA", str(tmp_path))
         with pytest.raises(ServiceError):
@@ -83,7 +84,7 @@ def test_wrong_data_keep_the_server_from_starting(settings, tmp_path):
     ("name", "value", "message"),
     [("PRODUCTS", "many", "products: Input should be a valid integer"), ("TAGGER", "x", "tagger: String should match")],
 )
-def test_wrong_settings_are_named(settings, name, value, message):
+def test_wrong_settings_are_named(settings, name, value, message) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(f"OVERWORLD_WEBSHOP_{name}", value)
         done = subprocess.run(
@@ -93,7 +94,7 @@ def test_wrong_settings_are_named(settings, name, value, message):
     assert message in done.stderr
 
 
-def test_the_command_prepares_the_catalogue(settings):
+def test_the_command_prepares_the_catalogue(settings) -> None:
     done = subprocess.run([sys.executable, "-m", "overworld_envs.webshop"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
     assert done.stdout.startswith("300 products, ")
@@ -113,7 +114,7 @@ except ModuleNotFoundError as error:
 """
 
 
-def test_other_simulators_do_without_its_packages():
+def test_other_simulators_do_without_its_packages() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT_PACKAGES], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "pip install 'overworld-envs[webshop]'" in done.stdout

@@ -12,6 +12,7 @@ import xxhash
 from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from overworld import Fallback, Observation, Runner
+from overworld.host.process import ServerProcess
 from overworld.v1 import env_pb2 as pb
 from overworld.v1 import env_pb2_grpc
 
@@ -19,7 +20,7 @@ from tests.support.toy_env import Commands
 
 
 @pytest.fixture(scope="module")
-def stub(toy_server):
+def stub(toy_server: ServerProcess):
     with grpc.insecure_channel(toy_server.address, [("grpc.max_receive_message_length", -1)]) as channel:
         yield env_pb2_grpc.EnvServiceStub(channel)
 
@@ -73,7 +74,7 @@ def pixels(response, result, image=0):
     return np.frombuffer(data, np.uint8).reshape(block.height, block.width, block.channels)
 
 
-def test_server_info(stub):
+def test_server_info(stub) -> None:
     info = stub.GetServerInfo(pb.GetServerInfoRequest())
     assert uuid.UUID(info.instance)
     assert info.revision == 1
@@ -90,7 +91,7 @@ def test_server_info(stub):
     assert specs["toy/Reach"].action.high.dtype == "float32"
 
 
-def test_an_episode_with_frames_inline(stub, opened):
+def test_an_episode_with_frames_inline(stub, opened) -> None:
     session, response = opened(options_json='{"size": 8}')
     assert response.transport == pb.TRANSPORT_INLINE
     assert response.provenance_digest
@@ -112,7 +113,7 @@ def test_an_episode_with_frames_inline(stub, opened):
     assert np.frombuffer(first.observation.tensors["count"].data, "<i8") == 3
 
 
-def test_images_of_different_sizes_come_in_blocks_of_one_size(stub, opened):
+def test_images_of_different_sizes_come_in_blocks_of_one_size(stub, opened) -> None:
     session, _ = opened(slots=3, options_json='{"size": 8, "second_image": true}')
     response = step(stub, session, *(reset(slot, seed=slot) for slot in range(3)))
     assert sorted((block.height, block.width, block.count) for block in response.blocks) == [(5, 8, 3), (8, 8, 3)]
@@ -121,7 +122,7 @@ def test_images_of_different_sizes_come_in_blocks_of_one_size(stub, opened):
         assert pixels(response, result, 1).shape == (5, 8, 3)
 
 
-def test_the_same_command_again_gives_the_same_result_and_steps_once(stub, opened):
+def test_the_same_command_again_gives_the_same_result_and_steps_once(stub, opened) -> None:
     session, _ = opened()
     step(stub, session, reset(0, seed=1))
     first = step(stub, session, act(0, 1))
@@ -131,7 +132,7 @@ def test_the_same_command_again_gives_the_same_result_and_steps_once(stub, opene
     assert step(stub, session, act(0, 2)).results[0].metrics["count"] == 2.0
 
 
-def test_another_command_under_the_same_name_is_a_conflict(stub, opened):
+def test_another_command_under_the_same_name_is_a_conflict(stub, opened) -> None:
     session, _ = opened()
     step(stub, session, reset(0, seed=1))
     step(stub, session, act(0, 1))
@@ -140,7 +141,7 @@ def test_another_command_under_the_same_name_is_a_conflict(stub, opened):
     assert refusal(lambda: step(stub, session, other))[1] == "CONFLICT"
 
 
-def test_older_commands_are_stale(stub, opened):
+def test_older_commands_are_stale(stub, opened) -> None:
     session, _ = opened()
     step(stub, session, reset(0, episode=5))
     step(stub, session, act(0, 1, episode=5))
@@ -149,7 +150,7 @@ def test_older_commands_are_stale(stub, opened):
     assert refusal(lambda: step(stub, session, act(0, 9, episode=4)))[1] == "STALE"
 
 
-def test_a_refused_batch_has_changed_nothing(stub, opened):
+def test_a_refused_batch_has_changed_nothing(stub, opened) -> None:
     session, _ = opened()
     step(stub, session, reset(0), reset(1))
     assert refusal(lambda: step(stub, session, act(0, 1), act(1, 7)))[1] == "TURN_SKIPPED"
@@ -173,14 +174,14 @@ def test_a_refused_batch_has_changed_nothing(stub, opened):
         ([reset(0, turn=1, prefix=[pb.Action(text="u" * 5000)])], "ACTION_TOO_LARGE"),
     ],
 )
-def test_bad_commands_are_refused_with_a_reason(stub, opened, commands, reason):
+def test_bad_commands_are_refused_with_a_reason(stub, opened, commands, reason) -> None:
     session, _ = opened()
     _, given, message = refusal(lambda: step(stub, session, *commands))
     assert given == reason
     assert f"slot {commands[-1].slot}" in message
 
 
-def test_bad_actions_are_refused_with_a_reason(stub, opened):
+def test_bad_actions_are_refused_with_a_reason(stub, opened) -> None:
     session, _ = opened()
     step(stub, session, reset(0))
     code, reason, message = refusal(lambda: step(stub, session, act(0, 1, "u" * 10_000_000)))
@@ -201,7 +202,7 @@ def test_bad_actions_are_refused_with_a_reason(stub, opened):
         pb.Tensor(dtype="float32", shape=[2**31, 2**31], data=bytes(8)),
     ],
 )
-def test_tensors_that_contradict_themselves_are_refused(stub, opened, tensor):
+def test_tensors_that_contradict_themselves_are_refused(stub, opened, tensor) -> None:
     session, _ = opened("toy/Reach")
     step(stub, session, reset(0))
     command = pb.Command(slot=0, turn=1, action=pb.Action(tensor=tensor))
@@ -211,7 +212,7 @@ def test_tensors_that_contradict_themselves_are_refused(stub, opened, tensor):
     assert step(stub, session, command).results[0].reward == 0.75
 
 
-def test_an_ended_episode_takes_only_a_reset(stub, opened):
+def test_an_ended_episode_takes_only_a_reset(stub, opened) -> None:
     session, _ = opened()
     step(stub, session, reset(0))
     for turn in (1, 2, 3):
@@ -220,7 +221,7 @@ def test_an_ended_episode_takes_only_a_reset(stub, opened):
     assert step(stub, session, reset(0, episode=1)).results[0].episode == 1
 
 
-def test_missing_and_inadmissible_actions_skip_the_turn(stub, opened):
+def test_missing_and_inadmissible_actions_skip_the_turn(stub, opened) -> None:
     session, _ = opened(fallback=pb.FALLBACK_SKIP, fallback_reward=-0.25)
     before = step(stub, session, reset(0))
     none = pb.Command(slot=0, turn=1, action=pb.Action(reply="I don't know"))
@@ -233,7 +234,7 @@ def test_missing_and_inadmissible_actions_skip_the_turn(stub, opened):
     assert step(stub, session, index).results[0].executed.text == "up"
 
 
-def test_a_random_fallback_is_the_same_in_every_session(stub, opened):
+def test_a_random_fallback_is_the_same_in_every_session(stub, opened) -> None:
     drawn = []
     for _ in range(2):
         session, _ = opened("toy/Commands", fallback=pb.FALLBACK_RANDOM)
@@ -243,7 +244,7 @@ def test_a_random_fallback_is_the_same_in_every_session(stub, opened):
     assert {text.endswith("0") for text in drawn[0][1:]} == {True, False}
 
 
-def test_a_prefix_resumes_in_mid_episode(stub, opened):
+def test_a_prefix_resumes_in_mid_episode(stub, opened) -> None:
     session, _ = opened()
     step(stub, session, reset(0, seed=9))
     for turn, text in ((1, "up"), (2, "nonsense"), (3, "down")):
@@ -257,7 +258,7 @@ def test_a_prefix_resumes_in_mid_episode(stub, opened):
     assert pixels(both, both.results[0]).tolist() == pixels(both, both.results[1]).tolist()
 
 
-def test_a_prefix_beyond_the_end_fails_the_slot(stub, opened):
+def test_a_prefix_beyond_the_end_fails_the_slot(stub, opened) -> None:
     session, _ = opened()
     result = step(stub, session, reset(0, turn=4, prefix=[pb.Action(text="up")] * 4)).results[0]
     assert result.state == pb.SLOT_STATE_FAILED
@@ -265,7 +266,7 @@ def test_a_prefix_beyond_the_end_fails_the_slot(stub, opened):
     assert step(stub, session, reset(0, episode=1)).results[0].state == pb.SLOT_STATE_READY
 
 
-def test_stragglers_stay_pending_until_collected(stub, opened):
+def test_stragglers_stay_pending_until_collected(stub, opened) -> None:
     session, _ = opened(slots=4)
     step(stub, session, *(reset(slot) for slot in range(4)))
     commands = [act(0, 1, "slow"), act(1, 1), act(2, 1, "slow"), act(3, 1)]
@@ -278,7 +279,7 @@ def test_stragglers_stay_pending_until_collected(stub, opened):
     assert [result.state for result in response.results] == [pb.SLOT_STATE_READY] * 4
 
 
-def test_calls_on_disjoint_slots_overlap(stub, opened):
+def test_calls_on_disjoint_slots_overlap(stub, opened) -> None:
     session, _ = opened()
     step(stub, session, reset(0), reset(1))
     slow = stub.Step.future(pb.StepRequest(session=session, commands=[act(0, 1, "slow")]))
@@ -287,7 +288,7 @@ def test_calls_on_disjoint_slots_overlap(stub, opened):
     assert slow.result().results[0].state == pb.SLOT_STATE_READY
 
 
-def test_the_expert_advises_only_if_asked_for(stub, opened):
+def test_the_expert_advises_only_if_asked_for(stub, opened) -> None:
     session, _ = opened()
     assert not step(stub, session, reset(0)).results[0].HasField("expert")
     session, _ = opened(expert=True)
@@ -298,7 +299,7 @@ def test_the_expert_advises_only_if_asked_for(stub, opened):
     assert refusal(lambda: stub.Open(request))[1] == "FEATURE_MISSING"
 
 
-def test_open_is_repeatable(stub, opened):
+def test_open_is_repeatable(stub, opened) -> None:
     session, response = opened(slots=2, options_json='{"size": 9}')
     step(stub, session, reset(0))
     request = pb.OpenRequest(session=session, env_id="toy/Count", slots=2, options_json='{"size": 9}')
@@ -308,7 +309,7 @@ def test_open_is_repeatable(stub, opened):
     assert refusal(lambda: stub.Open(request))[:2] == (grpc.StatusCode.ALREADY_EXISTS, "SESSION_CONFLICT")
 
 
-def test_the_transport_can_be_negotiated_anew(stub, opened):
+def test_the_transport_can_be_negotiated_anew(stub, opened) -> None:
     both = [pb.TRANSPORT_SHARED_MEMORY, pb.TRANSPORT_INLINE]
     session, response = opened(transports=both)
     assert response.transport == pb.TRANSPORT_SHARED_MEMORY
@@ -339,7 +340,7 @@ def test_the_transport_can_be_negotiated_anew(stub, opened):
         ({"env_id": "toy/Search", "fallback": pb.FALLBACK_RANDOM}, "FEATURE_MISSING", "does not list"),
     ],
 )
-def test_sessions_that_cannot_be_opened(stub, fields, reason, says):
+def test_sessions_that_cannot_be_opened(stub, fields, reason, says) -> None:
     request = {"session": str(uuid.uuid4()), "env_id": "toy/Count", "slots": 1} | fields
     _, given, message = refusal(lambda: stub.Open(pb.OpenRequest(**request)))
     assert given == reason
@@ -347,7 +348,7 @@ def test_sessions_that_cannot_be_opened(stub, fields, reason, says):
     assert stub.GetServerInfo(pb.GetServerInfoRequest()).slots_free == 32
 
 
-def test_a_lease_is_positive_and_bounded(stub, opened):
+def test_a_lease_is_positive_and_bounded(stub, opened) -> None:
     request = pb.OpenRequest(session=str(uuid.uuid4()), env_id="toy/Count", slots=1)
     for seconds, nanos in ((-1, 0), (0, 0), (0, -1), (5, -1), (-(2**62), 0)):
         request.lease.seconds, request.lease.nanos = seconds, nanos
@@ -356,14 +357,14 @@ def test_a_lease_is_positive_and_bounded(stub, opened):
     assert 0 < response.lease.seconds <= 3600
 
 
-def test_requests_that_are_none(stub, toy_server):
+def test_requests_that_are_none(stub, toy_server: ServerProcess) -> None:
     with grpc.insecure_channel(toy_server.address) as channel:
         call = channel.unary_unary("/overworld.v1.EnvService/Open")
         for data in (b"\xff", b"\x0a\x02\xff\xfe"):  # no message; a string that is no UTF-8
             assert refusal(partial(call, data))[:2] == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_INVALID")
 
 
-def test_long_reasons_are_cut_and_arrive(stub):
+def test_long_reasons_are_cut_and_arrive(stub) -> None:
     name = str(uuid.uuid4())
     options = "{" + ",".join(f'"option{n}": 1' for n in range(5000)) + "}"
     for fields in ({"options_json": options}, {"required_features": ["x" * 100_000]}):
@@ -371,14 +372,14 @@ def test_long_reasons_are_cut_and_arrive(stub):
         assert refusal(partial(stub.Open, request))[1] in ("OPTIONS_INVALID", "FEATURE_MISSING")
 
 
-def test_pictures_of_any_size_one_after_another(stub, opened):
+def test_pictures_of_any_size_one_after_another(stub, opened) -> None:
     session, _ = opened("toy/Gated", slots=1)
     for episode in range(60):
         response = step(stub, session, reset(0, episode=episode, seed=episode * 7))
         assert pixels(response, response.results[0]).shape[0] == episode * 7 % 50 + 8
 
 
-def test_a_random_fallback_ignores_the_order_of_the_list():
+def test_a_random_fallback_ignores_the_order_of_the_list() -> None:
     runner = Runner(Commands(), fallback=Fallback.RANDOM)
     for seed in range(5):
         runner.reset(seed)
@@ -390,7 +391,7 @@ def test_a_random_fallback_ignores_the_order_of_the_list():
         assert runner.step(None).executed == listed
 
 
-def test_an_answer_that_nobody_waits_for_is_kept(stub, opened):
+def test_an_answer_that_nobody_waits_for_is_kept(stub, opened) -> None:
     session, _ = opened("toy/Slow", slots=1)
     step(stub, session, reset(0))
     command = pb.Command(slot=0, turn=1, action=pb.Action(text="wait"))
@@ -400,7 +401,7 @@ def test_an_answer_that_nobody_waits_for_is_kept(stub, opened):
     assert step(stub, session, command).results[0].observation.parts[0].text == "[0, 1]"
 
 
-def test_a_session_closed_under_a_waiting_call_is_unknown_to_it(stub, opened):
+def test_a_session_closed_under_a_waiting_call_is_unknown_to_it(stub, opened) -> None:
     session, _ = opened("toy/Slow", slots=2)
     step(stub, session, reset(0), reset(1))
     commands = [pb.Command(slot=slot, turn=1, action=pb.Action(text="wait")) for slot in range(2)]
@@ -410,7 +411,7 @@ def test_a_session_closed_under_a_waiting_call_is_unknown_to_it(stub, opened):
     assert refusal(waiting.result)[1] == "SESSION_UNKNOWN"
 
 
-def test_a_closed_session_is_gone_and_its_slots_are_free(stub, opened):
+def test_a_closed_session_is_gone_and_its_slots_are_free(stub, opened) -> None:
     session, _ = opened(slots=30)
     assert stub.GetServerInfo(pb.GetServerInfoRequest()).slots_free == 2
     for _ in range(2):
@@ -419,7 +420,7 @@ def test_a_closed_session_is_gone_and_its_slots_are_free(stub, opened):
     assert refusal(lambda: step(stub, session, reset(0)))[:2] == (grpc.StatusCode.NOT_FOUND, "SESSION_UNKNOWN")
 
 
-def test_observations_larger_than_the_servers_bound_fail_the_slot(stub, opened):
+def test_observations_larger_than_the_servers_bound_fail_the_slot(stub, opened) -> None:
     session, _ = opened()
     step(stub, session, reset(0))
     result = step(stub, session, act(0, 1, "big")).results[0]
@@ -430,7 +431,7 @@ def test_observations_larger_than_the_servers_bound_fail_the_slot(stub, opened):
     assert step(stub, session, reset(0, episode=1)).results[0].state == pb.SLOT_STATE_READY
 
 
-def test_an_env_that_draws_elsewhere_is_copied_into_place(stub, opened):
+def test_an_env_that_draws_elsewhere_is_copied_into_place(stub, opened) -> None:
     session, _ = opened(options_json='{"second_image": true}')
     step(stub, session, reset(0))
     response = step(stub, session, act(0, 1, "private"))

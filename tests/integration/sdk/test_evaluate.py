@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -14,6 +15,7 @@ from overworld.contract.frames import pixels_hash
 from overworld.evaluation.conversation import Recipe
 from overworld.evaluation.evaluate import ModelChangedError, compare, evaluate, read_episodes, tasks_of_split
 from overworld.evaluation.openai_client import Answer
+from overworld.host.process import ServerProcess
 
 
 class Scripted:
@@ -22,7 +24,7 @@ class Scripted:
     name = "scripted"
     temperature = 0.0
 
-    def __init__(self, reply, fingerprint="weights"):
+    def __init__(self, reply, fingerprint="weights") -> None:
         self._reply = reply
         self._fingerprint = fingerprint if callable(fingerprint) else lambda: fingerprint
         self.asked = []
@@ -36,7 +38,7 @@ class Scripted:
         return answers
 
 
-def act(action):
+def act(action) -> str:
     return f'{{"thoughts": "hm", "action": "{action}"}}'
 
 
@@ -49,7 +51,7 @@ def seeds(*numbers):
 
 
 @pytest.fixture
-def fleet(toy_server):
+def fleet(toy_server: ServerProcess):
     with Fleet([toy_server.address], "toy/Count", 4) as fleet:
         yield fleet
 
@@ -58,7 +60,7 @@ def play(model, fleet, tasks, **arguments):
     return evaluate(model, fleet, tasks, recipe=Recipe(), **arguments)
 
 
-def test_wins_and_losses_are_counted(fleet):
+def test_wins_and_losses_are_counted(fleet) -> None:
     report, episodes = play(Scripted(lambda text, *_: act("up")), fleet, seeds(*range(10)))
     assert (report.episodes, report.success.value, report.positive_return, report.mean_return) == (10, 1.0, 1.0, 3.0)
     assert report.success.low == pytest.approx(0.722467, abs=1e-5)
@@ -70,7 +72,7 @@ def test_wins_and_losses_are_counted(fleet):
     assert (report.success.value, report.positive_return, report.ends) == (0.0, 0.0, {"RULE": 3})
 
 
-def test_replies_without_an_admissible_action_skip_the_turn_and_are_counted(toy_server):
+def test_replies_without_an_admissible_action_skip_the_turn_and_are_counted(toy_server: ServerProcess) -> None:
     def stutter(text, *_):
         return "I don't know" if "count 0" in text else act("fly") if "count 1" in text else act("up")
 
@@ -85,7 +87,7 @@ def test_replies_without_an_admissible_action_skip_the_turn_and_are_counted(toy_
     assert [turn.executed for turn in episode.turns if turn.outcome != "executed"] == [None] * invalid
 
 
-def test_an_episode_that_crashes_is_a_failure_and_the_others_count(fleet):
+def test_an_episode_that_crashes_is_a_failure_and_the_others_count(fleet) -> None:
     model = Scripted(lambda text, pixels, seed: act("raise" if pixels[0][0, 0, 1] == 10 and seed % 2 else "up"))
     report, episodes = play(model, fleet, seeds(*range(12)))
     crashed = [episode for episode in episodes if episode.error]
@@ -95,7 +97,7 @@ def test_an_episode_that_crashes_is_a_failure_and_the_others_count(fleet):
     assert crashed[0].error == "ENV_ERROR: RuntimeError: boom"
 
 
-def test_the_number_of_slots_does_not_matter(toy_server):
+def test_the_number_of_slots_does_not_matter(toy_server: ServerProcess) -> None:
     def noisy(text, pixels, seed):
         return act(("up", "down")[seed >> 20 & 1])
 
@@ -106,7 +108,7 @@ def test_the_number_of_slots_does_not_matter(toy_server):
     assert results[0] == results[1] == results[2]
 
 
-def test_the_noise_is_keyed_by_task_and_turn(fleet):
+def test_the_noise_is_keyed_by_task_and_turn(fleet) -> None:
     model = always("up")
     play(model, fleet, seeds(1, 2, 3))
     asked = [seed for _, _, seed in model.asked]
@@ -117,7 +119,7 @@ def test_the_noise_is_keyed_by_task_and_turn(fleet):
     assert [seed for _, _, seed in again.asked] == asked
 
 
-def test_blank_frames_show_nothing(fleet):
+def test_blank_frames_show_nothing(fleet) -> None:
     model = always("up")
     report, _ = play(model, fleet, seeds(1, 2), blank_frames=True)
     assert report.blank_frames
@@ -126,7 +128,7 @@ def test_blank_frames_show_nothing(fleet):
         assert re.search(r"count \d", text), "only the pictures are blank"
 
 
-def test_episodes_and_pictures_are_kept(fleet, tmp_path):
+def test_episodes_and_pictures_are_kept(fleet, tmp_path: Path) -> None:
     report, episodes = play(always("up"), fleet, seeds(3, 4), keep=tmp_path)
     assert json.loads((tmp_path / "report.json").read_text()) == report.to_json()
     assert read_episodes(tmp_path) == episodes
@@ -137,13 +139,13 @@ def test_episodes_and_pictures_are_kept(fleet, tmp_path):
         assert turn.reply == act("up")
 
 
-def test_a_model_that_changes_on_the_way_is_noticed(fleet):
+def test_a_model_that_changes_on_the_way_is_noticed(fleet) -> None:
     names = iter("aaab" * 100)
     with pytest.raises(ModelChangedError, match="changed in the middle"):
         play(Scripted(lambda *_: act("up"), lambda: next(names)), fleet, seeds(1, 2))
 
 
-def test_each_task_of_a_split_once(fleet):
+def test_each_task_of_a_split_once(fleet) -> None:
     tasks = tasks_of_split(fleet.spec.splits, "four")
     assert [task.task for task in tasks] == [0, 1, 2, 3]
     _, episodes = play(always("up"), fleet, tasks)
@@ -153,7 +155,7 @@ def test_each_task_of_a_split_once(fleet):
             tasks_of_split(fleet.spec.splits, split)
 
 
-def test_two_models_are_compared_in_the_same_episodes(fleet):
+def test_two_models_are_compared_in_the_same_episodes(fleet) -> None:
     _, good = play(always("up"), fleet, seeds(*range(9)))
     _, bad = play(always("down"), fleet, seeds(*range(9)))
     result = compare(bad, good)
@@ -163,7 +165,7 @@ def test_two_models_are_compared_in_the_same_episodes(fleet):
         compare(good, bad[:-1])
 
 
-def test_damaged_episode_files_are_refused(tmp_path):
+def test_damaged_episode_files_are_refused(tmp_path: Path) -> None:
     for line in ("{", '{"seed": 1}', '{"turns": 5}', "[]", '{"seed": 1, "split": "", "task": null, "turns": [{}]}'):
         (tmp_path / "episodes.jsonl").write_text(line + "\n")
         with pytest.raises(ValueError, match=r"episodes.jsonl|Expecting"):
@@ -191,7 +193,7 @@ def overworld(*arguments):
         (["--split", "nothing"], "four"),
     ],
 )
-def test_the_command_says_what_was_wrong(toy_server, arguments, says):
+def test_the_command_says_what_was_wrong(toy_server: ServerProcess, arguments, says) -> None:
     given = ["--servers", toy_server.address, "--recipe", "history=1", "--option", "max_turns=20", *arguments]
     failed = overworld("eval", "toy/Count", "--model", "m", *given)
     assert failed.returncode == 1
@@ -199,7 +201,7 @@ def test_the_command_says_what_was_wrong(toy_server, arguments, says):
     assert "Traceback" not in failed.stderr
 
 
-def test_comparing_folders(tmp_path):
+def test_comparing_folders(tmp_path: Path) -> None:
     for name, success in (("a", False), ("b", True)):
         (tmp_path / name).mkdir()
         lines = [json.dumps({"seed": n, "split": "", "task": None, "turns": [], "success": success}) for n in range(8)]

@@ -4,6 +4,7 @@ import shutil
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 import redis
@@ -14,7 +15,7 @@ from tests.support.toy_env import SLOW, TOY
 
 
 @pytest.fixture
-def redis_server(tmp_path):
+def redis_server(tmp_path: Path):
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("redis-server is not installed: apt-get install redis-server, or make setup")
@@ -41,14 +42,14 @@ def redis_server(tmp_path):
     start.process.wait()
 
 
-def eventually(check, seconds=10):
+def eventually(check, seconds=10) -> None:
     deadline = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def test_a_fleet_finds_announced_servers_and_forgets_stopped_ones(redis_server):
+def test_a_fleet_finds_announced_servers_and_forgets_stopped_ones(redis_server) -> None:
     found = open_registry(redis_server.url)
     arguments = ("--workers", "1", "--slots", "4", "--registry", redis_server.url)
     with (
@@ -64,7 +65,7 @@ def test_a_fleet_finds_announced_servers_and_forgets_stopped_ones(redis_server):
         eventually(lambda: found.servers("toy/Count") == [other.address])
 
 
-def test_a_server_announces_itself_again_after_redis_was_gone(redis_server, monkeypatch):
+def test_a_server_announces_itself_again_after_redis_was_gone(redis_server, monkeypatch: pytest.MonkeyPatch) -> None:
     found = open_registry(redis_server.url)
     arguments = ("--workers", "1", "--registry", redis_server.url, "--advertise", "envs.example:50051")
     with ServerProcess(TOY, arguments=arguments):
@@ -76,7 +77,9 @@ def test_a_server_announces_itself_again_after_redis_was_gone(redis_server, monk
         eventually(lambda: found.servers("toy/Count") == ["envs.example:50051"])
 
 
-def test_an_env_that_nobody_announces_is_missed_with_those_on_offer(redis_server, caplog):
+def test_an_env_that_nobody_announces_is_missed_with_those_on_offer(
+    redis_server, caplog: pytest.LogCaptureFixture
+) -> None:
     arguments = ("--workers", "1", "--registry", redis_server.url)
     with ServerProcess(TOY, SLOW, arguments=arguments):
         found = open_registry(redis_server.url)
@@ -86,7 +89,7 @@ def test_an_env_that_nobody_announces_is_missed_with_those_on_offer(redis_server
     assert "toy/Cuont: 2 free slots are needed" in caplog.text
 
 
-def test_strange_entries_are_passed_over(redis_server):
+def test_strange_entries_are_passed_over(redis_server) -> None:
     client = redis.Redis.from_url(redis_server.url)
     for number, entry in enumerate(
         (b"\xff", b"{", b"[]", b'{"address": 5, "envs": []}', b'{"address": "a", "envs": 3}')
@@ -96,5 +99,5 @@ def test_strange_entries_are_passed_over(redis_server):
     assert open_registry(redis_server.url).servers("toy/Count") == ["host:1"]
 
 
-def test_a_list_of_addresses_is_a_registry_too():
+def test_a_list_of_addresses_is_a_registry_too() -> None:
     assert open_registry("a:1, b:2,").servers("toy/Count") == ["a:1", "b:2"]

@@ -43,12 +43,12 @@ def serve(*arguments, **environment):
     )
 
 
-def test_health(toy_server):
+def test_health(toy_server: ServerProcess) -> None:
     assert health(toy_server.address) == health_pb2.HealthCheckResponse.SERVING
     assert health(toy_server.address, "overworld.v1.EnvService") == health_pb2.HealthCheckResponse.SERVING
 
 
-def test_reflection(toy_server):
+def test_reflection(toy_server: ServerProcess) -> None:
     with grpc.insecure_channel(toy_server.address) as channel:
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         request = reflection_pb2.ServerReflectionRequest(list_services="")
@@ -57,7 +57,7 @@ def test_reflection(toy_server):
     assert {"overworld.v1.EnvService", "grpc.health.v1.Health"} <= names
 
 
-def test_a_token_is_asked_for_by_all_but_health_checks():
+def test_a_token_is_asked_for_by_all_but_health_checks() -> None:
     with ServerProcess(TOY, arguments=("--workers", "1"), token="s3cret") as server:
         assert health(server.address) == health_pb2.HealthCheckResponse.SERVING
         for token, reason in (("", Reason.TOKEN_MISSING), ("wrong", Reason.TOKEN_WRONG)):
@@ -73,7 +73,7 @@ def test_a_token_is_asked_for_by_all_but_health_checks():
             assert session.reset([0])[0].turn == 0
 
 
-def test_listening_beyond_loopback_needs_a_token_or_a_word():
+def test_listening_beyond_loopback_needs_a_token_or_a_word() -> None:
     failed = serve(TOY, "--host", "0.0.0.0", OVERWORLD_TOKEN="")
     assert failed.returncode == 1
     assert failed.stderr.strip().splitlines()[-1].startswith("overworld: listening on 0.0.0.0 without a token")
@@ -90,7 +90,7 @@ def test_listening_beyond_loopback_needs_a_token_or_a_word():
         ([TOY, "--slots", "0"], "--slots is 1 or more, not 0"),
     ],
 )
-def test_servers_that_cannot_start_say_why_in_one_line(arguments, says):
+def test_servers_that_cannot_start_say_why_in_one_line(arguments, says) -> None:
     failed = serve(*arguments, "--port", "0")
     assert failed.returncode == 1
     lines = [line for line in failed.stderr.splitlines() if line.startswith("overworld: ")]
@@ -99,13 +99,13 @@ def test_servers_that_cannot_start_say_why_in_one_line(arguments, says):
     assert "Traceback" not in failed.stderr
 
 
-def test_two_servers_do_not_share_a_port(toy_server):
+def test_two_servers_do_not_share_a_port(toy_server: ServerProcess) -> None:
     failed = serve(TOY, "--port", toy_server.address.rpartition(":")[2])
     assert failed.returncode == 1
     assert "is another server there" in failed.stderr
 
 
-def test_metrics():
+def test_metrics() -> None:
     port = free_port()
     with ServerProcess(TOY, arguments=("--workers", "1", "--slots", "4", "--metrics-port", str(port))) as server:
         with Session(server.address, "toy/Count", 1) as session:
@@ -125,7 +125,7 @@ def test_metrics():
         assert line in page.splitlines()
 
 
-def test_sigterm_lets_running_sessions_finish():
+def test_sigterm_lets_running_sessions_finish() -> None:
     server = ServerProcess(TOY, arguments=("--workers", "1", "--grace", "20"))
     session = Session(server.address, "toy/Count", 1)
     session.reset([0])
@@ -143,7 +143,7 @@ def test_sigterm_lets_running_sessions_finish():
     server.stop()
 
 
-def test_sigterm_ends_sessions_that_stay_when_their_grace_is_over():
+def test_sigterm_ends_sessions_that_stay_when_their_grace_is_over() -> None:
     server = ServerProcess(TOY, arguments=("--workers", "1", "--grace", "0.5"))
     session = Session(server.address, "toy/Count", 1, retry_budget=0.5)
     session.reset([0])
@@ -161,7 +161,7 @@ def workers_of(pid):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_no_worker_survives_its_server(number):
+def test_no_worker_survives_its_server(number) -> None:
     server = ServerProcess(TOY, arguments=("--workers", "2", "--grace", "0"))
     with Session(server.address, "toy/Count", 2, retry_budget=0.2) as session:
         session.reset([0, 0])
@@ -179,7 +179,7 @@ def test_no_worker_survives_its_server(number):
     server.stop()
 
 
-def test_ps(toy_server):
+def test_ps(toy_server: ServerProcess) -> None:
     listing = subprocess.run(
         [sys.executable, "-m", "overworld.cli", "ps", toy_server.address, "127.0.0.1:1", "--timeout", "0.5"],
         capture_output=True,

@@ -24,7 +24,7 @@ def server():
 
 
 @pytest.fixture(scope="session")
-def obedient_folder(tmp_path_factory):
+def obedient_folder(tmp_path_factory: pytest.TempPathFactory):
     return scripted_model.obedient_folder(tmp_path_factory)
 
 

@@ -1,6 +1,7 @@
 """Cloning the envs' experts: form is learnt, the task is not."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def replies(batches):
     return [[json.loads(one.reply) for one in batch] for batch in batches]
 
 
-def test_demonstrations_show_the_prompt_and_the_experts_reply(server):
+def test_demonstrations_show_the_prompt_and_the_experts_reply(server) -> None:
     for batch in demonstrations(server, clone={"updates": 1, "random_actions": 0}):
         assert len(batch) == 6
         for number, one in enumerate(batch):
@@ -49,7 +50,7 @@ def test_demonstrations_show_the_prompt_and_the_experts_reply(server):
                 assert reply == {"thoughts": "Which one?", "action": "left"}
 
 
-def test_a_share_of_the_actions_is_random_and_the_thoughts_stay(server):
+def test_a_share_of_the_actions_is_random_and_the_thoughts_stay(server) -> None:
     for share in (1.0, 0.5):
         batches = replies(demonstrations(server, 25, clone={"updates": 1, "random_actions": share}))
         actions = [reply["action"] for batch in batches for reply in batch[4:]]
@@ -58,12 +59,12 @@ def test_a_share_of_the_actions_is_random_and_the_thoughts_stay(server):
         assert {reply["thoughts"] for batch in batches for reply in batch[4:]} == {"Which one?"}
 
 
-def test_the_reply_has_the_recipes_form(server):
+def test_the_reply_has_the_recipes_form(server) -> None:
     batches = replies(demonstrations(server, 1, recipe={"reply": "action"}))
     assert [list(reply) for reply in batches[0]] == [["action"]] * 6
 
 
-def test_demonstrations_are_decided_by_the_seed(server):
+def test_demonstrations_are_decided_by_the_seed(server) -> None:
     ours, same, other = (
         [(one.reply, one.messages[0]["content"][0]["image"].xxh64) for batch in batches for one in batch]
         for batches in (demonstrations(server), demonstrations(server), demonstrations(server, seed=1))
@@ -73,7 +74,7 @@ def test_demonstrations_are_decided_by_the_seed(server):
     assert len({image for _, image in ours}) > 10  # episodes end and others begin
 
 
-def test_an_env_that_lists_no_actions_has_none_to_draw_from(server):
+def test_an_env_that_lists_no_actions_has_none_to_draw_from(server) -> None:
     envs = [{"id": "puppet/Free", "slots": 2}]
     with pytest.raises(EnvError, match=r"puppet/Free lists no actions .* clone\.random_actions = 0"):
         demonstrations(server, 1, envs=envs)
@@ -81,7 +82,7 @@ def test_an_env_that_lists_no_actions_has_none_to_draw_from(server):
     assert [reply["action"] for reply in batches[0]] == ["left"] * 2
 
 
-def test_the_loss_is_a_mean_within_each_reply_and_then_over_replies(server):
+def test_the_loss_is_a_mean_within_each_reply_and_then_over_replies(server) -> None:
     (batch,) = demonstrations(server, 1)
     vlm = make_vlm()
     expected = []
@@ -96,7 +97,7 @@ def test_the_loss_is_a_mean_within_each_reply_and_then_over_replies(server):
     assert seen == [(0, pytest.approx(sum(expected) / len(expected), abs=1e-4))]
 
 
-def test_cloning_teaches_the_reply_with_its_end(server):
+def test_cloning_teaches_the_reply_with_its_end(server) -> None:
     (batch,) = demonstrations(server, 1)
     one = batch[-1]
     vlm = make_vlm()
@@ -111,7 +112,7 @@ def test_cloning_teaches_the_reply_with_its_end(server):
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8}])
-def test_the_start_is_a_whole_model_that_is_the_reference_and_the_base(server, tmp_path, lora):
+def test_the_start_is_a_whole_model_that_is_the_reference_and_the_base(server, tmp_path: Path, lora) -> None:
     config = settings(server, tmp_path / "run", clone={"updates": 3, "lora": lora}, model=TINY | {"lora": {"r": 2}})
     run = Run(config)
     assert not run.has_start
@@ -127,7 +128,7 @@ def test_the_start_is_a_whole_model_that_is_the_reference_and_the_base(server, t
     assert run.base == run.start / "weights"
 
 
-def test_cloning_an_adapter_changes_the_merged_model(server, tmp_path):
+def test_cloning_an_adapter_changes_the_merged_model(server, tmp_path: Path) -> None:
     """With another loss it would be another model: the adapter is not lost on the way."""
     starts = []
     for name, updates in (("few", 1), ("many", 4)):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def read(folder):
 
 
 @pytest.mark.parametrize("stop_gradient", [True, False])
-def test_a_run_logs_and_keeps_all_that_it_should(server, obedient_folder, tmp_path, stop_gradient):
+def test_a_run_logs_and_keeps_all_that_it_should(server, obedient_folder, tmp_path: Path, stop_gradient) -> None:
     critic = {"layers": [16], "warmup_updates": 1, "stop_gradient": stop_gradient}
     config = run_settings(server, tmp_path / "run", obedient_folder, updates=4, critic=critic)
     train(config)
@@ -73,7 +74,7 @@ def test_a_run_logs_and_keeps_all_that_it_should(server, obedient_folder, tmp_pa
     assert list((tmp_path / "run" / "tensorboard").iterdir())
 
 
-def test_one_seed_decides_everything(server, obedient_folder, tmp_path):
+def test_one_seed_decides_everything(server, obedient_folder, tmp_path: Path) -> None:
     for name, seed in (("one", 0), ("same", 0), ("other", 1)):
         train(run_settings(server, tmp_path / name, obedient_folder, updates=2, seed=seed))
     assert numbers(tmp_path / "one") == numbers(tmp_path / "same")
@@ -81,7 +82,7 @@ def test_one_seed_decides_everything(server, obedient_folder, tmp_path):
     assert numbers(tmp_path / "one")[0] != numbers(tmp_path / "other")[0]
 
 
-def test_a_finished_run_has_nothing_left_to_do_and_more_updates_go_on(server, obedient_folder, tmp_path):
+def test_a_finished_run_has_nothing_left_to_do_and_more_updates_go_on(server, obedient_folder, tmp_path: Path) -> None:
     fields = run_fields(server, tmp_path / "run", obedient_folder, updates=1)
     train(run_settings(server, tmp_path / "run", obedient_folder, updates=1))
     before = lines(tmp_path / "run")
@@ -93,7 +94,7 @@ def test_a_finished_run_has_nothing_left_to_do_and_more_updates_go_on(server, ob
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["updates"] == 2 > fields["updates"]
 
 
-def test_bf16_trains_within_its_bounds(server, obedient_folder, tmp_path):
+def test_bf16_trains_within_its_bounds(server, obedient_folder, tmp_path: Path) -> None:
     model = {"path": str(obedient_folder), "dtype": "bfloat16"}
     critic = {"layers": [16], "warmup_updates": 0}
     train(run_settings(server, tmp_path / "run", "", model=model, updates=1, critic=critic))
@@ -103,7 +104,7 @@ def test_bf16_trains_within_its_bounds(server, obedient_folder, tmp_path):
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
 
 
-def test_a_policy_learns_what_is_rewarded(server, tmp_path):
+def test_a_policy_learns_what_is_rewarded(server, tmp_path: Path) -> None:
     """From cloning with random actions, where half of the choices are right."""
     config = run_settings(
         server,
@@ -130,7 +131,7 @@ def test_a_policy_learns_what_is_rewarded(server, tmp_path):
     assert sum(returns[-2:]) / 2 > 3.3
 
 
-def test_a_run_that_goes_wrong_stops_and_keeps_no_checkpoint_of_it(server, obedient_folder, tmp_path):
+def test_a_run_that_goes_wrong_stops_and_keeps_no_checkpoint_of_it(server, obedient_folder, tmp_path: Path) -> None:
     policy = {"epochs": 4, "minibatch": 4, "lr": 0.5}
     config = run_settings(server, tmp_path / "run", obedient_folder, policy=policy, checkpoint_every=1)
     with pytest.raises(RunStoppedError, match=r"KL to the reference|is not a number"):
@@ -184,12 +185,22 @@ def one_env(**fields):
         ({"max_new_tokens": 5000}, "exceed the model's 4096"),
     ],
 )
-def test_what_a_user_can_mend_ends_in_one_line(server, obedient_folder, tmp_path, capsys, monkeypatch, changes, words):
+def test_what_a_user_can_mend_ends_in_one_line(
+    server,
+    obedient_folder,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    changes,
+    words,
+) -> None:
     fields = run_fields(server, tmp_path / "run", obedient_folder, **changes)
     assert words in ends_with(capsys, monkeypatch, fields, tmp_path)
 
 
-def test_an_expert_that_is_not_allowed_ends_in_one_line(strict, tmp_path, capsys, monkeypatch):
+def test_an_expert_that_is_not_allowed_ends_in_one_line(
+    strict, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     fields = run_fields(
         strict, tmp_path / "run", "tiny",
         envs=[{"id": "puppet/Choice", "slots": 2}], model={"tiny": TINY}, clone={"updates": 2},
@@ -198,7 +209,9 @@ def test_an_expert_that_is_not_allowed_ends_in_one_line(strict, tmp_path, capsys
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
-def test_a_model_folder_that_is_none_ends_in_one_line(server, obedient_folder, tmp_path, capsys, monkeypatch, file):
+def test_a_model_folder_that_is_none_ends_in_one_line(
+    server, obedient_folder, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, file
+) -> None:
     (tmp_path / "model").mkdir()
     for path in obedient_folder.iterdir():
         if path.name != file:
@@ -207,13 +220,15 @@ def test_a_model_folder_that_is_none_ends_in_one_line(server, obedient_folder, t
     assert str(tmp_path / "model") in ends_with(capsys, monkeypatch, fields, tmp_path)
 
 
-def test_changed_settings_end_in_one_line(server, obedient_folder, tmp_path, capsys, monkeypatch):
+def test_changed_settings_end_in_one_line(
+    server, obedient_folder, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     train(run_settings(server, tmp_path / "run", obedient_folder, updates=1))
     fields = run_fields(server, tmp_path / "run", obedient_folder, updates=1, gamma=0.5)
     assert "gamma was 0.99, is 0.5" in ends_with(capsys, monkeypatch, fields, tmp_path)
 
 
-def test_the_command_itself_says_one_line_and_exits_with_1(tmp_path):
+def test_the_command_itself_says_one_line_and_exits_with_1(tmp_path: Path) -> None:
     arguments = [f"run={tmp_path / 'run'}", "envs=[{id: toy/Count}]", "clone.updates=1", "gamma=1"]
     process = subprocess.run(
         [sys.executable, "-m", "overworld_trainer", *arguments], capture_output=True, text=True, check=False

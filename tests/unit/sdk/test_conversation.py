@@ -3,6 +3,7 @@ import io
 import json
 import random
 import time
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -52,7 +53,7 @@ def shown(conversation):
         ('{"thoughts": "line\nbreak", "action": "left"}', "left"),
     ],
 )
-def test_finds_the_action(reply, action):
+def test_finds_the_action(reply, action) -> None:
     assert read_reply(reply).action == action
 
 
@@ -72,23 +73,23 @@ def test_finds_the_action(reply, action):
         '{"action": "\\ud800"}',
     ],
 )
-def test_no_action_where_there_is_none(reply):
+def test_no_action_where_there_is_none(reply) -> None:
     assert read_reply(reply).action is None
 
 
-def test_what_is_read_can_be_sent():
+def test_what_is_read_can_be_sent() -> None:
     reply = read_reply('{"thoughts": "half \\udc00", "action": "left"}')
     assert reply.action == "left"
     reply.thoughts.encode()
 
 
-def test_reads_the_thoughts():
+def test_reads_the_thoughts() -> None:
     assert read_reply('{"thoughts": "go on", "action": "left"}').thoughts == "go on"
     assert read_reply("{'thoughts': 'go on', 'action': 'left'}").thoughts == "go on"
     assert read_reply('{"thoughts": 5, "action": "left"}').thoughts == ""
 
 
-def test_does_not_execute_what_it_reads(tmp_path):
+def test_does_not_execute_what_it_reads(tmp_path: Path) -> None:
     target = tmp_path / "written"
     read_reply(f"{{'action': open({str(target)!r}, 'w')}}")
     read_reply(f"{{'action': __import__('pathlib').Path({str(target)!r}).touch()}}")
@@ -110,13 +111,13 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("reply", HOSTILE, ids=range(len(HOSTILE)))
-def test_hostile_replies_are_read_in_no_time(reply):
+def test_hostile_replies_are_read_in_no_time(reply) -> None:
     started = time.thread_time()
     read_reply(reply)
     assert time.thread_time() - started < 0.2
 
 
-def test_random_bytes_never_raise():
+def test_random_bytes_never_raise() -> None:
     rng = random.Random(0)
     for _ in range(3000):
         text = "".join(rng.choice("{}[]\"':,\\ actionthoughts0.\n\ud800é") for _ in range(rng.randrange(80)))
@@ -124,14 +125,14 @@ def test_random_bytes_never_raise():
 
 
 @pytest.mark.parametrize("form", ["action", "thoughts+action"])
-def test_reads_what_it_writes(form):
+def test_reads_what_it_writes(form) -> None:
     for action, thoughts in (("left", 'say "hi" {now}'), ("10", "it's\nfine"), ("é", "\\")):
         reply = read_reply(write_reply(Recipe(reply=form), action, thoughts))
         assert reply.action == action
         assert reply.thoughts == (thoughts if form == "thoughts+action" else "")
 
 
-def test_history_grows_from_the_start_of_an_episode_and_keeps_the_last_images():
+def test_history_grows_from_the_start_of_an_episode_and_keeps_the_last_images() -> None:
     conversation = Conversation(SPEC, Recipe(history=3))
     conversation.observe(reset(0))
     assert shown(conversation) == [0]
@@ -142,7 +143,7 @@ def test_history_grows_from_the_start_of_an_episode_and_keeps_the_last_images():
     assert shown(conversation) == [9]
 
 
-def test_a_skipped_turn_is_not_shown_twice():
+def test_a_skipped_turn_is_not_shown_twice() -> None:
     conversation = Conversation(SPEC, Recipe(history=3))
     conversation.observe(reset(0))
     conversation.observe(result(1, 1))
@@ -150,7 +151,7 @@ def test_a_skipped_turn_is_not_shown_twice():
     assert shown(conversation) == [0, 1]
 
 
-def test_the_text_holds_task_state_actions_and_form():
+def test_the_text_holds_task_state_actions_and_form() -> None:
     conversation = Conversation(SPEC, Recipe(history=2))
     conversation.observe(reset(0))
     conversation.observe(result(1, 1))
@@ -158,13 +159,13 @@ def test_the_text_holds_task_state_actions_and_form():
     assert text == 'Do it.\nstate 1\nActions: "left", "right"\nReply: {"thoughts": "...", "action": "..."}'
 
 
-def test_the_text_lists_what_is_admissible_now():
+def test_the_text_lists_what_is_admissible_now() -> None:
     conversation = Conversation(SPEC, Recipe(reply="action"))
     conversation.observe(Result(0, 0, 0, Observation(("x",), ("left",))))
     assert conversation.messages()[0]["content"][-1]["text"].endswith('Actions: "left"\nReply: {"action": "..."}')
 
 
-def test_images_travel_losslessly_to_openai_servers():
+def test_images_travel_losslessly_to_openai_servers() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     messages = [{"role": "user", "content": [{"type": "image", "image": Image("view", pixels)}]}]
     (part,) = to_openai(messages)[0]["content"]

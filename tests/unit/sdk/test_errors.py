@@ -7,7 +7,7 @@ from overworld.errors import ContractError, Reason, from_rpc_error, trailing_met
 README = Path(__file__).parents[3] / "proto" / "README.md"
 
 
-def test_the_contracts_readme_lists_every_reason():
+def test_the_contracts_readme_lists_every_reason() -> None:
     rows = [line for line in README.read_text().splitlines() if line.startswith("| `") and line.count("|") == 5]
     expected = [
         f"| `{reason.name}` | {reason.code.name if reason.code else ''} | {reason.meaning} | {reason.retry.value} |"
@@ -17,7 +17,7 @@ def test_the_contracts_readme_lists_every_reason():
 
 
 class Failed(grpc.RpcError):
-    def __init__(self, metadata):
+    def __init__(self, metadata) -> None:
         self._metadata = metadata
 
     def trailing_metadata(self):
@@ -25,11 +25,11 @@ class Failed(grpc.RpcError):
 
 
 @pytest.mark.parametrize("reason", [reason for reason in Reason if reason.code])
-def test_errors_survive_the_wire(reason):
+def test_errors_survive_the_wire(reason) -> None:
     error = from_rpc_error(Failed(trailing_metadata(ContractError(reason, "what happened"))))
     assert (error.reason, error.message) == (reason, "what happened")
 
 
 @pytest.mark.parametrize("metadata", [None, (), (("grpc-status-details-bin", b"\xff\xff"),), (("other", "x"),)])
-def test_other_failures_are_not_the_contracts(metadata):
+def test_other_failures_are_not_the_contracts(metadata) -> None:
     assert from_rpc_error(Failed(metadata)) is None

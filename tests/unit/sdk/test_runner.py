@@ -14,7 +14,7 @@ def pixels(result):
     return result.observation.images[0].pixels.copy()
 
 
-def test_an_episode():
+def test_an_episode() -> None:
     runner = toy()
     assert runner.reset(seed=1).turn == 0
     results = [runner.step("up") for _ in range(3)]
@@ -26,14 +26,14 @@ def test_an_episode():
     assert results[2].metrics == {"count": 3.0}
 
 
-def test_a_rule_of_the_env_truncates():
+def test_a_rule_of_the_env_truncates() -> None:
     runner = toy()
     runner.reset()
     result = [runner.step("down") for _ in range(3)][-1]
     assert (result.end, result.success, result.truncated) == (End.RULE, False, True)
 
 
-def test_the_hosts_limit_is_a_time_limit():
+def test_the_hosts_limit_is_a_time_limit() -> None:
     runner = toy(options={"max_turns": 2})
     runner.reset()
     assert runner.step("up").end is None
@@ -41,13 +41,13 @@ def test_the_hosts_limit_is_a_time_limit():
     assert (result.end, result.success, result.truncated) == (End.TIME_LIMIT, False, True)
 
 
-def test_an_end_of_the_task_at_the_limit_is_the_tasks():
+def test_an_end_of_the_task_at_the_limit_is_the_tasks() -> None:
     runner = toy(options={"max_turns": 3})
     runner.reset()
     assert [runner.step("up") for _ in range(3)][-1].end is End.TASK
 
 
-def test_a_skipped_turn_counts_and_leaves_the_simulator_alone():
+def test_a_skipped_turn_counts_and_leaves_the_simulator_alone() -> None:
     runner = toy(fallback_reward=-0.5, options={"max_turns": 3})
     before = runner.reset(seed=5)
     for action, outcome in ((None, Outcome.NO_ACTION), ("fly", Outcome.NOT_ADMISSIBLE)):
@@ -57,7 +57,7 @@ def test_a_skipped_turn_counts_and_leaves_the_simulator_alone():
     assert runner.step(99).end is End.TIME_LIMIT
 
 
-def test_a_random_fallback_depends_on_seed_and_turn_only():
+def test_a_random_fallback_depends_on_seed_and_turn_only() -> None:
     drawn = []
     for _ in range(2):
         runner = Runner(Commands(), fallback=Fallback.RANDOM)
@@ -70,26 +70,26 @@ def test_a_random_fallback_depends_on_seed_and_turn_only():
     assert len({executed.endswith("0") for executed in drawn[0]}) == 2
 
 
-def test_a_random_fallback_needs_a_list_to_draw_from():
+def test_a_random_fallback_needs_a_list_to_draw_from() -> None:
     with pytest.raises(ContractError, match="toy/Search"):
         Runner(Search(), fallback=Fallback.RANDOM)
 
 
 @pytest.mark.parametrize("action", ["up", " UP ", 0, np.int64(0)])
-def test_ways_to_name_an_action(action):
+def test_ways_to_name_an_action(action) -> None:
     runner = toy()
     runner.reset()
     assert runner.step(action).executed == "up"
 
 
 @pytest.mark.parametrize("action", ["u", "upp", "", -1, 8, np.zeros(2)])
-def test_inadmissible_actions(action):
+def test_inadmissible_actions(action) -> None:
     runner = toy()
     runner.reset()
     assert runner.step(action).outcome is Outcome.NOT_ADMISSIBLE
 
 
-def test_commands_are_compared_whole():
+def test_commands_are_compared_whole() -> None:
     runner = Runner(Commands())
     runner.reset()
     runner.step("go to shelf 00")
@@ -97,14 +97,14 @@ def test_commands_are_compared_whole():
     assert runner.step("go to shelf").outcome is Outcome.NOT_ADMISSIBLE
 
 
-def test_free_text_is_taken_as_it_is():
+def test_free_text_is_taken_as_it_is() -> None:
     runner = Runner(Search())
     runner.reset()
     assert runner.step("search[Red Shoes]").executed == "search[Red Shoes]"
     assert runner.step("  ").outcome is Outcome.NOT_ADMISSIBLE
 
 
-def test_tensors_within_their_bounds():
+def test_tensors_within_their_bounds() -> None:
     runner = Runner(Reach())
     runner.reset()
     assert runner.step(np.array([0.5, 0.25], np.float32)).reward == 0.75
@@ -118,7 +118,7 @@ def test_tensors_within_their_bounds():
         assert runner.step(wrong).outcome is Outcome.NOT_ADMISSIBLE
 
 
-def test_a_prefix_leads_to_the_middle_of_the_same_episode():
+def test_a_prefix_leads_to_the_middle_of_the_same_episode() -> None:
     first, second = toy(), toy()
     first.reset(seed=3)
     actions = ["up", None, "down", "nonsense", "up"]
@@ -130,13 +130,13 @@ def test_a_prefix_leads_to_the_middle_of_the_same_episode():
     assert np.array_equal(pixels(second.step("up")), pixels(first.step("up")))
 
 
-def test_a_prefix_beyond_the_end_is_refused():
+def test_a_prefix_beyond_the_end_is_refused() -> None:
     with pytest.raises(ContractError, match="ended at turn 3") as caught:
         toy().reset(prefix=["up"] * 4)
     assert caught.value.reason is Reason.PREFIX_TOO_LONG
 
 
-def test_splits_and_tasks():
+def test_splits_and_tasks() -> None:
     runner = toy()
     by_task = [pixels(runner.reset(seed=7, split="four", task=task)) for task in range(4)]
     assert np.array_equal(pixels(runner.reset(seed=7, split="four")), by_task[7 % 4])
@@ -150,7 +150,7 @@ def test_splits_and_tasks():
         assert caught.value.reason is reason
 
 
-def test_acting_without_an_episode_is_refused():
+def test_acting_without_an_episode_is_refused() -> None:
     runner = toy()
     with pytest.raises(ContractError, match="reset"):
         runner.step("up")
@@ -161,14 +161,14 @@ def test_acting_without_an_episode_is_refused():
         runner.step("up")
 
 
-def test_an_expert_speaks_only_when_asked_and_never_after_the_end():
+def test_an_expert_speaks_only_when_asked_and_never_after_the_end() -> None:
     assert toy().reset().expert is None
     runner = toy(expert=True)
     assert runner.reset().expert.action == "up"
     assert [runner.step("up").expert is None for _ in range(3)] == [False, False, True]
 
 
-def test_make_takes_installed_envs_by_id():
+def test_make_takes_installed_envs_by_id() -> None:
     from overworld import make
 
     result = make("gym_cards/NumberLine", size=64).reset(seed=0)

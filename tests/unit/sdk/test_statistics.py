@@ -10,14 +10,14 @@ from overworld.evaluation.statistics import mcnemar, paired_difference, wilson
     # By Wilson's formula with z = 1.959964, worked out with a calculator.
     [(0, 10, 0.0, 0.277533), (8, 10, 0.490162, 0.943318), (10, 10, 0.722467, 1.0), (100, 200, 0.431361, 0.568639)],
 )
-def test_wilsons_interval(successes, trials, low, high):
+def test_wilsons_interval(successes, trials, low, high) -> None:
     interval = wilson(successes, trials)
     assert interval.value == successes / trials
     assert interval.low == pytest.approx(low, abs=2e-6)
     assert interval.high == pytest.approx(high, abs=2e-6)
 
 
-def test_wilsons_interval_holds_its_level():
+def test_wilsons_interval_holds_its_level() -> None:
     rng = np.random.default_rng(0)
     for share in (0.05, 0.5, 0.95):
         drawn = rng.binomial(200, share, 4000)
@@ -25,13 +25,13 @@ def test_wilsons_interval_holds_its_level():
         assert 0.93 < covered < 0.975
 
 
-def test_shares_that_are_none():
+def test_shares_that_are_none() -> None:
     for successes, trials in ((1, 0), (3, 2), (-1, 2)):
         with pytest.raises(ValueError, match="no share"):
             wilson(successes, trials)
 
 
-def test_mcnemar_counts_only_where_the_two_differ():
+def test_mcnemar_counts_only_where_the_two_differ() -> None:
     first = [True] * 50 + [True] * 1 + [False] * 9 + [False] * 40
     second = [True] * 50 + [False] * 1 + [True] * 9 + [False] * 40
     # Two-sided binomial test of 1 in 10: 2 * (1 + 10) / 2^10
@@ -41,7 +41,7 @@ def test_mcnemar_counts_only_where_the_two_differ():
     assert mcnemar([True, False], [False, True]) == 1.0
 
 
-def test_a_paired_difference_uses_the_pairs():
+def test_a_paired_difference_uses_the_pairs() -> None:
     rng = np.random.default_rng(1)
     episode = rng.normal(0, 10, 400)
     interval = paired_difference(episode, episode + rng.normal(0.5, 1, 400))

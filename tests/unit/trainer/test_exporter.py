@@ -15,7 +15,7 @@ def free_port():
         return one.getsockname()[1]
 
 
-def test_the_newest_metrics_are_served_by_name_and_env():
+def test_the_newest_metrics_are_served_by_name_and_env() -> None:
     port = free_port()
     exporter = Exporter("127.0.0.1", port)
     exporter.update(1, 64, {"losses/kl_k3": 0.5})
@@ -32,12 +32,12 @@ def test_the_newest_metrics_are_served_by_name_and_env():
     }
 
 
-def test_a_port_that_is_taken_is_named():
+def test_a_port_that_is_taken_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(SettingsError, match=f"metrics_port: 127.0.0.1:{port} cannot be listened on"):
             Exporter("127.0.0.1", port)
 
 
-def test_port_0_serves_nothing():
+def test_port_0_serves_nothing() -> None:
     Exporter("256.256.256.256", 0).update(1, 1, {})

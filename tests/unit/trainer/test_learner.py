@@ -38,7 +38,7 @@ def expected_gradients(vlm, samples, clip, beta):
 
 
 @pytest.mark.parametrize("microbatch", [1, 3, 5, 64])
-def test_the_gradient_is_that_of_the_specification_however_the_batch_is_cut(microbatch):
+def test_the_gradient_is_that_of_the_specification_however_the_batch_is_cut(microbatch) -> None:
     """N is the number of steps of the whole optimizer batch, not of a slice of it."""
     vlm = make_vlm()
     samples = make_samples(vlm, noise=0.3)
@@ -52,7 +52,7 @@ def test_the_gradient_is_that_of_the_specification_however_the_batch_is_cut(micr
     assert metrics["losses/policy_grad_norm"] == pytest.approx(norm, rel=1e-4)
 
 
-def test_minibatches_are_optimizer_steps_of_their_own():
+def test_minibatches_are_optimizer_steps_of_their_own() -> None:
     vlm = make_vlm()
     learner = make_learner(vlm, settings(policy={"minibatch": 3, "epochs": 2}, critic={"minibatch": 4, "epochs": 3}))
     learner.update(make_samples(vlm, 11), 0)
@@ -62,7 +62,7 @@ def test_minibatches_are_optimizer_steps_of_their_own():
     assert critic_steps == {3 * 3}
 
 
-def test_every_sample_is_in_one_minibatch_of_each_epoch_in_an_order_of_the_seeds():
+def test_every_sample_is_in_one_minibatch_of_each_epoch_in_an_order_of_the_seeds() -> None:
     learner = make_learner(make_vlm(), settings())
     orders = []
     for update in (0, 1):
@@ -81,7 +81,7 @@ def test_every_sample_is_in_one_minibatch_of_each_epoch_in_an_order_of_the_seeds
 
 @pytest.mark.parametrize("value_input", ["last_prompt_token", "prompt_mean"])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_the_first_ratio_is_one(value_input, temperature):
+def test_the_first_ratio_is_one(value_input, temperature) -> None:
     """The sampler's log-probs are those of training: same temperature, same bans, same positions."""
     vlm = make_vlm()
     config = settings(critic={"input": value_input}, temperature=temperature)
@@ -93,7 +93,7 @@ def test_the_first_ratio_is_one(value_input, temperature):
     assert abs(metrics["losses/kl_k1"]) < 1e-5
 
 
-def test_the_samplers_error_is_that_of_the_first_minibatch_before_any_weight_has_changed():
+def test_the_samplers_error_is_that_of_the_first_minibatch_before_any_weight_has_changed() -> None:
     vlm = make_vlm()
     samples = make_samples(vlm)
     metrics = make_learner(vlm, settings(policy={"minibatch": 2, "epochs": 2, "lr": 0.1})).update(samples, 0)
@@ -113,7 +113,7 @@ def only_value(samples):
 
 @pytest.mark.parametrize("value_input", ["last_prompt_token", "prompt_mean"])
 @pytest.mark.parametrize("update", [0, 1])
-def test_the_value_loss_never_reaches_the_backbone(value_input, update):
+def test_the_value_loss_never_reaches_the_backbone(value_input, update) -> None:
     """Neither while warming up, from the rollout's features, nor beside the policy's loss."""
     vlm = make_vlm()
     config = settings(critic={"warmup_updates": 1, "input": value_input}, kl={"kind": "none"})
@@ -127,7 +127,7 @@ def test_the_value_loss_never_reaches_the_backbone(value_input, update):
 
 
 @pytest.mark.parametrize("value_input", ["last_prompt_token", "prompt_mean"])
-def test_without_the_stop_gradient_the_value_loss_shapes_the_backbone(value_input):
+def test_without_the_stop_gradient_the_value_loss_shapes_the_backbone(value_input) -> None:
     vlm = make_vlm()
     samples = only_value(make_samples(vlm, value_input=value_input))
     config = settings(critic={"stop_gradient": False, "input": value_input}, kl={"kind": "none"})
@@ -147,7 +147,7 @@ def test_without_the_stop_gradient_the_value_loss_shapes_the_backbone(value_inpu
     assert metrics["losses/value_grad_norm"] > 1
 
 
-def test_the_policys_gradient_does_not_depend_on_the_targets():
+def test_the_policys_gradient_does_not_depend_on_the_targets() -> None:
     ours, theirs = make_vlm(), make_vlm()
     samples = make_samples(ours, noise=0.1)
     make_learner(ours, settings()).update(samples, 0)
@@ -156,7 +156,7 @@ def test_the_policys_gradient_does_not_depend_on_the_targets():
 
 
 @pytest.mark.parametrize("stop_gradient", [True, False])
-def test_during_warm_up_the_policys_optimizer_is_frozen_entirely(stop_gradient):
+def test_during_warm_up_the_policys_optimizer_is_frozen_entirely(stop_gradient) -> None:
     vlm = make_vlm()
     samples = make_samples(vlm, noise=0.3)
     learner = make_learner(vlm, settings(critic={"warmup_updates": 2, "stop_gradient": stop_gradient}))
@@ -175,7 +175,7 @@ def test_during_warm_up_the_policys_optimizer_is_frozen_entirely(stop_gradient):
     assert {int(state["step"]) for state in learner.policy_optimizer.state.values()} == {1}
 
 
-def test_the_learning_rate_falls_along_a_cosine_that_begins_after_the_warm_up():
+def test_the_learning_rate_falls_along_a_cosine_that_begins_after_the_warm_up() -> None:
     config = settings(policy={"lr": 1e-3, "lr_end": 1e-5}, critic={"warmup_updates": 2}, updates=7)
     learner = make_learner(make_vlm(), config)
     # Updates 2 to 6: 0, 1/4, 1/2, 3/4, 1 of the way from 1e-3 to 1e-5.
@@ -185,7 +185,7 @@ def test_the_learning_rate_falls_along_a_cosine_that_begins_after_the_warm_up():
 
 
 @pytest.mark.parametrize("update", [2, 4])
-def test_the_policys_optimizer_uses_the_learning_rate_of_the_update(update):
+def test_the_policys_optimizer_uses_the_learning_rate_of_the_update(update) -> None:
     """Adam's first step moves every weight by the learning rate, whatever the gradient's size."""
     vlm = make_vlm()
     learner = make_learner(vlm, settings(critic={"warmup_updates": 2}))
@@ -196,11 +196,11 @@ def test_the_policys_optimizer_uses_the_learning_rate_of_the_update(update):
     assert step == pytest.approx(learner.learning_rate(update), rel=0.05)
 
 
-def test_warm_up_can_be_left_out():
+def test_warm_up_can_be_left_out() -> None:
     assert make_learner(make_vlm(), settings(updates=1)).learning_rate(0) == pytest.approx(1e-3)
 
 
-def test_policy_and_critic_are_clipped_apart():
+def test_policy_and_critic_are_clipped_apart() -> None:
     vlm = make_vlm()
     samples = changed(make_samples(vlm, noise=0.3), targets=torch.full((11,), 1e4))
     config = settings(policy={"max_grad_norm": 0.01}, critic={"max_grad_norm": 0.5})
@@ -216,7 +216,7 @@ def test_policy_and_critic_are_clipped_apart():
     assert metrics["losses/value_grad_norm"] > 100
 
 
-def test_only_the_adapter_learns_where_there_is_one():
+def test_only_the_adapter_learns_where_there_is_one() -> None:
     base = make_vlm()
     base.model.requires_grad_(False)
     config = settings(model={"lora": {"r": 4, "alpha": 8}})
@@ -229,7 +229,7 @@ def test_only_the_adapter_learns_where_there_is_one():
     assert moved(before, vlm.model) == {name for name in before if "lora_" in name}
 
 
-def test_a_fresh_adapter_changes_nothing_and_one_seed_makes_one_adapter():
+def test_a_fresh_adapter_changes_nothing_and_one_seed_makes_one_adapter() -> None:
     def fresh(seed):
         return _with_new_adapter(make_vlm(), settings(model={"lora": {}}).model.lora, seed)
 
@@ -240,7 +240,7 @@ def test_a_fresh_adapter_changes_nothing_and_one_seed_makes_one_adapter():
     assert moved(weights(fresh(1).model), fresh(2).model) != set()
 
 
-def test_the_critic_fits_its_targets():
+def test_the_critic_fits_its_targets() -> None:
     vlm = make_vlm()
     samples = make_samples(vlm, 24)
     learner = make_learner(vlm, settings(critic={"epochs": 300, "warmup_updates": 1, "layers": [64], "lr": 1e-2}))
@@ -253,7 +253,7 @@ def test_the_critic_fits_its_targets():
     assert float(error) < float(best) + 0.05
 
 
-def test_value_clipping_is_measured_from_the_rollouts_values():
+def test_value_clipping_is_measured_from_the_rollouts_values() -> None:
     vlm = make_vlm()
     samples = make_samples(vlm)
     learner = make_learner(vlm, settings(critic={"clip": 0.1, "warmup_updates": 1}))
@@ -264,7 +264,7 @@ def test_value_clipping_is_measured_from_the_rollouts_values():
 
 
 @pytest.mark.parametrize("kind", ["k2_loss", "k1_reward", "none"])
-def test_the_kind_of_kl_is_the_one_asked_for(kind):
+def test_the_kind_of_kl_is_the_one_asked_for(kind) -> None:
     vlm = make_vlm()
     samples = make_samples(vlm, noise=0.3)
     beta = 0.7
@@ -280,7 +280,7 @@ def test_the_kind_of_kl_is_the_one_asked_for(kind):
     assert metrics["losses/policy_loss"] == pytest.approx(sum(expected) / len(expected), abs=1e-4)
 
 
-def test_entropies_of_thoughts_and_action_are_told_apart():
+def test_entropies_of_thoughts_and_action_are_told_apart() -> None:
     vlm = make_vlm()
     samples = make_samples(vlm)
     thinking = [min(number % 4, len(step.reply)) for number, step in enumerate(samples.steps)]
@@ -297,7 +297,7 @@ def test_entropies_of_thoughts_and_action_are_told_apart():
     assert metrics["losses/entropy_action"] == pytest.approx(float(torch.stack(action).mean()), rel=1e-4)
 
 
-def test_gradient_checkpointing_changes_nothing_and_decoding_still_works():
+def test_gradient_checkpointing_changes_nothing_and_decoding_still_works() -> None:
     ours, theirs = make_vlm(), make_vlm()
     samples = make_samples(ours, noise=0.3)
     make_learner(ours, settings()).update(samples, 0)
@@ -307,7 +307,7 @@ def test_gradient_checkpointing_changes_nothing_and_decoding_still_works():
     make_samples(theirs, 2)
 
 
-def test_an_update_repeats_exactly():
+def test_an_update_repeats_exactly() -> None:
     first, second = make_vlm(), make_vlm()
     samples = make_samples(first, noise=0.3)
     config = settings(policy={"minibatch": 4, "epochs": 2})
@@ -316,7 +316,7 @@ def test_an_update_repeats_exactly():
     assert moved(weights(first.model), second.model) == set()
 
 
-def test_the_critics_weights_are_its_seeds_and_leave_the_process_alone():
+def test_the_critics_weights_are_its_seeds_and_leave_the_process_alone() -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)

@@ -24,7 +24,7 @@ def loss_of(ratios, advantages, mask=None, ref=None, clip=0.2, kl="none", beta=0
     return result, logps
 
 
-def test_each_token_has_its_own_ratio_and_the_clip_takes_the_worse_side():
+def test_each_token_has_its_own_ratio_and_the_clip_takes_the_worse_side() -> None:
     # A = 2: min(.5 * 2, .8 * 2) = 1; min(1 * 2, 1 * 2) = 2; min(1.5 * 2, 1.2 * 2) = 2.4. Mean 1.8.
     # A = -2: min(-1, -1.6) = -1.6; min(-2, -2) = -2; min(-3, -2.4) = -3. Mean -2.2.
     result, _ = loss_of(rows([0.5, 1.0, 1.5], [0.5, 1.0, 1.5]), rows(2.0, -2.0))
@@ -32,7 +32,7 @@ def test_each_token_has_its_own_ratio_and_the_clip_takes_the_worse_side():
     assert result.max_ratio.item() == pytest.approx(1.5)
 
 
-def test_the_gradient_is_gone_where_the_clip_is_the_worse_side_and_only_there():
+def test_the_gradient_is_gone_where_the_clip_is_the_worse_side_and_only_there() -> None:
     result, logps = loss_of(rows([0.5, 1.0, 1.5], [0.5, 1.0, 1.5]), rows(2.0, -2.0))
     result.loss.sum().backward()
     # d/dlogp of -r A / T = -r A / T; 0 at r = 1.5 with A > 0 and at r = .5 with A < 0.
@@ -40,18 +40,18 @@ def test_the_gradient_is_gone_where_the_clip_is_the_worse_side_and_only_there():
     assert torch.allclose(result.clipped, rows(1 / 3, 1 / 3))
 
 
-def test_the_clip_is_the_one_asked_for():
+def test_the_clip_is_the_one_asked_for() -> None:
     # min(1.25 * 1, 1.3 * 1) = 1.25 with clip .3; min(1.25, 1.1) = 1.1 with clip .1.
     assert loss_of(rows([1.25]), rows(1.0), clip=0.3)[0].loss.item() == pytest.approx(-1.25)
     assert loss_of(rows([1.25]), rows(1.0), clip=0.1)[0].loss.item() == pytest.approx(-1.1)
 
 
-def test_nothing_is_clipped_where_the_advantage_is_zero():
+def test_nothing_is_clipped_where_the_advantage_is_zero() -> None:
     result, _ = loss_of(rows([0.1, 9.0]), rows(0.0))
     assert result.clipped.item() == result.loss.item() == 0
 
 
-def test_each_step_is_normalised_by_its_own_tokens_and_then_steps_by_their_number():
+def test_each_step_is_normalised_by_its_own_tokens_and_then_steps_by_their_number() -> None:
     # Ratios 1: each token's loss is -A. A reply of 1 token and A = 3, one of 4 tokens and A = -1:
     # mean within steps, then over steps: (-3 + 1) / 2 = -1; one mean over the 5 tokens would be (-3 + 4) / 5 = .2.
     mask = rows([True, False, False, False], [True, True, True, True])
@@ -61,7 +61,7 @@ def test_each_step_is_normalised_by_its_own_tokens_and_then_steps_by_their_numbe
     assert torch.allclose(logps.grad, rows([-3.0, 0, 0, 0], [0.25] * 4) / 2)
 
 
-def test_what_lies_behind_the_end_of_a_reply_does_not_count():
+def test_what_lies_behind_the_end_of_a_reply_does_not_count() -> None:
     mask = rows([True, True, False])
     ratios = rows([1.1, 0.9, 50.0])
     ref = rows([0.1, -0.2, 7.0])
@@ -73,12 +73,12 @@ def test_what_lies_behind_the_end_of_a_reply_does_not_count():
     assert logps.grad[0, 2] == 0
 
 
-def test_the_ends_token_counts_as_any_other():
+def test_the_ends_token_counts_as_any_other() -> None:
     # Three tokens, the third the end: A = 1, ratios 1, 1, 1.1: mean 3.1 / 3.
     assert loss_of(rows([1.0, 1.0, 1.1]), rows(1.0))[0].loss.item() == pytest.approx(-3.1 / 3)
 
 
-def test_kl_is_measured_over_a_steps_tokens_by_both_estimators():
+def test_kl_is_measured_over_a_steps_tokens_by_both_estimators() -> None:
     # log now = log .5, log .4; log ref = log .25, log .8. Log-ratios log 2, -log 2.
     # k1: mean 0. k3 = exp(-x) - 1 + x: .5 - 1 + .6931 = .1931; 2 - 1 - .6931 = .3069. Mean .25.
     now, ref = logs([0.5, 0.4]), logs([0.25, 0.8])
@@ -98,13 +98,13 @@ def test_kl_is_measured_over_a_steps_tokens_by_both_estimators():
         ("none", 0.0),
     ],
 )
-def test_the_kl_goes_into_the_loss_by_its_weight(kind, expected):
+def test_the_kl_goes_into_the_loss_by_its_weight(kind, expected) -> None:
     now, ref = logs([0.5, 0.4]), logs([0.25, 0.8])
     result = policy_loss(now, now, ref, rows([True, True]), rows(1.0), clip=0.2, kl=kind, beta=0.3)
     assert result.loss.item() == pytest.approx(-1 + 0.3 * expected)
 
 
-def test_k3_is_clamped_so_that_one_token_cannot_ruin_an_update():
+def test_k3_is_clamped_so_that_one_token_cannot_ruin_an_update() -> None:
     now = rows([-50.0, 0.0]).requires_grad_()
     loss = kl_penalty(now, rows([0.0, -50.0]), "k3_loss")
     # d = 50 -> 10: e^10 - 11; d = -50 -> -10: e^-10 + 10 - 1.
@@ -126,13 +126,13 @@ def expectation(logps, values):
     return (logps.exp().detach() * values).sum()
 
 
-def test_k3s_value_is_kl_of_the_policy_to_the_reference(policy):
+def test_k3s_value_is_kl_of_the_policy_to_the_reference(policy) -> None:
     _, logps, reference = policy
     kl = (logps.exp() * (logps - reference)).sum()
     assert expectation(logps, kl_penalty(logps, reference, "k3_loss")).item() == pytest.approx(kl.item())
 
 
-def test_k3s_gradient_is_that_of_kl_of_the_reference_to_the_policy(policy):
+def test_k3s_gradient_is_that_of_kl_of_the_reference_to_the_policy(policy) -> None:
     logits, logps, reference = policy
     (ours,) = torch.autograd.grad(
         expectation(logps, kl_penalty(logps, reference, "k3_loss")), logits, retain_graph=True
@@ -143,7 +143,7 @@ def test_k3s_gradient_is_that_of_kl_of_the_reference_to_the_policy(policy):
     assert not torch.allclose(ours, other, atol=0.05)
 
 
-def test_k2s_gradient_is_that_of_kl_of_the_policy_to_the_reference(policy):
+def test_k2s_gradient_is_that_of_kl_of_the_policy_to_the_reference(policy) -> None:
     logits, logps, reference = policy
     (ours,) = torch.autograd.grad(
         expectation(logps, kl_penalty(logps, reference, "k2_loss")), logits, retain_graph=True
@@ -152,7 +152,7 @@ def test_k2s_gradient_is_that_of_kl_of_the_policy_to_the_reference(policy):
     assert torch.allclose(ours, expected)
 
 
-def test_k1s_value_is_kl_of_the_policy_to_the_reference(policy):
+def test_k1s_value_is_kl_of_the_policy_to_the_reference(policy) -> None:
     _, logps, reference = policy
     mask = torch.ones(5, 1, dtype=torch.bool)
     rewards = kl_rewards(logps[:, None], reference[:, None], mask, beta=2.0)
@@ -160,14 +160,14 @@ def test_k1s_value_is_kl_of_the_policy_to_the_reference(policy):
     assert expectation(logps, rewards).item() == pytest.approx(-2 * kl.item())
 
 
-def test_k1_is_summed_over_a_steps_tokens_into_its_reward():
+def test_k1_is_summed_over_a_steps_tokens_into_its_reward() -> None:
     # -.5 * ((-1 + 2) + (-3 + 1)) = .5; the second reply has one token: -.5 * (-1 + 4) = -1.5.
     old, ref = rows([-1.0, -3.0], [-1.0, 8.0]), rows([-2.0, -1.0], [-4.0, 9.0])
     rewards = kl_rewards(old, ref, rows([True, True], [True, False]), beta=0.5)
     assert rewards.tolist() == [0.5, -1.5]
 
 
-def test_the_value_loss_is_half_the_square():
+def test_the_value_loss_is_half_the_square() -> None:
     values = rows(1.0, -2.0).requires_grad_()
     loss = value_loss(values, rows(0.0, 0.0), rows(3.0, -1.0))
     assert loss.tolist() == [2.0, 0.5]
@@ -175,7 +175,7 @@ def test_the_value_loss_is_half_the_square():
     assert values.grad.tolist() == [-2.0, -1.0]
 
 
-def test_value_clipping_takes_the_larger_loss():
+def test_value_clipping_takes_the_larger_loss() -> None:
     # Old 0, clip .1. V = 1, target 3: near .1: max(4, 8.41) / 2. V = 1, target -1: max(4, 1.21) / 2.
     # V = .05 is within: (.05 - 1)^2 / 2. V = -1, target -3: near -.1: max(4, 8.41) / 2.
     values = rows(1.0, 1.0, 0.05, -1.0).requires_grad_()
@@ -185,6 +185,6 @@ def test_value_clipping_takes_the_larger_loss():
     assert torch.allclose(values.grad, rows(0.0, 2.0, -0.95, 0.0))
 
 
-def test_step_mean():
+def test_step_mean() -> None:
     mask = rows([True, True, False], [True, True, True])
     assert step_mean(rows([1.0, 3.0, 9.0], [1.0, 2.0, 6.0]), mask).tolist() == [2.0, 3.0]

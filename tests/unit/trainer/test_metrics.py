@@ -1,6 +1,7 @@
 """Metrics: names, numbers, and the files they are written to."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def rollout():
     return Rollout(steps, none, none, values, none, none, none, episodes, 0.25, 0.75)
 
 
-def test_a_rollouts_metrics(rollout):
+def test_a_rollouts_metrics(rollout) -> None:
     assert rollout_metrics(rollout, ["toy/A", "toy/B"]) == {
         "replies/unparseable": 0.25,
         "replies/inadmissible": 0.25,
@@ -58,7 +59,7 @@ def test_a_rollouts_metrics(rollout):
     }
 
 
-def test_one_env_is_not_listed_by_itself_and_no_episodes_have_no_return(rollout):
+def test_one_env_is_not_listed_by_itself_and_no_episodes_have_no_return(rollout) -> None:
     assert not [name for name in rollout_metrics(rollout, ["toy/A"]) if name.endswith("toy/A")]
     rollout.episodes.clear()
     metrics = rollout_metrics(rollout, ["toy/A"])
@@ -66,7 +67,7 @@ def test_one_env_is_not_listed_by_itself_and_no_episodes_have_no_return(rollout)
     assert "charts/success_rate" not in metrics
 
 
-def test_one_env_with_several_options_is_one_env(rollout):
+def test_one_env_with_several_options_is_one_env(rollout) -> None:
     metrics = rollout_metrics(rollout, ["toy/A", "toy/A"])
     assert metrics["charts/episodic_return/toy/A"] == metrics["charts/episodic_return"]
 
@@ -76,7 +77,7 @@ def samples(targets, values):
     return Samples([], [], [], targets, targets, targets, targets, values, 0.7)
 
 
-def test_explained_variance():
+def test_explained_variance() -> None:
     # Targets 0, 2: variance 1. Residuals -1, 0: variance .25. A constant error explains all of it.
     metrics = sample_metrics(samples([0.0, 2.0], [1.0, 2.0]), reward_scale=4.0)
     assert metrics == {
@@ -97,7 +98,7 @@ def board(folder):
     return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
 
 
-def test_each_update_is_a_line_and_a_point_on_the_board(tmp_path):
+def test_each_update_is_a_line_and_a_point_on_the_board(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path, 0, 0)
     log.write(0, 32, {"losses/kl_k1": 0.125, "charts/SPS": 3.0})
     log.write(1, 64, {"losses/kl_k1": 1 / 3})
@@ -109,14 +110,14 @@ def test_each_update_is_a_line_and_a_point_on_the_board(tmp_path):
     assert board(tmp_path) == {"losses/kl_k1": [(32, 0.125), (64, pytest.approx(1 / 3))], "charts/SPS": [(32, 3.0)]}
 
 
-def test_a_line_is_there_as_soon_as_its_update_is_done(tmp_path):
+def test_a_line_is_there_as_soon_as_its_update_is_done(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path, 0, 0)
     log.write(0, 32, {"a": 1.0})
     assert len(lines(tmp_path)) == len(board(tmp_path)["a"]) == 1
     log.close()
 
 
-def resumed(folder, update, env_steps):
+def resumed(folder, update, env_steps) -> None:
     """What is there after five updates, a fall back to `update`, and one update more."""
     log = MetricsLog(folder, 0, 0)
     for number in range(5):
@@ -128,7 +129,7 @@ def resumed(folder, update, env_steps):
 
 
 @pytest.mark.parametrize("update", [0, 3, 5])
-def test_a_resumed_run_cuts_off_what_it_will_write_again(tmp_path, update):
+def test_a_resumed_run_cuts_off_what_it_will_write_again(tmp_path: Path, update) -> None:
     resumed(tmp_path, update, 32 * update)
     expected = [*map(float, range(update)), 100.0]
     assert [line["update"] for line in lines(tmp_path)] == list(range(update + 1))
@@ -137,7 +138,7 @@ def test_a_resumed_run_cuts_off_what_it_will_write_again(tmp_path, update):
 
 
 @pytest.mark.parametrize("torn", ['{"update": 5, "env_st', "\0\0\0\0", "\n"])
-def test_a_line_that_was_torn_by_a_crash_is_dropped(tmp_path, torn):
+def test_a_line_that_was_torn_by_a_crash_is_dropped(tmp_path: Path, torn) -> None:
     log = MetricsLog(tmp_path, 0, 0)
     log.write(0, 32, {"a": 1.0})
     log.close()

@@ -3,6 +3,8 @@
 import json
 import logging
 import shutil
+from pathlib import Path
+from typing import Never
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from overworld_trainer.policy import _with_new_adapter, load_policy
 from overworld_trainer.reference import Reference, score_all
 from overworld_trainer.run import Progress, Run, read_progress, restore_learner
 from overworld_vlm import checkpoint
-from overworld_vlm.load import ModelError, save
+from overworld_vlm.load import VLM, ModelError, save
 
 from tests.support.learning import make_learner, make_samples, moved, settings, weights
 from tests.support.tiny_vlm import make_vlm
@@ -31,7 +33,7 @@ def trained(vlm, config, updates=2):
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path: Path):
     """A run with the checkpoints 0, 2, 4 and 6 of a whole model; the last two can be resumed."""
     run = Run(settings(run=tmp_path / "run"))
     run.save(make_vlm(), Progress(), {"toy/Count": {"rules": "toy 1"}})
@@ -42,11 +44,11 @@ def run(tmp_path):
     return run
 
 
-def test_progress_comes_back_to_the_digit(run):
+def test_progress_comes_back_to_the_digit(run) -> None:
     assert read_progress(run.latest()) == Progress(6, 192, 1e-6, SLOTS, GUARD)
 
 
-def test_the_learner_comes_back_to_the_bit_and_goes_on_alike(run):
+def test_the_learner_comes_back_to_the_bit_and_goes_on_alike(run) -> None:
     ours, theirs = make_vlm(), make_vlm(5)
     before = trained(ours, run.config)
     theirs.model.load_state_dict(ours.model.state_dict())
@@ -58,7 +60,7 @@ def test_the_learner_comes_back_to_the_bit_and_goes_on_alike(run):
     assert moved(weights(before.critic), after.critic) == set()
 
 
-def test_a_checkpoint_says_where_it_comes_from(run):
+def test_a_checkpoint_says_where_it_comes_from(run) -> None:
     manifest = checkpoint.read(run.checkpoint(4))
     assert (manifest.run, manifest.update, manifest.env_steps) == ("run", 4, 128)
     assert (manifest.kind, manifest.base, manifest.used_expert) == ("model", None, True)
@@ -67,7 +69,7 @@ def test_a_checkpoint_says_where_it_comes_from(run):
     assert manifest.provenance == {"toy/Count": {"rules": "toy 1"}}
 
 
-def test_only_the_last_checkpoints_keep_what_resuming_needs(run):
+def test_only_the_last_checkpoints_keep_what_resuming_needs(run) -> None:
     assert [path.name for path in checkpoint.find(run.checkpoints)] == ["000000", "000002", "000004", "000006"]
     kept = [(path / "trainer").exists() for path in checkpoint.find(run.checkpoints)]
     assert kept == [False, False, True, True]
@@ -76,7 +78,7 @@ def test_only_the_last_checkpoints_keep_what_resuming_needs(run):
         assert not list(path.glob(".*"))
 
 
-def test_a_crash_while_pruning_damages_no_checkpoint(run, monkeypatch):
+def test_a_crash_while_pruning_damages_no_checkpoint(run, monkeypatch: pytest.MonkeyPatch) -> None:
     rmtree = shutil.rmtree
 
     def killed_halfway(path, **arguments):
@@ -96,7 +98,9 @@ def test_a_crash_while_pruning_damages_no_checkpoint(run, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["weights/model.safetensors", "trainer/state.json", "critic.safetensors"])
-def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(run, caplog, damage):
+def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(
+    run, caplog: pytest.LogCaptureFixture, damage
+) -> None:
     path = run.checkpoint(6) / damage
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -107,7 +111,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(run, caplog, 
     assert "000006" in caplog.text
 
 
-def test_without_a_checkpoint_to_resume_from_a_run_begins_anew(run):
+def test_without_a_checkpoint_to_resume_from_a_run_begins_anew(run) -> None:
     for path in checkpoint.find(run.checkpoints):
         shutil.rmtree(path / "trainer", ignore_errors=True)
     assert run.latest() is None
@@ -124,27 +128,27 @@ def test_without_a_checkpoint_to_resume_from_a_run_begins_anew(run):
         ({"model": {"lora": {"r": 4}}}, "model was"),
     ],
 )
-def test_other_settings_are_refused_by_name(run, changes, words):
+def test_other_settings_are_refused_by_name(run, changes, words) -> None:
     with pytest.raises(SettingsError, match=words) as caught:
         Run(settings(run=run.folder, **changes))
     assert "another folder" in str(caught.value)
     assert yaml.safe_load((run.folder / "config.yaml").read_text())["seed"] == 0
 
 
-def test_a_run_that_came_to_nothing_may_begin_anew_with_other_settings(tmp_path):
+def test_a_run_that_came_to_nothing_may_begin_anew_with_other_settings(tmp_path: Path) -> None:
     """As after a typo in an env's name."""
     Run(settings(run=tmp_path / "run", seed=1))
     Run(settings(run=tmp_path / "run", seed=2))
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["seed"] == 2
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match=r"cannot be written by user \d+ \(Not a directory\); mount"):
         Run(settings(run=tmp_path / "file" / "run"))
 
 
-def test_what_does_not_change_the_numbers_may_be_changed(run):
+def test_what_does_not_change_the_numbers_may_be_changed(run) -> None:
     changes = {
         "updates": 50, "checkpoint_every": 3, "keep_checkpoints": 1, "servers": "10.0.0.1:5", "token": "secret",
         "threads": 2, "retry_budget": 5.0, "metrics_host": "0.0.0.0", "metrics_port": 9464,
@@ -153,16 +157,16 @@ def test_what_does_not_change_the_numbers_may_be_changed(run):
     assert "secret" not in (run.folder / "config.yaml").read_text()
 
 
-def test_a_run_goes_on_where_its_folder_was_moved_to(run, tmp_path):
+def test_a_run_goes_on_where_its_folder_was_moved_to(run, tmp_path: Path) -> None:
     run.folder.rename(tmp_path / "elsewhere")
     assert Run(settings(run=tmp_path / "elsewhere")).latest().name == "000006"
 
 
-def test_settings_are_written_whole_or_not_at_all(run, monkeypatch):
+def test_settings_are_written_whole_or_not_at_all(run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a crash at that moment would leave a run that cannot be resumed."""
     before = (run.folder / "config.yaml").read_text()
 
-    def killed(*_, **__):
+    def killed(*_, **__) -> Never:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pathlib.Path.rename", killed)
@@ -179,7 +183,7 @@ def equal(ours, theirs):
     return all(torch.allclose(one, other, atol=1e-6) for one, other in zip(ours, theirs, strict=True))
 
 
-def test_a_whole_model_is_trained_from_the_start_and_compared_with_it(run):
+def test_a_whole_model_is_trained_from_the_start_and_compared_with_it(run) -> None:
     config = run.config
     vlm, reference = load_policy(run, None)
     steps = make_samples(make_vlm()).steps
@@ -191,7 +195,7 @@ def test_a_whole_model_is_trained_from_the_start_and_compared_with_it(run):
     assert all(parameter.requires_grad for parameter in vlm.model.parameters())
 
 
-def test_a_resumed_model_is_the_checkpoints_and_its_reference_still_the_start(run):
+def test_a_resumed_model_is_the_checkpoints_and_its_reference_still_the_start(run) -> None:
     config = run.config
     vlm, reference = load_policy(run, run.checkpoint(6))
     saved, _ = checkpoint.load_checkpoint(run.checkpoint(6))
@@ -201,7 +205,7 @@ def test_a_resumed_model_is_the_checkpoints_and_its_reference_still_the_start(ru
 
 
 @pytest.fixture
-def adapted(tmp_path):
+def adapted(tmp_path: Path):
     """A run that trains an adapter to a cloned start, with the checkpoints 0 and 2."""
     run = Run(settings(run=tmp_path / "adapted", model={"lora": {"r": 2, "alpha": 4}}))
     run.save(make_vlm(), Progress(), {})
@@ -210,7 +214,7 @@ def adapted(tmp_path):
     return run
 
 
-def test_an_adapters_reference_is_the_model_with_the_adapter_off(adapted):
+def test_an_adapters_reference_is_the_model_with_the_adapter_off(adapted) -> None:
     config = adapted.config
     vlm, reference = load_policy(adapted, adapted.checkpoint(2))
     steps = make_samples(make_vlm()).steps
@@ -222,7 +226,7 @@ def test_an_adapters_reference_is_the_model_with_the_adapter_off(adapted):
     }
 
 
-def test_a_resumed_adapter_learns_on_alike(adapted):
+def test_a_resumed_adapter_learns_on_alike(adapted) -> None:
     config = adapted.config
     ours, _ = load_policy(adapted, None)
     before = trained(ours, config)
@@ -235,7 +239,7 @@ def test_a_resumed_adapter_learns_on_alike(adapted):
     assert moved(weights(ours.model), theirs.model) == set()
 
 
-def test_a_changed_start_is_refused(adapted, run):
+def test_a_changed_start_is_refused(adapted, run) -> None:
     for one in (adapted, run):
         path = one.start / "weights" / "model.safetensors"
         content = bytearray(path.read_bytes())
@@ -245,7 +249,7 @@ def test_a_changed_start_is_refused(adapted, run):
             load_policy(one, one.latest())
 
 
-def test_an_adapter_of_another_base_is_refused(adapted, tmp_path):
+def test_an_adapter_of_another_base_is_refused(adapted, tmp_path: Path) -> None:
     save(make_vlm(), tmp_path / "same weights, other place")
     path = adapted.checkpoint(2) / "manifest.json"
     content = json.loads(path.read_text())
@@ -255,7 +259,7 @@ def test_an_adapter_of_another_base_is_refused(adapted, tmp_path):
         load_policy(adapted, adapted.checkpoint(2))
 
 
-def test_a_model_without_an_adapter_needs_a_frozen_reference():
+def test_a_model_without_an_adapter_needs_a_frozen_reference() -> None:
     vlm = make_vlm()
     with pytest.raises(ValueError, match="frozen"):
         Reference(vlm)
@@ -263,7 +267,7 @@ def test_a_model_without_an_adapter_needs_a_frozen_reference():
 
 
 @pytest.mark.parametrize("microbatch", [1, 4, 64])
-def test_scores_come_in_the_order_of_the_steps(vlm, microbatch):
+def test_scores_come_in_the_order_of_the_steps(vlm: VLM, microbatch) -> None:
     """They are computed in batches of similar length."""
     samples = make_samples(vlm, temperature=0.7)
     config = settings(policy={"microbatch": microbatch}, temperature=0.7)

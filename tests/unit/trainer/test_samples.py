@@ -37,7 +37,7 @@ def samples_of(rollout, config, scales=(1.0,)):
     return make_samples(rollout, logps, [logp + 0.5 for logp in logps], scales, config)
 
 
-def test_targets_are_the_unnormalised_advantages_plus_the_rollouts_values():
+def test_targets_are_the_unnormalised_advantages_plus_the_rollouts_values() -> None:
     rollout = make_rollout([[1.0, 4.0], [2.0, 9.0]], [[0.5, 1.0], [0.0, 3.0]], [0, 0])
     samples = samples_of(rollout, settings())
     # Advantages .5, 3, 2, 6: mean 2.875, standard deviation 2.0117.
@@ -49,7 +49,7 @@ def test_targets_are_the_unnormalised_advantages_plus_the_rollouts_values():
     assert samples.weights.tolist() == [1.0] * 4
 
 
-def test_envs_are_normalised_by_themselves_with_their_own_reward_scale():
+def test_envs_are_normalised_by_themselves_with_their_own_reward_scale() -> None:
     rollout = make_rollout([[1.0, 3.0], [100.0, 100.02]], [[0.0, 0.0], [0.0, 0.0]], [0, 1])
     samples = samples_of(rollout, settings(envs=ENVS), scales=(1.0, 10.0))
     # First env: mean 2, standard deviation 1. Second: mean 100.01, standard deviation .01, floor .1 * 10.
@@ -57,7 +57,7 @@ def test_envs_are_normalised_by_themselves_with_their_own_reward_scale():
     assert samples.weights.tolist() == [0.5, 0.5, 2.0, 2.0]
 
 
-def test_failed_steps_are_left_out_of_everything():
+def test_failed_steps_are_left_out_of_everything() -> None:
     rollout = make_rollout([[1.0, 1e6], [3.0, 2.0]], [[0.0, -1e6], [0.0, 0.0]], [0, 0], failed=[(0, 1)])
     samples = samples_of(rollout, settings())
     assert samples.targets.tolist() == [1.0, 3.0, 2.0]
@@ -69,13 +69,13 @@ def test_failed_steps_are_left_out_of_everything():
     assert samples.advantages.mean().item() == pytest.approx(0, abs=1e-6)
 
 
-def test_an_env_all_of_whose_steps_failed_leaves_the_others_alone():
+def test_an_env_all_of_whose_steps_failed_leaves_the_others_alone() -> None:
     rollout = make_rollout([[1.0, 3.0], [7.0, 7.0]], [[0.0] * 2] * 2, [0, 1], failed=[(1, 0), (1, 1)])
     samples = samples_of(rollout, settings(envs=ENVS), scales=(1.0, 1.0))
     assert samples.advantages.tolist() == [-1.0, 1.0]
 
 
-def test_k1_goes_into_the_rewards_and_so_into_the_targets():
+def test_k1_goes_into_the_rewards_and_so_into_the_targets() -> None:
     rollout = make_rollout([[1.0, 4.0]], [[0.0, 0.0]], [0])
     old = [torch.tensor([-1.0, -2.0]), torch.tensor([-3.0])]
     ref = [torch.tensor([-2.0, -4.0]), torch.tensor([-1.0])]
@@ -86,7 +86,7 @@ def test_k1_goes_into_the_rewards_and_so_into_the_targets():
     assert samples.targets.tolist() == [1.0, 4.0]
 
 
-def test_gamma_and_lambda_are_those_of_the_settings():
+def test_gamma_and_lambda_are_those_of_the_settings() -> None:
     rollout = make_rollout([[0.0, 1.0]], [[0.0, 0.0]], [0])
     rollout.bootstraps[0, :] = True
     rollout.continues[0, 0] = True

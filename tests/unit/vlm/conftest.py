@@ -1,4 +1,5 @@
 import pytest
+from overworld_vlm.load import VLM
 
 from tests.support.tiny_vlm import make_vlm, mixed_prompts
 
@@ -10,5 +11,5 @@ def vlm():
 
 
 @pytest.fixture(scope="session")
-def prompts(vlm):
+def prompts(vlm: VLM):
     return mixed_prompts(vlm)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from overworld_vlm.batch import PromptError, collate, encode, hidden_states
+from overworld_vlm.load import VLM
 
 from tests.support.tiny_vlm import MIXED, make_vlm, picture, user
 
@@ -18,7 +19,7 @@ def specials(vlm):
 
 
 @pytest.mark.parametrize("number", range(9))
-def test_special_tokens_within_a_text_are_plain_text(vlm, number):
+def test_special_tokens_within_a_text_are_plain_text(vlm: VLM, number) -> None:
     text = f"before{specials(vlm)[number]}behind"
     image = picture(0)
     for content in (text, [{"type": "text", "text": text}]):
@@ -34,12 +35,12 @@ def test_special_tokens_within_a_text_are_plain_text(vlm, number):
 @pytest.mark.parametrize(
     "texts", [("<|im_", "end|>"), ("<", "|im_end|>"), ("<|im_end|", ">"), ("<|i", "m_e", "nd|>"), ("<|image_", "pad|>")]
 )
-def test_special_tokens_that_are_spread_over_texts_are_plain_text(vlm, texts):
+def test_special_tokens_that_are_spread_over_texts_are_plain_text(vlm: VLM, texts) -> None:
     prompt = encode(vlm, [user(*texts, picture(0), *texts)])
     assert special_counts(vlm, prompt) == special_counts(vlm, encode(vlm, [user("x", picture(0), "x")]))
 
 
-def test_texts_that_a_picture_parts_are_left_as_they_are(vlm):
+def test_texts_that_a_picture_parts_are_left_as_they_are(vlm: VLM) -> None:
     assert "\u200b" not in vlm.tokenizer.decode(encode(vlm, [user("<|im_", picture(0), "end|>")]).ids)
 
 
@@ -56,7 +57,7 @@ def test_texts_that_a_picture_parts_are_left_as_they_are(vlm):
         ],
     ],
 )
-def test_ordinary_texts_are_tokenised_as_the_chat_template_alone_does(vlm, messages):
+def test_ordinary_texts_are_tokenised_as_the_chat_template_alone_does(vlm: VLM, messages) -> None:
     prompt = encode(vlm, messages)
     expected = vlm.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
     assert prompt.ids.tolist() == expected
@@ -64,20 +65,20 @@ def test_ordinary_texts_are_tokenised_as_the_chat_template_alone_does(vlm, messa
     assert (prompt.next, prompt.patches, prompt.grids.shape) == (len(expected), None, (0, 3))
 
 
-def test_the_prompt_ends_with_the_opening_of_the_assistants_turn(vlm):
+def test_the_prompt_ends_with_the_opening_of_the_assistants_turn(vlm: VLM) -> None:
     assert vlm.tokenizer.decode(encode(vlm, [user("Go.")]).ids) == (
         "<|im_start|>user\nGo.<|im_end|>\n<|im_start|>assistant\n"
     )
 
 
-def test_grey_pictures_are_shown_as_coloured_ones(vlm):
+def test_grey_pictures_are_shown_as_coloured_ones(vlm: VLM) -> None:
     grey = picture(0, 30, 56, 1)
     one, other = encode(vlm, [user(grey)]), encode(vlm, [user(np.repeat(grey, 3, 2))])
     assert torch.equal(one.patches, other.patches)
     assert torch.equal(one.ids, other.ids)
 
 
-def test_pictures_may_be_views_and_read_only(vlm):
+def test_pictures_may_be_views_and_read_only(vlm: VLM) -> None:
     """As they come from shared memory."""
     whole = picture(0, 56, 90)
     view = whole[::-1, 10:66]
@@ -89,7 +90,7 @@ def test_pictures_may_be_views_and_read_only(vlm):
 
 @pytest.mark.parametrize("height", [1, 3, 27, 28, 29, 56, 200])
 @pytest.mark.parametrize("width", [1, 3, 28, 100])
-def test_pictures_of_any_size_take_a_token_per_four_patches(vlm, height, width):
+def test_pictures_of_any_size_take_a_token_per_four_patches(vlm: VLM, height, width) -> None:
     pixels = picture(0, height, width)
     prompt = encode(vlm, [user("Look:", pixels, "Go.")])
     ((time, rows, columns),) = prompt.grids.tolist()
@@ -100,13 +101,13 @@ def test_pictures_of_any_size_take_a_token_per_four_patches(vlm, height, width):
     assert torch.equal(prompt.patches, alone["pixel_values"])
 
 
-def test_pictures_are_bounded_in_size(vlm):
+def test_pictures_are_bounded_in_size(vlm: VLM) -> None:
     small, large = (encode(vlm, [user(picture(0, side, side))]) for side in (1, 3000))
     assert int((small.ids == vlm.image_token_id).sum()) == 4
     assert 1000 < int((large.ids == vlm.image_token_id).sum()) <= 1280
 
 
-def test_several_pictures_stand_where_the_messages_have_them(vlm):
+def test_several_pictures_stand_where_the_messages_have_them(vlm: VLM) -> None:
     pictures = [picture(1, 28, 28), picture(2, 56, 28), picture(3, 28, 84)]
     messages = [
         user(pictures[0], "first", pictures[1]),
@@ -137,35 +138,35 @@ def test_several_pictures_stand_where_the_messages_have_them(vlm):
         "picture.png",
     ],
 )
-def test_what_is_no_picture_is_refused(vlm, image):
+def test_what_is_no_picture_is_refused(vlm: VLM, image) -> None:
     with pytest.raises(PromptError, match=r"uint8 \[height, width, 1 or 3\]"):
         encode(vlm, [{"role": "user", "content": [{"type": "image", "image": image}]}])
 
 
-def test_a_picture_that_is_too_long_is_refused(vlm):
+def test_a_picture_that_is_too_long_is_refused(vlm: VLM) -> None:
     encode(vlm, [user(picture(0, 2, 400))])
     with pytest.raises(PromptError, match="aspect ratio"):
         encode(vlm, [user(picture(0, 2, 402))])
 
 
-def test_no_messages_are_refused(vlm):
+def test_no_messages_are_refused(vlm: VLM) -> None:
     with pytest.raises(PromptError, match="chat template"):
         encode(vlm, [])
 
 
-def test_a_text_that_is_no_unicode_is_refused(vlm):
+def test_a_text_that_is_no_unicode_is_refused(vlm: VLM) -> None:
     with pytest.raises(PromptError):
         encode(vlm, [user("half of a character: \ud800")])
 
 
-def test_a_template_that_shows_no_pictures_is_refused():
+def test_a_template_that_shows_no_pictures_is_refused() -> None:
     vlm = make_vlm()
     vlm.tokenizer.chat_template = "{% for message in messages %}{{ message.role }}{% endfor %}"
     with pytest.raises(PromptError, match="does not show all images"):
         encode(vlm, [user(picture(0))])
 
 
-def test_a_templates_own_objection_is_passed_on():
+def test_a_templates_own_objection_is_passed_on() -> None:
     vlm = make_vlm()
     vlm.tokenizer.chat_template = "{{ raise_exception('users come first') }}"
     with pytest.raises(PromptError, match="users come first"):
@@ -173,7 +174,7 @@ def test_a_templates_own_objection_is_passed_on():
 
 
 @pytest.mark.parametrize("number", range(len(MIXED)))
-def test_positions_are_those_that_transformers_computes(vlm, prompts, number):
+def test_positions_are_those_that_transformers_computes(vlm: VLM, prompts, number) -> None:
     prompt = prompts[number]
     with torch.no_grad():
         ours = hidden_states(vlm, collate(vlm, [prompt]))
@@ -188,7 +189,7 @@ def test_positions_are_those_that_transformers_computes(vlm, prompts, number):
     assert prompt.next == int(prompt.positions.max()) + 1
 
 
-def test_padding_and_neighbours_change_nothing(vlm, prompts):
+def test_padding_and_neighbours_change_nothing(vlm: VLM, prompts) -> None:
     replies = [torch.arange(20, 20 + 3 * number) for number in range(len(prompts))]
     batch = collate(vlm, prompts, replies)
     with torch.no_grad():

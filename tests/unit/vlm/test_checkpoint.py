@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 from pathlib import Path
+from typing import Never
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def logits(vlm):
         return vlm.core.lm_head(hidden_states(vlm, collate(vlm, mixed_prompts(vlm))))
 
 
-def write_state(folder):
+def write_state(folder) -> None:
     (folder / "state.json").write_text('{"update": 3}')
     save_file({"moment": torch.ones(4)}, folder / "optimizers.safetensors")
 
@@ -56,7 +57,7 @@ def write(folder, vlm, **changes):
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory):
+def written(tmp_path_factory: pytest.TempPathFactory):
     """A run's folder: checkpoint 0 is a whole model, 3 an adapter to it, 4 a whole model. Copy it to change it."""
     root = tmp_path_factory.mktemp("runs") / "run-7"
     folder = root / "checkpoints"
@@ -68,7 +69,7 @@ def written(tmp_path_factory):
 
 
 @pytest.fixture
-def folder(written, tmp_path):
+def folder(written, tmp_path: Path):
     """A copy of the checkpoints, elsewhere."""
     shutil.copytree(written, tmp_path / "run-7")
     return tmp_path / "run-7" / "checkpoints"
@@ -78,19 +79,19 @@ def files(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def edit_manifest(folder, **fields):
+def edit_manifest(folder, **fields) -> None:
     path = folder / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-def refused(folder, *words):
+def refused(folder, *words) -> None:
     with pytest.raises(ModelError) as caught:
         checkpoint.load_checkpoint(folder)
     for word in (str(folder), *words):
         assert word in str(caught.value)
 
 
-def test_a_whole_model_comes_back_as_it_was(folder):
+def test_a_whole_model_comes_back_as_it_was(folder) -> None:
     vlm, manifest = checkpoint.load_checkpoint(folder / "000004")
     assert torch.equal(logits(vlm), logits(make_vlm(4)))
     assert (manifest.run, manifest.update, manifest.env_steps, manifest.kind) == ("run-7", 3, 96, "model")
@@ -99,7 +100,7 @@ def test_a_whole_model_comes_back_as_it_was(folder):
     assert manifest.base is None
 
 
-def test_an_adapter_comes_back_as_it_was_and_switched_off_is_the_base(folder):
+def test_an_adapter_comes_back_as_it_was_and_switched_off_is_the_base(folder) -> None:
     vlm, manifest = checkpoint.load_checkpoint(folder / "000003")
     assert manifest.kind == "adapter"
     assert not any(parameter.requires_grad for parameter in vlm.model.parameters())
@@ -111,7 +112,7 @@ def test_an_adapter_comes_back_as_it_was_and_switched_off_is_the_base(folder):
     assert not vlm.model.training
 
 
-def test_an_adapter_can_be_trained_on(folder):
+def test_an_adapter_can_be_trained_on(folder) -> None:
     path = folder / "000003"
     base = make_vlm()
     base.model.requires_grad_(False)
@@ -120,7 +121,7 @@ def test_an_adapter_can_be_trained_on(folder):
     assert trainable == {name for name, _ in vlm.model.named_parameters() if "lora_" in name}
 
 
-def test_several_adapters_share_a_base(folder):
+def test_several_adapters_share_a_base(folder) -> None:
     write(folder / "000005", with_adapter(make_vlm(), 5), base=folder / "000000" / "weights")
     base, _ = checkpoint.load_checkpoint(folder / "000000")
     for name in ("000003", "000005"):
@@ -131,14 +132,14 @@ def test_several_adapters_share_a_base(folder):
         assert torch.allclose(logits(base), logits(alone), atol=1e-6)
 
 
-def test_the_critic_comes_back_as_it_was(folder):
+def test_the_critic_comes_back_as_it_was(folder) -> None:
     tensors = checkpoint.load_critic(folder / "000003")
     assert tensors.keys() == CRITIC.keys()
     assert all(torch.equal(tensors[name], CRITIC[name]) for name in CRITIC)
     assert "critic.safetensors" not in files(folder / "000000")
 
 
-def test_transformers_and_peft_alone_load_the_weights(folder):
+def test_transformers_and_peft_alone_load_the_weights(folder) -> None:
     base = Qwen2VLForConditionalGeneration.from_pretrained(folder / "000000" / "weights")
     tokenizer = AutoTokenizer.from_pretrained(folder / "000003" / "weights")
     vlm = make_vlm()
@@ -150,7 +151,7 @@ def test_transformers_and_peft_alone_load_the_weights(folder):
 
 
 @pytest.mark.parametrize("name", ["000003", "000004"])
-def test_any_changed_byte_is_noticed_and_its_file_named(folder, name):
+def test_any_changed_byte_is_noticed_and_its_file_named(folder, name) -> None:
     path = folder / name
     listed = set(checkpoint.read(path).files)
     assert listed == set(files(path)) - {"manifest.json"}
@@ -168,7 +169,7 @@ def test_any_changed_byte_is_noticed_and_its_file_named(folder, name):
 
 
 @pytest.mark.parametrize("name", ["000003", "000004"])
-def test_any_missing_file_is_noticed_and_named(folder, name):
+def test_any_missing_file_is_noticed_and_named(folder, name) -> None:
     path = folder / name
     for file in files(path):
         (path / file).rename(folder / "aside")
@@ -177,12 +178,12 @@ def test_any_missing_file_is_noticed_and_named(folder, name):
     checkpoint.read(path)
 
 
-def test_files_are_hashed_only_if_asked(folder):
+def test_files_are_hashed_only_if_asked(folder) -> None:
     (folder / "000004" / "critic.safetensors").unlink()
     assert checkpoint.read(folder / "000004", verify=False).update == 3
 
 
-def test_the_trainers_state_may_be_deleted_but_not_a_part_of_it(folder):
+def test_the_trainers_state_may_be_deleted_but_not_a_part_of_it(folder) -> None:
     shutil.rmtree(folder / "000004" / "trainer")
     checkpoint.load_checkpoint(folder / "000004")
     (folder / "000003" / "trainer" / "state.json").unlink()
@@ -202,19 +203,19 @@ def test_the_trainers_state_may_be_deleted_but_not_a_part_of_it(folder):
         b"[" * 1_000_000,
     ],
 )
-def test_a_manifest_that_is_none(folder, content):
+def test_a_manifest_that_is_none(folder, content) -> None:
     (folder / "000004" / "manifest.json").write_bytes(content)
     refused(folder / "000004", "manifest.json", "cannot be read")
 
 
-def test_a_manifest_of_another_format_or_with_fields_that_are_not_known(folder):
+def test_a_manifest_of_another_format_or_with_fields_that_are_not_known(folder) -> None:
     edit_manifest(folder / "000004", format=2)
     refused(folder / "000004", "format")
     edit_manifest(folder / "000004", format=1, more=1)
     refused(folder / "000004", "more")
 
 
-def test_a_huge_manifest_is_not_read(folder, monkeypatch):
+def test_a_huge_manifest_is_not_read(folder, monkeypatch: pytest.MonkeyPatch) -> None:
     path = folder / "000004" / "manifest.json"
     os.truncate(path, 20 << 20)
     monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail("it was read"))
@@ -222,7 +223,7 @@ def test_a_huge_manifest_is_not_read(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["../aside", "weights/../../aside", "/etc/hostname", "link"])
-def test_a_manifest_may_not_name_files_outside(folder, name):
+def test_a_manifest_may_not_name_files_outside(folder, name) -> None:
     path = folder / "000004"
     (folder / "aside").write_text("x")
     (path / "link").symlink_to(folder / "aside")
@@ -233,17 +234,17 @@ def test_a_manifest_may_not_name_files_outside(folder, name):
 @pytest.mark.parametrize(
     "name", ["a\0b", "a" * 5000, "", "weights", "/"], ids=["nul", "long", "none", "folder", "root"]
 )
-def test_names_that_no_file_can_have(folder, name):
+def test_names_that_no_file_can_have(folder, name) -> None:
     edit_manifest(folder / "000004", files={name: "0" * 64})
     refused(folder / "000004")
 
 
-def test_a_missing_base(folder):
+def test_a_missing_base(folder) -> None:
     shutil.rmtree(folder / "000000")
     refused(folder / "000003", str(folder / "000000" / "weights"), "not there")
 
 
-def test_a_changed_base(folder):
+def test_a_changed_base(folder) -> None:
     path = folder / "000000" / "weights" / "model.safetensors"
     tensors = load_file(path)
     tensors["model.norm.weight"][0] += 1e-3
@@ -251,7 +252,7 @@ def test_a_changed_base(folder):
     refused(folder / "000003", str(folder / "000000" / "weights"), "not the one")
 
 
-def test_a_runs_folder_can_be_moved(folder, tmp_path):
+def test_a_runs_folder_can_be_moved(folder, tmp_path: Path) -> None:
     """The base within the run is found from the checkpoint's own place."""
     expected = logits(checkpoint.load_checkpoint(folder / "000003")[0])
     (tmp_path / "run-7").rename(tmp_path / "elsewhere")
@@ -260,7 +261,7 @@ def test_a_runs_folder_can_be_moved(folder, tmp_path):
     assert torch.equal(logits(vlm), expected)
 
 
-def test_a_base_outside_of_the_run_is_found_where_it_was(folder, tmp_path):
+def test_a_base_outside_of_the_run_is_found_where_it_was(folder, tmp_path: Path) -> None:
     save(make_vlm(), tmp_path / "model")
     manifest = write(folder / "000005", with_adapter(make_vlm()), base=tmp_path / "model")
     assert manifest.base.path == str(tmp_path / "model")
@@ -272,7 +273,7 @@ class Bomb:
         return (pytest.fail, ("a pickle was opened",))
 
 
-def test_a_pickled_adapter_is_not_opened(folder):
+def test_a_pickled_adapter_is_not_opened(folder) -> None:
     path = folder / "000003"
     (path / "weights" / "adapter_model.safetensors").unlink()
     (path / "weights" / "adapter_model.bin").write_bytes(pickle.dumps(Bomb()))
@@ -280,7 +281,7 @@ def test_a_pickled_adapter_is_not_opened(folder):
     refused(path, "adapter_model.safetensors")
 
 
-def test_a_broken_adapter(folder):
+def test_a_broken_adapter(folder) -> None:
     path = folder / "000003"
     (path / "weights" / "adapter_model.safetensors").write_bytes(b"\0" * 20)
     edit_manifest(path, files={})
@@ -291,8 +292,8 @@ class LostPowerError(Exception):
     pass
 
 
-def test_an_interrupted_write_leaves_no_checkpoint_and_the_next_one_works(folder):
-    def interrupted(trainer):
+def test_an_interrupted_write_leaves_no_checkpoint_and_the_next_one_works(folder) -> None:
+    def interrupted(trainer) -> Never:
         write_state(trainer)
         raise LostPowerError
 
@@ -306,8 +307,8 @@ def test_an_interrupted_write_leaves_no_checkpoint_and_the_next_one_works(folder
     assert sorted(path.name for path in folder.iterdir()) == ["000000", "000003", "000004", "000005"]
 
 
-def test_the_manifest_is_the_last_file(folder, monkeypatch):
-    def interrupted(*_):
+def test_the_manifest_is_the_last_file(folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_) -> Never:
         raise LostPowerError
 
     monkeypatch.setattr(checkpoint, "weights_digest", interrupted)
@@ -319,11 +320,11 @@ def test_the_manifest_is_the_last_file(folder, monkeypatch):
     assert "manifest.json" not in files(unfinished)
 
 
-def test_all_is_on_the_disk_before_it_gets_its_name(folder, monkeypatch):
+def test_all_is_on_the_disk_before_it_gets_its_name(folder, monkeypatch: pytest.MonkeyPatch) -> None:
     done = []
     fsync, rename = os.fsync, Path.rename
 
-    def noted_fsync(fd):
+    def noted_fsync(fd) -> None:
         done.append(Path(os.readlink(f"/proc/self/fd/{fd}")))
         fsync(fd)
 
@@ -341,13 +342,13 @@ def test_all_is_on_the_disk_before_it_gets_its_name(folder, monkeypatch):
     assert after == [folder]
 
 
-def test_a_checkpoint_can_be_written_again(folder):
+def test_a_checkpoint_can_be_written_again(folder) -> None:
     write(folder / "000004", make_vlm(6))
     vlm, _ = checkpoint.load_checkpoint(folder / "000004")
     assert torch.equal(logits(vlm), logits(make_vlm(6)))
 
 
-def test_the_digest_names_the_weights(folder):
+def test_the_digest_names_the_weights(folder) -> None:
     def digest(name):
         return checkpoint.read(folder / name).digest
 
@@ -361,7 +362,7 @@ def test_the_digest_names_the_weights(folder):
     assert other.digest != digest("000003")  # the same adapter to another base
 
 
-def test_checkpoints_are_found_oldest_first(folder):
+def test_checkpoints_are_found_oldest_first(folder) -> None:
     (folder / "000007").mkdir()
     shutil.copytree(folder / "000004", folder / ".000008.unfinished")
     write(folder / "000002", make_vlm())

@@ -52,7 +52,7 @@ def largest_difference(scores, requests):
 
 
 @pytest.mark.parametrize("temperature", [0.6, 1.0, 1.5])
-def test_log_probs_of_decoding_are_those_of_teacher_forcing(brief, temperature):
+def test_log_probs_of_decoding_are_those_of_teacher_forcing(brief, temperature) -> None:
     requests = run(brief, make_requests(brief, temperature), max_batch=4)
     assert {request.finish for request in requests} == {"stop", "length"}
     with torch.no_grad():
@@ -62,7 +62,7 @@ def test_log_probs_of_decoding_are_those_of_teacher_forcing(brief, temperature):
     assert (scores.logps[~scores.mask] == 0).all()
 
 
-def test_each_request_has_its_own_temperature(vlm):
+def test_each_request_has_its_own_temperature(vlm: VLM) -> None:
     for request in run(vlm, make_requests(vlm), max_batch=5):
         with torch.no_grad():
             scores = score(vlm, [request.prompt], tensors([request]), temperature=request.temperature)
@@ -70,7 +70,7 @@ def test_each_request_has_its_own_temperature(vlm):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_scores_are_log_softmax_and_entropy_at_the_position_before(vlm, prompts, temperature):
+def test_scores_are_log_softmax_and_entropy_at_the_position_before(vlm: VLM, prompts, temperature) -> None:
     replies = [torch.arange(30, 30 + length) for length in (4, 1, 7, 3, 2, 5)]
     with torch.no_grad():
         scores = score(vlm, prompts, replies, temperature=temperature)
@@ -87,7 +87,7 @@ def test_scores_are_log_softmax_and_entropy_at_the_position_before(vlm, prompts,
         assert (scores.entropy[row, len(reply) :] == 0).all()
 
 
-def test_an_adapter_counts_in_decoding_and_scoring_alike():
+def test_an_adapter_counts_in_decoding_and_scoring_alike() -> None:
     vlm = make_vlm()
     targets = vlm.family.lora_targets
     with torch.random.fork_rng():
@@ -105,7 +105,7 @@ def test_an_adapter_counts_in_decoding_and_scoring_alike():
     assert all("language_model" in name for name in names)
 
 
-def test_greedy_replies_are_those_of_transformers(vlm, prompts):
+def test_greedy_replies_are_those_of_transformers(vlm: VLM, prompts) -> None:
     requests = run(vlm, [Request(prompt, 12, temperature=0) for prompt in prompts], max_batch=4)
     for prompt, request in zip(prompts, requests, strict=True):
         images = {} if prompt.patches is None else {"pixel_values": prompt.patches, "image_grid_thw": prompt.grids}
@@ -127,14 +127,14 @@ def test_greedy_replies_are_those_of_transformers(vlm, prompts):
     "arguments", [{"max_batch": 1}, {"max_batch": 3}, {"max_batch": 5, "max_prefill_tokens": 1}, {"max_batch": 64}]
 )
 @pytest.mark.parametrize("backwards", [False, True])
-def test_replies_do_not_depend_on_order_or_batch(brief, arguments, backwards):
+def test_replies_do_not_depend_on_order_or_batch(brief, arguments, backwards) -> None:
     expected = [request.tokens for request in run(brief, make_requests(brief), max_batch=12)]
     requests = make_requests(brief)
     run(brief, requests[::-1] if backwards else requests, **arguments)
     assert [request.tokens for request in requests] == expected
 
 
-def test_requests_join_and_leave_between_tokens(brief):
+def test_requests_join_and_leave_between_tokens(brief) -> None:
     expected = [request.tokens for request in run(brief, make_requests(brief))]
     requests = make_requests(brief)
     engine = Engine(brief, max_batch=6)
@@ -150,7 +150,7 @@ def test_requests_join_and_leave_between_tokens(brief):
     assert sorted(map(id, finished)) == sorted(map(id, requests))
 
 
-def test_sampling_repeats_and_differs_by_key(vlm, prompts):
+def test_sampling_repeats_and_differs_by_key(vlm: VLM, prompts) -> None:
     def tokens(*key):
         return run(vlm, [Request(prompts[1], 20, key=key)])[0].tokens
 
@@ -165,7 +165,7 @@ def first_probabilities(vlm, prompt, temperature):
     return (logits.double() / temperature).masked_fill(vlm.banned, -torch.inf).softmax(-1)
 
 
-def test_sampled_replies_follow_the_models_distribution(vlm, prompts):
+def test_sampled_replies_follow_the_models_distribution(vlm: VLM, prompts) -> None:
     """Chi-square of 3000 first tokens, those that are rare taken together."""
     count = 3000
     requests = [Request(prompts[0], 1, key=(4, number), temperature=0.4) for number in range(count)]
@@ -181,7 +181,7 @@ def test_sampled_replies_follow_the_models_distribution(vlm, prompts):
     assert chi_square < cells + 3.1 * (2 * cells) ** 0.5 + 5  # about .001
 
 
-def test_banned_tokens_are_never_sampled(vlm, prompts):
+def test_banned_tokens_are_never_sampled(vlm: VLM, prompts) -> None:
     requests = [Request(prompts[0], 20, key=(number,), temperature=50.0) for number in range(100)]
     tokens = torch.cat(tensors(run(vlm, requests, max_batch=100)))
     assert len(tokens) > 1500
@@ -189,7 +189,7 @@ def test_banned_tokens_are_never_sampled(vlm, prompts):
     assert len(set(tokens.tolist())) > 250  # at this temperature nearly all the others are
 
 
-def test_top_p_leaves_unlikely_tokens_out_and_log_probs_as_they_are(vlm, prompts):
+def test_top_p_leaves_unlikely_tokens_out_and_log_probs_as_they_are(vlm: VLM, prompts) -> None:
     requests = [Request(prompts[0], 1, key=(number,), top_p=0.1) for number in range(300)]
     run(vlm, requests, max_batch=300)
     probabilities, order = first_probabilities(vlm, prompts[0], 1.0).sort(descending=True)
@@ -200,7 +200,7 @@ def test_top_p_leaves_unlikely_tokens_out_and_log_probs_as_they_are(vlm, prompts
         assert largest_difference(score(vlm, [prompts[0]], tensors(requests[:1])), requests[:1]) < 1e-4
 
 
-def test_a_reply_ends_with_its_end_token_which_counts(brief):
+def test_a_reply_ends_with_its_end_token_which_counts(brief) -> None:
     for request in run(brief, make_requests(brief)):
         ends = [token in brief.eos_ids for token in request.tokens]
         assert not any(ends[:-1])
@@ -210,13 +210,13 @@ def test_a_reply_ends_with_its_end_token_which_counts(brief):
             assert len(request.tokens) == request.max_new_tokens
 
 
-def test_an_end_token_in_the_last_place_is_an_end_not_a_cut(brief):
+def test_an_end_token_in_the_last_place_is_an_end_not_a_cut(brief) -> None:
     whole = next(request for request in run(brief, make_requests(brief)) if request.finish == "stop")
     (again,) = run(brief, [Request(whole.prompt, len(whole.tokens), whole.key, whole.temperature)])
     assert (again.tokens, again.finish) == (whole.tokens, "stop")
 
 
-def test_stop_ends_a_reply_early(vlm, prompts):
+def test_stop_ends_a_reply_early(vlm: VLM, prompts) -> None:
     seen = []
 
     def stop(tokens):
@@ -228,7 +228,7 @@ def test_stop_ends_a_reply_early(vlm, prompts):
     assert (len(other.tokens), other.finish) == (9, "length")
 
 
-def test_cancelled_requests_leave_the_others_as_they_are(vlm):
+def test_cancelled_requests_leave_the_others_as_they_are(vlm: VLM) -> None:
     expected = [request.tokens for request in run(vlm, make_requests(vlm))]
     requests = make_requests(vlm)
     running, waiting = requests[8], requests[11]
@@ -254,7 +254,7 @@ def test_cancelled_requests_leave_the_others_as_they_are(vlm):
     assert finished.count(running) == finished.count(waiting) == 1
 
 
-def test_what_can_never_fit_is_refused(vlm, prompts):
+def test_what_can_never_fit_is_refused(vlm: VLM, prompts) -> None:
     engine = Engine(vlm)
     room = vlm.max_length - len(prompts[0])
     with pytest.raises(PromptError, match=f"{len(prompts[0])} and a reply of {room + 1} tokens exceed"):
@@ -266,7 +266,7 @@ def test_what_can_never_fit_is_refused(vlm, prompts):
     assert not engine.idle
 
 
-def test_a_reply_may_fill_the_models_length(vlm):
+def test_a_reply_may_fill_the_models_length(vlm: VLM) -> None:
     long = encode(vlm, [user("no picture, " * 20)])
     config = vlm.core.config.text_config
     length, config.max_position_embeddings = config.max_position_embeddings, len(long) + 100
@@ -279,7 +279,7 @@ def test_a_reply_may_fill_the_models_length(vlm):
         assert largest_difference(score(vlm, [long], tensors([request])), [request]) < 1e-4
 
 
-def test_decoding_refuses_a_model_in_train_mode():
+def test_decoding_refuses_a_model_in_train_mode() -> None:
     vlm = make_vlm()
     vlm.model.train()
     engine = Engine(vlm)
@@ -289,7 +289,7 @@ def test_decoding_refuses_a_model_in_train_mode():
 
 
 @pytest.mark.parametrize("value_input", INPUTS)
-def test_features_are_those_of_the_prompt_alone(vlm, prompts, value_input):
+def test_features_are_those_of_the_prompt_alone(vlm: VLM, prompts, value_input) -> None:
     """Decoding, teacher forcing and plain prefills give the same; a reply must not leak into a baseline."""
     requests = run(vlm, [Request(prompt, 5, (1,)) for prompt in prompts], max_batch=4, value_input=value_input)
     decoded = torch.stack([request.features for request in requests])
@@ -306,23 +306,23 @@ def test_features_are_those_of_the_prompt_alone(vlm, prompts, value_input):
         assert torch.allclose(decoded[row], expected, atol=1e-5)
 
 
-def test_an_unknown_value_input_is_refused():
+def test_an_unknown_value_input_is_refused() -> None:
     with pytest.raises(ValueError, match="prompt_mean"):
         prompt_features(torch.zeros(1, 2, 3), torch.tensor([1]), "last_token")
 
 
-def test_no_prompts_have_no_features(vlm):
+def test_no_prompts_have_no_features(vlm: VLM) -> None:
     assert prefill_features(vlm, [], "prompt_mean", 4).shape == (0, vlm.hidden_size)
 
 
-def test_features_carry_gradients_where_they_are_enabled(vlm, prompts):
+def test_features_carry_gradients_where_they_are_enabled(vlm: VLM, prompts) -> None:
     scores = score(vlm, prompts[:2], [torch.arange(5)] * 2)
     assert scores.logps.requires_grad
     assert scores.features.requires_grad
     assert not scores.entropy.requires_grad
 
 
-def test_bf16_decodes_and_scores_nearly_alike(vlm):
+def test_bf16_decodes_and_scores_nearly_alike(vlm: VLM) -> None:
     """The difference is what the trainer's guard watches: .05 on average is too much."""
     half = make_vlm()
     half.model.to(torch.bfloat16)

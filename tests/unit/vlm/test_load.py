@@ -2,23 +2,24 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
-from overworld_vlm.load import ModelError, load, save
+from overworld_vlm.load import VLM, ModelError, load, save
 from safetensors.torch import load_file, save_file
 
 from tests.support.tiny_vlm import make_vlm
 
 
 @pytest.fixture
-def folder(vlm, tmp_path):
+def folder(vlm: VLM, tmp_path: Path):
     """A folder with a good model."""
     save(vlm, tmp_path / "model")
     return tmp_path / "model"
 
 
-def edit(path, **fields):
+def edit(path, **fields) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
@@ -30,37 +31,37 @@ def refused(folder, *words):
     return str(caught.value)
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     refused(tmp_path / "nothing", "config.json")
 
 
-def test_a_folder_without_a_config(folder):
+def test_a_folder_without_a_config(folder) -> None:
     (folder / "config.json").unlink()
     refused(folder, "no model folder", "config.json")
 
 
-def test_a_file_instead_of_a_folder(folder):
+def test_a_file_instead_of_a_folder(folder) -> None:
     refused(folder / "tokenizer.json", "config.json")
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", "7", "{}", "[" * 100_000, '{"model_type": ["qwen2_vl"]}', "\xff"])
-def test_a_config_that_is_none(folder, content):
+def test_a_config_that_is_none(folder, content) -> None:
     (folder / "config.json").write_bytes(content.encode("latin-1"))
     refused(folder)
 
 
-def test_a_config_that_cannot_be_read(folder):
+def test_a_config_that_cannot_be_read(folder) -> None:
     (folder / "config.json").unlink()
     (folder / "config.json").mkdir()
     refused(folder, "config.json")
 
 
-def test_a_model_of_an_unknown_family_is_named_with_the_known_ones(folder):
+def test_a_model_of_an_unknown_family_is_named_with_the_known_ones(folder) -> None:
     edit(folder / "config.json", model_type="llama")
     refused(folder, "'llama'", "qwen2_vl")
 
 
-def test_a_folder_without_weights(folder):
+def test_a_folder_without_weights(folder) -> None:
     (folder / "model.safetensors").unlink()
     refused(folder, "no weights", "safetensors")
 
@@ -70,36 +71,36 @@ class Bomb:
         return (pytest.fail, ("a pickle was opened",))
 
 
-def test_pickled_weights_are_not_opened(folder):
+def test_pickled_weights_are_not_opened(folder) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
     refused(folder, "pickled", "*.bin")
 
 
 @pytest.mark.parametrize("left", [0, 4, 1000, -1])
-def test_truncated_weights(folder, left):
+def test_truncated_weights(folder, left) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:left])
     refused(folder, "cannot be loaded")
 
 
-def change_weights(folder, change):
+def change_weights(folder, change) -> None:
     path = folder / "model.safetensors"
     tensors = load_file(path)
     change(tensors)
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def test_weights_that_are_missing_are_not_made_up(folder):
-    def forget(tensors):
+def test_weights_that_are_missing_are_not_made_up(folder) -> None:
+    def forget(tensors) -> None:
         del tensors[next(name for name in tensors if name.endswith("layers.0.mlp.up_proj.weight"))]
 
     change_weights(folder, forget)
     refused(folder, "incomplete", "layers.0.mlp.up_proj.weight")
 
 
-def test_weights_of_another_size(folder):
-    def shrink(tensors):
+def test_weights_of_another_size(folder) -> None:
+    def shrink(tensors) -> None:
         tensors["model.language_model.norm.weight"] = torch.zeros(3)
 
     change_weights(folder, shrink)
@@ -107,17 +108,17 @@ def test_weights_of_another_size(folder):
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", '{"model": {"type": "BPE"}}'])
-def test_a_broken_tokenizer(folder, content):
+def test_a_broken_tokenizer(folder, content) -> None:
     (folder / "tokenizer.json").write_text(content)
     refused(folder, "cannot be loaded")
 
 
-def test_a_folder_without_a_tokenizer(folder):
+def test_a_folder_without_a_tokenizer(folder) -> None:
     (folder / "tokenizer.json").unlink()
     refused(folder, "cannot be loaded")
 
 
-def test_a_tokenizer_of_another_model(folder):
+def test_a_tokenizer_of_another_model(folder) -> None:
     """Its tokens would be rows that the model does not have."""
     content = json.loads((folder / "tokenizer.json").read_text())
     fields = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
@@ -126,17 +127,17 @@ def test_a_tokenizer_of_another_model(folder):
     refused(folder, "tokenizer")
 
 
-def test_a_folder_without_an_image_processor(folder):
+def test_a_folder_without_an_image_processor(folder) -> None:
     (folder / "preprocessor_config.json").unlink()
     refused(folder, "image processor")
 
 
-def test_a_folder_without_a_chat_template(folder):
+def test_a_folder_without_a_chat_template(folder) -> None:
     (folder / "chat_template.jinja").unlink()
     refused(folder, "no chat template")
 
 
-def test_a_chat_template_where_older_folders_keep_it(folder, vlm):
+def test_a_chat_template_where_older_folders_keep_it(folder, vlm: VLM) -> None:
     template = folder / "chat_template.jinja"
     text = template.read_text()
     template.unlink()
@@ -145,13 +146,13 @@ def test_a_chat_template_where_older_folders_keep_it(folder, vlm):
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"chat_template": 7}'])
-def test_a_broken_chat_template(folder, content):
+def test_a_broken_chat_template(folder, content) -> None:
     (folder / "chat_template.jinja").unlink()
     (folder / "chat_template.json").write_text(content)
     refused(folder, "chat_template.json")
 
 
-def test_code_of_a_model_is_not_run(folder):
+def test_code_of_a_model_is_not_run(folder) -> None:
     (folder / "theirs.py").write_text(f"open({str(folder / 'was here')!r}, 'w')\nclass Theirs: pass\n")
     edit(folder / "config.json", auto_map={"AutoModel": "theirs.Theirs", "AutoConfig": "theirs.Theirs"})
     edit(
@@ -164,13 +165,13 @@ def test_code_of_a_model_is_not_run(folder):
     assert not (folder / "was here").exists()
 
 
-def test_the_weights_type_is_the_one_asked_for(folder):
+def test_the_weights_type_is_the_one_asked_for(folder) -> None:
     vlm = load(folder, dtype=torch.bfloat16)
     assert vlm.dtype == torch.bfloat16
     assert {parameter.dtype for parameter in vlm.model.parameters()} == {torch.bfloat16}
 
 
-def test_banned_are_all_special_tokens_but_the_end(vlm):
+def test_banned_are_all_special_tokens_but_the_end(vlm: VLM) -> None:
     names = {name for name, row in vlm.tokenizer.get_vocab().items() if vlm.banned[row]}
     assert names == {
         "<|endoftext|>", "<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"
@@ -178,7 +179,7 @@ def test_banned_are_all_special_tokens_but_the_end(vlm):
     assert vlm.tokenizer.eos_token == "<|im_end|>"
 
 
-def test_banned_are_rows_of_the_vocabulary_that_only_pad(tmp_path):
+def test_banned_are_rows_of_the_vocabulary_that_only_pad(tmp_path: Path) -> None:
     vlm = make_vlm()
     known = len(vlm.tokenizer)
     vlm.model.resize_token_embeddings(known + 13)
@@ -189,7 +190,7 @@ def test_banned_are_rows_of_the_vocabulary_that_only_pad(tmp_path):
     assert int(vlm.banned[:known].sum()) == 6
 
 
-def test_every_token_that_the_model_ends_with_is_allowed(tmp_path):
+def test_every_token_that_the_model_ends_with_is_allowed(tmp_path: Path) -> None:
     vlm = make_vlm()
     pad, end = vlm.tokenizer.pad_token_id, vlm.tokenizer.eos_token_id
     vlm.model.generation_config.eos_token_id = [end, pad]

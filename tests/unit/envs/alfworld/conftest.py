@@ -13,14 +13,14 @@ if importlib.util.find_spec("textworld") is None:
     collect_ignore_glob = ["test_*.py"]
 
 
-def pytest_report_header():
+def pytest_report_header() -> str | None:
     if importlib.util.find_spec("textworld") is None:
         return "tests of ALFWorld are skipped: the extra overworld-envs[alfworld] is not installed"
     return None
 
 
 @pytest.fixture(autouse=True, scope="session")
-def cache(tmp_path_factory):
+def cache(tmp_path_factory: pytest.TempPathFactory):
     """One cache for all test processes; no data set by the environment."""
     folder = tmp_path_factory.getbasetemp().parent / "alfworld-cache"
     with pytest.MonkeyPatch.context() as patch:
@@ -41,7 +41,7 @@ ROOMS = {
 
 
 @pytest.fixture(scope="session")
-def game_file(tmp_path_factory):
+def game_file(tmp_path_factory: pytest.TempPathFactory):
     """game_file(task_type, plan=None, seed=0): a generated game on disk, as a GameFile."""
     from overworld_envs.alfworld.games import GameFile
     from overworld_envs.alfworld.generator import make_game
@@ -57,7 +57,7 @@ def game_file(tmp_path_factory):
 
 
 @pytest.fixture
-def stock(monkeypatch):
+def stock(monkeypatch: pytest.MonkeyPatch):
     """stock(path): TextWorld's PddlEnv as ALFWorld wraps it, with the game loaded."""
     monkeypatch.setenv("ALFWORLD_DATA", os.environ.get("TMPDIR", "/tmp"))
     import textworld

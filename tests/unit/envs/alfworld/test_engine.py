@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from overworld_envs.alfworld import engine as engine_module
@@ -19,13 +20,13 @@ from overworld_envs.alfworld.upstream import GRAMMAR, UpstreamError
 RARE = ("slice", "heat", "cool", "clean", "use", "take", "move", "open")
 
 
-def assert_same(engine, text, state):
+def assert_same(engine, text, state) -> None:
     assert text.encode() == state.feedback.encode()
     assert list(engine.commands) == state.admissible_commands
     assert engine.won == state.won
 
 
-def play_both(engine, stock, state, choose, steps):
+def play_both(engine, stock, state, choose, steps) -> None:
     """Commands chosen by `choose(engine)`; both engines must agree after each."""
     for _ in range(steps):
         command = choose(engine)
@@ -50,7 +51,7 @@ def at_random(seed):
 
 
 @pytest.mark.parametrize("task_type", TASK_TYPES)
-def test_random_and_expert_play_are_those_of_stock_alfworld(task_type, game_file, stock):
+def test_random_and_expert_play_are_those_of_stock_alfworld(task_type, game_file, stock) -> None:
     file = game_file(task_type)
     theirs, ours, game = stock(file.path), Engine(), open_game(file)
     assert_same(ours, ours.reset(game), state := theirs.reset())
@@ -60,14 +61,14 @@ def test_random_and_expert_play_are_those_of_stock_alfworld(task_type, game_file
     assert ours.won
 
 
-def test_a_large_kitchen_is_that_of_stock_alfworld(game_file, stock):
+def test_a_large_kitchen_is_that_of_stock_alfworld(game_file, stock) -> None:
     file = game_file("pick_two_obj_and_place", plan=24)
     theirs, ours = stock(file.path), Engine()
     assert_same(ours, ours.reset(open_game(file)), state := theirs.reset())
     play_both(ours, theirs, state, at_random(1), 8)
 
 
-def test_slicing_is_that_of_stock_alfworld(game_file, stock):
+def test_slicing_is_that_of_stock_alfworld(game_file, stock) -> None:
     file = game_file("pick_heat_then_place_in_recep")
     theirs, ours = stock(file.path), Engine()
     ours.reset(open_game(file))
@@ -84,7 +85,7 @@ def test_slicing_is_that_of_stock_alfworld(game_file, stock):
     assert ours.facts.holds("issliced", food)
 
 
-def test_episodes_of_several_engines_interleave(game_file):
+def test_episodes_of_several_engines_interleave(game_file) -> None:
     files = [game_file("pick_and_place_simple"), game_file("look_at_obj_in_light")]
     games = [open_game(file) for file in files]
 
@@ -104,7 +105,9 @@ def test_episodes_of_several_engines_interleave(game_file):
     assert together == alone
 
 
-def test_the_state_machine_is_loaded_anew_before_it_has_stored_too_much(game_file, monkeypatch):
+def test_the_state_machine_is_loaded_anew_before_it_has_stored_too_much(
+    game_file, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(engine_module, "_MAX_STATES", 5)
     engine, game = Engine(), open_game(game_file("pick_and_place_simple"))
     loads = []
@@ -118,7 +121,7 @@ def test_the_state_machine_is_loaded_anew_before_it_has_stored_too_much(game_fil
     assert len(loads) == 4
 
 
-def test_alfworlds_own_env_plays_generated_games(tmp_path, monkeypatch):
+def test_alfworlds_own_env_plays_generated_games(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from overworld_envs.alfworld.generator import GameSet
 
     GameSet(3, 5).write(tmp_path / "data")
@@ -141,19 +144,19 @@ print("played", texts[0])
     assert "played -= Welcome" in done.stdout, done.stderr
 
 
-def test_another_version_of_upstream_is_refused(monkeypatch):
+def test_another_version_of_upstream_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(upstream.VERSIONS, "textworld", "1.8.0")
     with pytest.raises(UpstreamError, match=r"textworld 1\.7\.0 \(needed: 1\.8\.0\)"):
         upstream.check_versions()
 
 
-def test_a_missing_upstream_says_what_to_install(monkeypatch):
+def test_a_missing_upstream_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(upstream.VERSIONS, "textworld-of-another-name", "1.7.0")
     with pytest.raises(UpstreamError, match=r"pip install 'overworld-envs\[alfworld\]'"):
         upstream.check_versions()
 
 
-def test_importing_upstream_leaves_environment_and_home_alone(tmp_path):
+def test_importing_upstream_leaves_environment_and_home_alone(tmp_path: Path) -> None:
     code = "import os, overworld_envs.alfworld.upstream as u; print(os.environ.get('ALFWORLD_DATA'), len(u.DOMAIN) > 0)"
     environment = {**os.environ, "HOME": str(tmp_path / "nowhere")}
     environment.pop("ALFWORLD_DATA", None)
@@ -162,7 +165,7 @@ def test_importing_upstream_leaves_environment_and_home_alone(tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_other_simulators_do_not_import_it():
+def test_other_simulators_do_not_import_it() -> None:
     code = (
         "import sys; from overworld.authoring import catalogue; catalogue.load(['gym_cards']); assert 'alfworld' in "
         "catalogue.simulators(); print([name for name in sys.modules if 'textworld' in name or 'alfworld' in name])"
@@ -180,7 +183,7 @@ def test_other_simulators_do_not_import_it():
         "{r.name * 1000}",
     ],
 )
-def test_a_grammar_runs_no_python(evil, game_file):
+def test_a_grammar_runs_no_python(evil, game_file) -> None:
     file = game_file("pick_and_place_simple")
     content = json.loads(file.path.read_text())
     content["grammar"] = content["grammar"].replace("You arrive at {r.name}.", f"You arrive at {evil}.")
@@ -191,7 +194,7 @@ def test_a_grammar_runs_no_python(evil, game_file):
         engine.step(next(command for command in engine.commands if command.startswith("go to")))
 
 
-def test_goals_with_symbols_are_read_by_upstreams_parser():
+def test_goals_with_symbols_are_read_by_upstreams_parser() -> None:
     plain = grammar_of(GRAMMAR.replace("UNKNOWN GOAL", "put a mug in it"))
     nested = grammar_of(GRAMMAR.replace("UNKNOWN GOAL", "put #list_empty# in it"))
     empty = Context(None, {}, {}, {})

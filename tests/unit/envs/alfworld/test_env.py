@@ -1,5 +1,7 @@
 """The env: what it offers, how it rewards, what it does with commands that are not admissible."""
 
+from pathlib import Path
+
 import pytest
 from overworld import End, Fallback, Outcome, make
 from overworld.authoring.catalogue import load
@@ -11,14 +13,14 @@ from overworld_envs.alfworld.tasks import TASK_TYPES
 from overworld_envs.alfworld.thor import Thor, ThorError
 
 
-def test_there_is_an_env_for_all_games_and_one_per_type():
+def test_there_is_an_env_for_all_games_and_one_per_type() -> None:
     envs = load(["alfworld"])
     assert list(envs) == ["alfworld/all", *(f"alfworld/{each}" for each in TASK_TYPES)]
     assert envs["alfworld/all"].spec.splits == {"train": 144, "valid_seen": 18, "valid_unseen": 18}
     assert envs["alfworld/look_at_obj_in_light"].spec.splits == {"train": 24, "valid_seen": 3, "valid_unseen": 3}
 
 
-def test_the_spec_tells_what_is_played(tmp_path):
+def test_the_spec_tells_what_is_played(tmp_path: Path) -> None:
     spec = make("alfworld/all").spec
     assert spec.provenance["games"].startswith("generated, ")
     assert "schematic" in spec.provenance["renderer"]
@@ -29,7 +31,7 @@ def test_the_spec_tells_what_is_played(tmp_path):
     assert env_classes(read_library(tmp_path / "data"))[0].spec.provenance["games"].startswith("real, ")
 
 
-def test_seed_split_and_task_choose_the_game():
+def test_seed_split_and_task_choose_the_game() -> None:
     runner = make("alfworld/all", renderer="none")
     first = runner.reset(seed=3).observation.text
     assert runner.reset(seed=4).observation.text != first
@@ -38,7 +40,7 @@ def test_seed_split_and_task_choose_the_game():
     assert runner.reset(seed=3, split="valid_unseen").observation.text != first
 
 
-def test_an_episode_of_the_expert():
+def test_an_episode_of_the_expert() -> None:
     runner = make("alfworld/pick_heat_then_place_in_recep", expert=True, reward="delta")
     result = runner.reset(seed=0)
     assert result.observation.text.startswith("-= Welcome to TextWorld, ALFRED! =-")
@@ -56,7 +58,7 @@ def test_an_episode_of_the_expert():
     assert len(set(rates)) >= 3
 
 
-def test_a_command_that_is_not_admissible_changes_nothing():
+def test_a_command_that_is_not_admissible_changes_nothing() -> None:
     runner = make("alfworld/all", reward="rl4vlm", expert=True)
     before = runner.reset(seed=1)
     view = before.observation.images[0].pixels.copy()
@@ -73,13 +75,13 @@ def test_a_command_that_is_not_admissible_changes_nothing():
     assert (result.outcome, result.metrics["legal"]) == (Outcome.EXECUTED, 1.0)
 
 
-def test_the_fallback_reward_is_added():
+def test_the_fallback_reward_is_added() -> None:
     runner = make("alfworld/all", reward="rl4vlm", fallback_reward=-0.5, renderer="none")
     runner.reset(seed=1)
     assert runner.step("dance").reward == -1.5
 
 
-def test_a_random_fallback_executes_an_admissible_command():
+def test_a_random_fallback_executes_an_admissible_command() -> None:
     runner = make("alfworld/all", fallback=Fallback.RANDOM, renderer="none")
     admissible = runner.reset(seed=1).observation.admissible
     result = runner.step("dance")
@@ -87,7 +89,7 @@ def test_a_random_fallback_executes_an_admissible_command():
     assert result.executed in admissible
 
 
-def test_commands_are_matched_whole():
+def test_commands_are_matched_whole() -> None:
     runner = make("alfworld/all", renderer="none")
     env = runner.env
     names = [file.path.parent.parent.name for file in env.games["train"]]
@@ -98,7 +100,7 @@ def test_commands_are_matched_whole():
         assert env.resolve(wrong, seen) is None
 
 
-def test_the_limit_is_fifty_turns():
+def test_the_limit_is_fifty_turns() -> None:
     runner = make("alfworld/all", renderer="none")
     result = runner.reset(seed=1)
     while result.end is None:
@@ -119,13 +121,13 @@ def test_the_limit_is_fifty_turns():
         ("delta", Turn(False, 0.5, 0.5, False), 0.0),
     ],
 )
-def test_reward_formulas(formula, turn, reward):
+def test_reward_formulas(formula, turn, reward) -> None:
     rule = REWARDS[formula]
     assert rule.of(turn) == pytest.approx(reward)
     assert rule.smallest <= reward <= rule.largest
 
 
-def test_thor_without_its_build_says_what_to_install(monkeypatch, tmp_path):
+def test_thor_without_its_build_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(ThorError, match=r"needs ai2thor .*pip install 'ai2thor==2\.1\.0'"):
         make("alfworld/all", renderer="thor")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())

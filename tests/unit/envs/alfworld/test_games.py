@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from overworld_envs.alfworld import translation
@@ -17,7 +18,7 @@ from overworld_envs.alfworld.tasks import TASK_TYPES, task_of_problem
 
 
 @pytest.fixture
-def data(tmp_path):
+def data(tmp_path: Path):
     """A folder in the layout of ALFWorld's data, with 18 games."""
     folder = tmp_path / "data"
     GameSet(18, 1).write(folder)
@@ -29,7 +30,7 @@ def first_game(data):
     return min((data / "json_2.1.1" / "train").rglob("game.tw-pddl"))
 
 
-def rewrite(path, **changes):
+def rewrite(path, **changes) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
@@ -37,7 +38,7 @@ def problem_of(path):
     return json.loads(path.read_text())["pddl_problem"]
 
 
-def test_the_games_of_a_data_folder(data, monkeypatch):
+def test_the_games_of_a_data_folder(data, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALFWORLD_DATA", str(data))
     found = library()
     assert found.source == "real"
@@ -62,7 +63,9 @@ def test_the_games_of_a_data_folder(data, monkeypatch):
         (lambda path: rewrite(path, pddl_problem=problem_of(path).replace("(pickupable", "(x")), "cannot be reached"),
     ],
 )
-def test_a_game_that_cannot_be_played_is_skipped_with_its_name(data, spoil, why, caplog):
+def test_a_game_that_cannot_be_played_is_skipped_with_its_name(
+    data, spoil, why, caplog: pytest.LogCaptureFixture
+) -> None:
     whole = read_library(data)
     path = first_game(data)
     spoil(path)
@@ -75,13 +78,13 @@ def test_a_game_that_cannot_be_played_is_skipped_with_its_name(data, spoil, why,
 
 
 @pytest.mark.parametrize("word", ["Sliced", "movable"])
-def test_tasks_that_upstream_does_not_support_are_left_out(data, word):
+def test_tasks_that_upstream_does_not_support_are_left_out(data, word) -> None:
     folder = first_game(data).parent.parent
     folder.rename(folder.with_name(f"{folder.name}-{word}"))
     assert len(read_library(data).games) == 17
 
 
-def test_without_any_game_there_is_an_error_and_no_hang(tmp_path, monkeypatch):
+def test_without_any_game_there_is_an_error_and_no_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALFWORLD_DATA", str(tmp_path))
     with pytest.raises(GameError, match=r"no folder .*json_2\.1\.1.*alfworld-download"):
         library()
@@ -90,7 +93,7 @@ def test_without_any_game_there_is_an_error_and_no_hang(tmp_path, monkeypatch):
         library()
 
 
-def test_what_the_translator_cannot_read_is_an_error_with_the_games_name(data):
+def test_what_the_translator_cannot_read_is_an_error_with_the_games_name(data) -> None:
     path = first_game(data)
     rewrite(path, pddl_domain="(define (domain alfred")
     game = next(game for game in read_library(data).games if game.path == path)
@@ -98,14 +101,14 @@ def test_what_the_translator_cannot_read_is_an_error_with_the_games_name(data):
         open_game(game)
 
 
-def test_names_that_would_overrun_the_state_machine_are_refused(game_file):
+def test_names_that_would_overrun_the_state_machine_are_refused(game_file) -> None:
     file = game_file("pick_and_place_simple", seed=8)
     rewrite(file.path, pddl_problem=problem_of(file.path).replace("agent1", "agent" + 1000 * "x"))
     with pytest.raises(GameError, match=f"{file.path}: .* use shorter names"):
         open_game(file)
 
 
-def test_a_translation_has_a_time_limit(game_file, monkeypatch):
+def test_a_translation_has_a_time_limit(game_file, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(translation, "TIME_LIMIT", 0.05)
     file = game_file("pick_heat_then_place_in_recep", plan=9, seed=99)
     started = time.monotonic()
@@ -114,7 +117,7 @@ def test_a_translation_has_a_time_limit(game_file, monkeypatch):
     assert time.monotonic() - started < 10
 
 
-def test_a_deadline_interrupts_and_leaves_others_alone():
+def test_a_deadline_interrupts_and_leaves_others_alone() -> None:
     with pytest.raises(TimeLimitError), deadline(0.05):
         while True:
             pass
@@ -123,7 +126,7 @@ def test_a_deadline_interrupts_and_leaves_others_alone():
     time.sleep(0.01)
 
 
-def test_a_cut_off_cache_entry_is_made_anew(game_file, cache):
+def test_a_cut_off_cache_entry_is_made_anew(game_file, cache) -> None:
     file = game_file("pick_and_place_simple", seed=4)
     before = set((cache / "translations").rglob("*.z"))
     sas = open_game(file).translation.sas
@@ -132,7 +135,7 @@ def test_a_cut_off_cache_entry_is_made_anew(game_file, cache):
     assert open_game(file).translation.sas == sas
 
 
-def test_processes_that_start_at_once_make_the_games_once(tmp_path, monkeypatch):
+def test_processes_that_start_at_once_make_the_games_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OVERWORLD_ALFWORLD_CACHE", str(tmp_path))
     code = "from overworld_envs.alfworld.games import library; found = library(); print(found.digest, len(found.games))"
     racers = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
@@ -142,7 +145,7 @@ def test_processes_that_start_at_once_make_the_games_once(tmp_path, monkeypatch)
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [DEFAULT_SET.name]
 
 
-def test_generated_games_are_the_seeds(tmp_path):
+def test_generated_games_are_the_seeds(tmp_path: Path) -> None:
     def content(seed):
         return [(split, made.name, made.content["pddl_problem"]) for split, made in GameSet(12, seed).make()]
 
@@ -150,7 +153,7 @@ def test_generated_games_are_the_seeds(tmp_path):
     assert content(3) != content(4)
 
 
-def test_the_default_set_has_thirty_games_of_each_type():
+def test_the_default_set_has_thirty_games_of_each_type() -> None:
     found = library()
     assert found.source == "generated"
     for task_type in TASK_TYPES:
@@ -162,7 +165,7 @@ def test_the_default_set_has_thirty_games_of_each_type():
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_rooms_are_furnished_as_such_rooms_are(room):
+def test_rooms_are_furnished_as_such_rooms_are(room) -> None:
     for plan in list(ROOMS[room])[::7]:
         scene = furnish(plan, random.Random(0))
         standpoints = [receptacle.standpoint for receptacle in receptacles(plan)]
@@ -184,12 +187,12 @@ def test_rooms_are_furnished_as_such_rooms_are(room):
          "(receptacleType ?r CType)", "one kind of object"),
     ],
 )  # fmt: skip
-def test_goals_of_other_forms_are_refused(task_type, goal, why):
+def test_goals_of_other_forms_are_refused(task_type, goal, why) -> None:
     with pytest.raises(ValueError, match=why):
         task_of_problem(task_type, goal)
 
 
-def test_both_forms_of_the_goal_to_look_at_something_are_read():
+def test_both_forms_of_the_goal_to_look_at_something_are_read() -> None:
     goal = (
         "(:goal (and (exists (?ot - object ?a - agent ?l - location) (and (objectType ?ot DeskLampType) "
         "(toggleable ?ot) (isToggled ?ot) {here} (atLocation ?a ?l))) (exists (?o - object ?a - agent) "
@@ -200,7 +203,7 @@ def test_both_forms_of_the_goal_to_look_at_something_are_read():
         assert (task.object, task.target) == ("book", "desklamp")
 
 
-def test_the_generator_command(tmp_path, cache):
+def test_the_generator_command(tmp_path: Path, cache) -> None:
     def run(*arguments):
         command = [sys.executable, "-m", "overworld_envs.alfworld", *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)

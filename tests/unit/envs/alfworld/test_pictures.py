@@ -42,7 +42,7 @@ def without_what_is_hidden(engine):
 
 
 @pytest.mark.parametrize("task_type", TASK_TYPES)
-def test_hidden_facts_leave_no_trace_in_the_pixels(task_type, game_file, play):
+def test_hidden_facts_leave_no_trace_in_the_pixels(task_type, game_file, play) -> None:
     file = game_file(task_type)
     engine = play(file)
     chance = random.Random(task_type)
@@ -55,7 +55,7 @@ def test_hidden_facts_leave_no_trace_in_the_pixels(task_type, game_file, play):
         engine.step(advise(file.task, engine).action if expert else chance.choice(engine.commands))
 
 
-def test_a_closed_fridge_tells_nothing_and_an_open_one_all(game_file, play):
+def test_a_closed_fridge_tells_nothing_and_an_open_one_all(game_file, play) -> None:
     file = game_file("pick_cool_then_place_in_recep")
     engine = play(file)
     engine.step("go to fridge 1")
@@ -67,7 +67,7 @@ def test_a_closed_fridge_tells_nothing_and_an_open_one_all(game_file, play):
     assert text.count(" a ") == len(place.contents)
 
 
-def differ(one, other, size=300):
+def differ(one, other, size=300) -> bool:
     pictures = [np.zeros((size, size, 3), np.uint8) for _ in range(2)]
     for canvas, seen in zip(pictures, (one, other), strict=True):
         Schematic(size).draw(canvas, seen)
@@ -79,7 +79,7 @@ def at(*contents, door="open", name="cabinet 1", held=None):
 
 
 @pytest.mark.parametrize("size", [64, 112, 300, 1024])
-def test_everything_that_a_view_holds_shows(size):
+def test_everything_that_a_view_holds_shows(size) -> None:
     base = at(Seen("egg 1"))
     looks = ("hot", "cool", "clean", "sliced", "on")
     others = [
@@ -102,11 +102,11 @@ def test_everything_that_a_view_holds_shows(size):
             assert differ(one, other, size), (one, other)
 
 
-def test_a_full_table_counts_what_finds_no_room():
+def test_a_full_table_counts_what_finds_no_room() -> None:
     many = tuple(Seen(f"mug {number}") for number in range(1, 60))
     assert differ(at(*many), at(*many[:-1]))
 
 
-def test_every_kind_of_thing_has_an_icon():
+def test_every_kind_of_thing_has_an_icon() -> None:
     kinds = {kind.lower() for kind in HOLDS} | {kind.lower() for objects in HOLDS.values() for kind in objects}
     assert {kind for kind in kinds if not kind.endswith("sliced")} <= ICONS.keys() | {"boots"}

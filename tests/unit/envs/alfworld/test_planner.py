@@ -8,7 +8,7 @@ from overworld_envs.alfworld.tasks import TASK_TYPES
 
 
 @pytest.mark.parametrize("task_type", TASK_TYPES)
-def test_the_expert_wins_from_wherever_play_has_led(task_type, game_file, play):
+def test_the_expert_wins_from_wherever_play_has_led(task_type, game_file, play) -> None:
     file = game_file(task_type)
     for seed in range(6):
         engine = play(file, 30, seed)
@@ -32,7 +32,7 @@ def test_the_expert_wins_from_wherever_play_has_led(task_type, game_file, play):
 @pytest.mark.parametrize(
     "task_type", ["pick_and_place_simple", "look_at_obj_in_light", "pick_clean_then_place_in_recep"]
 )
-def test_plans_are_as_short_as_fast_downwards(task_type, game_file, play, stock):
+def test_plans_are_as_short_as_fast_downwards(task_type, game_file, play, stock) -> None:
     file = game_file(task_type)
     theirs = stock(file.path)
     ours = play(file)
@@ -46,7 +46,7 @@ def test_plans_are_as_short_as_fast_downwards(task_type, game_file, play, stock)
         assert len(plan(file.task, ours.facts)) == len(optimal)
 
 
-def test_thoughts_do_not_tell_what_closed_receptacles_hold(game_file, play):
+def test_thoughts_do_not_tell_what_closed_receptacles_hold(game_file, play) -> None:
     file = game_file("pick_cool_then_place_in_recep")
     for seed in range(5):
         engine = play(file, 10, seed)
