@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import uuid
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tests.compose.stack import Stack, run
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 
 
-def last_words(done, program):
+def last_words(done: subprocess.CompletedProcess[str], program: str) -> str:
     """The one line that a program ends with; logs before it are JSON."""
     assert done.returncode == 1
     lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
@@ -26,36 +27,36 @@ def last_words(done, program):
     return said[0]
 
 
-def train(stack, *arguments, **variables):
+def train(stack: Stack, *arguments: str, **variables: str) -> str:
     command = ("run", "--rm", "--no-deps", "-T", "trainer", "/settings.yaml", "run=/runs/bad", "updates=1", *arguments)
     return last_words(stack.compose(*command, check=False, **variables), "overworld_trainer")
 
 
-def container(name, *options):
+def container(name: str, *options: str) -> subprocess.CompletedProcess[str]:
     """What a container of an image says that is run by hand."""
     return run("docker", "run", "--rm", "--read-only", *options, f"overworld/{name}:0.1.0", check=False)
 
 
-def test_an_env_that_nobody_has_is_named_with_those_on_offer(stack) -> None:
+def test_an_env_that_nobody_has_is_named_with_those_on_offer(stack: Stack) -> None:
     said = train(stack, "servers=redis://redis:6379/0", "envs.0.id=gym_cards/Chess", "retry_budget=3")
     assert "within 3 s no server offered gym_cards/Chess" in said
     assert "gym_cards/NumberLine" in said
     assert "correct the env's name, or start a server" in said
 
 
-def test_an_env_that_the_only_server_does_not_have_is_refused_at_once(stack) -> None:
+def test_an_env_that_the_only_server_does_not_have_is_refused_at_once(stack: Stack) -> None:
     said = train(stack, "servers=gym-cards:50051", "envs.0.id=gym_cards/Chess")
     assert "no server has 'gym_cards/Chess'" in said
     assert "gym_cards/NumberLine" in said
 
 
-def test_a_trainer_without_env_servers_says_so(stack) -> None:
+def test_a_trainer_without_env_servers_says_so(stack: Stack) -> None:
     said = train(stack, "servers=gym-kards:50051", "retry_budget=2")
     assert "within 2 s no server offered gym_cards/NumberLine" in said
     assert "gym-kards:50051" in said
 
 
-def test_a_trainer_with_another_token_says_so(stack, tmp_path: Path) -> None:
+def test_a_trainer_with_another_token_says_so(stack: Stack, tmp_path: Path) -> None:
     other = tmp_path / "token"
     other.write_text("wrong")
     other.chmod(0o644)
@@ -90,7 +91,7 @@ def test_services_without_their_secret_do_not_start() -> None:
 
 
 @pytest.mark.parametrize(("variable", "service"), [("OVERWORLD_DATA", "treasure"), ("TRAIN_SETTINGS", "trainer")])
-def test_a_folder_or_file_that_is_not_there_is_named(stack, variable, service) -> None:
+def test_a_folder_or_file_that_is_not_there_is_named(stack: Stack, variable: str, service: str) -> None:
     done = stack.compose("run", "--rm", "--no-deps", "-T", service, check=False, **{variable: "/nobody/made/this"})
     assert done.returncode != 0
     assert "/nobody/made/this" in done.stderr

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 _LEASH = "OVERWORLD_LEASH"
 _START_SECONDS = 120.0
@@ -52,7 +52,7 @@ class ServiceProcess:
         # What it says later must go somewhere, or it would block when the pipe is full.
         threading.Thread(target=self._drain, name=f"stdout of {module}", daemon=True).start()
 
-    def __enter__(self) -> ServiceProcess:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
