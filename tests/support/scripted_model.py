@@ -62,7 +62,7 @@ def _make_obedient() -> VLM:
     return vlm
 
 
-def run_fields(server: ServerProcess, folder: Path, model: Path, /, **changes: Any) -> dict[str, Any]:
+def run_fields(server: ServerProcess, folder: str | Path, model: str | Path, /, **changes: Any) -> dict[str, Any]:
     """Settings of a small run with all that a resumed run has to remember."""
     fields = {
         "run": str(folder),
@@ -91,7 +91,7 @@ def run_fields(server: ServerProcess, folder: Path, model: Path, /, **changes: A
     return fields | changes
 
 
-def run_settings(server: ServerProcess, folder: Path, model: Path, /, **changes: Any) -> TrainerConfig:
+def run_settings(server: ServerProcess, folder: str | Path, model: str | Path, /, **changes: Any) -> TrainerConfig:
     return TrainerConfig(**run_fields(server, folder, model, **changes))
 
 

@@ -3,6 +3,8 @@
 import concurrent.futures
 import threading
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import grpc
 import numpy as np
@@ -24,9 +26,9 @@ def test_calls_of_several_threads_survive_a_restart() -> None:
         session.step({slot: Reset(seed=slot) for slot in range(8)})
         stop = threading.Event()
         turns = [0] * 4
-        errors = []
+        errors: list[object] = []
 
-        def play(group) -> None:
+        def play(group: int) -> None:
             slots = (group, group + 4)
             while not stop.is_set():
                 moves = ("slow", "up", "down")[turns[group] % 3]
@@ -137,27 +139,31 @@ def test_a_batch_that_takes_longer_than_the_budget_is_not_lost(monkeypatch: pyte
 class Liar(env_pb2_grpc.EnvServiceServicer):
     """A server of another team, with a bug. `spoil(response)` spoils each Step's answer."""
 
+    address: str
+
     def __init__(self) -> None:
-        self.spoil = lambda response: None
+        self.spoil: Callable[[pb.StepResponse], object] = lambda response: None
         self.lease = 60
         self.renewals = 0
         self.transport = pb.TRANSPORT_INLINE
         self.turn = 0
 
-    def GetServerInfo(self, request, context):
+    def GetServerInfo(
+        self, request: pb.GetServerInfoRequest, context: grpc.ServicerContext
+    ) -> pb.GetServerInfoResponse:
         return pb.GetServerInfoResponse(slots_total=4, slots_free=4, envs=[self.spec()])
 
     @staticmethod
-    def spec():
+    def spec() -> pb.EnvSpec:
         action = pb.ActionSpec(vocabulary=["go"])
         return pb.EnvSpec(id="liar/Env", action=action, splits={"endless": 0}, default_split="endless")
 
-    def Open(self, request, context):
+    def Open(self, request: pb.OpenRequest, context: grpc.ServicerContext) -> pb.OpenResponse:
         response = pb.OpenResponse(spec=self.spec(), options_json="{}", transport=self.transport)
         response.lease.seconds = self.lease
         return response
 
-    def Step(self, request, context):
+    def Step(self, request: pb.StepRequest, context: grpc.ServicerContext) -> pb.StepResponse:
         if not request.commands:
             self.renewals += 1
         response = pb.StepResponse(frames=bytes(48 * len(request.commands)))
@@ -172,18 +178,18 @@ class Liar(env_pb2_grpc.EnvServiceServicer):
         self.spoil(response)
         return response
 
-    def Close(self, request, context):
+    def Close(self, request: pb.CloseRequest, context: grpc.ServicerContext) -> pb.CloseResponse:
         return pb.CloseResponse()
 
     @property
-    def hash(self):
+    def hash(self) -> int:
         from overworld.contract.frames import pixels_hash
 
         return pixels_hash(np.zeros((4, 4, 3), np.uint8))
 
 
 @pytest.fixture
-def liar():
+def liar() -> Iterator[Liar]:
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(4))
     servicer = Liar()
     env_pb2_grpc.add_EnvServiceServicer_to_server(servicer, server)
@@ -193,12 +199,12 @@ def liar():
     server.stop(0)
 
 
-def change(path, value):
+def change(path: str, value: int) -> Callable[[pb.StepResponse], None]:
     """Sets results[0].<path> of a response."""
 
-    def spoil(response) -> None:
+    def spoil(response: pb.StepResponse) -> None:
         *owners, name = path.split(".")
-        target = response.results[0]
+        target: Any = response.results[0]
         for owner in owners:
             target = target[int(owner)] if owner.isdigit() else getattr(target, owner)
         setattr(target, name, value)
@@ -228,7 +234,9 @@ def change(path, value):
     ],
     ids=range(16),
 )
-def test_answers_that_make_no_sense_are_said_to_and_change_nothing(liar, spoil) -> None:
+def test_answers_that_make_no_sense_are_said_to_and_change_nothing(
+    liar: Liar, spoil: Callable[[pb.StepResponse], None]
+) -> None:
     with Session(liar.address, "liar/Env", 2) as session:
         session.reset([0, 0])
         liar.spoil = spoil
@@ -238,13 +246,13 @@ def test_answers_that_make_no_sense_are_said_to_and_change_nothing(liar, spoil) 
         assert [result.turn for result in session.step(["go", "go"])] == [1, 1]
 
 
-def test_a_transport_that_was_not_asked_for_is_not_used(liar) -> None:
+def test_a_transport_that_was_not_asked_for_is_not_used(liar: Liar) -> None:
     liar.transport = pb.TRANSPORT_INLINE_LZ4
     with pytest.raises(ServerBrokenError, match="was not asked for"):
         Session(liar.address, "liar/Env", 1)
 
 
-def test_the_lease_that_was_granted_is_the_one_that_is_kept(liar) -> None:
+def test_the_lease_that_was_granted_is_the_one_that_is_kept(liar: Liar) -> None:
     liar.lease = 1
     with Session(liar.address, "liar/Env", 1, lease=30):
         time.sleep(1.8)

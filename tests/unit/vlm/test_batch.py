@@ -182,7 +182,7 @@ def test_positions_are_those_that_transformers_computes(vlm: VLM, prompts: list[
         theirs = vlm.core.model(
             input_ids=prompt.ids[None],
             attention_mask=torch.ones_like(prompt.ids)[None],
-            pixel_values=present(prompt.patches),
+            pixel_values=prompt.patches,
             image_grid_thw=prompt.grids if len(prompt.grids) else None,
             mm_token_type_ids=(prompt.ids == vlm.image_token_id).int()[None],
         ).last_hidden_state
