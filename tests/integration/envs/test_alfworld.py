@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from overworld import ContractError, Reset, Result, Session, make, server_info
 from overworld.contract.frames import pixels_hash
+from overworld.errors import ServiceError
 from overworld.host.process import ServerProcess
-from overworld.service.process import ServiceError
 
 from tests.support.optional import present
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from overworld import ContractError, End, Session
 from overworld.contract.frames import pixels_hash
+from overworld.errors import ServiceError
 from overworld.host.process import ServerProcess
-from overworld.service.process import ServiceError
 
 from tests.support.optional import present
 

@@ -15,11 +15,11 @@ import pytest
 from overworld import ContractError, Fleet, Reset
 from overworld.authoring.env import Pixels
 from overworld.contract.frames import pixels_hash
+from overworld.errors import ModelChangedError
 from overworld.evaluation.conversation import Recipe
 from overworld.evaluation.evaluate import (
     Episode,
     Model,
-    ModelChangedError,
     Report,
     compare,
     evaluate,
@@ -191,7 +191,7 @@ def test_damaged_episode_files_are_refused(tmp_path: Path) -> None:
 
 def overworld(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "overworld.cli", *arguments],
+        [sys.executable, "-m", "overworld", *arguments],
         capture_output=True,
         text=True,
         env=os.environ | {"COLUMNS": "150"},
@@ -204,14 +204,14 @@ def overworld(*arguments: str) -> subprocess.CompletedProcess[str]:
     [
         (["--url", "http://127.0.0.1:1/v1", "--timeout", "0.3"], "127.0.0.1:1"),
         (["--seeds", "1-x"], "seeds are numbers and ranges"),
-        (["--option", "colour"], "key=value"),
-        (["--recipe", "history=0"], "history"),
+        (["--options", "colour"], "options"),
+        (["recipe.history=0"], "history"),
         (["--servers", "127.0.0.1:1", "--timeout", "0.3"], "overworld serve toy/Count"),
         (["--split", "nothing"], "four"),
     ],
 )
 def test_the_command_says_what_was_wrong(toy_server: ServerProcess, arguments: list[str], says: str) -> None:
-    given = ["--servers", toy_server.address, "--recipe", "history=1", "--option", "max_turns=20", *arguments]
+    given = ["--servers", toy_server.address, "recipe.history=1", "--options.max_turns=20", *arguments]
     failed = overworld("eval", "toy/Count", "--model", "m", *given)
     assert failed.returncode == 1
     assert says in failed.stderr

@@ -12,7 +12,8 @@ import pytest
 import torch
 import yaml
 from overworld.host.process import ServerProcess
-from overworld_trainer import __main__ as command
+from overworld.service import program
+from overworld_trainer.command import main
 from overworld_trainer.guard import RunStoppedError
 from overworld_trainer.train import train
 from overworld_vlm import checkpoint
@@ -164,10 +165,9 @@ def ends_with(
     """What the command says in the one line with which it ends."""
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(fields))
-    monkeypatch.setattr(sys, "argv", ["overworld_trainer", str(path)])
     monkeypatch.setattr("overworld.service.log.configure", lambda: None)
     with pytest.raises(SystemExit) as caught:
-        command.main()
+        program.run(main, [str(path)], "overworld_trainer")
     assert caught.value.code == 1
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("overworld_trainer: ")]
     assert len(said) == 1

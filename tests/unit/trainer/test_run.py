@@ -9,7 +9,7 @@ from typing import Any, Never
 import pytest
 import torch
 import yaml
-from overworld.service.settings import SettingsError
+from overworld.errors import SettingsError
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.learner import Learner
 from overworld_trainer.policy import _with_new_adapter, load_policy
