@@ -17,15 +17,19 @@ from overworld.authoring.env import (
     Transition,
 )
 from overworld.authoring.runner import Fallback, Result, Runner, SlotError
-from overworld.client.channel import ServerBrokenError, ServerInfo, ServerLostError, server_info
+from overworld.client.channel import CallFailedError, ServerBrokenError, ServerInfo, ServerLostError, server_info
 from overworld.client.fleet import Fleet
-from overworld.client.session import Act, Reset, Results, ServerChangedError, Session
+from overworld.client.moves import Act, Reset
+from overworld.client.opening import ServerChangedError
+from overworld.client.results import Results
+from overworld.client.session import Session
 from overworld.errors import ContractError, Reason
 from overworld.registry import open_registry
 
 __all__ = [
     "Act",
     "ActionSpec",
+    "CallFailedError",
     "ContractError",
     "End",
     "Env",

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import grpc
 import yaml
 from pydantic import ValidationError
 from rich.console import Console
@@ -19,9 +18,10 @@ from rich.table import Table
 from overworld.authoring import catalogue
 from overworld.authoring.env import Pixels
 from overworld.authoring.runner import Result
-from overworld.client.channel import ServerBrokenError, ServerLostError, server_info
+from overworld.client.channel import CallFailedError, ServerBrokenError, ServerLostError, server_info
 from overworld.client.fleet import Fleet
-from overworld.client.session import Reset, ServerChangedError
+from overworld.client.moves import Reset
+from overworld.client.opening import ServerChangedError
 from overworld.errors import ContractError
 from overworld.evaluation.conversation import Recipe
 from overworld.evaluation.evaluate import ModelChangedError, Report, compare, evaluate, read_episodes, tasks_of_split
@@ -72,7 +72,7 @@ def _ps(arguments: argparse.Namespace) -> int:
     for address in arguments.servers:
         try:
             info = server_info(address, _token(), retry_budget=arguments.timeout)
-        except (ContractError, ServerBrokenError, ServerLostError, ValueError, grpc.RpcError) as error:
+        except (CallFailedError, ContractError, ServerBrokenError, ServerLostError, ValueError) as error:
             failures += 1
             table.add_row(address, "", "", str(error))
             continue
@@ -122,6 +122,7 @@ def _eval(arguments: argparse.Namespace) -> int:
                     on_progress=lambda done: progress.update(bar, completed=done),
                 )
     except (
+        CallFailedError,
         ContractError,
         ModelChangedError,
         ModelServerError,
@@ -130,7 +131,6 @@ def _eval(arguments: argparse.Namespace) -> int:
         ServerChangedError,
         ServerLostError,
         ValueError,
-        grpc.RpcError,
     ) as error:
         return _fail(error)
     _print_report(report)

@@ -29,7 +29,7 @@ class Registry(Protocol):
     def servers(self, env_id: str) -> list[str]:
         """Addresses "host:port" of servers that may host the env, in no special order."""
 
-    def on_offer(self) -> list[str]:
+    def known_envs(self) -> list[str]:
         """Env ids that servers are known to host, sorted; a registry that does not know says none."""
 
 
@@ -43,7 +43,7 @@ class StaticRegistry:
         """All addresses."""
         return self._addresses
 
-    def on_offer(self) -> list[str]:
+    def known_envs(self) -> list[str]:
         """None: addresses tell nothing of envs."""
         return []
 
@@ -60,7 +60,7 @@ class RedisRegistry:
         """Addresses of the servers that announced the env. Empty, with a warning, if Redis cannot be reached."""
         return [address for address, envs in self._announced() if env_id in envs]
 
-    def on_offer(self) -> list[str]:
+    def known_envs(self) -> list[str]:
         """What all servers have announced."""
         return sorted({env for _, envs in self._announced() for env in envs})
 

@@ -36,6 +36,9 @@ Pixels = NDArray[np.uint8]
 """An image: uint8 [height, width, channels], 1 (grey) or 3 (RGB) channels."""
 
 
+_REPR_CHARS = 60
+
+
 class End(enum.IntEnum):
     """Why an episode ended; numbers as in the contract. Only TIME_LIMIT is bootstrapped."""
 
@@ -77,7 +80,7 @@ class ActionSpec:
             raise ValueError("low and high must have one dtype and one shape")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class EnvSpec:
     """What an env is. The fields are those of the contract's EnvSpec, where they are described."""
 
@@ -99,8 +102,18 @@ class EnvSpec:
         if self.default_split not in self.splits:
             raise ValueError(f"{self.id}: default_split {self.default_split!r} is not one of {sorted(self.splits)}")
 
+    def __repr__(self) -> str:
+        action = self.action
+        if action.vocabulary:
+            actions = f"{len(action.vocabulary)} actions"
+        elif action.low is not None:
+            actions = f"actions {action.low.dtype}{list(action.low.shape)}"
+        else:
+            actions = "actions in free text"
+        return f"EnvSpec({self.id!r}, {actions}, splits={dict(self.splits)}, max_turns={self.max_turns})"
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Image:
     """An image of an observation. `xxh64` (XXH64, seed 0, of the pixels) is filled in by the host."""
 
@@ -115,8 +128,11 @@ class Image:
                 f"image {self.name!r} must be uint8 [height, width, 1 or 3], not {pixels.dtype} {list(pixels.shape)}"
             )
 
+    def __repr__(self) -> str:
+        return f"Image({self.name!r}, {list(self.pixels.shape)})"
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Observation:
     """What the agent sees in one turn, in order; nothing of earlier turns.
 
@@ -126,6 +142,13 @@ class Observation:
     parts: tuple[str | Image, ...] = ()
     admissible: tuple[str, ...] = ()
     tensors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        shown = [repr(part) if isinstance(part, Image) else _shortened(part) for part in self.parts]
+        if self.admissible:
+            shown.append(f"{len(self.admissible)} admissible")
+        shown += [f"{name}: {array.dtype}{list(array.shape)}" for name, array in self.tensors.items()]
+        return f"Observation({', '.join(shown)})"
 
     @property
     def text(self) -> str:
@@ -260,6 +283,10 @@ class Env(ABC):
 
 def _private_canvas(height: int, width: int) -> Pixels:
     return np.zeros((height, width, 3), np.uint8)
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= _REPR_CHARS else text[: _REPR_CHARS - 3] + "...")
 
 
 def _folded(text: str) -> str:

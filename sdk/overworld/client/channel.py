@@ -1,11 +1,13 @@
-"""Calls to one env server: what is lost, what is refused, and for how long it is worth trying again."""
+"""Calls to one env server: which were lost, which were refused, and for how long to try again."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,7 @@ from overworld.v1 import env_pb2 as pb
 
 _logger = logging.getLogger(__name__)
 
+_CONTRACT = pb.DESCRIPTOR.package
 _SERVICE = "/" + pb.DESCRIPTOR.services_by_name["EnvService"].full_name
 _CALL_SECONDS = 60.0
 _PING_SECONDS = 5.0
@@ -50,15 +53,19 @@ class ServerBrokenError(Exception):
     """What the server sent contradicts the contract."""
 
 
+class CallFailedError(Exception):
+    """The server answered a call with an error that the contract does not know. Trying again does not help."""
+
+
 class CallLostError(Exception):
-    """A call got no answer; it is worth trying again. `late`: it was given up since it took long."""
+    """A call got no answer; it is worth trying again. `late`: it was given up because it took long."""
 
     def __init__(self, message: str, *, late: bool = False) -> None:
         super().__init__(message)
         self.late = late
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ServerInfo:
     """What a server says about itself: the contract's GetServerInfoResponse."""
 
@@ -70,6 +77,10 @@ class ServerInfo:
     slots_free: int
     draining: bool
     envs: dict[str, EnvSpec]
+
+    def __repr__(self) -> str:
+        state = ", draining" if self.draining else ""
+        return f"<ServerInfo: {', '.join(self.envs)}; {self.slots_free} of {self.slots_total} slots free{state}>"
 
 
 class Channel:
@@ -84,6 +95,9 @@ class Channel:
         self._budget = retry_budget
         self._channel = grpc.insecure_channel(address, _OPTIONS)
 
+    def __repr__(self) -> str:
+        return f"<Channel to {self.address}{', closed' if self.closed.is_set() else ''}>"
+
     def close(self) -> None:
         """Ends running calls."""
         self.closed.set()
@@ -92,7 +106,7 @@ class Channel:
     def attempt(self, method: str, request: Message, timeout: float = _CALL_SECONDS) -> bytes:
         """The serialised response to one call.
 
-        Raises CallLostError; ContractError if the server refuses; grpc.RpcError for what is neither.
+        Raises CallLostError, ContractError if the server refuses, and CallFailedError for any other failure.
         """
         try:
             stub: Any = self._channel.unary_unary(f"{_SERVICE}/{method}", _serialised, bytes)
@@ -104,7 +118,10 @@ class Channel:
             if error.code() in _LOST_IN_TRANSIT or self.closed.is_set():
                 late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
                 raise CallLostError(f"{error.code().name}: {error.details()}", late=late) from None
-            raise
+            raise CallFailedError(
+                f"{self.address} answered {method} with {error.code().name} ({error.details()}), which is not an error "
+                f"of {_CONTRACT}: check that an env server listens there, and read its log"
+            ) from None
         except ValueError as error:  # gRPC's way to say that the channel was closed by another thread
             raise CallLostError(str(error)) from None
         return response
@@ -112,8 +129,8 @@ class Channel:
     def call(self, method: str, request: Message, budget: float | None = None) -> bytes:
         """As `attempt`, but tries again for `budget` seconds (the channel's by default).
 
-        It does so when the call gets lost, or when the server asks to come back later. Raises ServerLostError instead
-        of CallLostError.
+        It does so when the call is lost, or when the server asks to come back later. Raises ServerLostError instead of
+        CallLostError.
         """
         backoff = self.backoff(method, budget)
         while True:
@@ -133,21 +150,27 @@ class Channel:
     def info(self, budget: float | None = None) -> ServerInfo:
         """GetServerInfo. Raises ServerBrokenError, and what `call` raises."""
         data = self.call("GetServerInfo", pb.GetServerInfoRequest(), budget)
-        try:
+        with self.reading("GetServerInfo"):
             message = pb.GetServerInfoResponse.FromString(data)
             envs = {env.id: spec_from_proto(env) for env in message.envs}
-        except (DecodeError, ValueError) as error:
-            raise ServerBrokenError(f"{self.address} describes itself in a way that makes no sense: {error}") from None
         return ServerInfo(
-            message.instance,
-            message.revision,
-            tuple(message.features),
-            dict(message.versions),
-            message.slots_total,
-            message.slots_free,
-            message.draining,
-            envs,
+            instance=message.instance,
+            revision=message.revision,
+            features=tuple(message.features),
+            versions=dict(message.versions),
+            slots_total=message.slots_total,
+            slots_free=message.slots_free,
+            draining=message.draining,
+            envs=envs,
         )
+
+    @contextlib.contextmanager
+    def reading(self, method: str) -> Iterator[None]:
+        """Reports an answer to `method` that cannot be read within this context as ServerBrokenError."""
+        try:
+            yield
+        except (DecodeError, LookupError, ValueError) as error:
+            raise ServerBrokenError(f"{self.address} answered {method} in a way that makes no sense: {error}") from None
 
 
 class Backoff:
@@ -164,7 +187,7 @@ class Backoff:
         """Pauses after a failed attempt.
 
         Raises when the budget is used up: ServerLostError after a lost call, or the refusal itself. A call that was
-        given up since it took long does not count against the budget while the server answers others.
+        given up because it took long does not count against the budget while the server answers others.
         """
         channel = self._channel
         if isinstance(error, CallLostError) and error.late and self._answers():

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
-import grpc
-
 from overworld.authoring.env import EnvSpec
 from overworld.authoring.runner import Result
-from overworld.client.channel import ServerBrokenError, ServerInfo, ServerLostError, server_info
-from overworld.client.session import Move, Moves, Reset, Results, Session
+from overworld.client.channel import CallFailedError, ServerBrokenError, ServerInfo, ServerLostError, server_info
+from overworld.client.moves import Move, Moves, Reset
+from overworld.client.results import Results
+from overworld.client.session import Session
 from overworld.errors import ContractError, Reason
 from overworld.registry import Registry, StaticRegistry
 
@@ -171,7 +171,7 @@ class Fleet:
                         continue
                     try:
                         part.session.move(address)
-                    except (ServerLostError, ServerBrokenError, ContractError, grpc.RpcError) as error:
+                    except (CallFailedError, ContractError, ServerBrokenError, ServerLostError) as error:
                         _logger.warning("%s: %s", address, error)
                         continue
                     _logger.info("%d slots went from %s to %s", len(part.session), lost, address)
@@ -192,13 +192,13 @@ class Fleet:
                 waiting = True
                 _logger.warning(
                     "%s: %d free slots are needed, there are %s; waiting for up to %g s",
-                    self._env_id, self._slots, free or self._nobody(), self._budget,
+                    self._env_id, self._slots, free or self._why_unavailable(), self._budget,
                 )  # fmt: skip
             if time.monotonic() > deadline:
                 if not free:
                     raise ServerLostError(
-                        f"within {self._budget:g} s no server offered {self._env_id}: {self._nobody()}; correct the "
-                        f"env's name, or start a server with: overworld serve {self._env_id}"
+                        f"within {self._budget:g} s no server offered {self._env_id}: {self._why_unavailable()}; "
+                        f"correct the env's name, or start a server with: overworld serve {self._env_id}"
                     )
                 raise ContractError(
                     Reason.NO_FREE_SLOTS, f"{self._slots} slots are needed, free are {free}: ask for fewer slots"
@@ -215,12 +215,11 @@ class Fleet:
             raise
         return parts
 
-    def _nobody(self) -> str:
-        """Who was asked for the env in vain."""
+    def _why_unavailable(self) -> str:
         if addresses := self._registry.servers(self._env_id):
             return f"none of {addresses} answers and has free slots"
-        if offered := self._registry.on_offer():
-            return f"nobody has announced it, on offer are {offered}"
+        if known := self._registry.known_envs():
+            return f"no server has announced it; the envs that have been announced are {known}"
         return "no server is known at all"
 
     def _free(self) -> dict[str, int]:
@@ -240,7 +239,7 @@ class Fleet:
         """What the server says of itself; None if it cannot be understood or does not answer."""
         try:
             return server_info(address, self._token, min(self._budget, _ASK_SECONDS))
-        except (ServerLostError, ServerBrokenError, grpc.RpcError) as error:
+        except (CallFailedError, ServerBrokenError, ServerLostError) as error:
             _logger.warning("%s", error)
             return None
 

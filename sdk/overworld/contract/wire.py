@@ -121,16 +121,6 @@ def provenance_digest(provenance: Mapping[str, str], options_json: str) -> str:
     return digest.hexdigest()
 
 
-def episode_state(result: pb.SlotResult) -> bytes:
-    """What two runs of the same episode must agree in: all of a result but where its images lie and what it took."""
-    state = pb.SlotResult()
-    state.CopyFrom(result)
-    state.micros = 0
-    for image in state.observation.images:
-        image.block = image.index = 0
-    return state.SerializeToString(deterministic=True)
-
-
 def observation_to_proto(observation: Observation) -> pb.Observation:
     """Without the images' places: block and index are the sender's to fill in."""
     message = pb.Observation(admissible=observation.admissible)
@@ -176,31 +166,32 @@ def result_to_proto(result: Result) -> pb.SlotResult:
 def result_from_proto(message: pb.SlotResult, frame: Callable[[pb.Image], Pixels]) -> Result:
     """`frame` gives the pixels of an image. Raises ValueError for a result that contradicts itself."""
     if message.state == pb.SLOT_STATE_PENDING:
-        return Result(message.slot, message.episode, message.turn, pending=True)
+        return Result(slot=message.slot, episode=message.episode, turn=message.turn, pending=True)
     if message.state == pb.SLOT_STATE_FAILED:
         error = SlotError(message.error.reason, message.error.message, message.error.reset_helps)
-        return Result(message.slot, message.episode, message.turn, error=error)
+        return Result(slot=message.slot, episode=message.episode, turn=message.turn, error=error)
     if message.state != pb.SLOT_STATE_READY:
         raise ValueError(f"slot state {message.state} is unknown")
     observed = message.observation
     images = [Image(image.name, frame(image), image.xxh64) for image in observed.images]
+    tensors = observed.tensors
     return Result(
-        message.slot,
-        message.episode,
-        message.turn,
-        Observation(
+        slot=message.slot,
+        episode=message.episode,
+        turn=message.turn,
+        observation=Observation(
             _parts(observed.parts, images),
             tuple(observed.admissible),
-            {name: tensor_from_proto(tensor) for name, tensor in observed.tensors.items()} if observed.tensors else {},
+            {name: tensor_from_proto(tensor) for name, tensor in tensors.items()} if tensors else {},
         ),
-        message.reward,
-        End(message.end) if message.end else None,
-        message.success if message.HasField("success") else None,
-        Outcome(message.outcome) if message.outcome else None,
-        action_from_proto(message.executed) if message.HasField("executed") else None,
-        dict(message.metrics),
-        Expert(message.expert.action.text, message.expert.thoughts) if message.HasField("expert") else None,
-        message.micros,
+        reward=message.reward,
+        end=End(message.end) if message.end else None,
+        success=message.success if message.HasField("success") else None,
+        outcome=Outcome(message.outcome) if message.outcome else None,
+        executed=action_from_proto(message.executed) if message.HasField("executed") else None,
+        metrics=dict(message.metrics),
+        expert=Expert(message.expert.action.text, message.expert.thoughts) if message.HasField("expert") else None,
+        micros=message.micros,
     )
 
 
