@@ -31,7 +31,7 @@ def simulators() -> list[str]:
 def load(names: Iterable[str]) -> dict[str, type[Env]]:
     """Env id -> class for each name: a simulator ("gym_cards"), an env id ("gym_cards/EZPoints") or "module:Class".
 
-    Raises LookupError for a name that is not there; whatever the import of a simulator raises passes through.
+    Raises LookupError for an unknown name, and what importing a simulator raises.
     """
     classes: dict[str, type[Env]] = {}
     for name in names:
@@ -39,7 +39,7 @@ def load(names: Iterable[str]) -> dict[str, type[Env]]:
             module, _, attribute = name.partition(":")
             env_class: type[Env] = getattr(importlib.import_module(module), attribute)
             if not (isinstance(env_class, type) and issubclass(env_class, Env) and hasattr(env_class, "spec")):
-                raise LookupError(f"{name} is no Env class with a spec")
+                raise LookupError(f"{name} is not an Env class with a spec")
             found = [env_class]
         else:
             simulator, _, task = name.partition("/")
@@ -54,7 +54,7 @@ def load(names: Iterable[str]) -> dict[str, type[Env]]:
                     raise LookupError(f"{simulator} has no env {name!r}; it has {known}")
         for env in found:
             if not _ID.fullmatch(env.spec.id):
-                raise LookupError(f"{env.spec.id!r} is no env id; it has the form simulator/Task")
+                raise LookupError(f"{env.spec.id!r} is not an env id; it has the form simulator/Task")
             classes[env.spec.id] = env
     return classes
 

@@ -13,7 +13,7 @@ An env knows one simulator and nothing of networks, slots or prompts:
             won = action == self._coin
             return Transition(Observation((f"It shows {self._coin}.",)), reward=float(won), end=End.TASK, success=won)
 
-`overworld.make` runs it in process, `overworld serve` behind gRPC.
+`overworld.make` runs it in process, `overworld serve` on a server.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ class Env(ABC):
         """Executes an action that `resolve` gave: a text of the vocabulary or free text (str), or a tensor."""
 
     def skip(self, observation: Observation, metrics: Mapping[str, float]) -> Transition:
-        """What a turn gives in which nothing is executed, after a turn that gave `observation` and `metrics`.
+        """The transition of a turn in which nothing is executed, after one that gave `observation` and `metrics`.
 
         The simulator must stay as it is, pictures too; the session's fallback reward is added.
         """
@@ -240,7 +240,7 @@ class Env(ABC):
         return False
 
     def close(self) -> None:  # noqa: B027 - most envs have nothing to free
-        """Frees what the env holds. Called once."""
+        """Frees the env's resources. Called once."""
 
     def resolve(self, action: Action, observation: Observation) -> Action | None:
         """The admissible action that `action` means in the turn of `observation`, or None.
@@ -267,7 +267,7 @@ class Env(ABC):
     def canvas(self, name: str, height: int, width: int) -> Pixels:
         """An RGB array uint8 [height, width, 3] to draw image `name` into, the same one in each turn of an episode.
 
-        Behind the host it lies in the memory that clients read, so that drawing into it saves a copy. Its content stays
+        On a server it lies in the memory that clients read, so that drawing into it saves a copy. Its content is kept
         from turn to turn; a reset must draw all of it. Ask for it in `reset` and `step`, not in `__init__`.
         """
         canvas = self._canvases.get(name)

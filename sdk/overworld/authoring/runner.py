@@ -1,6 +1,6 @@
 """Plays one `Env` under the host's rules: admissibility, fallback, limit of turns, choice of task.
 
-`overworld.make` hands out a Runner for use in process; the worker of the host puts one behind each slot.
+`overworld.make` hands out a Runner for use in process; the host has one for each slot.
 """
 
 from __future__ import annotations

@@ -12,28 +12,21 @@ of the server opens itself again and replays its episodes.
 from __future__ import annotations
 
 import json
-import logging
-import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from overworld.authoring.env import EnvSpec
 from overworld.authoring.runner import Fallback, Result
-from overworld.client.channel import CallFailedError, CallLostError, Channel, ServerLostError
-from overworld.client.gate import Gate
+from overworld.client.channel import Channel
+from overworld.client.connection import Connection
 from overworld.client.ledger import Ledger
 from overworld.client.moves import Moves, Reset
-from overworld.client.opening import open_session
-from overworld.client.results import Results, read_response, read_results
-from overworld.errors import ContractError, Reason
+from overworld.client.results import Results
 from overworld.v1 import env_pb2 as pb
 
-_logger = logging.getLogger(__name__)
-
 _MAX_CALLS = 8
-_CLOSE_SECONDS = 2.0
 
 
 class Session:
@@ -71,11 +64,7 @@ class Session:
         retry_budget: float = 120.0,
     ) -> None:
         self.name = str(uuid.uuid4())
-        self.draining = False
-        """Whether the server has said that it will stop soon."""
-        self._copy = copy
-        self._shared_memory = shared_memory
-        self._request = pb.OpenRequest(
+        request = pb.OpenRequest(
             session=self.name,
             env_id=env_id,
             slots=slots,
@@ -85,20 +74,17 @@ class Session:
             expert=expert,
             required_features=("prefix",),
         )
-        self._request.lease.FromMilliseconds(int(lease * 1000))
+        request.lease.FromMilliseconds(int(lease * 1000))
         self._ledger = Ledger(slots)
-        self._gate = Gate()  # steps pass; rebuilding the session closes the gate
-        self._rebuilt = 0  # how often
-        self._connect: Callable[[str], Channel] = lambda address: Channel(address, token, retry_budget)
-        self._channel = self._connect(address)
-        try:
-            self._opened = open_session(self._channel, self._request, shared_memory=shared_memory, before=None)
-        except BaseException:
-            self._channel.close()
-            raise
+        self._connection = Connection(
+            address,
+            request,
+            self._ledger,
+            connect=lambda address: Channel(address, token, retry_budget),
+            shared_memory=shared_memory,
+            copy=copy,
+        )
         self._submitted = ThreadPoolExecutor(_MAX_CALLS, f"session-{self.name[:8]}")  # starts threads on first use
-        self._closed = threading.Event()
-        threading.Thread(target=self._keep_lease, daemon=True, name=f"lease-{self.name[:8]}").start()
 
     def __enter__(self) -> Session:
         return self
@@ -110,28 +96,33 @@ class Session:
         return len(self._ledger)
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed.is_set() else "shared memory" if self.shares_memory else "inline frames"
+        state = "closed" if self._connection.closed else "shared memory" if self.shares_memory else "inline frames"
         return f"<Session: {len(self)} slots of {self.spec.id} on {self.address}, {state}>"
 
     @property
     def address(self) -> str:
         """Where the server is."""
-        return self._channel.address
+        return self._connection.address
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server has said that it will stop soon."""
+        return self._connection.draining
 
     @property
     def spec(self) -> EnvSpec:
         """The env with this session's options."""
-        return self._opened.spec
+        return self._connection.opened.spec
 
     @property
     def options(self) -> dict[str, Any]:
         """The complete options."""
-        return self._opened.options
+        return self._connection.opened.options
 
     @property
     def shares_memory(self) -> bool:
         """Whether frames come through shared memory."""
-        return self._opened.shared is not None
+        return self._connection.opened.shared is not None
 
     def reset(self, seeds: Sequence[int]) -> Results:
         """Starts an episode with each of the seeds in slots 0, 1, ...; `step` takes `Reset`s for anything else."""
@@ -145,22 +136,22 @@ class Session:
         moves is safe), ServerChangedError if it came back different, ServerBrokenError if its answer makes no sense,
         CallFailedError if it failed in a way that the contract does not know.
         """
-        return self._execute(self._ledger.number(moves))
+        return self._connection.execute(self._ledger.number(moves))
 
     def submit(self, moves: Moves) -> Future[Results]:
         """As `step`, but returns at once, so that the simulators step while the caller does something else.
 
         Up to 8 calls run at a time.
         """
-        return self._submitted.submit(self._execute, self._ledger.number(moves))
+        return self._submitted.submit(self._connection.execute, self._ledger.number(moves))
 
     def step_some(self, moves: Moves, min_ready: int) -> Results:
         """As `step`, but returns when `min_ready` slots are ready. The other results are `pending`: `collect` them."""
-        return self._execute(self._ledger.number(moves), min_ready)
+        return self._connection.execute(self._ledger.number(moves), min_ready)
 
     def collect(self, pending: Sequence[Result], min_ready: int = 0) -> Results:
         """Waits until `min_ready` (0: all) of results that were pending are ready."""
-        return self._execute(self._ledger.pending(pending), min_ready)
+        return self._connection.execute(self._ledger.pending(pending), min_ready)
 
     def resume_point(self, slot: int) -> Reset:
         """The reset that brings a new slot to where this one is. Raises LookupError if no episode runs there."""
@@ -171,97 +162,9 @@ class Session:
 
         If that fails the session stays where it was. Raises as `step` does.
         """
-        with self._gate.closed():
-            left, arrived = self._channel, self._connect(address)
-            try:
-                self._rebuild(arrived)
-            except BaseException:
-                arrived.close()
-                raise
-            left.close()
+        self._connection.move(address)
 
     def close(self) -> None:
         """Ends the session and frees its slots."""
-        if self._closed.is_set():
-            return
-        self._closed.set()
         self._submitted.shutdown(wait=True, cancel_futures=True)
-        try:
-            self._channel.call("Close", pb.CloseRequest(session=self.name), budget=_CLOSE_SECONDS)
-        except (CallFailedError, ContractError, ServerLostError) as error:
-            _logger.warning("session %s was not closed (%s); its lease ends soon", self.name, error)
-        self._channel.close()
-
-    def _execute(self, commands: Sequence[pb.Command], min_ready: int = 0) -> Results:
-        """Sends numbered commands until their results are there, whatever happens to the server meanwhile."""
-        backoff = self._channel.backoff("Step")
-        while True:
-            rebuilt = self._rebuilt
-            try:
-                with self._gate.passing():
-                    rebuilt = self._rebuilt
-                    return self._attempt(commands, min_ready)
-            except CallLostError as error:
-                if rebuilt == self._rebuilt:  # otherwise the session may be on another server by now
-                    backoff.wait(error)
-            except ContractError as error:
-                if error.reason is not Reason.SESSION_UNKNOWN:
-                    raise
-                with self._gate.closed():
-                    if rebuilt == self._rebuilt:  # otherwise another call has done so
-                        _logger.warning("session %s: unknown to %s, opening it again", self.name, self.address)
-                        self._rebuild(self._channel)
-
-    def _attempt(self, commands: Sequence[pb.Command], min_ready: int) -> Results:
-        """One Step. Nothing is noted before all of the answer has been understood."""
-        losses = [self._ledger.loss(command) for command in commands]
-        sent = [command for command, loss in zip(commands, losses, strict=True) if loss is None]
-        data = self._channel.attempt("Step", self._step_request(sent, min_ready))
-        with self._channel.reading("Step"):
-            response, frames = read_response(data, sent)
-            results = iter(read_results(response, frames, self._opened.shared, copy=self._copy))
-        self.draining = response.draining
-        for command, answer in zip(sent, response.results, strict=True):
-            self._ledger.note(command, answer)
-        return Results(
-            [
-                next(results)
-                if loss is None
-                else Result(slot=command.slot, episode=command.episode, turn=command.turn, error=loss)
-                for command, loss in zip(commands, losses, strict=True)
-            ]
-        )
-
-    def _rebuild(self, channel: Channel) -> None:
-        """Opens the session again and replays its episodes; once more, if the server is restarted meanwhile."""
-        backoff = channel.backoff("Step")
-        replays = self._ledger.replays()
-        while True:
-            opened = open_session(channel, self._request, shared_memory=self._shared_memory, before=self._opened)
-            try:
-                data = channel.attempt("Step", self._step_request(replays))
-                break
-            except CallLostError as error:
-                backoff.wait(error)
-            except ContractError as error:
-                if error.reason is not Reason.SESSION_UNKNOWN:
-                    raise
-                backoff.wait(error)
-        with channel.reading("Step"):
-            response, _ = read_response(data, replays)
-        for answer in response.results:
-            self._ledger.note_replayed(answer)
-        self._channel, self._opened = channel, opened
-        self._rebuilt += 1
-
-    def _step_request(self, commands: Sequence[pb.Command] = (), min_ready: int = 0) -> pb.StepRequest:
-        return pb.StepRequest(session=self.name, commands=commands, min_ready=min_ready)
-
-    def _keep_lease(self) -> None:
-        """Renews the lease while the caller is busy with other things."""
-        while not self._closed.wait(self._opened.lease / 3):
-            try:
-                self._channel.attempt("Step", self._step_request(), timeout=self._opened.lease)
-            except (CallFailedError, CallLostError, ContractError) as error:
-                # The next step finds out for itself, and can do something about it.
-                _logger.debug("session %s: lease not renewed: %s", self.name, error)
+        self._connection.close()

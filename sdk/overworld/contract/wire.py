@@ -1,4 +1,4 @@
-"""Between the contract's messages and the SDK's types."""
+"""Conversions between the contract's messages and the SDK's types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The env server: the front behind gRPC, with health, reflection, bearer token, metrics and an orderly end."""
+"""The front as a gRPC service, with health, reflection, bearer token, metrics and graceful shutdown."""
 
 from __future__ import annotations
 

@@ -74,12 +74,12 @@ class HostedSession:
             raise ContractError(Reason.SESSION_UNKNOWN, "the session was closed while this call waited; open it again")
 
     def close(self) -> None:
-        """Refuses the calls that wait and gives the frames' memory back."""
+        """Refuses the calls that wait and frees the memory of the frames."""
         self.closed = True
         for slot in self.slots:
             for waiter in slot.waiters:
                 if not waiter.done.done():
-                    waiter.done.set_result(None)  # `check_open` tells them
+                    waiter.done.set_result(None)  # `check_open` refuses them
         self.frames.close()
 
     def accept(self, commands: Iterable[pb.Command]) -> list[pb.Command]:

@@ -77,7 +77,7 @@ class _HostedRunner:
             finish(result, message, response)
         except ContractError as error:
             message = _failed(command, error.reason, error.message)
-        except Exception as error:  # an env may raise anything; it costs its slot, not the worker
+        except Exception as error:  # an env may raise anything; that fails its slot, not the worker
             _logger.exception("slot %d, episode %d, turn %d", command.slot, command.episode, command.turn)
             message = _failed(command, Reason.ENV_ERROR, f"{type(error).__name__}: {error}")
         response.results.append(message)
@@ -120,7 +120,7 @@ class _HostedRunner:
 
 
 class Worker:
-    """Does the front's jobs one after the other."""
+    """Does the front's jobs in the order in which they come."""
 
     def __init__(
         self, front: pipe.Blocking, heartbeat: HeartbeatFile, capacity: int, classes: dict[str, type[Env]]
