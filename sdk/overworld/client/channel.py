@@ -15,13 +15,13 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from overworld.authoring.env import EnvSpec
+from overworld.contract.status import DOMAIN, from_rpc_error
 from overworld.contract.wire import spec_from_proto
-from overworld.errors import ContractError, Retry, from_rpc_error
+from overworld.errors import CallFailedError, ContractError, Retry, ServerBrokenError, ServerLostError
 from overworld.v1 import env_pb2 as pb
 
 _logger = logging.getLogger(__name__)
 
-_CONTRACT = pb.DESCRIPTOR.package
 _SERVICE = "/" + pb.DESCRIPTOR.services_by_name["EnvService"].full_name
 _CALL_SECONDS = 60.0
 _PING_SECONDS = 5.0
@@ -43,18 +43,6 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.enable_retries", 0),  # gRPC's own retries would repeat calls that must not be
 ]
-
-
-class ServerLostError(Exception):
-    """The server did not answer within the retry budget. It may or may not have executed the call."""
-
-
-class ServerBrokenError(Exception):
-    """What the server sent contradicts the contract."""
-
-
-class CallFailedError(Exception):
-    """The server answered a call with an error that the contract does not know. Trying again does not help."""
 
 
 class CallLostError(Exception):
@@ -120,7 +108,7 @@ class Channel:
                 raise CallLostError(f"{error.code().name}: {error.details()}", late=late) from None
             raise CallFailedError(
                 f"{self.address} answered {method} with {error.code().name} ({error.details()}), which is not an error "
-                f"of {_CONTRACT}: check that an env server listens there, and read its log"
+                f"of {DOMAIN}: check that an env server listens there, and read its log"
             ) from None
         except ValueError as error:  # gRPC's way to say that the channel was closed by another thread
             raise CallLostError(str(error)) from None

@@ -7,12 +7,12 @@ import threading
 from collections.abc import Callable, Sequence
 
 from overworld.authoring.runner import Result
-from overworld.client.channel import CallFailedError, CallLostError, Channel, ServerLostError
+from overworld.client.channel import CallLostError, Channel
 from overworld.client.gate import Gate
 from overworld.client.ledger import Ledger
 from overworld.client.opening import open_session
 from overworld.client.results import Results, read_response, read_results
-from overworld.errors import ContractError, Reason
+from overworld.errors import CallFailedError, ContractError, Reason, ServerError
 from overworld.v1 import env_pb2 as pb
 
 _logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class Connection:
         self._closed.set()
         try:
             self._channel.call("Close", pb.CloseRequest(session=self._request.session), budget=_CLOSE_SECONDS)
-        except (CallFailedError, ContractError, ServerLostError) as error:
+        except (ContractError, ServerError) as error:
             _logger.warning("session %s was not closed (%s); its lease ends soon", self._request.session, error)
         self._channel.close()
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from overworld.authoring.env import EnvSpec
 from overworld.authoring.runner import Result
-from overworld.client.channel import CallFailedError, ServerBrokenError, ServerInfo, ServerLostError, server_info
+from overworld.client.channel import ServerInfo, server_info
 from overworld.client.moves import Move, Moves, Reset
 from overworld.client.results import Results
 from overworld.client.session import Session
-from overworld.errors import ContractError, Reason
+from overworld.errors import CallFailedError, ContractError, Reason, ServerBrokenError, ServerError, ServerLostError
 from overworld.registry import Registry, StaticRegistry
 
 _logger = logging.getLogger(__name__)
@@ -243,7 +243,7 @@ class Fleet:
         """What the server says about itself; None if it does not answer, or in a way that makes no sense."""
         try:
             return server_info(address, self._token, min(self._budget, _ASK_SECONDS))
-        except (CallFailedError, ServerBrokenError, ServerLostError) as error:
+        except ServerError as error:
             _logger.warning("%s", error)
             return None
 

@@ -9,14 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from overworld.authoring.env import EnvSpec
-from overworld.client.channel import Channel, ServerBrokenError
+from overworld.client.channel import Channel
 from overworld.contract.frames import map_for_reading
 from overworld.contract.wire import spec_from_proto
+from overworld.errors import ServerBrokenError, ServerChangedError
 from overworld.v1 import env_pb2 as pb
-
-
-class ServerChangedError(Exception):
-    """The server came back with other data, rules or options: its episodes are not those of before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

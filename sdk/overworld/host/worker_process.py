@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from google.protobuf.message import Message
 
-from overworld.errors import Reason
+from overworld.errors import Reason, WorkerError
 from overworld.host import heartbeat, pipe
 from overworld.host.heartbeat import HeartbeatFile
 from overworld.v1 import env_pb2 as pb
@@ -42,10 +42,6 @@ class Death(NamedTuple):
     reason: Reason
     message: str
     job: Job | None
-
-
-class WorkerError(Exception):
-    """A worker could not be started; the message says why."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
