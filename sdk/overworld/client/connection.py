@@ -48,6 +48,7 @@ class Connection:
         self._channel = connect(address)
         try:
             self.opened = open_session(self._channel, request, shared_memory=shared_memory, before=None)
+            """What the server granted, the last time that the session was opened."""
         except BaseException:
             self._channel.close()
             raise

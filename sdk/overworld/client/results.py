@@ -23,15 +23,13 @@ class Results(Sequence[Result]):
         self._results = results
 
     def __repr__(self) -> str:
-        count = len(self)
-        failed = sum(result.error is not None for result in self)
         notes = {
             "pending": sum(result.pending for result in self),
-            "failed": failed,
+            "failed": sum(result.error is not None for result in self),
             "ended": sum(result.end is not None for result in self),
         }
         described = "".join(f", {number} {note}" for note, number in notes.items() if number)
-        return f"<Results of {count} slot{'' if count == 1 else 's'}{described}>"
+        return f"<Results of {len(self)} slot{'' if len(self) == 1 else 's'}{described}>"
 
     @overload
     def __getitem__(self, index: int) -> Result: ...

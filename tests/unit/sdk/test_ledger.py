@@ -1,10 +1,12 @@
 """The client's ledger, without a server: the tests say what the server answers."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from overworld import Act, Reason, Reset, Result
 from overworld.client.ledger import Ledger
+from overworld.client.moves import Moves
 from overworld.v1 import env_pb2 as pb
 
 
@@ -12,7 +14,7 @@ def names(commands: Sequence[pb.Command]) -> list[tuple[int, int, int]]:
     return [(command.slot, command.episode, command.turn) for command in commands]
 
 
-def ready(command: pb.Command, text: str = "", **fields: float) -> pb.SlotResult:
+def ready(command: pb.Command, text: str = "", **fields: Any) -> pb.SlotResult:
     """What a server answers that executed the command; `text` is what it shows."""
     result = pb.SlotResult(
         slot=command.slot, episode=command.episode, turn=command.turn, state=pb.SLOT_STATE_READY, **fields
@@ -35,11 +37,11 @@ def failed(command: pb.Command, message: str = "RuntimeError: boom") -> pb.SlotR
     )
 
 
-def play(ledger: Ledger, *rounds: object) -> list[pb.Command]:
+def play(ledger: Ledger, *rounds: Moves) -> list[pb.Command]:
     """Plays rounds of moves that a server executes; the commands of the last round."""
     commands: list[pb.Command] = []
     for moves in rounds:
-        commands = ledger.number(moves)  # type: ignore[arg-type]
+        commands = ledger.number(moves)
         for command in commands:
             ledger.note(command, ready(command))
     return commands

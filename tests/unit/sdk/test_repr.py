@@ -1,5 +1,8 @@
 """What a notebook shows: short, and never pixels."""
 
+import asyncio
+from typing import Any
+
 import numpy as np
 import pytest
 from overworld import (
@@ -14,6 +17,12 @@ from overworld import (
     SlotError,
 )
 from overworld.client.channel import Channel
+from overworld.contract.frames import FrameFile
+from overworld.host.front import Front
+from overworld.host.metrics import ServerMetrics
+from overworld.host.pool import Pool
+from overworld.host.session import HostedSession
+from overworld.v1 import env_pb2 as pb
 
 OBSERVATION = Observation(
     ("You see a door.", Image("view", np.zeros((224, 300, 3), np.uint8), 5)),
@@ -81,6 +90,36 @@ def test_a_channel() -> None:
     assert repr(channel) == "<Channel to 127.0.0.1:1, closed>"
 
 
+def test_the_hosts_objects() -> None:
+    async def run() -> None:
+        async def never(session: HostedSession) -> pb.OpenResponse:
+            opened: asyncio.Future[pb.OpenResponse] = asyncio.get_running_loop().create_future()
+            return await opened
+
+        metrics = ServerMetrics()
+        settings: dict[str, Any] = {"slots": 8, "workers": 2, "step_timeout": 1.0, "metrics": metrics}
+        pool = Pool(["games"], **settings, on_lost=lambda session: None)
+        slots = pool.take(3)
+        assert repr(pool) == "<Pool: 2 workers, 5 of 8 slots free>"
+        assert repr(slots[1].worker) == "<WorkerProcess 1: not ready, 1 of 4 slots used, 0 starts>"
+        assert repr(slots[1]) == "<HostedSlot 1 on worker 1: REBUILDING, Idle()>"
+        front = Front(["games"], **settings, slot_bytes=1, allow_expert=False)
+        assert repr(front) == "<Front: 0 sessions, <Pool: 2 workers, 8 of 8 slots free>>"
+        assert front.envs == []  # whole before it is started, too
+        await front.stop()
+        request = pb.OpenRequest(session="some-name", env_id="games/Coin")
+        frames = FrameFile(3, 100)
+        session = HostedSession(key=0, request=request, slots=slots, frames=frames, lease=1.0, open=never)
+        assert repr(session) == "<HostedSession some-name: 3 slots of games/Coin, opening>"
+        session.spec = SPEC
+        assert repr(session) == "<HostedSession some-name: 3 slots of games/Coin, open>"
+        session.close()
+        assert repr(session) == "<HostedSession some-name: 3 slots of games/Coin, closed>"
+        session.opened.cancel()
+
+    asyncio.run(run())
+
+
 def test_results_are_made_with_keywords_only() -> None:
     with pytest.raises(TypeError):
-        Result(0, 0, 0)  # type: ignore[misc]
+        Result(0, 0, 0)  # type: ignore[call-arg]
