@@ -134,7 +134,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Observation:
-    """What the agent sees in one turn, in order; nothing of earlier turns.
+    """What the agent sees in one turn, in order, without anything from earlier turns.
 
     `admissible` narrows the vocabulary for this turn, `tensors` are numbers for agents that are not language models.
     """

@@ -78,7 +78,7 @@ class Result:
 
 
 class Runner:
-    """One env, one episode after another.
+    """Runs one env, one episode after another.
 
     With `fallback` SKIP an action that cannot be executed leaves the simulator as it is and earns `fallback_reward`;
     with RANDOM an admissible one is drawn from the episode's seed and the turn; where none is listed, it is skipped.

@@ -46,7 +46,7 @@ _OPTIONS = [
 
 
 class CallLostError(Exception):
-    """A call got no answer; it is worth trying again. `late`: it was given up because it took long."""
+    """A call got no answer; it is worth trying again. `late`: it was given up because it took too long."""
 
     def __init__(self, message: str, *, late: bool = False) -> None:
         super().__init__(message)
@@ -162,7 +162,7 @@ class Channel:
 
 
 class Backoff:
-    """Growing pauses between attempts, until nothing has been heard of the server for the budget."""
+    """Growing pauses between attempts, until the server has been silent for the whole budget."""
 
     def __init__(self, channel: Channel, method: str, budget: float) -> None:
         self.budget = budget
@@ -175,7 +175,7 @@ class Backoff:
         """Pauses after a failed attempt.
 
         Raises when the budget is used up: ServerLostError after a lost call, or the refusal itself. A call that was
-        given up because it took long does not count against the budget while the server answers others.
+        given up because it took too long does not count against the budget while the server answers others.
         """
         channel = self._channel
         if isinstance(error, CallLostError) and error.late and self._answers():
@@ -202,7 +202,7 @@ class Backoff:
 
 
 def server_info(address: str, token: str = "", retry_budget: float = 5.0) -> ServerInfo:
-    """Asks the server at `address` who it is. Raises as `Channel.info` does."""
+    """What the server at `address` says about itself. Raises as `Channel.info` does."""
     channel = Channel(address, token, retry_budget)
     try:
         return channel.info()

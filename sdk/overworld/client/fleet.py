@@ -144,7 +144,7 @@ class Fleet:
         return index, slot - self._parts[index].first
 
     def _step_part(self, part: _Part, share: Mapping[int, Move]) -> dict[int, Result]:
-        """Results by the part's own slots."""
+        """The results, by the slots' numbers within the part."""
         results, moves = {}, dict(share)
         for slot, move in share.items():
             kept = part.unclaimed.pop(slot, None)

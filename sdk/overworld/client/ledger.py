@@ -18,7 +18,7 @@ from overworld.v1 import env_pb2 as pb
 
 @dataclass(slots=True, kw_only=True)
 class _Slot:
-    """A slot, as far as its answers tell. Any state of its episode may have a pending command."""
+    """What is known about a slot from its answers. A command may be pending in any state of the episode."""
 
     number: int = -1  # of the last episode that was answered
     turn: int = 0
@@ -28,7 +28,7 @@ class _Slot:
 
 
 class Ledger:
-    """The books of `slots` slots, in which nothing has been played yet."""
+    """The ledger of `slots` slots, of which none has played an episode yet."""
 
     def __init__(self, slots: int) -> None:
         self._slots = [_Slot() for _ in range(slots)]

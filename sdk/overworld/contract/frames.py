@@ -27,7 +27,7 @@ _NONCE_BYTES = 16
 
 
 class FrameFile:
-    """The server's side: a file of `slots` regions. Memory is used where frames are written.
+    """The server's side: a file of `slots` regions. Its pages take memory once frames are written to them.
 
     `path` can be opened by processes of the same user on the same machine. Raises OSError.
     """
@@ -110,7 +110,7 @@ class Region:
         return canvas
 
     def forget_canvases(self) -> None:
-        """Frees the room of all canvases."""
+        """Frees the space of all canvases."""
         self._canvas_end = 0
 
     def place(self, images: Sequence[Pixels]) -> list[int]:

@@ -83,7 +83,7 @@ def _drop_replies(actions: Iterable[pb.Action]) -> None:
 
 
 def _comparable(result: pb.SlotResult) -> bytes:
-    """What two runs of the same episode must agree in: all of a result but where its images lie and what it took."""
+    """What two runs of the same episode must agree in: the whole result, except where its images lie and how long it took."""
     state = pb.SlotResult()
     state.CopyFrom(result)
     state.micros = 0

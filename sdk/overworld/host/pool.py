@@ -111,7 +111,7 @@ class Pool:
             slot.worker.used -= 1
 
     async def open(self, session: HostedSession) -> pb.OpenResponse:
-        """Has the workers make the session's envs. Raises ContractError; then the session is closed."""
+        """Makes the session's envs on the workers. Raises ContractError; then the session is closed."""
         self._sessions[session.key] = session
         workers = list(dict.fromkeys(slot.worker for slot in session.slots))
         try:
@@ -122,7 +122,7 @@ class Pool:
         return answers[0]
 
     def step(self, session: HostedSession, commands: Sequence[pb.Command]) -> None:
-        """Has accepted commands executed; `session.finish` gets the results."""
+        """Executes accepted commands; the slots get the results."""
         by_worker: dict[WorkerProcess, list[pb.Command]] = {}
         for command in commands:
             slot = session.slots[command.slot]

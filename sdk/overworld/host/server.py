@@ -196,7 +196,7 @@ def _refusing(handler: grpc.RpcMethodHandler[Any, Any], error: ContractError) ->
 
 
 def bracketed(host: str) -> str:
-    """A host as it stands before a port."""
+    """`host` as it is written in front of a port: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host
 
 

@@ -63,14 +63,14 @@ class HostedSlot:
         return self.phase in (Phase.RUNNING, Phase.HELD)
 
     def accept(self, command: pb.Command) -> None:
-        """A command that is to be executed."""
+        """Makes `command`, which is to be executed, the current one."""
         self.phase = _ON_ACCEPT[self.phase]
         self.command, self.result = command, None
         if command.HasField("reset"):
             self.episode = Idle()  # the last one need not be replayed any more
 
     def finish(self, result: pb.SlotResult, places: Sequence[pb.FrameBlock] = ()) -> None:
-        """The running command has given its result."""
+        """Notes the result of the running command and wakes those who wait for it."""
         self.phase = _ON_FINISH[self.phase]
         assert self.command is not None
         self.result, self.places = result, places
@@ -82,15 +82,15 @@ class HostedSlot:
         self.waiters.clear()
 
     def worker_died(self) -> None:
-        """The slot is to be rebuilt."""
+        """Notes that the slot must be rebuilt."""
         self.phase = _ON_DEATH[self.phase]
 
     def rebuilt(self) -> None:
-        """The worker has the slot's env and episode; a command that was held is to be sent now."""
+        """Notes that the worker has the slot's env and episode (again). If a command was held, send it now."""
         self.phase = _ON_REBUILT[self.phase]
 
     def lose(self, reason: Reason, message: str) -> None:
-        """The episode cannot be rebuilt, and no command runs that could fail for it: the next action will."""
+        """Notes that the episode cannot be rebuilt. No command may be running: the next action fails instead."""
         assert not self.running
         self.episode = Lost(reason, message)
 

@@ -243,7 +243,7 @@ class Worker:
 
 
 def parse_options(env_class: type[Env], options_json: str) -> Options:
-    """Raises ContractError OPTIONS_INVALID, which names every wrong option and what there is."""
+    """Raises ContractError OPTIONS_INVALID, which names every wrong option and lists those that exist."""
     try:
         return env_class.options_model.model_validate_json(options_json or "{}")
     except ValidationError as error:
@@ -255,7 +255,7 @@ def parse_options(env_class: type[Env], options_json: str) -> Options:
 
 
 def _complete(spec: EnvSpec, options: Options) -> EnvSpec:
-    """`spec` with what the host knows."""
+    """`spec` with the fields that the host fills in."""
     schema = json.dumps(type(options).model_json_schema(), separators=(",", ":"))
     return dataclasses.replace(spec, max_turns=options.max_turns, options_schema=schema)
 
@@ -271,7 +271,7 @@ def _failed(command: pb.Command, reason: Reason, message: str) -> pb.SlotResult:
 
 
 def main() -> None:
-    """The process's entry."""
+    """Entry point of the process."""
     socket_fd, heartbeat_fd, capacity, *names = sys.argv[1:]
     die_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM):

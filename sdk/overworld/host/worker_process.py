@@ -81,7 +81,7 @@ class _Process:
         return await self.process.wait()
 
     async def stop(self) -> None:
-        """Has the process end by itself, and kills it if it does not."""
+        """Lets the process end by itself, and kills it if it does not."""
         if self.process.returncode is None:
             self.writer.close()
             try:
@@ -139,16 +139,16 @@ class WorkerProcess:
         return pb.GetServerInfoResponse.FromString(body)
 
     def open(self, header: pipe.Header, request: pb.OpenRequest) -> None:
-        """Has a session opened."""
+        """Tells the worker to open a session."""
         self._send(header, request, [Job(header["session"], None)])
 
     def step(self, session: int, commands: Sequence[pb.Command], *, replay: bool = False) -> None:
-        """Has commands executed; their results come to `on_message` in this order."""
+        """Tells the worker to execute commands; their results come to `on_message` in this order."""
         jobs = [Job(session, command.slot) for command in commands]
         self._send({"do": "replay" if replay else "step", "session": session}, pb.StepRequest(commands=commands), jobs)
 
     def close(self, session: int) -> None:
-        """Has a session closed."""
+        """Tells the worker to close a session."""
         self._send({"do": "close", "session": session})
 
     async def stop(self) -> None:
