@@ -83,7 +83,7 @@ def _drop_replies(actions: Iterable[pb.Action]) -> None:
 
 
 def _comparable(result: pb.SlotResult) -> bytes:
-    """What two runs of the same episode must agree in: the whole result, except where its images lie and how long it took."""
+    """What two runs of the same episode must agree in: the result without its images' places and its duration."""
     state = pb.SlotResult()
     state.CopyFrom(result)
     state.micros = 0

@@ -88,6 +88,7 @@ def test_a_death_without_a_command(playing: HostedSlot) -> None:
 
 def test_a_command_that_was_running_or_comes_while_the_slot_is_rebuilt_is_held(playing: HostedSlot) -> None:
     playing.accept(act(3))
+    assert playing.result is None  # a repeated call must not get the last one's
     playing.worker_died()
     assert (playing.phase, playing.running) == (Phase.HELD, True)
     assert episode_of(playing).replay().turn == 2  # what is held is not replayed
