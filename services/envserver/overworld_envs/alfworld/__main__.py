@@ -11,10 +11,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from overworld_envs.alfworld.engine import Engine
+from overworld_envs.alfworld.engine.engine import Engine
 from overworld_envs.alfworld.expert import advise
-from overworld_envs.alfworld.games import GameError, GameFile, open_game, read_library
-from overworld_envs.alfworld.generator import GameSet
+from overworld_envs.alfworld.games.generator import GameSet
+from overworld_envs.alfworld.games.library import GameError, GameFile, open_game, read_library
 
 
 def main() -> int:

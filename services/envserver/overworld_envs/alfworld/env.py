@@ -6,45 +6,26 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 from weakref import WeakValueDictionary
 
 import PIL
 from overworld.authoring.env import ActionSpec, End, Env, EnvSpec, Expert, Image, Observation, Options, Transition
 from PIL import features
-from pydantic import Field
 
-from overworld_envs.alfworld.engine import NOTHING_HAPPENS, Engine, Game
+from overworld_envs.alfworld.engine.engine import NOTHING_HAPPENS, Engine, Game
+from overworld_envs.alfworld.engine.upstream import VERSIONS
 from overworld_envs.alfworld.expert import advise
-from overworld_envs.alfworld.games import GameError, GameFile, Library, open_game
+from overworld_envs.alfworld.games.library import GameError, GameFile, Library, library, open_game
+from overworld_envs.alfworld.games.tasks import TASK_TYPES
+from overworld_envs.alfworld.options import HouseholdOptions
+from overworld_envs.alfworld.pictures.schematic import RENDERER, Schematic
+from overworld_envs.alfworld.pictures.thor import Thor
+from overworld_envs.alfworld.pictures.view import view
 from overworld_envs.alfworld.progress import Progress
-from overworld_envs.alfworld.reward import REWARDS, Formula, Turn
-from overworld_envs.alfworld.schematic import RENDERER, Schematic
-from overworld_envs.alfworld.tasks import TASK_TYPES
-from overworld_envs.alfworld.thor import Thor
-from overworld_envs.alfworld.upstream import VERSIONS
-from overworld_envs.alfworld.view import view
+from overworld_envs.alfworld.reward import REWARDS, Turn
 
 _GOAL = "Your task is to: "
-
-
-class HouseholdOptions(Options):
-    """Options of all envs here."""
-
-    max_turns: int = Field(
-        default=50, ge=1, le=100_000, description="turns after which the host ends an episode (TIME_LIMIT)"
-    )
-    reward: Formula = Field(
-        default="success",
-        description="success: 1 for the turn that wins; rl4vlm: 50 x won + goal-condition rate - illegal; "
-        "delta: change of the goal-condition rate + won",
-    )
-    renderer: Literal["schematic", "thor", "none"] = Field(
-        default="schematic",
-        description="schematic: a drawing of what is in sight; "
-        "thor: frames of AI2-THOR (experimental, real games only); none: text only",
-    )
-    size: int = Field(default=300, ge=64, le=1024, description="height and width of the schematic in pixels")
 
 
 class Household(Env):
@@ -198,6 +179,4 @@ def _spec(name: str, games: Mapping[str, Sequence[GameFile]], provenance: Mappin
 @functools.cache
 def all_envs() -> list[type[Household]]:
     """The envs over the games that this process is set up for. Raises GameError if there are none."""
-    from overworld_envs.alfworld.games import library
-
     return env_classes(library())

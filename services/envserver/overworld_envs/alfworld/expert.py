@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from overworld.authoring.env import Expert
 
-from overworld_envs.alfworld.engine import Engine
-from overworld_envs.alfworld.planner import Step, plan
-from overworld_envs.alfworld.tasks import Task
-from overworld_envs.alfworld.view import kind_of
+from overworld_envs.alfworld.engine.engine import Engine
+from overworld_envs.alfworld.games.planner import Step, plan
+from overworld_envs.alfworld.games.tasks import Task
+from overworld_envs.alfworld.pictures.view import kind_of
 
 _MADE: Mapping[str, str] = {"clean": "clean", "heat": "hot", "cool": "cool"}
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from overworld_envs.alfworld.planner import TREATED, KnownFacts
-from overworld_envs.alfworld.tasks import Task
+from overworld_envs.alfworld.engine.facts import KnownFacts
+from overworld_envs.alfworld.games.planner import TREATED
+from overworld_envs.alfworld.games.tasks import Task
 
 
 class Progress:

@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from overworld_envs.alfworld.facts import Arguments
-from overworld_envs.alfworld.tasks import Task
+from overworld_envs.alfworld.engine.facts import Arguments, KnownFacts
+from overworld_envs.alfworld.games.tasks import Task
 
 DEVICES: Mapping[str, str] = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
 """Treatment -> the kind of receptacle that it takes."""
@@ -33,13 +33,6 @@ class Step(NamedTuple):
     object: str | None
     receptacle: str
     purpose: str
-
-
-class KnownFacts(Protocol):
-    """Where a planner reads facts."""
-
-    def of(self, predicate: str) -> Iterable[Arguments]:
-        """The arguments of which `predicate` is true."""
 
 
 @dataclass(slots=True)

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from overworld_envs.alfworld.deadline import TimeLimitError, deadline
-from overworld_envs.alfworld.facts import Arguments
-from overworld_envs.alfworld.upstream import VERSIONS, fast_downward
+from overworld_envs.alfworld.engine.deadline import TimeLimitError, deadline
+from overworld_envs.alfworld.engine.facts import Arguments
+from overworld_envs.alfworld.engine.upstream import VERSIONS, fast_downward
 
 TIME_LIMIT = 30.0
 """Seconds that a translation may take; a large kitchen takes one."""

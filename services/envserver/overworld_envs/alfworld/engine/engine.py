@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from overworld_envs.alfworld.facts import Arguments, Facts, Placeholder, Vocabulary
-from overworld_envs.alfworld.grammar import Context, Entity, Grammar
-from overworld_envs.alfworld.translation import Translation
-from overworld_envs.alfworld.upstream import display_names, fast_downward
+from overworld_envs.alfworld.engine.facts import Arguments, Facts, Placeholder, Vocabulary
+from overworld_envs.alfworld.engine.grammar import Context, Entity, Grammar
+from overworld_envs.alfworld.engine.translation import Translation
+from overworld_envs.alfworld.engine.upstream import display_names, fast_downward
 
 NOTHING_HAPPENS = "Nothing happens."
 """What the engine answers to a command that is not admissible."""

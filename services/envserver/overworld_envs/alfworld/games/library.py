@@ -1,8 +1,7 @@
-"""The games on disk: which there are, in which split, and what is wrong with those that cannot be played.
+"""The games on disk: which ones exist, in which split, and what is wrong with those that cannot be played.
 
-Games lie in the layout of ALFWorld's data, `json_2.1.1/<split>/<task>-<object>-...-<scene>/<trial>/game.tw-pddl` with
-`traj_data.json` beside it, in $ALFWORLD_DATA; where that is not set, in a folder of the cache that is filled with
-generated games at first use.
+They are in $ALFWORLD_DATA, in ALFWorld's layout (`layout.py`). If that is not set, they are in a folder of the cache,
+which is filled with generated games at first use.
 """
 
 from __future__ import annotations
@@ -19,17 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from overworld_envs.alfworld.engine import Game
-from overworld_envs.alfworld.grammar import GrammarError, grammar_of
-from overworld_envs.alfworld.planner import facts_of_problem, plan
-from overworld_envs.alfworld.tasks import TASK_TYPES, Task, task_of_problem
-from overworld_envs.alfworld.translation import TranslationError, cached, write_atomically
-
-SPLITS = ("train", "valid_seen", "valid_unseen")
-VERSION = "json_2.1.1"
-"""ALFWorld's name for the layout, a folder of the data's."""
-MARK = "generated.json"
-"""Lies in a data folder whose games are generated, and says how."""
+from overworld_envs.alfworld.engine.engine import Game
+from overworld_envs.alfworld.engine.grammar import GrammarError, grammar_of
+from overworld_envs.alfworld.engine.translation import TranslationError, cached, write_atomically
+from overworld_envs.alfworld.games.generator import DEFAULT_SET
+from overworld_envs.alfworld.games.layout import MARK, SPLITS, TRAJECTORY, VERSION, game_files
+from overworld_envs.alfworld.games.planner import facts_of_problem, plan
+from overworld_envs.alfworld.games.tasks import TASK_TYPES, Task, task_of_problem
 
 _MAX_BYTES = 8 << 20
 _INDEX_FORMAT = 1
@@ -83,8 +78,6 @@ def library() -> Library:
     data = os.environ.get("ALFWORLD_DATA")
     if data:
         return read_library(Path(data))
-    from overworld_envs.alfworld.generator import DEFAULT_SET
-
     folder = cache_folder() / DEFAULT_SET.name
     if not (folder / MARK).exists():
         with only_one(folder.with_suffix(".lock")):
@@ -105,7 +98,7 @@ def read_library(root: Path) -> Library:
     index = cache_folder() / f"index-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}.json"
     known = _read_index(index)
     entries: dict[str, dict[str, Any]] = {}
-    for path in _game_files(folder):
+    for path in game_files(folder):
         name = path.relative_to(folder).as_posix()
         stamp = _stamp(path)
         entry = known.get(name)
@@ -159,18 +152,8 @@ def only_one(lock: Path) -> Iterator[None]:
         yield
 
 
-def _game_files(folder: Path) -> list[Path]:
-    """As upstream collects them: beside each traj_data.json, but for tasks with slicing and movable receptacles."""
-    found = []
-    for split in SPLITS:
-        for root, _, files in os.walk(folder / split):
-            if "traj_data.json" in files and "game.tw-pddl" in files and "movable" not in root and "Sliced" not in root:
-                found.append(Path(root) / "game.tw-pddl")
-    return sorted(found)
-
-
 def _stamp(path: Path) -> list[int]:
-    both = path.stat(), path.with_name("traj_data.json").stat()
+    both = path.stat(), path.with_name(TRAJECTORY).stat()
     return [number for stat in both for number in (stat.st_mtime_ns, stat.st_size)]
 
 
@@ -192,7 +175,7 @@ def _examined(path: Path) -> dict[str, Any]:
         digest = hashlib.sha256(content["pddl_problem"].encode()).hexdigest()[:16]
         if content.get("solvable") is not True:
             raise GameError('it is not marked as "solvable"')
-        task_type = _TASK_TYPE.search(path.with_name("traj_data.json").read_bytes())
+        task_type = _TASK_TYPE.search(path.with_name(TRAJECTORY).read_bytes())
         if task_type is None:
             raise GameError("its traj_data.json names no task_type")
         task = task_of_problem(task_type[1].decode(), content["pddl_problem"])

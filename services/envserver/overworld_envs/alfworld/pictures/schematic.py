@@ -11,8 +11,8 @@ from itertools import groupby
 
 from overworld.authoring.env import Pixels
 
-from overworld_envs.alfworld.icons import draw_icon
-from overworld_envs.alfworld.view import Place, Seen, View, kind_of
+from overworld_envs.alfworld.pictures.icons import draw_icon
+from overworld_envs.alfworld.pictures.view import Place, Seen, View, kind_of
 from overworld_envs.drawing import SPRITES, Colour, Pen, fill, paste, text_width
 
 RENDERER = "overworld household schematic 1"

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from overworld_envs.alfworld.grammar import Entity
-from overworld_envs.alfworld.planner import KnownFacts
+from overworld_envs.alfworld.engine.facts import KnownFacts
+from overworld_envs.alfworld.engine.grammar import Entity
 
 _LOOKS = (("ishot", "hot"), ("iscool", "cool"), ("isclean", "clean"), ("issliced", "sliced"), ("istoggled", "on"))
 

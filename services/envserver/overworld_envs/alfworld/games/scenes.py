@@ -12,7 +12,7 @@ import json
 import random
 from dataclasses import dataclass
 
-from overworld_envs.alfworld.upstream import LAYOUTS, constants
+from overworld_envs.alfworld.engine.upstream import LAYOUTS, constants
 
 ROOMS: dict[str, range] = dict(constants.SCENE_TYPE)
 """Kitchen, LivingRoom, Bedroom, Bathroom -> their floor plans."""

@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from overworld_envs.alfworld.games import MARK, SPLITS, VERSION
-from overworld_envs.alfworld.planner import DEVICES, facts_of_problem, plan
-from overworld_envs.alfworld.problems import game, problem, treatable
-from overworld_envs.alfworld.scenes import HOLDS, LAMPS, ROOMS, UNSEEN, Scene, furnish, room_of
-from overworld_envs.alfworld.tasks import TASK_TYPES, TREATMENTS, task_of_problem
-from overworld_envs.alfworld.upstream import VERSIONS, constants, goals
+from overworld_envs.alfworld.engine.upstream import VERSIONS, constants, goals
+from overworld_envs.alfworld.games.layout import GAME, MARK, SPLITS, TRAJECTORY, VERSION
+from overworld_envs.alfworld.games.planner import DEVICES, facts_of_problem, plan
+from overworld_envs.alfworld.games.problems import game, problem, treatable
+from overworld_envs.alfworld.games.scenes import HOLDS, LAMPS, ROOMS, UNSEEN, Scene, furnish, room_of
+from overworld_envs.alfworld.games.tasks import TASK_TYPES, TREATMENTS, task_of_problem
 
 _REVISION = 1
 """Raise it when the same seed makes other games than before."""
@@ -133,7 +133,7 @@ def _goals(scene: Scene, task_type: str) -> list[tuple[str, str]]:
 
 def _write(made: Made, folder: Path) -> None:
     folder.mkdir(parents=True)
-    (folder / "game.tw-pddl").write_text(json.dumps(made.content))
+    (folder / GAME).write_text(json.dumps(made.content))
     looking = made.task_type == "look_at_obj_in_light"
     trajectory = {
         "task_type": made.task_type,
@@ -146,4 +146,4 @@ def _write(made: Made, folder: Path) -> None:
         },
         "scene": {"scene_num": made.plan, "floor_plan": f"FloorPlan{made.plan}", "room": room_of(made.plan)},
     }
-    (folder / "traj_data.json").write_text(json.dumps(trajectory))
+    (folder / TRAJECTORY).write_text(json.dumps(trajectory))

@@ -14,8 +14,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from overworld_envs.alfworld.facts import Bindings, Condition, Facts
-from overworld_envs.alfworld.upstream import parse_conditions, parse_grammar, parse_text, textgen
+from overworld_envs.alfworld.engine.facts import Bindings, Condition, Facts
+from overworld_envs.alfworld.engine.upstream import parse_conditions, parse_grammar, parse_text, textgen
 
 
 class GrammarError(ValueError):

@@ -8,7 +8,7 @@ sorted until the predicate changes. Answers come in the same order.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 Arguments = tuple[str, ...]
 Placeholder = tuple[str, str]
@@ -55,6 +55,13 @@ class Vocabulary:
                             waiting.append(below)
             self._ranks[wanted] = found
         return found
+
+
+class KnownFacts(Protocol):
+    """Facts to read from: those of a state (`Facts`), or those that a PDDL problem lists."""
+
+    def of(self, predicate: str) -> Iterable[Arguments]:
+        """The arguments of which `predicate` is true."""
 
 
 class Facts:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from overworld_envs.alfworld.scenes import HOLDS, LAMPS, OPENABLE, Scene
-from overworld_envs.alfworld.upstream import DOMAIN, GRAMMAR, constants, goals
+from overworld_envs.alfworld.engine.upstream import DOMAIN, GRAMMAR, constants, goals
+from overworld_envs.alfworld.games.scenes import HOLDS, LAMPS, OPENABLE, Scene
 
 _MANGLED = {"|": "_bar_", "-": "_minus_", "+": "_plus_", ".": "_dot_"}
 _TREATABLE: dict[str, frozenset[str]] = {
