@@ -8,7 +8,7 @@ from overworld.authoring.env import Env
 def envs() -> list[type[Env]]:
     """The env classes of this simulator.
 
-    Raises UpstreamError where the extra is not installed, GameError where there are no games.
+    Raises UpstreamError if the extra is not installed, GameError if there are no games.
     """
     from overworld_envs.alfworld.env import all_envs
 

@@ -29,7 +29,7 @@ _GOAL = "Your task is to: "
 
 
 class Household(Env):
-    """One game after another: the standard text, the admissible commands, and a picture "view"."""
+    """Plays ALFWorld's games: their standard text, the admissible commands, and a picture called "view"."""
 
     options_model: ClassVar[type[Options]] = HouseholdOptions
     options: HouseholdOptions
@@ -56,7 +56,7 @@ class Household(Env):
         self._images: tuple[Image, ...] = ()
 
     def reset(self, seed: int, split: str, task: int | None) -> Observation:
-        """Starts game number `task` of the split. Raises GameError, which names the file, if it is broken."""
+        """Starts game number `task` of the split. Raises GameError, which names the file, if the game is broken."""
         assert task is not None  # no split is endless
         file = self.games[split][task]
         text = self._engine.reset(_shared_game(file))
@@ -83,7 +83,7 @@ class Household(Env):
         return Transition(observation, self._reward(turn), end, True if won else None, self._metrics(legal=True))
 
     def skip(self, observation: Observation, metrics: Mapping[str, float]) -> Transition:
-        """What upstream makes of an inadmissible command: "Nothing happens.", and nothing does."""
+        """Answers an inadmissible command as upstream does: "Nothing happens.", and nothing does."""
         turn = Turn(False, self._rate, self._rate, legal=False)
         told = self._observe(NOTHING_HAPPENS, changed=False)
         return Transition(told, self._reward(turn), metrics=self._metrics(legal=False))
@@ -100,7 +100,7 @@ class Household(Env):
         return self._engine.won
 
     def close(self) -> None:
-        """Ends AI2-THOR, if it runs."""
+        """Stops AI2-THOR if it is running."""
         if self._thor is not None:
             self._thor.close()
 
@@ -108,7 +108,7 @@ class Household(Env):
         return {"success": float(self._engine.won), "goal_condition_rate": self._rate, "legal": float(legal)}
 
     def _observe(self, text: str, *, changed: bool, goal: bool = True) -> Observation:
-        """The picture, the engine's text, and the goal, which the engine tells at the start only."""
+        """The picture, the engine's text, and the goal, which the engine states only at the start."""
         if changed:
             self._images = self._draw()
         texts = (text, self._goal) if goal and self._goal else (text,)
@@ -132,7 +132,7 @@ _open_games: WeakValueDictionary[Path, Game] = WeakValueDictionary()
 
 
 def _shared_game(file: GameFile) -> Game:
-    """The game, shared by all envs of this process that play it now."""
+    """The game, shared by all envs in this process that are playing it."""
     game = _open_games.get(file.path)
     if game is None:
         game = _open_games[file.path] = open_game(file)
@@ -178,5 +178,5 @@ def _spec(name: str, games: Mapping[str, Sequence[GameFile]], provenance: Mappin
 
 @functools.cache
 def all_envs() -> list[type[Household]]:
-    """The envs over the games that this process is set up for. Raises GameError if there are none."""
+    """The envs for the games that this process is configured to play. Raises GameError if there are none."""
     return env_classes(library())

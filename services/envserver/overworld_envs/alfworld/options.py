@@ -1,4 +1,4 @@
-"""What a client may choose when it opens a session."""
+"""The options that a client may set when it opens a session."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from overworld_envs.alfworld.reward import Formula
 
 
 class HouseholdOptions(Options):
-    """Options of all envs here."""
+    """The options of every ALFWorld env."""
 
     max_turns: int = Field(
         default=50, ge=1, le=100_000, description="turns after which the host ends an episode (TIME_LIMIT)"

@@ -32,7 +32,7 @@ _logger = logging.getLogger(__name__)
 
 
 class GameError(ValueError):
-    """A game, or a folder of games, that cannot be played; the message names it."""
+    """A game or a folder of games cannot be played; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class GameFile:
 class Library:
     """All games that can be played, in a fixed order.
 
-    `source` is "real" or "generated"; `digest` is of the games' names, sizes and sources.
+    `source` is "real" or "generated". `digest` identifies the set: it changes with any game's name or PDDL problem.
     """
 
     root: Path
@@ -57,7 +57,7 @@ class Library:
     games: tuple[GameFile, ...]
 
     def splits(self, task_types: tuple[str, ...] = TASK_TYPES) -> dict[str, tuple[GameFile, ...]]:
-        """Split -> its games of these types; splits without any are left out."""
+        """Split -> its games of these types; splits without any are omitted."""
         found = {
             split: tuple(game for game in self.games if game.split == split and game.task.type in task_types)
             for split in SPLITS
@@ -74,7 +74,7 @@ def cache_folder() -> Path:
 
 
 def library() -> Library:
-    """The games of $ALFWORLD_DATA, else the generated ones. Raises GameError if there are none."""
+    """The games in $ALFWORLD_DATA, or else the generated ones. Raises GameError if there are none."""
     data = os.environ.get("ALFWORLD_DATA")
     if data:
         return read_library(Path(data))
@@ -88,7 +88,7 @@ def library() -> Library:
 
 
 def read_library(root: Path) -> Library:
-    """The playable games below a data folder; what is wrong with the others is logged. Raises GameError."""
+    """The playable games in a data folder. Logs what is wrong with the others. Raises GameError if none is left."""
     folder = root / VERSION
     if not folder.is_dir():
         raise GameError(
@@ -104,7 +104,7 @@ def read_library(root: Path) -> Library:
         entry = known.get(name)
         entries[name] = entry if entry is not None and entry["stamp"] == stamp else {"stamp": stamp, **_examined(path)}
     if entries != known:
-        with contextlib.suppress(OSError):  # a read-only cache costs time at the next start, no more
+        with contextlib.suppress(OSError):  # with a read-only cache, the next start takes longer
             write_atomically(index, json.dumps({"format": _INDEX_FORMAT, "games": entries}).encode())
     games = []
     for name, entry in entries.items():
@@ -120,7 +120,7 @@ def read_library(root: Path) -> Library:
 
 
 def open_game(file: GameFile) -> Game:
-    """Reads and translates a game; the translation is kept in the cache. Raises GameError, which names the file."""
+    """Reads a game and translates it, through the cache. Raises GameError, which names the file."""
     content = read_game(file.path)
     try:
         translation = cached(content["pddl_domain"], content["pddl_problem"], cache_folder() / "translations")
@@ -145,7 +145,7 @@ def read_game(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def only_one(lock: Path) -> Iterator[None]:
-    """Keeps all other processes waiting that want the same lock."""
+    """Makes other processes that want the same lock wait."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -169,7 +169,7 @@ _TASK_TYPE = re.compile(rb'"task_type"\s*:\s*"(\w+)"')
 
 
 def _examined(path: Path) -> dict[str, Any]:
-    """What the index keeps of a game: its task, or the problem with it."""
+    """A game's index entry: its task, or what is wrong with it."""
     try:
         content = read_game(path)
         digest = hashlib.sha256(content["pddl_problem"].encode()).hexdigest()[:16]
