@@ -38,7 +38,7 @@ def check_versions() -> None:
     if wrong:
         raise UpstreamError(
             f"Parts of ALFWorld's engine are replaced here, which was not verified with {', '.join(wrong)}: "
-            "install the versions needed, or run tests/unit/envs/alfworld with the new ones and change upstream.VERSIONS"
+            "install the versions needed, or run tests/unit/envs/alfworld with the new ones and edit upstream.VERSIONS"
         )
 
 
