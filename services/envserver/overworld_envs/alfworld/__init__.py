@@ -10,6 +10,7 @@ def envs() -> list[type[Env]]:
 
     Raises UpstreamError if the extra is not installed, GameError if there are no games.
     """
+    # Not at the top: simulators are listed without importing what they need.
     from overworld_envs.alfworld.env import all_envs
 
     return list(all_envs())

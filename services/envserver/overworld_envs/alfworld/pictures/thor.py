@@ -47,7 +47,7 @@ class Thor:
             )
         if not os.environ.get("DISPLAY"):
             raise ThorError("renderer=thor needs an X display with OpenGL: set DISPLAY, or use renderer=schematic")
-        from alfworld.env.thor_env import ThorEnv
+        from alfworld.env.thor_env import ThorEnv  # needs ai2thor and cv2
 
         self._env: Any = ThorEnv(x_display=os.environ["DISPLAY"].lstrip(":"))
         self._names: dict[str, str] = {}
