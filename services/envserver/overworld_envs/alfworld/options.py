@@ -11,7 +11,7 @@ from overworld_envs.alfworld.reward import Formula
 
 
 class HouseholdOptions(Options):
-    """The options of every ALFWorld env."""
+    """Options of all envs here."""
 
     max_turns: int = Field(
         default=50, ge=1, le=100_000, description="turns after which the host ends an episode (TIME_LIMIT)"

@@ -10,7 +10,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ class GameSet:
                 made = make_game(TASK_TYPES[number % len(TASK_TYPES)], split, rng)
                 name = made.name if made.name not in names else f"{made.name}-{number}"
                 names.add(name)
-                yield split, Made(name, made.task_type, made.thing, made.target, made.plan, made.content)
+                yield split, replace(made, name=name)
 
 
 DEFAULT_SET = GameSet(games=180, seed=0)
