@@ -2,7 +2,7 @@
 
 Upstream's planners search blindly for minutes, or follow hand-written rules that sometimes fail. But the six tasks are
 simple: fetch an object, perhaps treat it, take it somewhere. So this planner writes out the actions for every choice
-of object, device and target, and takes the shortest sequence. That takes about a millisecond, finds a plan whenever
+of object, device and target, and takes the shortest sequence. That takes less than a millisecond, finds a plan whenever
 there is one, and the plan is as short as the one of Fast Downward's optimal search (a test compares them).
 """
 
