@@ -156,7 +156,7 @@ def _parsed(request_type: Any, data: bytes) -> Any:
     try:
         return request_type.FromString(data)
     except DecodeError:
-        raise ContractError(Reason.REQUEST_INVALID, f"the request is not a {request_type.DESCRIPTOR.name}") from None
+        raise ContractError(Reason.REQUEST_INVALID, f"the request is no {request_type.DESCRIPTOR.name}") from None
 
 
 class _BearerToken(grpc.aio.ServerInterceptor):
