@@ -12,7 +12,8 @@ def envs() -> list[type[Env]]:
     extra "webshop".
     """
     from overworld_envs.webshop.env import env_classes
+    from overworld_envs.webshop.opening import open_shop
     from overworld_envs.webshop.settings import ShopSettings
-    from overworld_envs.webshop.shop import open_shop
 
-    return list(env_classes(open_shop(ShopSettings.load([]))))
+    settings = ShopSettings.load([])
+    return list(env_classes(open_shop(settings), settings.pictures))

@@ -7,9 +7,9 @@ import sys
 from overworld.service import log
 from overworld.service.settings import SettingsError
 
-from overworld_envs.webshop.catalogue import opened
-from overworld_envs.webshop.errors import CatalogueError
-from overworld_envs.webshop.goals import KINDS
+from overworld_envs.webshop.catalogue.errors import CatalogueError
+from overworld_envs.webshop.catalogue.goals import KINDS
+from overworld_envs.webshop.opening import opened
 from overworld_envs.webshop.settings import ShopSettings
 
 

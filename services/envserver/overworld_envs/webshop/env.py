@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -22,13 +23,16 @@ from overworld.authoring.env import (
 from PIL import features
 from pydantic import Field
 
-from overworld_envs.webshop import goals, page_text
+from overworld_envs.webshop.catalogue import goals
+from overworld_envs.webshop.catalogue.goals import KINDS, Kind
+from overworld_envs.webshop.engine import page_text
+from overworld_envs.webshop.engine.pages import ItemPage, Page, SearchPage
+from overworld_envs.webshop.engine.session import Rules, Session
+from overworld_envs.webshop.engine.shop import Shop
 from overworld_envs.webshop.expert import Guide
-from overworld_envs.webshop.frame import Layout, Renderer
-from overworld_envs.webshop.goals import KINDS, Kind
-from overworld_envs.webshop.pages import ItemPage, Page, SearchPage
-from overworld_envs.webshop.session import Rules, Session
-from overworld_envs.webshop.shop import Shop
+from overworld_envs.webshop.frames.layout import Layout
+from overworld_envs.webshop.frames.pictures import Pictures
+from overworld_envs.webshop.frames.renderer import Renderer
 
 WEIGHTED = "weighted"
 """The endless split: goals are drawn by weight, as upstream's env draws them where no number is given."""
@@ -66,13 +70,14 @@ class WebShop(Env):
     options: ShopOptions
     kind: ClassVar[Kind]
     shop: ClassVar[Shop]
+    pictures: ClassVar[Pictures]
 
     def __init__(self, options: Options | None = None) -> None:
         super().__init__(options)
         provenance = {**self.spec.provenance, "rules": f"{self.options.rules}, {_UPSTREAM}"}
         self.spec = dataclasses.replace(self.spec, provenance=provenance)
         self._splits = goals.splits(self.shop.catalogue.goal_count(self.kind))
-        self._renderer = Renderer(self.options.width, self.options.height, self.shop.pictures)
+        self._renderer = Renderer(self.options.width, self.options.height, self.pictures)
         self._view = Image("page", np.zeros((1, 1, 3), np.uint8))  # the canvas comes with the first reset
 
     def reset(self, seed: int, split: str, task: int | None) -> Observation:
@@ -156,13 +161,22 @@ class WebShop(Env):
         return Observation((self._view, "\n".join(texts)), tuple(clicks))
 
 
-def env_classes(shop: Shop) -> list[type[WebShop]]:
-    """The envs of a shop: one for each kind of goals that its catalogue has."""
+def env_classes(shop: Shop, pictures: Path | None = None) -> list[type[WebShop]]:
+    """The envs of a shop: one for each kind of goal that its catalogue has.
+
+    `pictures` is a folder with product pictures; without one, frames show placeholders.
+    """
     classes = []
     for kind in KINDS:
         count = shop.catalogue.goal_count(kind)
         if count:
-            fields = {"__doc__": WebShop.__doc__, "kind": kind, "shop": shop, "spec": _spec(shop, kind, count)}
+            fields = {
+                "__doc__": WebShop.__doc__,
+                "kind": kind,
+                "shop": shop,
+                "pictures": Pictures(pictures),
+                "spec": _spec(shop, kind, count),
+            }
             classes.append(type(f"{kind.capitalize()}WebShop", (WebShop,), fields))
     return classes
 

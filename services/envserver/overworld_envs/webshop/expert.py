@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from overworld.authoring.env import Expert
 
-from overworld_envs.webshop.goals import Goal
-from overworld_envs.webshop.pages import (
+from overworld_envs.webshop.catalogue.goals import Goal
+from overworld_envs.webshop.catalogue.products import Product
+from overworld_envs.webshop.engine.pages import (
     BACK,
     BUY,
     MOST_RESULTS,
@@ -17,9 +18,8 @@ from overworld_envs.webshop.pages import (
     ResultsPage,
     SearchPage,
 )
-from overworld_envs.webshop.products import Product
-from overworld_envs.webshop.reward import matched_options, reward
-from overworld_envs.webshop.shop import Shop
+from overworld_envs.webshop.engine.reward import matched_options, reward
+from overworld_envs.webshop.engine.shop import Shop
 
 _LONGEST_QUERY = 500
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from overworld_envs.webshop import catalogue, goals, sources
-from overworld_envs.webshop.catalogue import opened
-from overworld_envs.webshop.errors import CatalogueError
-from overworld_envs.webshop.products import product
+from overworld_envs.webshop.catalogue import goals, sources, store
+from overworld_envs.webshop.catalogue.errors import CatalogueError
+from overworld_envs.webshop.catalogue.products import product
+from overworld_envs.webshop.engine.shop import Shop
+from overworld_envs.webshop.opening import open_shop, opened
 from overworld_envs.webshop.settings import ShopSettings
-from overworld_envs.webshop.shop import Shop, open_shop
 
 VECTORS = Path(__file__).parent / "vectors"
 
@@ -223,7 +223,7 @@ def test_products_without_an_entry_are_told(tmp_path: Path, caplog: pytest.LogCa
 def test_a_catalogue_is_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = written(tmp_path, [row()])
     first = opened(settings)
-    monkeypatch.setattr(catalogue, "_build", lambda *_: pytest.fail("prepared again"))
+    monkeypatch.setattr(store, "_build", lambda *_: pytest.fail("prepared again"))
     assert opened(settings).product(0) == first.product(0)
 
 

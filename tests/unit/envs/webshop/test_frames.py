@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from overworld_envs.webshop.frame import BAR, BUY, Renderer
-from overworld_envs.webshop.pages import DonePage, ItemPage, Page, ResultsPage, SearchPage, SubPage
-from overworld_envs.webshop.pictures import Pictures
-from overworld_envs.webshop.products import Product
-from overworld_envs.webshop.shop import Shop
-from overworld_envs.webshop.typeface import SPRITES, Style, lines, text_width
+from overworld_envs.webshop.catalogue.products import Product
+from overworld_envs.webshop.engine.pages import DonePage, ItemPage, Page, ResultsPage, SearchPage, SubPage
+from overworld_envs.webshop.engine.shop import Shop
+from overworld_envs.webshop.frames.pictures import Pictures
+from overworld_envs.webshop.frames.renderer import Renderer
+from overworld_envs.webshop.frames.sheet import BAR, BUY
+from overworld_envs.webshop.frames.typeface import SPRITES, Style, lines, text_width
 from PIL import Image
 
 STYLE = Style(14, (0, 0, 0), (255, 255, 255))

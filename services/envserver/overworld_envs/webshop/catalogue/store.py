@@ -23,13 +23,13 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from overworld_envs.webshop import goals, search_index
-from overworld_envs.webshop.errors import CatalogueError
-from overworld_envs.webshop.goals import KINDS, Goal, Kind
-from overworld_envs.webshop.products import Product
-from overworld_envs.webshop.search_index import SearchIndex
-from overworld_envs.webshop.settings import ShopSettings
-from overworld_envs.webshop.sources import Source, source
+from overworld_envs.webshop.catalogue import goals
+from overworld_envs.webshop.catalogue.errors import CatalogueError
+from overworld_envs.webshop.catalogue.goals import KINDS, Goal, Kind
+from overworld_envs.webshop.catalogue.products import Product
+from overworld_envs.webshop.catalogue.sources import Source
+from overworld_envs.webshop.search import index
+from overworld_envs.webshop.search.index import SearchIndex
 
 _logger = logging.getLogger(__name__)
 
@@ -86,28 +86,27 @@ class Catalogue:
         return Product.from_json(os.pread(self._text.fileno(), end - start, start))
 
 
-def opened(settings: ShopSettings, *, build_up_to: int | None = None) -> Catalogue:
-    """The operator's catalogue; it is prepared if it is not there.
+def prepared(origin: Source, cache: Path, price_seed: int, *, build_up_to: int | None = None) -> Catalogue:
+    """The catalogue of the products of `origin`, made in a folder of `cache` unless an earlier process made it.
 
-    A source of more than `build_up_to` bytes is refused instead. Raises CatalogueError.
+    A source of more than `build_up_to` bytes is refused instead of being prepared. Raises CatalogueError.
     """
-    origin = source(settings)
-    identity = {"format": _FORMAT, "price_seed": settings.price_seed, **origin.identity}
-    folder = settings.cache / xxhash.xxh3_128_hexdigest(json.dumps(identity, sort_keys=True).encode())
+    identity = {"format": _FORMAT, "price_seed": price_seed, **origin.identity}
+    folder = cache / xxhash.xxh3_128_hexdigest(json.dumps(identity, sort_keys=True).encode())
     try:
         if not folder.exists():
-            settings.cache.mkdir(parents=True, exist_ok=True)
-            with _lock(settings.cache / f"{folder.name}.lock"):
+            cache.mkdir(parents=True, exist_ok=True)
+            with _lock(cache / f"{folder.name}.lock"):
                 if not folder.exists():  # another process may have been faster
                     if build_up_to is not None and origin.size > build_up_to:
                         raise CatalogueError(
                             f"a catalogue of {origin.size / 1e6:,.0f} MB takes minutes to prepare: "
                             "run python -m overworld_envs.webshop once, then start the server"
                         )
-                    _build(folder, origin, identity, settings.price_seed)
+                    _build(folder, origin, identity, price_seed)
     except OSError as error:
         raise CatalogueError(
-            f"the catalogue cannot be prepared in {settings.cache}: {error} "
+            f"the catalogue cannot be prepared in {cache}: {error} "
             "(OVERWORLD_WEBSHOP_CACHE names a folder that can be written)"
         ) from None
     return Catalogue(folder, identity)
@@ -140,7 +139,7 @@ def _build(folder: Path, origin: Source, identity: Mapping[str, Any], price_seed
         order = sorted(range(len(asins)), key=asins.__getitem__)
         writer.array("asins", np.array([asins[at] for at in order]))
         writer.array("asin_order", np.array(order, np.int32))
-        for name, content in search_index.build((product.document for product in read), asins):
+        for name, content in index.build((product.document for product in read), asins):
             writer.content(name, content)
         writer.meta(identity, origin.description())
         os.rename(unfinished, folder)

@@ -6,8 +6,9 @@ import json
 import re
 from typing import Literal
 
-from overworld_envs.webshop.goals import Goal
-from overworld_envs.webshop.pages import (
+from overworld_envs.webshop.catalogue.goals import Goal
+from overworld_envs.webshop.catalogue.products import Product
+from overworld_envs.webshop.engine.pages import (
     BACK,
     BUY,
     MOST_RESULTS,
@@ -23,9 +24,8 @@ from overworld_envs.webshop.pages import (
     SearchPage,
     SubPage,
 )
-from overworld_envs.webshop.products import Product
-from overworld_envs.webshop.reward import Reward, reward
-from overworld_envs.webshop.shop import Shop
+from overworld_envs.webshop.engine.reward import Reward, reward
+from overworld_envs.webshop.engine.shop import Shop
 
 Rules = Literal["strict", "compat"]
 

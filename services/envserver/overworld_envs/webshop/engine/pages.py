@@ -1,6 +1,6 @@
 """The pages of the shop: what each shows and what can be clicked on it, apart from how it looks.
 
-`frame.py` draws them, `page_text.py` writes them as upstream's text env does; a browser could show them as well.
+`frames` draws them, `page_text.py` writes them as upstream's text env does; a browser could show them as well.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from overworld_envs.webshop.products import Product
+from overworld_envs.webshop.catalogue.products import Product
 
 Target = str | tuple[str, str]
 """What a click means: a button's name or a product's id, or an option (name, value)."""

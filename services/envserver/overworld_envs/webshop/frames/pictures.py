@@ -12,8 +12,8 @@ import numpy as np
 from overworld.authoring.env import Pixels
 from PIL import Image, ImageDraw
 
-from overworld_envs.webshop.products import Product
-from overworld_envs.webshop.typeface import SPRITES, Style, lines, text_width, word_sprite
+from overworld_envs.webshop.catalogue.products import Product
+from overworld_envs.webshop.frames.typeface import SPRITES, Style, lines, text_width, word_sprite
 
 _logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from overworld_envs.webshop.errors import CatalogueError
-from overworld_envs.webshop.products import Product
+from overworld_envs.webshop.catalogue.errors import CatalogueError
+from overworld_envs.webshop.catalogue.products import Product
 
 Kind = Literal["synthetic", "human"]
 KINDS: tuple[Kind, ...] = ("synthetic", "human")

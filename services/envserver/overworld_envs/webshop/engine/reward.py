@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from rapidfuzz import fuzz
 
-from overworld_envs.webshop.colours import simplified
-from overworld_envs.webshop.goals import Goal
-from overworld_envs.webshop.products import Product
-from overworld_envs.webshop.tagger import Tagger
+from overworld_envs.webshop.catalogue.goals import Goal
+from overworld_envs.webshop.catalogue.products import Product
+from overworld_envs.webshop.engine.colours import simplified
+from overworld_envs.webshop.engine.tagger import Tagger
 
 _SIMILAR = 85
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from overworld_envs.webshop.errors import CatalogueError
+from overworld_envs.webshop.catalogue.errors import CatalogueError
 
 NO_PRICE = 100.0
 """What a product without a price costs."""

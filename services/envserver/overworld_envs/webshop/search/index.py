@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from overworld_envs.webshop.analyzer import terms
+from overworld_envs.webshop.search.analyzer import terms
 
 K1, B = np.float32(0.9), np.float32(0.4)
 

@@ -11,10 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from overworld_envs.webshop import generator
-from overworld_envs.webshop.errors import CatalogueError
-from overworld_envs.webshop.products import KNOWN, Product, is_skipped, product
-from overworld_envs.webshop.settings import ShopSettings
+from overworld_envs.webshop.catalogue import generator
+from overworld_envs.webshop.catalogue.errors import CatalogueError
+from overworld_envs.webshop.catalogue.products import KNOWN, Product, is_skipped, product
 
 _logger = logging.getLogger(__name__)
 
@@ -39,13 +38,6 @@ class Source(Protocol):
 
     def description(self) -> str:
         """What it is, exactly; may read all of it."""
-
-
-def source(settings: ShopSettings) -> Source:
-    """The source that the operator chose. Raises CatalogueError."""
-    if settings.data is None:
-        return Generated(settings.products or generator.DEFAULT_PRODUCTS, settings.seed)
-    return Files(settings.data, settings.products)
 
 
 class Generated:
