@@ -6,7 +6,7 @@ from overworld.authoring.env import Env
 
 
 def envs() -> list[type[Env]]:
-    """The env classes of this simulator, on the operator's catalogue, which is prepared if need be.
+    """The env classes of this simulator, on the operator's catalogue, which is prepared if necessary.
 
     Raises CatalogueError for data and SettingsError for settings that cannot be used, ModuleNotFoundError without the
     extra "webshop".

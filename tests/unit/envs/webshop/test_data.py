@@ -112,7 +112,7 @@ def test_rows_are_counted_before_any_is_left_out(tmp_path: Path) -> None:
         ({"pricing": 19.99}, "pricing is 19.99"),
         ({"customization_options": []}, None),
         ({"customization_options": ["x"]}, "customization_options is a list, not an object"),
-        ({"customization_options": {"Color": "red"}}, "option 'Color' is no list"),
+        ({"customization_options": {"Color": "red"}}, "option 'Color' is not a list"),
         ({"customization_options": {"Color": [{"name": "red"}]}}, r"option 'Color' has .*expected \{'value': text\}"),
     ],
 )
@@ -183,7 +183,7 @@ def test_a_row_without_an_end_is_not_read_forever(tmp_path: Path, monkeypatch: p
 
 
 def test_missing_files(tmp_path: Path) -> None:
-    with pytest.raises(CatalogueError, match="is no folder"):
+    with pytest.raises(CatalogueError, match="is not a folder"):
         opened(ShopSettings(data=tmp_path / "nowhere", cache=tmp_path / "cache"))
     (tmp_path / "data").mkdir()
     with pytest.raises(CatalogueError, match=r"which items_shuffle.*There is none"):

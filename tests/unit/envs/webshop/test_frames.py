@@ -186,7 +186,7 @@ def test_a_broken_picture_is_told_and_crossed_out(
         page = ItemPage("goal", dataclasses.replace(product, image=f"https://x/{name}"), {}, False)
         with caplog.at_level(logging.WARNING):
             assert not np.array_equal(drawn(page, pictures=tmp_path), drawn(page))
-        assert f"{name} is no picture that can be shown" in caplog.text
+        assert f"{name} cannot be shown as a picture" in caplog.text
 
 
 def test_a_picture_that_is_too_large_is_not_decoded(

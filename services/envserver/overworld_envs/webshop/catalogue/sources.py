@@ -19,15 +19,15 @@ _logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 20
 _LONGEST_ROW = 64 << 20
-_BLANKS: Any = re.compile(r"[\s,]*")  # matches always
+_BLANKS: Any = re.compile(r"[\s,]*")  # always matches
 
 
 class Source(Protocol):
-    """Products, and what tells them from others."""
+    """Products, and what identifies them."""
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What the products are made of, cheap to find out; as JSON can hold it."""
+        """What the products are made from, cheap to determine; as JSON can hold it."""
 
     @property
     def size(self) -> int:
@@ -37,7 +37,7 @@ class Source(Protocol):
         """All products in order. Raises CatalogueError."""
 
     def description(self) -> str:
-        """What it is, exactly; may read all of it."""
+        """What it is, exactly; may read every file."""
 
 
 class Generated:
@@ -60,7 +60,7 @@ class Generated:
         }
 
     def products(self) -> Iterator[Product]:
-        """Makes them."""
+        """Generates them."""
         for made in generator.generated(self._count, self._seed):
             yield product(made.row, made.notes, made.human, f"generated product {made.row['asin']}")
 
@@ -91,11 +91,11 @@ class Files:
 
     @property
     def size(self) -> int:
-        """Of all files, in bytes."""
+        """The size of all files in bytes."""
         return sum(file.stat().st_size for file in self._files)
 
     def products(self) -> Iterator[Product]:
-        """Upstream's loading rules: the first of several rows with one id counts, some ids are left out."""
+        """The products by upstream's rules: the first of several rows with one id counts, some ids are skipped."""
         notes = _members(self._notes, dict)
         human = _members(self._human, list) if self._human in self._files else {}
         seen: set[str] = set()
@@ -139,7 +139,7 @@ class Files:
 def _rows_file(folder: Path, count: int | None) -> Path:
     if not folder.is_dir():
         raise CatalogueError(
-            f"OVERWORLD_WEBSHOP_DATA={folder} is no folder; it must hold upstream's items_shuffle*.json"
+            f"OVERWORLD_WEBSHOP_DATA={folder} is not a folder; it must hold upstream's items_shuffle*.json"
         )
     names = ["items_shuffle.json"] if count is None else [f"items_shuffle_{count}.json", "items_shuffle.json"]
     found = sorted(folder.glob("items_shuffle*.json"))
@@ -156,7 +156,7 @@ def _rows_file(folder: Path, count: int | None) -> Path:
 
 
 def _rows(file: Path) -> Iterator[Any]:
-    """The elements of a list, one after another, by the parser that upstream uses: it takes NaN, for example."""
+    """The elements of a list, one by one, read by the parser that upstream uses: it accepts NaN, for example."""
     decoder = json.JSONDecoder()
     with file.open(encoding="utf-8") as content:
         try:
@@ -170,7 +170,7 @@ def _rows(file: Path) -> Iterator[Any]:
             while not text.startswith("]", at := _BLANKS.match(text, at).end()):
                 try:
                     row, at = decoder.raw_decode(text, at)
-                except ValueError:  # perhaps only cut off
+                except ValueError:  # perhaps only cut off at the end of a chunk
                     more = content.read(max(_CHUNK, len(text) - at))
                     if not more or len(text) - at > _LONGEST_ROW:
                         raise
@@ -196,4 +196,4 @@ def _members(file: Path, kind: type) -> dict[str, Any]:
 
 def _broken(file: Path, error: Exception) -> str:
     reason = " ".join(str(error).split())
-    return f"{file} ({file.stat().st_size:,} bytes) is no complete JSON: {reason:.200}. Was the download cut off?"
+    return f"{file} ({file.stat().st_size:,} bytes) holds no complete JSON: {reason:.200}. Was the download cut off?"

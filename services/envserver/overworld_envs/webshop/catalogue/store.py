@@ -1,7 +1,7 @@
 """The prepared catalogue: products, prices, goals and search index as files that all workers map and share.
 
-It is made once from its source, in a folder of the cache whose name depends on what it is made of. Nothing of it is
-kept in memory but what was read last.
+It is made once from its source, in a folder of the cache whose name is a digest of what it is made from. Only what was
+read last stays in memory.
 """
 
 from __future__ import annotations
@@ -35,15 +35,16 @@ _logger = logging.getLogger(__name__)
 
 _FORMAT = 1
 _META = "catalogue.json"
+_AGAIN = "; the next start prepares it again"
 
 
 class Catalogue:
-    """A prepared catalogue. Raises CatalogueError if the folder holds another one, or not all of it."""
+    """A prepared catalogue. Raises CatalogueError if the folder holds a different or an incomplete one."""
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         meta = _checked_meta(folder, identity)
         self.description: str = meta["description"]
-        self._text = (folder / "products.bin").open("rb", buffering=0)  # read, not mapped: what was read is not kept
+        self._text = (folder / "products.bin").open("rb", buffering=0)  # read: mapped pages would stay in memory
         self._starts = _mapped(folder, "products")
         self._asins = _mapped(folder, "asins")
         self._asin_order = _mapped(folder, "asin_order")
@@ -62,7 +63,7 @@ class Catalogue:
         return int(self._asin_order[at]) if at < len(self._asins) and self._asins[at] == asin else None
 
     def price(self, number: int) -> float:
-        """What the product costs, in dollars; drawn if the shop shows a range."""
+        """The product's price in dollars; drawn if the shop shows a range."""
         return float(self._prices[number])
 
     def goal_count(self, kind: Kind) -> int:
@@ -75,7 +76,7 @@ class Catalogue:
         return goals.goal(kind, self.product(int(row["product"])), row)
 
     def goal_totals(self, kind: Kind) -> NDArray[np.float64]:
-        """Sums of the goals' weights up to and with each."""
+        """Cumulative sums of the goals' weights, float64 [goals]."""
         totals: NDArray[np.float64] = self._goals[kind]["total"]
         return totals
 
@@ -113,10 +114,10 @@ def prepared(origin: Source, cache: Path, price_seed: int, *, build_up_to: int |
 
 
 def _build(folder: Path, origin: Source, identity: Mapping[str, Any], price_seed: int) -> None:
-    """Makes the folder, whole or not at all."""
+    """Writes the folder completely, or not at all."""
     _logger.info("preparing the catalogue in %s", folder)
     unfinished = folder.with_suffix(".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed
     unfinished.mkdir()
     try:
         writer = _Writer(unfinished)
@@ -179,7 +180,7 @@ class _Writer:
 
 @dataclass(frozen=True)
 class _Stored:
-    """The products that were written, as often as they are needed."""
+    """The products that were written, read again in each iteration."""
 
     folder: Path
 
@@ -196,17 +197,17 @@ def _checked_meta(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
         damaged = [name for name, digest in meta["files"].items() if _digest(folder / name) != digest]
         same = meta["identity"] == identity
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CatalogueError(f"{folder} is no prepared catalogue ({error}): delete it, it will be made anew") from None
+        raise CatalogueError(f"{folder} holds no prepared catalogue ({error}): delete it{_AGAIN}") from None
     if not same:
-        raise CatalogueError(f"{folder} was prepared from other data: delete it, it will be made anew")
+        raise CatalogueError(f"{folder} was prepared from other data: delete it{_AGAIN}")
     if damaged:
-        raise CatalogueError(f"{folder}: {', '.join(damaged)} changed since: delete the folder, it will be made anew")
+        raise CatalogueError(f"{folder}: {', '.join(damaged)} changed since: delete the folder{_AGAIN}")
     checked: dict[str, Any] = meta
     return checked
 
 
 def _digest(file: Path) -> str:
-    """Of a file's content; read, not mapped, so that it does not count as this process's memory."""
+    """The digest of a file, which is read, not mapped, so that it does not count as this process's memory."""
     digest = xxhash.xxh3_64()
     with file.open("rb") as content:
         while block := content.read(1 << 20):
@@ -221,7 +222,7 @@ def _mapped(folder: Path, name: str) -> NDArray[Any]:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Held by one process at a time; given back also if it dies."""
+    """Held by one process at a time; the kernel releases it if that process dies."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

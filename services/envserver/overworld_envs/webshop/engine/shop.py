@@ -10,7 +10,7 @@ from overworld_envs.webshop.engine.tagger import Tagger
 
 
 class Shop:
-    """A catalogue and what is done with it."""
+    """A catalogue, its search and a tagger."""
 
     def __init__(self, catalogue: Catalogue, tagger: Tagger) -> None:
         self.catalogue = catalogue
@@ -18,7 +18,7 @@ class Shop:
         self._found = functools.lru_cache(maxsize=1024)(self._search)
 
     def search(self, words: str, limit: int) -> list[int]:
-        """Numbers of the best products, the best first."""
+        """The numbers of the best products for `words`, at most `limit`, best first."""
         return list(self._found(words, limit))
 
     def product(self, asin: str) -> Product:
@@ -26,7 +26,7 @@ class Shop:
         return self.catalogue.product(self._number(asin))
 
     def price(self, asin: str) -> float:
-        """What it costs, in dollars. Raises KeyError."""
+        """Its price in dollars. Raises KeyError."""
         return self.catalogue.price(self._number(asin))
 
     def _number(self, asin: str) -> int:

@@ -32,7 +32,7 @@ class Layout:
         self._draw_bar(canvas, scroll)
 
     def view_height(self, canvas_height: int) -> int:
-        """How much of the body can be seen at once, in pixels."""
+        """Height of the visible part of the body, in pixels."""
         return max(1, canvas_height - self._top)
 
     def _draw_bar(self, canvas: Pixels, scroll: int) -> None:
@@ -52,7 +52,7 @@ def _row(width: int, colour: Colour) -> Pixels:
 
 
 def _paste(canvas: Pixels, sprite: Pixels, x: int, y: int) -> None:
-    """Copies what of `sprite` lies within `canvas`."""
+    """Copies the part of `sprite` that lies within `canvas`."""
     height, width, _ = sprite.shape
     bottom, right, _ = canvas.shape
     if y >= 0 and x >= 0 and y + height <= bottom and x + width <= right:

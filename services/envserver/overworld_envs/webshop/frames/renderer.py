@@ -52,7 +52,7 @@ class Renderer:
         return Layout(sheet.pieces, body.pieces, top, body.y)
 
     def _head(self, sheet: Sheet, page: Page) -> None:
-        """The shop's name, the instruction, and what leads elsewhere."""
+        """The shop's name, the instruction, and the navigation."""
         unit = sheet.unit
         sheet.banner()
         goal = sheet.style(14, INK, NOTE)
@@ -161,7 +161,7 @@ class Renderer:
         sheet.y = y
 
     def _values(self, sheet: Sheet, values: tuple[str, ...], chosen: str | None, y: int) -> int:
-        """A button for each value; where they end."""
+        """Places a button for each value. Returns the y below them."""
         unit = sheet.unit
         x = unit(12)
         for value in values:

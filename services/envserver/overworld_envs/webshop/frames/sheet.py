@@ -38,7 +38,7 @@ class Piece:
 
 
 class Sheet:
-    """Where pieces are put; `y` is how far down it is used."""
+    """Collects placed sprites; `y` is how far down the sheet is used."""
 
     def __init__(self, width: int) -> None:
         self.width = width
@@ -48,11 +48,11 @@ class Sheet:
         self._label_size = max(4, self.unit(14))
 
     def unit(self, length: float) -> int:
-        """Units in pixels."""
+        """`length` units, in pixels."""
         return round(length * self.width / _UNITS)
 
     def style(self, size: int, colour: Colour, background: Colour, *, bold: bool = False) -> Style:
-        """Text of `size` units."""
+        """The style of text that is `size` units tall."""
         return Style(max(4, self.unit(size)), colour, background, "Semibold" if bold else "Regular")
 
     def put(self, sprite: Pixels, x: int, y: int) -> None:
@@ -60,7 +60,7 @@ class Sheet:
         self.pieces.append(Piece(x, y, sprite))
 
     def rows(self, rows: list[list[tuple[int, str]]], x: int, y: int, style: Style) -> int:
-        """Places lines of words; where the next line would be."""
+        """Places lines of words. Returns the y of the next line."""
         for row in rows:
             for offset, word in row:
                 self.pieces.append(Piece(x + offset, y, word_sprite(word, style)))
@@ -81,7 +81,7 @@ class Sheet:
         self.put(SPRITES.get(key, lambda: np.full((height, width, 3), colour, np.uint8)), x, y)
 
     def rounded(self, x: int, y: int, width: int, height: int, colour: Colour, edge: Colour) -> None:
-        """A rectangle with round corners on white."""
+        """A rectangle with rounded corners, on white."""
 
         def draw() -> Pixels:
             scale = 4
@@ -95,14 +95,14 @@ class Sheet:
             self.put(SPRITES.get(("rounded", width, height, colour, edge), draw), x, y)
 
     def button_width(self, label: str) -> int:
-        """Of a button, in pixels; at most that of the sheet."""
+        """Width of a button in pixels, at most that of the sheet less its margins."""
         style = Style(self._label_size, INK, WHITE)
         return max(1, min(text_width(label, style) + self.unit(18), self.width - self.unit(28)))
 
     def button(
         self, label: str, x: int, y: int, colour: Colour, ink: Colour, *, width: int = 0, height: int = 0
     ) -> int:
-        """Places a button; its width."""
+        """Places a button. Returns its width in pixels."""
         width, height = width or self.button_width(label), height or self.button_height
         self.rounded(x, y, width, height, colour, LINE if colour != BAR else BAR)
         style = Style(self._label_size, ink, colour)
