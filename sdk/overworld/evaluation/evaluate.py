@@ -151,7 +151,9 @@ def tasks_of_split(splits: Mapping[str, int], split: str, seed: int = 0) -> list
     """Each task of a finite split once. Raises ContractError for an unknown or endless one."""
     if not splits.get(split):
         finite = sorted(name for name, size in splits.items() if size)
-        raise ContractError(Reason.SPLIT_UNKNOWN, f"{split!r} is no finite split; those are {finite}: or name seeds")
+        raise ContractError(
+            Reason.SPLIT_UNKNOWN, f"{split!r} is not a finite split; choose one of {finite}, or name seeds"
+        )
     return [Reset(seed=seed, split=split, task=task) for task in range(splits[split])]
 
 
