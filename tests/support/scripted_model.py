@@ -5,7 +5,6 @@ import fcntl
 import hashlib
 import itertools
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from overworld_vlm.load import VLM, save
 from overworld_vlm.tiny import make_tiny
 
 from tests.support.scripted_env import REPLIES, WORDS, Puppet, PuppetOptions
+from tests.support.shared_folder import shared_folder
 from tests.support.tiny_vlm import SIZES
 
 CHANGING = ("time/", "charts/SPS")
@@ -27,8 +27,7 @@ CHANGING = ("time/", "charts/SPS")
 
 def obedient_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the model is; of tests that run side by side one makes it for all."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "obedient"
+    folder = shared_folder(tmp_path_factory) / "obedient"
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from overworld import Fleet, Reset, Results, ServerChangedError, ServerLostError, Session
-from overworld.client.session import Move
+from overworld.client.moves import Move
 from overworld.host.process import ServerProcess
 
 from tests.support.toy_env import TOY

@@ -22,9 +22,8 @@ def frame(value: int) -> Image:
 def result(
     turn: int, value: int, outcome: Outcome | None = Outcome.EXECUTED, executed: str | None = "left", **fields: Any
 ) -> Result:
-    return Result(
-        0, 0, turn, Observation((frame(value), f"state {value}"), **fields), outcome=outcome, executed=executed
-    )
+    observation = Observation((frame(value), f"state {value}"), **fields)
+    return Result(slot=0, episode=0, turn=turn, observation=observation, outcome=outcome, executed=executed)
 
 
 def reset(value: int) -> Result:
@@ -164,7 +163,7 @@ def test_the_text_holds_task_state_actions_and_form() -> None:
 
 def test_the_text_lists_what_is_admissible_now() -> None:
     conversation = Conversation(SPEC, Recipe(reply="action"))
-    conversation.observe(Result(0, 0, 0, Observation(("x",), ("left",))))
+    conversation.observe(Result(slot=0, episode=0, turn=0, observation=Observation(("x",), ("left",))))
     assert conversation.messages()[0]["content"][-1]["text"].endswith('Actions: "left"\nReply: {"action": "..."}')
 
 

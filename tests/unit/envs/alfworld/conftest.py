@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
+from tests.support.shared_folder import shared_folder
+
 if TYPE_CHECKING:
     from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
-    from overworld_envs.alfworld.engine import Engine
-    from overworld_envs.alfworld.games import GameFile
+    from overworld_envs.alfworld.engine.engine import Engine
+    from overworld_envs.alfworld.games.library import GameFile
 
 if importlib.util.find_spec("textworld") is None:
     collect_ignore_glob = ["test_*.py"]
@@ -30,7 +32,7 @@ def pytest_report_header() -> str | None:
 @pytest.fixture(autouse=True, scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One cache for all test processes; no data set by the environment."""
-    folder = tmp_path_factory.getbasetemp().parent / "alfworld-cache"
+    folder = shared_folder(tmp_path_factory) / "alfworld-cache"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OVERWORLD_ALFWORLD_CACHE", str(folder))
         patch.delenv("ALFWORLD_DATA", raising=False)
@@ -63,9 +65,9 @@ ROOMS = {
 @pytest.fixture(scope="session")
 def game_file(tmp_path_factory: pytest.TempPathFactory) -> MakeGame:
     """game_file(task_type, plan=None, seed=0): a generated game on disk, as a GameFile."""
-    from overworld_envs.alfworld.games import GameFile
-    from overworld_envs.alfworld.generator import make_game
-    from overworld_envs.alfworld.tasks import task_of_problem
+    from overworld_envs.alfworld.games.generator import make_game
+    from overworld_envs.alfworld.games.library import GameFile
+    from overworld_envs.alfworld.games.tasks import task_of_problem
 
     def make(task_type: str, plan: int | None = None, seed: int = 0) -> GameFile:
         made = make_game(task_type, "train", random.Random(seed), plan or ROOMS[task_type])
@@ -96,8 +98,8 @@ def stock(monkeypatch: pytest.MonkeyPatch) -> LoadStock:
 @pytest.fixture
 def play() -> Play:
     """play(game_file, steps, seed): an engine after so many random steps."""
-    from overworld_envs.alfworld.engine import Engine
-    from overworld_envs.alfworld.games import open_game
+    from overworld_envs.alfworld.engine.engine import Engine
+    from overworld_envs.alfworld.games.library import open_game
 
     def played(file: GameFile, steps: int = 0, seed: int = 0) -> Engine:
         engine = Engine()
