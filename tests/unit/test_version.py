@@ -1,6 +1,7 @@
 """VERSION is the one place for the version, and every package has the licence; what cannot read the file agrees."""
 
 import re
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,6 +20,9 @@ PACKAGES = {
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_has_the_version_the_licence_and_the_notice_of_the_repository(package):
+    project = tomllib.loads((ROOT / PACKAGES[package] / "pyproject.toml").read_text())["project"]
+    assert project["dynamic"] == ["version"]
+    assert project["license-files"] == ["LICENSE", "NOTICE"]
     assert version(package) == VERSION, "run: make setup"
     for name in ("VERSION", "LICENSE", "NOTICE"):
         copy, original = ROOT / PACKAGES[package] / name, ROOT / name
