@@ -64,6 +64,13 @@ def test_an_image_of_one_simulator_holds_no_torch_and_no_other_simulator(stack):
     assert not packages & {"torch", "transformers", "miniworld", "pyglet", "textworld", "fastapi"}
 
 
+def test_a_package_in_an_image_has_its_version_and_the_licences_of_others(stack):
+    code = "from importlib.metadata import distribution as of; d = of('overworld-envs'); print(d.version)"
+    version, notice = stack.python("gym-cards", f"{code}; print(d.read_text('licenses/NOTICE'))").split("\n", 1)
+    assert version == VERSION
+    assert "Copyright (c) 2023 Princeton Natural Language Processing" in notice
+
+
 @pytest.mark.parametrize("service", SERVERS)
 def test_a_container_runs_without_rights(stack, service):
     container = stack.container(service)
