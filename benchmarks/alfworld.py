@@ -27,7 +27,7 @@ import numpy as np
 import psutil
 import xxhash
 from overworld import Reset, Session
-from overworld.frames import pixels_hash
+from overworld.contract.frames import pixels_hash
 from overworld.host.process import ServerProcess
 from overworld_envs.alfworld.engine import Engine, Game
 from overworld_envs.alfworld.games import GameFile, open_game, read_library

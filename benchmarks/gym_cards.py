@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import xxhash
 from overworld import Image, Observation, Runner, make
-from overworld.env import Pixels
+from overworld.authoring.env import Pixels
 from overworld_envs.drawing import SPRITES
 from overworld_envs.gym_cards.cards import Card
 from overworld_envs.gym_cards.ez_points import EZPoints

@@ -22,7 +22,7 @@ import psutil
 from chromium import Chromium
 from overworld import Session as Client
 from overworld.host.process import ServerProcess
-from overworld.process import ServiceProcess
+from overworld.service.process import ServiceProcess
 from overworld_envs.webshop.frame import Renderer
 from overworld_envs.webshop.pages import Page, ResultsPage
 from overworld_envs.webshop.session import Session
@@ -32,7 +32,7 @@ from report import Row, finish, parser
 from rich.progress import track
 from webshop_html import page_html
 
-ANSWERS = Path(__file__).parents[1] / "tests" / "unit" / "webshop" / "lucene" / "answers.json.gz"
+ANSWERS = Path(__file__).parents[1] / "tests" / "unit" / "envs" / "webshop" / "lucene" / "answers.json.gz"
 SIZES = (1_000, 100_000)
 MEGABYTES = {1_000: 500.0, 100_000: 1_500.0}
 SLOTS = 64

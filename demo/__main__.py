@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from overworld import Fleet, malloc
-from overworld.conversation import Recipe
-from overworld.evaluate import Episode, Report, evaluate, tasks_of_split
-from overworld.openai_client import ModelServerError, OpenAIModel
-from overworld.process import ServiceError, ServiceProcess, run
+from overworld.evaluation.conversation import Recipe
+from overworld.evaluation.evaluate import Episode, Report, evaluate, tasks_of_split
+from overworld.evaluation.openai_client import ModelServerError, OpenAIModel
+from overworld.service.process import ServiceError, ServiceProcess, run
 from rich.console import Console
 from rich.table import Table
 

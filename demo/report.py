@@ -11,8 +11,8 @@ from typing import Any
 
 import jinja2
 import matplotlib
-from overworld.conversation import read_reply
-from overworld.evaluate import Episode, Report
+from overworld.evaluation.conversation import read_reply
+from overworld.evaluation.evaluate import Episode, Report
 
 _HERE = Path(__file__).parent
 _STRIPS_PER_MODEL = 3

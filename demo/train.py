@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from overworld.process import ServiceError, ServiceProcess, run
+from overworld.service.process import ServiceError, ServiceProcess, run
 
 from demo.processes import EndingOnSignals
 

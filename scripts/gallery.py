@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from overworld import Result, Runner, catalogue, make
-from overworld.env import Pixels
-from overworld.play import expert, play, write_gif
+from overworld.authoring.env import Pixels
+from overworld.evaluation.play import expert, play, write_gif
 from PIL import Image, ImageDraw, ImageFont
 
 DOCS = Path(__file__).parents[1] / "docs"

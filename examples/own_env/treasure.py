@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 from overworld import ActionSpec, End, Env, EnvSpec, Expert, Image, Observation, Transition
-from overworld.env import Pixels
+from overworld.authoring.env import Pixels
 
 _CELL = 8  # pixels
 _GREEN, _ROCK, _GOLD, _BLUE = (60, 160, 60), (70, 70, 70), (255, 200, 0), (30, 60, 255)

@@ -3,10 +3,8 @@
 `make` plays an env in this process, `Session` on a server, `Fleet` on many.
 """
 
-from overworld.catalogue import make
-from overworld.channel import ServerBrokenError, ServerInfo, ServerLostError, server_info
-from overworld.client import Act, Reset, Results, ServerChangedError, Session
-from overworld.env import (
+from overworld.authoring.catalogue import make
+from overworld.authoring.env import (
     ActionSpec,
     End,
     Env,
@@ -18,10 +16,12 @@ from overworld.env import (
     Outcome,
     Transition,
 )
+from overworld.authoring.runner import Fallback, Result, Runner, SlotError
+from overworld.client.channel import ServerBrokenError, ServerInfo, ServerLostError, server_info
+from overworld.client.fleet import Fleet
+from overworld.client.session import Act, Reset, Results, ServerChangedError, Session
 from overworld.errors import ContractError, Reason
-from overworld.fleet import Fleet
-from overworld.registry import registry
-from overworld.runner import Fallback, Result, Runner, SlotError
+from overworld.registry import open_registry
 
 __all__ = [
     "Act",
@@ -50,6 +50,6 @@ __all__ = [
     "SlotError",
     "Transition",
     "make",
-    "registry",
+    "open_registry",
     "server_info",
 ]

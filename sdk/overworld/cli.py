@@ -16,25 +16,26 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from overworld import catalogue, log
-from overworld.channel import ServerBrokenError, ServerLostError, server_info
-from overworld.client import Reset, ServerChangedError
-from overworld.conversation import Recipe
-from overworld.env import Pixels
+from overworld.authoring import catalogue
+from overworld.authoring.env import Pixels
+from overworld.authoring.runner import Result
+from overworld.client.channel import ServerBrokenError, ServerLostError, server_info
+from overworld.client.fleet import Fleet
+from overworld.client.session import Reset, ServerChangedError
 from overworld.errors import ContractError
-from overworld.evaluate import ModelChangedError, Report, compare, evaluate, read_episodes, tasks_of_split
-from overworld.fleet import Fleet
-from overworld.openai_client import ModelServerError, OpenAIModel
-from overworld.play import Agent, chance, expert, person, play, show_in, side_by_side, write_gif
-from overworld.process import follow_parent
-from overworld.registry import registry
-from overworld.runner import Result
-from overworld.secret import secret
+from overworld.evaluation.conversation import Recipe
+from overworld.evaluation.evaluate import ModelChangedError, Report, compare, evaluate, read_episodes, tasks_of_split
+from overworld.evaluation.openai_client import ModelServerError, OpenAIModel
+from overworld.evaluation.play import Agent, chance, expert, person, play, show_in, side_by_side, write_gif
+from overworld.registry import open_registry
+from overworld.service import log
+from overworld.service.process import follow_parent
+from overworld.service.secret import secret
 
 
 def _serve(arguments: argparse.Namespace) -> int:
     from overworld.host.server import ServerConfig, bracketed, serve
-    from overworld.host.workers import WorkerError
+    from overworld.host.worker_process import WorkerError
 
     log.configure()
 
@@ -96,7 +97,7 @@ def _eval(arguments: argparse.Namespace) -> int:
                 concurrency=arguments.slots,
             ) as model,
             Fleet(
-                registry(arguments.servers),
+                open_registry(arguments.servers),
                 arguments.env,
                 arguments.slots,
                 token=_token(),

@@ -83,7 +83,7 @@ def check_registry_url(url: str) -> None:
         raise ValueError(f"{url!r} is no registry: {error}; it looks like redis://host:6379/0") from None
 
 
-def registry(where: str) -> Registry:
+def open_registry(where: str) -> Registry:
     """From a setting: "redis://host:port/0", or addresses separated by commas."""
     if where.startswith(("redis://", "rediss://", "unix://")):
         return RedisRegistry(where)

@@ -24,7 +24,7 @@ def missing() -> str:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def engine():
+def engine() -> None:
     """Skips where there is no engine, unless REQUIRE_DOCKER=1 says that there must be one."""
     why = missing()
     if why and os.environ.get("REQUIRE_DOCKER") == "1":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -35,26 +36,26 @@ def container(name, *options):
     return run("docker", "run", "--rm", "--read-only", *options, f"overworld/{name}:{VERSION}", check=False)
 
 
-def test_an_env_that_nobody_has_is_named_with_those_on_offer(stack):
+def test_an_env_that_nobody_has_is_named_with_those_on_offer(stack) -> None:
     said = train(stack, "servers=redis://redis:6379/0", "envs.0.id=gym_cards/Chess", "retry_budget=3")
     assert "within 3 s no server offered gym_cards/Chess" in said
     assert "gym_cards/NumberLine" in said
     assert "correct the env's name, or start a server" in said
 
 
-def test_an_env_that_the_only_server_does_not_have_is_refused_at_once(stack):
+def test_an_env_that_the_only_server_does_not_have_is_refused_at_once(stack) -> None:
     said = train(stack, "servers=gym-cards:50051", "envs.0.id=gym_cards/Chess")
     assert "no server has 'gym_cards/Chess'" in said
     assert "gym_cards/NumberLine" in said
 
 
-def test_a_trainer_without_env_servers_says_so(stack):
+def test_a_trainer_without_env_servers_says_so(stack) -> None:
     said = train(stack, "servers=gym-kards:50051", "retry_budget=2")
     assert "within 2 s no server offered gym_cards/NumberLine" in said
     assert "gym-kards:50051" in said
 
 
-def test_a_trainer_with_another_token_says_so(stack, tmp_path):
+def test_a_trainer_with_another_token_says_so(stack, tmp_path: Path) -> None:
     other = tmp_path / "token"
     other.write_text("wrong")
     other.chmod(0o644)
@@ -64,13 +65,13 @@ def test_a_trainer_with_another_token_says_so(stack, tmp_path):
     assert "the bearer token is not this server's; check OVERWORLD_TOKEN" in last_words(done, "overworld_trainer")
 
 
-def test_a_trainer_without_a_volume_says_so():
+def test_a_trainer_without_a_volume_says_so() -> None:
     said = last_words(container("trainer", "--tmpfs", "/tmp"), "overworld_trainer")
     assert said.startswith("overworld_trainer: run: /runs/tiny cannot be written by user 10001 (Read-only file system)")
     assert "mount a volume" in said
 
 
-def test_a_policy_server_that_cannot_read_its_volume_says_so(tmp_path):
+def test_a_policy_server_that_cannot_read_its_volume_says_so(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     mine = ("--volume", f"{tmp_path}:/runs:ro", "--env", "OVERWORLD_INSECURE=true", "--tmpfs", "/tmp")
     if os.getuid() == 10001:
@@ -79,7 +80,7 @@ def test_a_policy_server_that_cannot_read_its_volume_says_so(tmp_path):
     assert "/runs is not there, or user 10001 cannot read it; mount the volume" in said
 
 
-def test_services_without_their_secret_do_not_start():
+def test_services_without_their_secret_do_not_start() -> None:
     said = last_words(container("gym-cards", "--env", "OVERWORLD_TOKEN_FILE=/run/secrets/env/token"), "overworld")
     assert "OVERWORLD_TOKEN_FILE: /run/secrets/env/token cannot be read (No such file or directory)" in said
     said = last_words(container("gym-cards"), "overworld")
@@ -92,14 +93,14 @@ MOUNTED = {"OVERWORLD_DATA": "treasure", "TRAIN_SETTINGS": "trainer", "OVERWORLD
 
 
 @pytest.mark.parametrize(("variable", "service"), MOUNTED.items())
-def test_a_folder_or_file_that_is_not_there_is_named(stack, variable, service):
+def test_a_folder_or_file_that_is_not_there_is_named(stack, variable, service) -> None:
     done = stack.compose("run", "--rm", "--no-deps", "-T", service, check=False, **{variable: "/nobody/made/this"})
     assert done.returncode != 0
     assert "/nobody/made/this" in done.stderr
     assert "bind source path does not exist" in done.stderr
 
 
-def test_a_given_secret_that_cannot_be_read_is_named_and_nothing_starts(tmp_path):
+def test_a_given_secret_that_cannot_be_read_is_named_and_nothing_starts(tmp_path: Path) -> None:
     if os.getuid() == 10001:
         pytest.skip("the user of these tests is the services' own")
     for name in ("env_token", "policy_key"):
@@ -117,7 +118,7 @@ def test_a_given_secret_that_cannot_be_read_is_named_and_nothing_starts(tmp_path
         stack.down()
 
 
-def test_an_env_server_whose_data_cannot_be_read_says_so_and_stays_down(tmp_path):
+def test_an_env_server_whose_data_cannot_be_read_says_so_and_stays_down(tmp_path: Path) -> None:
     """It is started again a few times, since it might have crashed; then it stays down with its reason."""
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)

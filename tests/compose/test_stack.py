@@ -9,14 +9,15 @@ import socket
 import threading
 import time
 import uuid
+from pathlib import Path
 
 import httpx
 import pytest
 from overworld import Fleet
-from overworld.conversation import Recipe
-from overworld.evaluate import evaluate, tasks_of_split
+from overworld.evaluation.conversation import Recipe
+from overworld.evaluation.evaluate import evaluate, tasks_of_split
+from overworld.evaluation.openai_client import OpenAIModel
 from overworld.host.process import ServerProcess
-from overworld.openai_client import OpenAIModel
 
 from tests.compose.stack import SECONDS, SERVERS, VERSION, Stack, run
 
@@ -31,7 +32,7 @@ METRICS = {
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_an_image_has_a_user_a_health_check_and_no_secret(stack, name):
+def test_an_image_has_a_user_a_health_check_and_no_secret(stack, name) -> None:
     (image,) = json.loads(run("docker", "image", "inspect", f"overworld/{name}:{VERSION}").stdout)
     config = image["Config"]
     assert config["User"] == "10001:10001"
@@ -41,11 +42,11 @@ def test_an_image_has_a_user_a_health_check_and_no_secret(stack, name):
     assert stack.env_token not in history
     assert stack.policy_key not in history
     files = ("docker", "run", "--rm", "--user", "0", "--network", "none", "--entrypoint", "find", image["Id"])
-    assert run(*files, "/", "-xdev", "-name", "env_token", "-o", "-xdev", "-name", "policy_key").stdout == ""
+    assert run(*files, "/secrets", "/run/secrets", "-type", "f", check=False).stdout == ""
     assert run(*files, "/etc/pip.conf", "/app", "-type", "f", check=False).stdout.split() == ["/app/constraints.txt"]
 
 
-def test_the_example_of_an_own_env_becomes_an_image(stack):
+def test_the_example_of_an_own_env_becomes_an_image(stack) -> None:
     run("docker", "build", "--tag", f"{stack.name}/treasure", "examples/own_env")
     try:
         listed = run("docker", "run", "--rm", "--entrypoint", "python3", f"{stack.name}/treasure", "-c", _ENVS).stdout
@@ -54,17 +55,17 @@ def test_the_example_of_an_own_env_becomes_an_image(stack):
     assert listed == "['island/Treasure']\n"
 
 
-_ENVS = "from overworld import catalogue; print(list(catalogue.load(['treasure:Treasure'])))"
+_ENVS = "from overworld.authoring import catalogue; print(list(catalogue.load(['treasure:Treasure'])))"
 
 
-def test_an_image_of_one_simulator_holds_no_torch_and_no_other_simulator(stack):
+def test_an_image_of_one_simulator_holds_no_torch_and_no_other_simulator(stack) -> None:
     listed = stack.execute("gym-cards", "pip", "list", "--format", "freeze").stdout
     packages = {line.partition("==")[0].lower() for line in listed.splitlines()}
     assert {"overworld", "overworld-envs", "numpy", "pillow"} <= packages
     assert not packages & {"torch", "transformers", "miniworld", "pyglet", "textworld", "fastapi"}
 
 
-def test_a_package_in_an_image_has_its_version_and_the_licences_of_others(stack):
+def test_a_package_in_an_image_has_its_version_and_the_licences_of_others(stack) -> None:
     code = "from importlib.metadata import distribution as of; d = of('overworld-envs'); print(d.version)"
     version, notice = stack.python("gym-cards", f"{code}; print(d.read_text('licenses/NOTICE'))").split("\n", 1)
     assert version == VERSION
@@ -72,7 +73,7 @@ def test_a_package_in_an_image_has_its_version_and_the_licences_of_others(stack)
 
 
 @pytest.mark.parametrize("service", SERVERS)
-def test_a_container_runs_without_rights(stack, service):
+def test_a_container_runs_without_rights(stack, service) -> None:
     container = stack.container(service)
     host = container["HostConfig"]
     assert host["ReadonlyRootfs"]
@@ -87,7 +88,7 @@ def test_a_container_runs_without_rights(stack, service):
     assert "Read-only file system" in refused.stderr
 
 
-def test_only_the_policy_server_is_published_and_only_on_loopback(stack):
+def test_only_the_policy_server_is_published_and_only_on_loopback(stack) -> None:
     published = {
         service: [
             (port, entry["HostIp"], entry["HostPort"])
@@ -106,7 +107,7 @@ def test_only_the_policy_server_is_published_and_only_on_loopback(stack):
         socket.create_connection((own, stack.port), timeout=5)
 
 
-def test_services_reach_whom_they_must_and_nobody_else(stack):
+def test_services_reach_whom_they_must_and_nobody_else(stack) -> None:
     def reaches(service, host, port):
         code = f"import socket; socket.create_connection(('{host}', {port}), timeout=3)"
         done = stack.execute(service, "python3", "-c", code, check=False)
@@ -123,7 +124,7 @@ def test_services_reach_whom_they_must_and_nobody_else(stack):
     assert not reaches("policy-server", *gateway)
 
 
-def test_env_servers_and_the_policy_server_ask_for_their_secret(stack):
+def test_env_servers_and_the_policy_server_ask_for_their_secret(stack) -> None:
     without_token = ("env", "--unset=OVERWORLD_TOKEN_FILE", "overworld", "ps", "treasure:50051")
     without = stack.execute("gym-cards", *without_token, check=False)
     assert without.returncode == 1
@@ -135,26 +136,32 @@ def test_env_servers_and_the_policy_server_ask_for_their_secret(stack):
 
 
 @pytest.mark.parametrize("service", SERVERS)
-def test_a_service_can_read_its_own_secret_and_no_other(stack, service):
+def test_a_service_can_read_its_own_secret_and_no_other(stack, service) -> None:
     own = {"redis": [], "policy-server": ["/run/secrets/policy/key"]}.get(service, ["/run/secrets/env/token"])
     assert stack.execute(service, "find", "/run/secrets", "-type", "f", check=False).stdout.split() == own
-    mounted = {mount["Name"] for mount in stack.container(service)["Mounts"] if mount["Type"] == "volume"}
-    volumes = {"redis": set(), "policy-server": {"policy-key", "runs"}}.get(service, {"env-token"})
-    assert mounted == {f"{stack.name}_{volume}" for volume in volumes}
+    assert volumes(stack, service) == {"redis": set(), "policy-server": {"policy-key", "runs"}}.get(
+        service, {"env-token"}
+    )
     for path in own:
         assert stack.execute(service, "stat", "--format=%a %u %s", path).stdout == "400 10001 64\n"
         refused = stack.execute(service, "rm", "--force", path, check=False)
         assert "Read-only file system" in refused.stderr
 
 
+def volumes(stack, service):
+    """The named volumes that a service's container has mounted."""
+    mounts = stack.container(service)["Mounts"]
+    return {mount["Name"].removeprefix(f"{stack.name}_") for mount in mounts if mount["Type"] == "volume"}
+
+
 @pytest.mark.parametrize("service", METRICS)
-def test_a_service_tells_prometheus_how_it_is(stack, service):
+def test_a_service_tells_prometheus_how_it_is(stack, service) -> None:
     url, expected = METRICS[service]
     code = f"import urllib.request; print(urllib.request.urlopen('{url}').read().decode())"
     assert expected in stack.python(service, code)
 
 
-def test_a_run_in_several_simulators_survives_crashes_of_env_server_and_trainer(stack):
+def test_a_run_in_several_simulators_survives_crashes_of_env_server_and_trainer(stack) -> None:
     """Killed are one env server, then the trainer itself; each is back by itself and the run goes on to its end."""
     stack.up("trainer", TRAIN_RUN="killed")
     stack.wait("2 updates", lambda: stack.updates("killed") >= 2)
@@ -187,7 +194,7 @@ def card(stack, name):
     return next(entry for entry in listed if entry["id"] == name)["overworld"]
 
 
-def test_the_documented_command_trains_and_evaluates(stack):
+def test_the_documented_command_trains_and_evaluates(stack) -> None:
     """One command: here two updates on the island, then ten episodes there."""
     variables = {
         "TRAIN_ENV": "island/Treasure",
@@ -198,13 +205,15 @@ def test_the_documented_command_trains_and_evaluates(stack):
     }
     stack.compose("up", "--no-build", "trainer", "evaluator", **variables)
     assert stack.state("evaluator") == ("exited", 0)
+    assert volumes(stack, "trainer") == {"env-token", "runs"}
+    assert volumes(stack, "evaluator") == {"env-token", "policy-key", "runs"}
     report = json.loads(stack.execute("policy-server", "cat", "/runs/island/evaluation/report.json").stdout)
     assert (report["model"], report["env"], report["episodes"]) == ("island@latest", "island/Treasure", 10)
     assert report["options"]["max_turns"] == 20
     assert any("island@latest in island/Treasure, 10 episodes" in line for line in stack.logs("evaluator"))
 
 
-def test_a_checkpoint_is_evaluated_from_outside_through_the_published_port(stack):
+def test_a_checkpoint_is_evaluated_from_outside_through_the_published_port(stack) -> None:
     """As somebody with simulators of their own does it."""
     options = {"size": 56, "colours": True, "max_turns": 20}
     with (
@@ -221,13 +230,13 @@ def test_a_checkpoint_is_evaluated_from_outside_through_the_published_port(stack
     assert report.fingerprint == card(stack, "killed@latest")["weights"]
 
 
-def test_sigterm_stops_every_service_within_its_grace(stack):
+def test_sigterm_stops_every_service_within_its_grace(stack) -> None:
     """The trainer in the middle of a run, which then goes on."""
     stack.up("trainer", TRAIN_RUN="stopped", TRAIN_ARGUMENTS="updates=100000")
     stack.wait("an update", lambda: stack.updates("stopped") >= 1)
     seconds = {}
 
-    def stop(service):
+    def stop(service) -> None:
         started = time.monotonic()
         stack.compose("stop", service)
         seconds[service] = time.monotonic() - started
@@ -250,7 +259,7 @@ def test_sigterm_stops_every_service_within_its_grace(stack):
     stack.compose("up", "--detach", "--no-build", "--wait", *SERVERS)
 
 
-def test_no_secret_is_printed_anywhere(stack):
+def test_no_secret_is_printed_anywhere(stack) -> None:
     """Not in the logs of all that ran so far, nor in what the engine and Compose tell of the containers."""
     texts = {service: "\n".join(stack.logs(service)) for service in (*SERVERS, "secrets", "trainer", "evaluator")}
     assert all(texts[service] for service in ("trainer", "evaluator", "redis"))
@@ -261,7 +270,7 @@ def test_no_secret_is_printed_anywhere(stack):
         assert [place for place, text in texts.items() if secret in text] == []
 
 
-def test_secrets_stay_when_the_stack_goes_down_and_up(stack):
+def test_secrets_stay_when_the_stack_goes_down_and_up(stack) -> None:
     before = stack.env_token, stack.policy_key
     stack.compose("down")
     stack.compose("up", "--detach", "--no-build", "--wait", *SERVERS)
@@ -269,7 +278,7 @@ def test_secrets_stay_when_the_stack_goes_down_and_up(stack):
     assert card(stack, "killed@latest")
 
 
-def test_secrets_can_be_given(stack, tmp_path):
+def test_secrets_can_be_given(stack, tmp_path: Path) -> None:
     """A folder with both; what the services read then is a copy, and another folder replaces it."""
     other = Stack(f"overworld-test-{uuid.uuid4().hex[:8]}")
     url = f"http://127.0.0.1:{other.port}/v1/models"
@@ -289,7 +298,7 @@ def test_secrets_can_be_given(stack, tmp_path):
         other.down()
 
 
-def test_everything_is_taken_down(stack):
+def test_everything_is_taken_down(stack) -> None:
     """The last test of this file: afterwards nothing of the project is left."""
     stack.down()
     for kind in (("ps", "--all"), ("volume", "ls"), ("network", "ls")):

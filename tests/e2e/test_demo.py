@@ -24,7 +24,7 @@ def run_demo(folder, seed):
     return json.loads((folder / "report.json").read_text())
 
 
-def check(report):
+def check(report) -> None:
     """What the demo promises."""
     assert report["trained"]["success"] >= 0.95
     assert report["trained"]["positive_return"] >= 0.85
@@ -35,7 +35,7 @@ def check(report):
 
 
 @pytest.mark.timeout(900)
-def test_the_agent_learns_to_look(tmp_path):
+def test_the_agent_learns_to_look(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     report = run_demo(folder, seed=0)
     check(report)
@@ -48,7 +48,7 @@ def test_the_agent_learns_to_look(tmp_path):
 @pytest.mark.demo
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_every_seed_learns_and_repeats(tmp_path, seed):
+def test_every_seed_learns_and_repeats(tmp_path: Path, seed: int) -> None:
     reports = [run_demo(tmp_path / name, seed) for name in ("one", "other")]
     check(reports[0])
     for report in reports:
@@ -75,7 +75,7 @@ def processes_of(folder):
         *((signal.SIGKILL, sign) for sign in ("2/4", "cloning")),
     ],
 )
-def test_an_interrupted_demo_leaves_no_process_behind(tmp_path, number, sign):
+def test_an_interrupted_demo_leaves_no_process_behind(tmp_path: Path, number, sign) -> None:
     folder = tmp_path / "demo"
     demo = subprocess.Popen(
         [*COMMAND, "--run", str(folder)],
@@ -104,7 +104,7 @@ def test_an_interrupted_demo_leaves_no_process_behind(tmp_path, number, sign):
 
 
 @pytest.mark.parametrize("game", ["NumberLine", "EZPoints", "Points24", "Blackjack"])
-def test_the_tiny_model_trains_in_every_game(tmp_path, game):
+def test_the_tiny_model_trains_in_every_game(tmp_path: Path, game) -> None:
     folder = tmp_path / "run"
     settings = ["clone.updates=2", "envs.0.slots=8", "rollout_steps=2", "critic.warmup_updates=1"]
     command = [sys.executable, "-m", "demo.train", "--env", f"gym_cards/{game}", "--updates", "3", "--run", str(folder)]

@@ -39,7 +39,7 @@ def objects(overlay):
 
 
 @pytest.mark.parametrize("overlay", ALL)
-def test_it_validates_strictly(overlay, tmp_path):
+def test_it_validates_strictly(overlay, tmp_path: Path) -> None:
     path = tmp_path / "all.yaml"
     path.write_text(rendered(overlay))
     command = [Path(sys.executable).with_name("kubernetes-validate"), "--strict", path]
@@ -50,11 +50,11 @@ def test_it_validates_strictly(overlay, tmp_path):
 
 @pytest.mark.parametrize("check", checks.CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("overlay", ALL)
-def test_it_passes(overlay, check):
+def test_it_passes(overlay, check) -> None:
     assert list(check(objects(overlay))) == []
 
 
-def test_a_typo_does_not_validate(tmp_path):
+def test_a_typo_does_not_validate(tmp_path: Path) -> None:
     path = tmp_path / "all.yaml"
     path.write_text(rendered(OVERLAYS[0]).replace("readOnlyRootFilesystem:", "readOnlyRootFileSystem:", 1))
     command = [Path(sys.executable).with_name("kubernetes-validate"), "--strict", path]
@@ -125,7 +125,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("expected", MISTAKES)
-def test_a_mistake_is_noticed(expected):
+def test_a_mistake_is_noticed(expected) -> None:
     broken = copy.deepcopy(objects(OVERLAYS[0]))
     MISTAKES[expected](broken)
     check, _, words = expected.partition(": ")
@@ -133,7 +133,7 @@ def test_a_mistake_is_noticed(expected):
     assert any(words in one for one in said), said
 
 
-def test_compose_and_kubernetes_run_the_same_images():
+def test_compose_and_kubernetes_run_the_same_images() -> None:
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     ours = {service["image"] for service in compose.values()}
     running = [

@@ -15,7 +15,7 @@ def memory(pid):
     return sum(one.memory_full_info().pss for one in processes) / 1e6, sum(one.num_fds() for one in processes)
 
 
-def play(address, env_id, seed):
+def play(address, env_id, seed) -> None:
     """An episode in each slot of a session of its own."""
     with Session(address, env_id, slots=SLOTS) as session:
         results = session.reset(range(seed, seed + SLOTS))
@@ -27,7 +27,7 @@ def play(address, env_id, seed):
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("env_id", ["gym_cards/EZPoints", "gym_cards/Blackjack"])
-def test_a_thousand_sessions_leave_no_trace(env_id):
+def test_a_thousand_sessions_leave_no_trace(env_id) -> None:
     with ServerProcess("gym_cards", arguments=("--workers", "2", "--slots", str(SLOTS))) as server:
         for number in range(200):
             play(server.address, env_id, number * SLOTS)

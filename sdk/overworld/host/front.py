@@ -9,13 +9,13 @@ import math
 import time
 import uuid
 
+from overworld.contract.frames import FrameFile, join_response
+from overworld.contract.wire import CONTRACT_REVISION, spec_from_proto
 from overworld.errors import ContractError, Reason
-from overworld.frames import FrameFile, join_response
 from overworld.host.metrics import Metrics
 from overworld.host.pool import Pool
 from overworld.host.session import Session
 from overworld.v1 import env_pb2 as pb
-from overworld.wire import CONTRACT_REVISION, spec_from_proto
 
 _logger = logging.getLogger(__name__)
 

@@ -12,14 +12,14 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from overworld.env import End
+from overworld.authoring.env import End
+from overworld.contract.wire import episode_state
 from overworld.errors import ContractError, Reason
 from overworld.host import pipe
 from overworld.host.metrics import Metrics
 from overworld.host.session import Session, Slot
-from overworld.host.workers import Death, Job, WorkerError, WorkerProcess
+from overworld.host.worker_process import Death, Job, WorkerError, WorkerProcess
 from overworld.v1 import env_pb2 as pb
-from overworld.wire import episode_state
 
 _RESTART_PAUSES = (0.2, 1.0, 5.0)
 """Seconds between attempts to replace a worker: what keeps one from starting (no memory, say) may pass."""

@@ -6,7 +6,7 @@ with ServerProcess("gym_cards") as server:
 
 from __future__ import annotations
 
-from overworld.process import ServiceProcess
+from overworld.service.process import ServiceProcess
 
 
 class ServerProcess(ServiceProcess):

@@ -17,13 +17,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
-from overworld import malloc
 from overworld.errors import ContractError, Reason, trailing_metadata
 from overworld.host.front import MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, Front
 from overworld.host.metrics import Metrics
 from overworld.host.pool import Pool
 from overworld.registry import announce, check_registry_url
-from overworld.settings import is_loopback
+from overworld.service import malloc
+from overworld.service.settings import is_loopback
 from overworld.v1 import env_pb2 as pb
 
 _logger = logging.getLogger(__name__)

@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from overworld.env import EnvSpec
+from overworld.authoring.env import EnvSpec
+from overworld.authoring.runner import choose_task
+from overworld.contract.frames import FrameFile
+from overworld.contract.wire import MAX_REPLY_BYTES, tensor_from_proto
 from overworld.errors import ContractError, Reason
-from overworld.frames import FrameFile
-from overworld.host.workers import WorkerProcess
-from overworld.runner import choose_task
+from overworld.host.worker_process import WorkerProcess
 from overworld.v1 import env_pb2 as pb
-from overworld.wire import MAX_REPLY_BYTES, tensor_from_proto
 
 _VOCABULARY_TEXT_BYTES = 4096
 """Bound of an action's text where the env has a vocabulary."""

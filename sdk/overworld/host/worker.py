@@ -18,16 +18,17 @@ from collections.abc import Callable, Sequence
 
 from pydantic import ValidationError
 
-from overworld import catalogue, log
-from overworld.env import Env, EnvSpec, Image, Options
+from overworld.authoring import catalogue
+from overworld.authoring.env import Env, EnvSpec, Image, Options
+from overworld.authoring.runner import Fallback, Result, Runner
+from overworld.contract.frames import Region, map_for_writing, pixels_hash
+from overworld.contract.wire import action_from_proto, provenance_digest, result_to_proto, spec_to_proto
 from overworld.errors import ContractError, Reason
-from overworld.frames import Region, map_for_writing, pixels_hash
 from overworld.host import pipe
 from overworld.host.progress import ProgressFile
-from overworld.process import die_with_parent
-from overworld.runner import Fallback, Result, Runner
+from overworld.service import log
+from overworld.service.process import die_with_parent
 from overworld.v1 import env_pb2 as pb
-from overworld.wire import action_from_proto, provenance_digest, result_to_proto, spec_to_proto
 
 _FLUSH_SECONDS = 0.002
 """Results are sent together for this long: a message per result would cost more than a fast step."""

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
-from overworld.env import Pixels
+from overworld.authoring.env import Pixels
 
 
 class SpriteCache:

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import torch
 import uvicorn
-from overworld import log
-from overworld.process import follow_parent
-from overworld.settings import SettingsError
+from overworld.service import log
+from overworld.service.process import follow_parent
+from overworld.service.settings import SettingsError
 from overworld_vlm.load import quieten_transformers
 
 from overworld_policy.app import create_app

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from overworld.settings import Settings, is_loopback
+from overworld.service.settings import Settings, is_loopback
 from pydantic import Field, model_validator
 
 

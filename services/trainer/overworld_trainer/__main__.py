@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 import sys
 
-from overworld import ContractError, ServerBrokenError, ServerChangedError, ServerLostError, log, malloc
-from overworld.process import follow_parent
-from overworld.settings import SettingsError
+from overworld import ContractError, ServerBrokenError, ServerChangedError, ServerLostError
+from overworld.service import log, malloc
+from overworld.service.process import follow_parent
+from overworld.service.settings import SettingsError
 from overworld_vlm.batch import PromptError
 from overworld_vlm.load import ModelError, quieten_transformers
 

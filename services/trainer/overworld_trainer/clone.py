@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from overworld import Act, Fleet, Reset, Result
-from overworld.conversation import Conversation, Message, write_reply
+from overworld.evaluation.conversation import Conversation, Message, write_reply
 from overworld_vlm.batch import encode
 from overworld_vlm.load import VLM
 from overworld_vlm.score import score

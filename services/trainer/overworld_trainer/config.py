@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from overworld.conversation import Recipe
-from overworld.settings import Settings
+from overworld.evaluation.conversation import Recipe
+from overworld.service.settings import Settings
 from overworld_vlm.tiny import TinyConfig
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from overworld import Act, End, Fallback, Fleet, Outcome, Reset, Result, registry
-from overworld.conversation import Conversation, Message
+from overworld import Act, End, Fallback, Fleet, Outcome, Reset, Result, open_registry
+from overworld.evaluation.conversation import Conversation, Message
 from overworld_vlm.batch import Prompt, encode
 from overworld_vlm.engine import Engine, Request
 from overworld_vlm.load import VLM
@@ -117,7 +117,7 @@ class _Group:
 def open_fleet(config: TrainerConfig, env: EnvConfig, *, expert: bool = False) -> Fleet:
     """Slots for one of the run's envs."""
     return Fleet(
-        registry(config.servers),
+        open_registry(config.servers),
         env.id,
         env.slots,
         token=config.token,

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
-from overworld.process import ServiceProcess
+from overworld.service.process import ServiceProcess
 from overworld_vlm import checkpoint
 from overworld_vlm.load import VLM
 from overworld_vlm.tiny import TinyConfig, make_tiny
@@ -66,7 +66,7 @@ class Served:
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory: pytest.TempPathFactory):
     """Runs "whole" (updates 0 and 3) and "adapted" (0, and adapters 1 and 2 on it), and a base model beside them."""
     runs = tmp_path_factory.mktemp("runs")
     whole = runs / "whole" / "checkpoints"
@@ -96,7 +96,7 @@ def served(runs):
 
 
 @pytest.fixture
-def copied(runs, tmp_path):
+def copied(runs, tmp_path: Path):
     """Runs that a test may damage."""
     shutil.copytree(runs, tmp_path / "runs")
     return tmp_path / "runs"

@@ -5,12 +5,13 @@ import io
 import json
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import numpy as np
 import PIL.Image
 import pytest
-from overworld.openai_client import OpenAIModel
+from overworld.evaluation.openai_client import OpenAIModel
 from overworld_vlm.batch import encode
 from overworld_vlm.checkpoint import load_checkpoint
 from overworld_vlm.engine import Engine, Request
@@ -34,7 +35,7 @@ def text(reply):
     return reply["choices"][0]["message"]["content"]
 
 
-def test_models_are_listed_with_what_made_them(served):
+def test_models_are_listed_with_what_made_them(served) -> None:
     models = {entry["id"]: entry for entry in served.http.get("/models").json()["data"]}
     assert set(models) == {
         "base", "whole@0", "whole@3", "whole@latest", "adapted@0", "adapted@1", "adapted@2", "adapted@latest",
@@ -48,7 +49,7 @@ def test_models_are_listed_with_what_made_them(served):
     assert served.http.get("/models/whole@3").json() == models["whole@3"]
 
 
-def test_an_answer_has_all_that_clients_read_and_names_its_weights(served):
+def test_an_answer_has_all_that_clients_read_and_names_its_weights(served) -> None:
     reply = served.chat()
     assert reply["object"] == "chat.completion"
     assert reply["model"] == "whole@0"
@@ -62,7 +63,7 @@ def test_an_answer_has_all_that_clients_read_and_names_its_weights(served):
 
 
 @pytest.mark.parametrize("name", ["whole@0", "whole@3", "adapted@0", "adapted@1", "adapted@2", "base"])
-def test_every_model_gives_the_replies_of_its_own_weights(served, name):
+def test_every_model_gives_the_replies_of_its_own_weights(served, name) -> None:
     url, pixels = picture()
     content = [{"type": "text", "text": "What is it? "}, part(url)]
     replies = [text(served.chat([{"role": "user", "content": content}], model=name)) for _ in range(2)]
@@ -74,14 +75,14 @@ def test_every_model_gives_the_replies_of_its_own_weights(served, name):
     assert replies == [vlm.tokenizer.decode(request.tokens, skip_special_tokens=True)] * 2
 
 
-def test_base_and_adapters_of_it_answer_at_the_same_time(served):
+def test_base_and_adapters_of_it_answer_at_the_same_time(served) -> None:
     names = ["base", "adapted@1", "adapted@2", "adapted@0", "whole@0"] * 3
     alone = {name: text(served.chat(model=name, max_tokens=40)) for name in dict.fromkeys(names)}
     assert len({alone["base"], alone["adapted@1"], alone["adapted@2"], alone["whole@0"]}) == 4
     assert alone["base"] == alone["adapted@0"]
     together = {}
 
-    def ask(number):
+    def ask(number) -> None:
         together[number] = text(served.chat(model=names[number], max_tokens=40))
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(names))]
@@ -92,7 +93,7 @@ def test_base_and_adapters_of_it_answer_at_the_same_time(served):
     assert [together[number] for number in range(len(names))] == [alone[name] for name in names]
 
 
-def test_shapes_of_messages_that_harnesses_send(served):
+def test_shapes_of_messages_that_harnesses_send(served) -> None:
     url, _ = picture(kind="PNG", label="jpeg")
     jpeg, _ = picture(kind="JPEG")
     for messages in (
@@ -110,19 +111,19 @@ def test_shapes_of_messages_that_harnesses_send(served):
         assert text(served.chat(messages)) is not None
 
 
-def test_parameters_that_harnesses_send(served):
+def test_parameters_that_harnesses_send(served) -> None:
     served.chat(temperature=None, top_p=None, seed=None, n=1, stop=None, stream=False, user="me", unknown={"a": 1})
     assert served.chat(max_tokens=10**9, max_completion_tokens=3)["usage"]["completion_tokens"] <= 3
     assert served.chat(max_tokens=10**9)["choices"][0]["finish_reason"] in ("stop", "length")
 
 
-def test_long_replies_are_cut_and_say_so(served):
+def test_long_replies_are_cut_and_say_so(served) -> None:
     reply = served.chat(max_tokens=2, temperature=1, seed=1)
     assert reply["choices"][0]["finish_reason"] == "length"
     assert reply["usage"]["completion_tokens"] == 2
 
 
-def test_sampling_is_keyed_by_the_seed(served):
+def test_sampling_is_keyed_by_the_seed(served) -> None:
     replies = [text(served.chat(temperature=1, seed=seed, max_tokens=30)) for seed in (1, 1, 2, -5, 2**63)]
     assert replies[0] == replies[1]
     assert len(set(replies)) == 4
@@ -130,7 +131,7 @@ def test_sampling_is_keyed_by_the_seed(served):
     assert len(unseeded) == 3
 
 
-def test_replies_end_before_a_stop_text(served):
+def test_replies_end_before_a_stop_text(served) -> None:
     whole = text(served.chat(temperature=1, seed=3, max_tokens=60))
     stop = whole[len(whole) // 2 : len(whole) // 2 + 2]
     reply = served.chat(temperature=1, seed=3, max_tokens=60, stop=["not in there", stop])
@@ -139,7 +140,7 @@ def test_replies_end_before_a_stop_text(served):
 
 
 @pytest.mark.parametrize("stop", [None, "mid"])
-def test_streams_add_up_to_the_plain_answer(served, stop):
+def test_streams_add_up_to_the_plain_answer(served, stop) -> None:
     whole = text(served.chat(temperature=1, seed=4, max_tokens=60))
     if stop:
         stop = whole[len(whole) // 2 : len(whole) // 2 + 3]
@@ -160,11 +161,11 @@ def test_streams_add_up_to_the_plain_answer(served, stop):
     assert len(choices) > 5, "it comes bit by bit"
 
 
-def test_forty_requests_at_once(served):
+def test_forty_requests_at_once(served) -> None:
     with httpx.Client(base_url=served.url, timeout=120, limits=httpx.Limits(max_connections=40)) as http:
         results = [None] * 40
 
-        def ask(number):
+        def ask(number) -> None:
             url, _ = picture((56, 56 + 28 * (number % 3)), seed=number)
             content = [part(url), {"type": "text", "text": "What? " * (number % 7 + 1)}]
             body = {"model": "whole@0", "messages": [{"role": "user", "content": content}], "temperature": 0}
@@ -197,7 +198,7 @@ def test_forty_requests_at_once(served):
         ([{"role": "user", "content": "word " * 20_000}], "shorten it"),
     ],
 )
-def test_bad_messages_get_an_error_that_says_what_to_do(served, content, says):
+def test_bad_messages_get_an_error_that_says_what_to_do(served, content, says) -> None:
     assert says in served.error(content)["message"]
 
 
@@ -214,11 +215,11 @@ def test_bad_messages_get_an_error_that_says_what_to_do(served, content, says):
         ({"stop": 5}, "stop.str"),
     ],
 )
-def test_bad_parameters_are_named(served, fields, param):
+def test_bad_parameters_are_named(served, fields, param) -> None:
     assert served.error(**fields)["param"] == param
 
 
-def test_decompression_bombs_are_refused(served):
+def test_decompression_bombs_are_refused(served) -> None:
     buffer = io.BytesIO()
     PIL.Image.new("1", (20_000, 20_000)).save(buffer, "PNG")
     url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
@@ -228,7 +229,7 @@ def test_decompression_bombs_are_refused(served):
     assert time.monotonic() - started < 5
 
 
-def test_bodies_that_are_no_requests(served):
+def test_bodies_that_are_no_requests(served) -> None:
     for body in (b"", b"{", b"[]", b"\xff\xfe", b'{"model": "whole@0"}'):
         response = served.http.post("/chat/completions", content=body)
         assert response.status_code == 400
@@ -238,14 +239,14 @@ def test_bodies_that_are_no_requests(served):
 @pytest.mark.parametrize(
     "name", ["", "nobody@0", "whole@7", "whole@-1", "../whole@0", "whole/checkpoints@0", "x" * 5000]
 )
-def test_unknown_models_are_refused_with_those_that_there_are(served, name):
+def test_unknown_models_are_refused_with_those_that_there_are(served, name) -> None:
     error = served.error(model=name, status=404)
     assert error["code"] == "model_not_found"
     assert "whole@latest" in error["message"]
     assert len(error["message"]) < 1000
 
 
-def test_a_client_that_hangs_up_does_not_keep_its_place(served):
+def test_a_client_that_hangs_up_does_not_keep_its_place(served) -> None:
     body = {"model": "whole@0", "messages": [{"role": "user", "content": "x"}], "temperature": 1, "max_tokens": 1024}
     before = metric(served, "overworld_chats_under_way")
     with pytest.raises(httpx.ReadTimeout), httpx.Client(base_url=served.url, timeout=0.05) as http:
@@ -263,7 +264,7 @@ def metric(served, name):
     return next(float(line.split()[-1]) for line in page.splitlines() if line.startswith(f"{name} "))
 
 
-def test_health_and_metrics(served):
+def test_health_and_metrics(served) -> None:
     root = served.url.removesuffix("/v1")
     assert httpx.get(f"{root}/health").json() == {"status": "ok"}
     served.chat()
@@ -272,7 +273,7 @@ def test_health_and_metrics(served):
     assert 'overworld_requests_total{path="/v1/chat/completions",status="200"}' in page
 
 
-def test_a_key_is_asked_for(runs):
+def test_a_key_is_asked_for(runs) -> None:
     keyed = serve(runs, OVERWORLD_API_KEY="s3cret")
     try:
         assert keyed.http.get("/models").status_code == 401
@@ -285,7 +286,7 @@ def test_a_key_is_asked_for(runs):
         keyed.process.stop()
 
 
-def test_a_client_learns_with_which_options_a_model_was_trained(served):
+def test_a_client_learns_with_which_options_a_model_was_trained(served) -> None:
     with OpenAIModel(served.url, "whole@3") as model:
         assert model.options("gym_cards/NumberLine") == {"size": 56}
         assert model.options("gym_cards/EZPoints") == {}
@@ -293,23 +294,23 @@ def test_a_client_learns_with_which_options_a_model_was_trained(served):
         assert model.options("gym_cards/NumberLine") == {}
 
 
-def test_a_folder_of_runs_that_is_not_there_is_named(tmp_path):
+def test_a_folder_of_runs_that_is_not_there_is_named(tmp_path: Path) -> None:
     said = start_and_fail(f"runs={tmp_path / 'nowhere'}")
     assert "nowhere is not there, or user" in said
     assert "mount the volume" in said
 
 
-def test_any_key_will_do_where_none_is_set(served):
+def test_any_key_will_do_where_none_is_set(served) -> None:
     assert served.http.get("/models", headers={"Authorization": "Bearer EMPTY"}).status_code == 200
 
 
-def test_servers_that_cannot_start_say_why_in_one_line(served):
+def test_servers_that_cannot_start_say_why_in_one_line(served) -> None:
     assert "without a key" in start_and_fail("host=0.0.0.0")
     assert "prot" in start_and_fail("prot=8000")
     assert "in use" in start_and_fail(f"runs={served.runs}", f"port={served.url.split(':')[2].removesuffix('/v1')}")
 
 
-def test_the_latest_checkpoint_is_served_without_a_restart(copied):
+def test_the_latest_checkpoint_is_served_without_a_restart(copied) -> None:
     served = serve(copied)
     try:
         before = served.chat(model="whole@latest")["system_fingerprint"]
@@ -325,7 +326,7 @@ def test_the_latest_checkpoint_is_served_without_a_restart(copied):
         served.process.stop()
 
 
-def test_damaged_checkpoints_are_refused_and_the_others_go_on(copied):
+def test_damaged_checkpoints_are_refused_and_the_others_go_on(copied) -> None:
     weights = copied / "whole" / "checkpoints" / "000003" / "weights" / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-5] ^= 1
@@ -344,7 +345,7 @@ def test_damaged_checkpoints_are_refused_and_the_others_go_on(copied):
         served.process.stop()
 
 
-def test_more_models_than_memory_holds_take_turns(runs):
+def test_more_models_than_memory_holds_take_turns(runs) -> None:
     served = serve(runs, "max_loaded=1")
     try:
         names = ["whole@0", "adapted@1", "whole@3", "adapted@2", "adapted@1", "whole@0"]
@@ -355,7 +356,7 @@ def test_more_models_than_memory_holds_take_turns(runs):
         served.process.stop()
 
 
-def test_bounds_of_image_sizes_are_applied(runs):
+def test_bounds_of_image_sizes_are_applied(runs) -> None:
     url, _ = picture((280, 280))
     served = serve(runs, "max_pixels=3136")
     try:
@@ -370,12 +371,12 @@ def test_bounds_of_image_sizes_are_applied(runs):
     assert large - small == 100 - 4
 
 
-def test_sigterm_finishes_what_is_under_way(runs):
+def test_sigterm_finishes_what_is_under_way(runs) -> None:
     served = serve(runs)
     served.chat()
     answer = {}
 
-    def ask():
+    def ask() -> None:
         answer["text"] = text(served.chat(max_tokens=600, temperature=1, seed=1))
 
     thread = threading.Thread(target=ask)

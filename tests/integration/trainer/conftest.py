@@ -1,12 +1,19 @@
 import signal
 
-import obedience
 import pytest
 from overworld.host.process import ServerProcess
 from overworld_vlm.load import load
-from small import make_vlm
 
-ENVS = ("puppet:Puppet", "puppet:Choice", "puppet:Free", "gym_cards")
+from tests.support import scripted_model
+from tests.support.scripted_env import CHOICE, FREE, PUPPET
+from tests.support.tiny_vlm import make_vlm
+
+ENVS = (
+    PUPPET,
+    CHOICE,
+    FREE,
+    "gym_cards",
+)
 
 
 @pytest.fixture(scope="session")
@@ -17,8 +24,8 @@ def server():
 
 
 @pytest.fixture(scope="session")
-def obedient_folder(tmp_path_factory):
-    return obedience.obedient_folder(tmp_path_factory)
+def obedient_folder(tmp_path_factory: pytest.TempPathFactory):
+    return scripted_model.obedient_folder(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

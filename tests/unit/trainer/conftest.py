@@ -1,5 +1,6 @@
 import pytest
-from small import make_vlm
+
+from tests.support.tiny_vlm import make_vlm
 
 
 @pytest.fixture(scope="session")

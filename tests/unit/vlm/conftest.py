@@ -1,5 +1,7 @@
 import pytest
-from small import make_vlm, mixed_prompts
+from overworld_vlm.load import VLM
+
+from tests.support.tiny_vlm import make_vlm, mixed_prompts
 
 
 @pytest.fixture(scope="session")
@@ -9,5 +11,5 @@ def vlm():
 
 
 @pytest.fixture(scope="session")
-def prompts(vlm):
+def prompts(vlm: VLM):
     return mixed_prompts(vlm)

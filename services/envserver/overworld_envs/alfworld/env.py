@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from weakref import WeakValueDictionary
 
 import PIL
-from overworld.env import ActionSpec, End, Env, EnvSpec, Expert, Image, Observation, Options, Transition
+from overworld.authoring.env import ActionSpec, End, Env, EnvSpec, Expert, Image, Observation, Options, Transition
 from PIL import features
 from pydantic import Field
 

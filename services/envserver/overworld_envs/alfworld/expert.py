@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from overworld.env import Expert
+from overworld.authoring.env import Expert
 
 from overworld_envs.alfworld.engine import Engine
 from overworld_envs.alfworld.planner import Step, plan

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from overworld.env import Pixels
+from overworld.authoring.env import Pixels
 
 from overworld_envs.alfworld.icons import draw_icon
 from overworld_envs.alfworld.view import Place, Seen, View, kind_of

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from overworld.env import Pixels
+from overworld.authoring.env import Pixels
 
 _NEEDED = "pip install 'ai2thor==2.1.0' 'werkzeug==2.0.3' 'flask==2.0.3' opencv-python-headless"
 _BUILD = Path.home() / ".ai2thor" / "releases"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from overworld.env import ActionSpec, End, EnvSpec, Expert, Observation, Options, Transition
+from overworld.authoring.env import ActionSpec, End, EnvSpec, Expert, Observation, Options, Transition
 
 from overworld_envs.drawing import WHITE, fill, label, paste
 from overworld_envs.gym_cards.card_sprites import back, face

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from overworld.env import Pixels
+from overworld.authoring.env import Pixels
 
 from overworld_envs.drawing import BLACK, SPRITES, WHITE, Colour, Pen
 from overworld_envs.gym_cards.cards import Card

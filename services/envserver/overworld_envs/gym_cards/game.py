@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 import PIL
-from overworld.env import End, Env, Image, Observation, Options, Pixels, Transition
+from overworld.authoring.env import End, Env, Image, Observation, Options, Pixels, Transition
 from PIL import features
 from pydantic import Field
 

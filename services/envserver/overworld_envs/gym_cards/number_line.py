@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from overworld.env import ActionSpec, End, EnvSpec, Expert, Observation, Transition
+from overworld.authoring.env import ActionSpec, End, EnvSpec, Expert, Observation, Transition
 
 from overworld_envs.drawing import BLACK, WHITE, fill, label, paste
 from overworld_envs.gym_cards.game import PROVENANCE, Game

@@ -7,7 +7,7 @@ import random
 from abc import abstractmethod
 from typing import ClassVar
 
-from overworld.env import End, Expert, Observation, Options, Transition
+from overworld.authoring.env import End, Expert, Observation, Options, Transition
 from pydantic import Field
 
 from overworld_envs.gym_cards.cards import Card, in_words

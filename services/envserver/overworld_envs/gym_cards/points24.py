@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from overworld.env import ActionSpec, EnvSpec
+from overworld.authoring.env import ActionSpec, EnvSpec
 
 from overworld_envs.gym_cards.cards import RANKS, Card
 from overworld_envs.gym_cards.game import PROVENANCE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from overworld.env import Pixels
+from overworld.authoring.env import Pixels
 
 from overworld_envs.drawing import BLACK, SPRITES, WHITE, Colour, Pen
 

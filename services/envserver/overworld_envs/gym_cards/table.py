@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from overworld.env import Pixels
+from overworld.authoring.env import Pixels
 
 from overworld_envs.drawing import SPRITES, WHITE, Pen, fill, label, paste
 from overworld_envs.gym_cards.card_sprites import face

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from overworld.env import Env
+from overworld.authoring.env import Env
 
 
 def envs() -> list[type[Env]]:

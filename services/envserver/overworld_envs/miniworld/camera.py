@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from overworld.env import Pixels
+from overworld.authoring.env import Pixels
 from pyglet import gl
 
 from overworld_envs.miniworld.framebuffer import Render, acquire, release

@@ -6,7 +6,7 @@ import random
 from importlib.metadata import version
 from typing import ClassVar, cast
 
-from overworld.env import ActionSpec, End, Env, EnvSpec, Expert, Image, Observation, Options, Transition
+from overworld.authoring.env import ActionSpec, End, Env, EnvSpec, Expert, Image, Observation, Options, Transition
 
 from overworld_envs.miniworld import graphics
 from overworld_envs.miniworld.options import MiniWorldOptions, RandomisableOptions, SignOptions, options_model

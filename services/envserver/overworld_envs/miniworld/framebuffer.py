@@ -5,7 +5,7 @@ from __future__ import annotations
 from ctypes import byref, c_void_p
 from enum import StrEnum
 
-from overworld.env import Pixels
+from overworld.authoring.env import Pixels
 from pyglet import gl
 
 _STOCK_SAMPLES = 8

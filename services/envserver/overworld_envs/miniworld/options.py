@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from overworld.env import Options
+from overworld.authoring.env import Options
 from pydantic import Field, create_model, model_validator
 
 from overworld_envs.miniworld.tasks import Task

@@ -7,7 +7,18 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import PIL
-from overworld.env import Action, ActionSpec, End, Env, EnvSpec, Expert, Image, Observation, Options, Transition
+from overworld.authoring.env import (
+    Action,
+    ActionSpec,
+    End,
+    Env,
+    EnvSpec,
+    Expert,
+    Image,
+    Observation,
+    Options,
+    Transition,
+)
 from PIL import features
 from pydantic import Field
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from overworld.env import Expert
+from overworld.authoring.env import Expert
 
 from overworld_envs.webshop.goals import Goal
 from overworld_envs.webshop.pages import (

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from overworld.env import Pixels
+from overworld.authoring.env import Pixels
 from PIL import Image, ImageDraw
 
 from overworld_envs.webshop.pages import DonePage, ItemPage, Page, ResultsPage, SearchPage, SubPage

@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from overworld.env import Pixels
+from overworld.authoring.env import Pixels
 from PIL import Image, ImageDraw
 
 from overworld_envs.webshop.products import Product

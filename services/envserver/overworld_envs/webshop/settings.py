@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from overworld.settings import Settings
+from overworld.service.settings import Settings
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 

@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Literal
 
 import numpy as np
-from overworld.env import Pixels
+from overworld.authoring.env import Pixels
 from PIL import Image, ImageDraw, ImageFont
 
 from overworld_envs.sprites import SpriteCache

@@ -1,0 +1,1 @@
+"""Playing on env servers: one session, or a fleet of them."""

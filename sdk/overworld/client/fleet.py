@@ -1,0 +1,255 @@
+"""Slots of one env spread over many servers, used like those of one session."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
+
+import grpc
+
+from overworld.authoring.env import EnvSpec
+from overworld.authoring.runner import Result
+from overworld.client.channel import ServerBrokenError, ServerInfo, ServerLostError, server_info
+from overworld.client.session import Move, Moves, Reset, Results, Session
+from overworld.errors import ContractError, Reason
+from overworld.registry import Registry, StaticRegistry
+
+_logger = logging.getLogger(__name__)
+
+_MAX_CALLS = 8
+_FAILOVER_SECONDS = 15.0
+_PAUSE_SECONDS = 1.0
+_ASK_SECONDS = 2.0
+
+
+@dataclasses.dataclass(slots=True)
+class _Part:
+    """A session and the number of its first slot in the fleet."""
+
+    session: Session
+    first: int
+    moving: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+    moves: int = 0  # how often it went elsewhere, or found its server back
+    unclaimed: dict[int, tuple[Move, Result]] = dataclasses.field(default_factory=dict)
+
+
+class Fleet:
+    """`slots` slots of one env on the servers that `servers` names.
+
+    A server that is lost for 15 seconds is left: its slots go on elsewhere, or on it once it is back, their episodes
+    replayed. For `retry_budget` seconds that, or room at the start, is sought before ServerLostError (no server
+    answers) or ContractError NO_FREE_SLOTS (they are full) is raised. The other arguments are those of `Session`.
+    """
+
+    def __init__(
+        self,
+        servers: Registry | Sequence[str],
+        env_id: str,
+        slots: int,
+        *,
+        token: str = "",
+        retry_budget: float = 120.0,
+        **arguments: Any,
+    ) -> None:
+        if slots < 1:
+            raise ValueError(f"a fleet has 1 or more slots, not {slots}")
+        self._registry = servers if isinstance(servers, Registry) else StaticRegistry(servers)
+        self._env_id = env_id
+        self._slots = slots
+        self._token = token
+        self._budget = retry_budget
+        self._arguments = {**arguments, "token": token, "retry_budget": min(retry_budget, _FAILOVER_SECONDS)}
+        self._parts = self._open()
+        self._calls = ThreadPoolExecutor(_MAX_CALLS, "fleet")
+        self._steps = ThreadPoolExecutor(_MAX_CALLS * len(self._parts), "fleet-part")
+
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self._slots
+
+    @property
+    def spec(self) -> EnvSpec:
+        """The env with this fleet's options."""
+        return self._parts[0].session.spec
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The complete options."""
+        return self._parts[0].session.options
+
+    @property
+    def addresses(self) -> list[str]:
+        """The servers in use."""
+        return [part.session.address for part in self._parts]
+
+    def step(self, moves: Moves) -> Results:
+        """As `Session.step`. If it raises, some servers may have moved their slots: call again with the same moves, and
+        they give the results that they gave before.
+        """
+        moves = moves if isinstance(moves, Mapping) else dict(enumerate(moves))
+        shares: dict[int, dict[int, Move]] = {}
+        for slot, move in moves.items():
+            index, local = self._locate(slot)
+            shares.setdefault(index, {})[local] = move
+        running = {index: self._steps.submit(self._step_part, self._parts[index], shares[index]) for index in shares}
+        wait(running.values())
+        failed = next((error for future in running.values() if (error := future.exception()) is not None), None)
+        if failed is not None:
+            for index, future in running.items():
+                if future.exception() is None:
+                    kept = {slot: (shares[index][slot], result) for slot, result in future.result().items()}
+                    self._parts[index].unclaimed.update(kept)
+            raise failed
+        results = {
+            self._parts[index].first + local: result
+            for index, future in running.items()
+            for local, result in future.result().items()
+        }
+        return Results([dataclasses.replace(results[slot], slot=slot) for slot in moves])
+
+    def submit(self, moves: Moves) -> Future[Results]:
+        """As `Session.submit`."""
+        return self._calls.submit(self.step, moves)
+
+    def resume_point(self, slot: int) -> Reset:
+        """As `Session.resume_point`."""
+        index, local = self._locate(slot)
+        return self._parts[index].session.resume_point(local)
+
+    def close(self) -> None:
+        """Ends the sessions."""
+        self._calls.shutdown(cancel_futures=True)
+        self._steps.shutdown(cancel_futures=True)
+        for part in self._parts:
+            part.session.close()
+
+    def _locate(self, slot: int) -> tuple[int, int]:
+        if not 0 <= slot < self._slots:
+            raise IndexError(f"there is no slot {slot}; the fleet has 0 to {self._slots - 1}")
+        index = max(index for index, part in enumerate(self._parts) if part.first <= slot)
+        return index, slot - self._parts[index].first
+
+    def _step_part(self, part: _Part, share: Mapping[int, Move]) -> dict[int, Result]:
+        """Results by the part's own slots."""
+        results, moves = {}, dict(share)
+        for slot, move in share.items():
+            kept = part.unclaimed.pop(slot, None)
+            if kept is not None and (kept[0] is move or (isinstance(move, str) and kept[0] == move)):
+                results[slot] = kept[1]
+                del moves[slot]
+        while moves:
+            seen = part.moves
+            try:
+                results |= {result.slot: result for result in part.session.step(moves)}
+                break
+            except ServerLostError as error:
+                _logger.warning("%s", error)
+                self._move(part, seen)
+        return results
+
+    def _move(self, part: _Part, seen: int) -> None:
+        """Takes a part to a server that has room for it, or finds its own one back. Raises ServerLostError."""
+        with part.moving:
+            deadline = time.monotonic() + self._budget
+            lost = part.session.address
+            while part.moves == seen:  # else another call has done so
+                if self._ask(lost) is not None:  # it may still have the session; if not, the session opens itself anew
+                    part.moves += 1
+                    return
+                for address, free in self._free().items():
+                    if address == lost or free < len(part.session):
+                        continue
+                    try:
+                        part.session.move(address)
+                    except (ServerLostError, ServerBrokenError, ContractError, grpc.RpcError) as error:
+                        _logger.warning("%s: %s", address, error)
+                        continue
+                    _logger.info("%d slots went from %s to %s", len(part.session), lost, address)
+                    part.moves += 1
+                    return
+                if time.monotonic() > deadline:
+                    raise ServerLostError(f"{lost} was lost and no other server has room for its slots")
+                time.sleep(_PAUSE_SECONDS)
+
+    def _open(self) -> list[_Part]:
+        deadline = time.monotonic() + self._budget
+        waiting = False
+        while True:
+            free = self._free()
+            if sum(free.values()) >= self._slots:
+                break
+            if not waiting:
+                waiting = True
+                _logger.warning(
+                    "%s: %d free slots are needed, there are %s; waiting for up to %g s",
+                    self._env_id, self._slots, free or self._nobody(), self._budget,
+                )  # fmt: skip
+            if time.monotonic() > deadline:
+                if not free:
+                    raise ServerLostError(
+                        f"within {self._budget:g} s no server offered {self._env_id}: {self._nobody()}; correct the "
+                        f"env's name, or start a server with: overworld serve {self._env_id}"
+                    )
+                raise ContractError(
+                    Reason.NO_FREE_SLOTS, f"{self._slots} slots are needed, free are {free}: ask for fewer slots"
+                )
+            time.sleep(_PAUSE_SECONDS)
+        parts: list[_Part] = []
+        try:
+            for address, share in _shares(free, self._slots).items():
+                first = sum(len(part.session) for part in parts)
+                parts.append(_Part(Session(address, self._env_id, share, **self._arguments), first))
+        except BaseException:
+            for part in parts:
+                part.session.close()
+            raise
+        return parts
+
+    def _nobody(self) -> str:
+        """Who was asked for the env in vain."""
+        if addresses := self._registry.servers(self._env_id):
+            return f"none of {addresses} answers and has free slots"
+        if offered := self._registry.on_offer():
+            return f"nobody has announced it, on offer are {offered}"
+        return "no server is known at all"
+
+    def _free(self) -> dict[str, int]:
+        """Free slots of each server that answers and hosts the env.
+
+        Raises ContractError ENV_UNKNOWN if servers answer and none hosts it, or if one refuses.
+        """
+        answers = {address: self._ask(address) for address in self._registry.servers(self._env_id)}
+        infos = {address: info for address, info in answers.items() if info is not None}
+        hosting = {address: info for address, info in infos.items() if self._env_id in info.envs}
+        if len(infos) == len(answers) and infos and not hosting:
+            hosted = sorted({env for info in infos.values() for env in info.envs})
+            raise ContractError(Reason.ENV_UNKNOWN, f"no server has {self._env_id!r}; {list(infos)} have {hosted}")
+        return {address: info.slots_free for address, info in hosting.items() if info.slots_free and not info.draining}
+
+    def _ask(self, address: str) -> ServerInfo | None:
+        """What the server says of itself; None if it cannot be understood or does not answer."""
+        try:
+            return server_info(address, self._token, min(self._budget, _ASK_SECONDS))
+        except (ServerLostError, ServerBrokenError, grpc.RpcError) as error:
+            _logger.warning("%s", error)
+            return None
+
+
+def _shares(free: Mapping[str, int], slots: int) -> dict[str, int]:
+    """Spreads slots evenly, as far as there is room."""
+    shares: dict[str, int] = {}
+    for left, address in zip(range(len(free), 0, -1), sorted(free, key=lambda address: free[address]), strict=True):
+        share = min(free[address], -(-(slots - sum(shares.values())) // left))
+        if share:
+            shares[address] = share
+    return shares

@@ -1,0 +1,208 @@
+"""Between the contract's messages and the SDK's types."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overworld.authoring.env import Action, ActionSpec, End, EnvSpec, Expert, Image, Observation, Outcome, Pixels
+from overworld.authoring.runner import Result, SlotError
+from overworld.v1 import env_pb2 as pb
+
+CONTRACT_REVISION = 1
+MAX_REPLY_BYTES = 65_536
+"""Bound of Action.reply."""
+
+_DTYPES = ("bool", "uint8", "int32", "int64", "float32", "float64")
+
+
+def tensor_to_proto(array: NDArray[np.generic]) -> pb.Tensor:
+    """Raises ValueError for an element type that the contract lacks."""
+    if array.dtype.name not in _DTYPES:
+        raise ValueError(f"a tensor has the element type {array.dtype}; the contract knows {', '.join(_DTYPES)}")
+    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return pb.Tensor(dtype=array.dtype.name, shape=array.shape, data=little.tobytes())
+
+
+def tensor_from_proto(tensor: pb.Tensor) -> NDArray[np.generic]:
+    """Raises ValueError for a tensor that contradicts itself."""
+    if tensor.dtype not in _DTYPES:
+        raise ValueError(f"a tensor has the element type {tensor.dtype!r}; the contract knows {', '.join(_DTYPES)}")
+    dtype = np.dtype(tensor.dtype).newbyteorder("<")
+    shape = tuple(tensor.shape)
+    if len(shape) > 32 or math.prod(shape) * dtype.itemsize != len(tensor.data):
+        raise ValueError(f"a tensor {list(shape)} of {tensor.dtype} cannot have {len(tensor.data)} bytes of data")
+    return np.frombuffer(tensor.data, dtype).astype(np.dtype(tensor.dtype), copy=False).reshape(shape)
+
+
+def action_to_proto(action: Action | None, reply: str = "") -> pb.Action:
+    """`reply` is cut to the contract's bound."""
+    message = pb.Action()
+    if isinstance(action, str):
+        message.text = action
+    elif isinstance(action, int | np.integer):
+        message.index = int(action)
+    elif action is not None:
+        message.tensor.CopyFrom(tensor_to_proto(action))
+    if reply:
+        message.reply = reply.encode(errors="replace")[:MAX_REPLY_BYTES].decode(errors="ignore")
+    return message
+
+
+def action_from_proto(message: pb.Action) -> Action | None:
+    """Raises ValueError for a tensor that contradicts itself."""
+    kind = message.WhichOneof("value")
+    if kind == "text":
+        return message.text
+    if kind == "index":
+        return message.index
+    return tensor_from_proto(message.tensor) if kind == "tensor" else None
+
+
+def spec_to_proto(spec: EnvSpec) -> pb.EnvSpec:
+    """The contract's form of `spec`."""
+    action = pb.ActionSpec(vocabulary=spec.action.vocabulary, max_text_bytes=spec.action.max_text_bytes)
+    if spec.action.low is not None and spec.action.high is not None:
+        action.low.CopyFrom(tensor_to_proto(spec.action.low))
+        action.high.CopyFrom(tensor_to_proto(spec.action.high))
+    return pb.EnvSpec(
+        id=spec.id,
+        task=spec.task,
+        success=spec.success,
+        action=action,
+        max_turns=spec.max_turns,
+        reward_min=spec.reward_min,
+        reward_max=spec.reward_max,
+        options_schema=spec.options_schema,
+        splits=spec.splits,
+        default_split=spec.default_split,
+        has_expert=spec.has_expert,
+        pixels_reproducible=spec.pixels_reproducible,
+        provenance=spec.provenance,
+    )
+
+
+def spec_from_proto(message: pb.EnvSpec) -> EnvSpec:
+    """Raises ValueError for a spec that contradicts itself."""
+    action = message.action
+    return EnvSpec(
+        id=message.id,
+        task=message.task,
+        success=message.success,
+        action=ActionSpec(
+            tuple(action.vocabulary),
+            action.max_text_bytes,
+            tensor_from_proto(action.low) if action.HasField("low") else None,
+            tensor_from_proto(action.high) if action.HasField("high") else None,
+        ),
+        max_turns=message.max_turns,
+        reward_min=message.reward_min,
+        reward_max=message.reward_max,
+        options_schema=message.options_schema,
+        splits=dict(message.splits),
+        default_split=message.default_split,
+        has_expert=message.has_expert,
+        pixels_reproducible=message.pixels_reproducible,
+        provenance=dict(message.provenance),
+    )
+
+
+def provenance_digest(provenance: Mapping[str, str], options_json: str) -> str:
+    """SHA-256 in hex over the provenance, sorted by key, and the options."""
+    digest = hashlib.sha256()
+    for text in (*(part for pair in sorted(provenance.items()) for part in pair), options_json):
+        encoded = text.encode()
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    return digest.hexdigest()
+
+
+def episode_state(result: pb.SlotResult) -> bytes:
+    """What two runs of the same episode must agree in: all of a result but where its images lie and what it took."""
+    state = pb.SlotResult()
+    state.CopyFrom(result)
+    state.micros = 0
+    for image in state.observation.images:
+        image.block = image.index = 0
+    return state.SerializeToString(deterministic=True)
+
+
+def observation_to_proto(observation: Observation) -> pb.Observation:
+    """Without the images' places: block and index are the sender's to fill in."""
+    message = pb.Observation(admissible=observation.admissible)
+    for part in observation.parts:
+        if isinstance(part, str):
+            message.parts.add(text=part)
+        else:
+            message.parts.add(image=len(message.images))
+            message.images.add(name=part.name, xxh64=part.xxh64 or 0)
+    for name, array in observation.tensors.items():
+        message.tensors[name].CopyFrom(tensor_to_proto(array))
+    return message
+
+
+def result_to_proto(result: Result) -> pb.SlotResult:
+    """A READY result, without the images' places."""
+    end: Any = result.end or pb.END_UNSPECIFIED
+    outcome: Any = result.outcome or pb.OUTCOME_UNSPECIFIED
+    message = pb.SlotResult(
+        slot=result.slot,
+        episode=result.episode,
+        turn=result.turn,
+        state=pb.SLOT_STATE_READY,
+        observation=observation_to_proto(result.observation),
+        reward=result.reward,
+        terminated=result.terminated,
+        truncated=result.truncated,
+        end=end,
+        outcome=outcome,
+        metrics=result.metrics,
+        micros=result.micros,
+    )
+    if result.success is not None:
+        message.success = result.success
+    if result.executed is not None:
+        message.executed.CopyFrom(action_to_proto(result.executed))
+    if result.expert is not None:
+        message.expert.action.text = result.expert.action
+        message.expert.thoughts = result.expert.thoughts
+    return message
+
+
+def result_from_proto(message: pb.SlotResult, frame: Callable[[pb.Image], Pixels]) -> Result:
+    """`frame` gives the pixels of an image. Raises ValueError for a result that contradicts itself."""
+    if message.state == pb.SLOT_STATE_PENDING:
+        return Result(message.slot, message.episode, message.turn, pending=True)
+    if message.state == pb.SLOT_STATE_FAILED:
+        error = SlotError(message.error.reason, message.error.message, message.error.reset_helps)
+        return Result(message.slot, message.episode, message.turn, error=error)
+    if message.state != pb.SLOT_STATE_READY:
+        raise ValueError(f"slot state {message.state} is unknown")
+    observed = message.observation
+    images = [Image(image.name, frame(image), image.xxh64) for image in observed.images]
+    return Result(
+        message.slot,
+        message.episode,
+        message.turn,
+        Observation(
+            _parts(observed.parts, images),
+            tuple(observed.admissible),
+            {name: tensor_from_proto(tensor) for name, tensor in observed.tensors.items()} if observed.tensors else {},
+        ),
+        message.reward,
+        End(message.end) if message.end else None,
+        message.success if message.HasField("success") else None,
+        Outcome(message.outcome) if message.outcome else None,
+        action_from_proto(message.executed) if message.HasField("executed") else None,
+        dict(message.metrics),
+        Expert(message.expert.action.text, message.expert.thoughts) if message.HasField("expert") else None,
+        message.micros,
+    )
+
+
+def _parts(parts: Sequence[pb.Part], images: Sequence[Image]) -> tuple[str | Image, ...]:
+    return tuple(images[part.image] if part.WhichOneof("kind") == "image" else part.text for part in parts)

@@ -1,0 +1,1 @@
+"""Playing a model in an env and counting its successes."""

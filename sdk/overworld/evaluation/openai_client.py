@@ -1,0 +1,152 @@
+"""A model behind an OpenAI-compatible server: ours, vLLM's or anybody's."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from pydantic import ValidationError
+
+from overworld.evaluation.conversation import Message, Recipe, to_openai
+
+_logger = logging.getLogger(__name__)
+
+_REQUEST_SECONDS = 600.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
+_RETRIED = (408, 429, 500, 502, 503, 504)
+
+
+class ModelServerError(Exception):
+    """The model server refused, failed, or gave an answer that is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply. `cut`: it reached the token limit. `fingerprint` names the weights, if the server says so."""
+
+    text: str
+    cut: bool
+    fingerprint: str
+
+
+class OpenAIModel:
+    """The model `name` at `url` ("http://host:port/v1").
+
+    temperature 0 is greedy. Up to `concurrency` requests run at a time; a request that fails for the moment is repeated
+    for `retry_budget` seconds.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        *,
+        api_key: str = "",
+        temperature: float = 0.0,
+        max_tokens: int = 256,
+        concurrency: int = 16,
+        retry_budget: float = 60.0,
+    ) -> None:
+        self.name = name
+        self.temperature = temperature
+        self._url = url.rstrip("/")
+        self._max_tokens = max_tokens
+        self._budget = retry_budget
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        limits = httpx.Limits(max_connections=concurrency)
+        self._http = httpx.Client(headers=headers, timeout=_REQUEST_SECONDS, limits=limits)
+        self._executor = ThreadPoolExecutor(concurrency, "model")
+
+    def __enter__(self) -> OpenAIModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown(cancel_futures=True)
+        self._http.close()
+
+    def recipe(self) -> Recipe | None:
+        """The recipe that the model was trained with, if its server says so (ours does). Raises ModelServerError."""
+        described = self._described()
+        try:
+            return None if not described else Recipe.model_validate(described["recipe"])
+        except (ValidationError, KeyError, TypeError) as error:
+            raise ModelServerError(f"{self._url} describes {self.name!r} with a recipe that is none: {error}") from None
+
+    def options(self, env_id: str) -> dict[str, Any]:
+        """The options of the env in which the model was trained, if its server says so; else none.
+
+        Raises ModelServerError.
+        """
+        described = self._described() or {}
+        try:
+            return next((dict(env["options"]) for env in described.get("envs", ()) if env["id"] == env_id), {})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelServerError(f"{self._url} describes {self.name!r} with envs that are none: {error!r}") from None
+
+    def answer_all(self, prompts: Sequence[tuple[list[Message], int]]) -> list[Answer]:
+        """Replies to (messages, seed), in order. Raises ModelServerError."""
+        return list(self._executor.map(lambda prompt: self.answer(*prompt), prompts))
+
+    def answer(self, messages: list[Message], seed: int) -> Answer:
+        """The reply to one prompt; `seed` names the noise of sampling. Raises ModelServerError."""
+        body = {
+            "model": self.name,
+            "messages": to_openai(messages),
+            "max_tokens": self._max_tokens,
+            "temperature": self.temperature,
+            "seed": seed,
+        }
+        response = self._send("POST", "/chat/completions", body)
+        try:
+            choice = response["choices"][0]
+            text = choice["message"]["content"]
+            if not isinstance(text, str):
+                raise TypeError(f"the content is {type(text).__name__}")
+            return Answer(text, choice.get("finish_reason") == "length", str(response.get("system_fingerprint") or ""))
+        except (KeyError, IndexError, TypeError) as error:
+            raise ModelServerError(
+                f"{self._url} gave an answer without choices[0].message.content: {error!r}"
+            ) from None
+
+    def _described(self) -> Any:
+        """What the server says of the model beyond OpenAI's fields."""
+        listed = self._send("GET", "/models", None)
+        entries = [entry for entry in listed.get("data", []) if isinstance(entry, dict)]
+        names = [entry.get("id") for entry in entries]
+        if self.name not in names:
+            raise ModelServerError(f"{self._url} has no model {self.name!r}; it has {names}")
+        return entries[names.index(self.name)].get("overworld")
+
+    def _send(self, method: str, path: str, body: Any) -> dict[str, Any]:
+        deadline = time.monotonic() + self._budget
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                response = self._http.request(method, self._url + path, json=body)
+                if response.status_code not in _RETRIED:
+                    break
+                problem = f"status {response.status_code}: {response.text[:500]}"
+            except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+                raise ModelServerError(f"{self._url!r} is no address like http://host:port/v1: {error}") from None
+            except httpx.TransportError as error:
+                problem = f"{type(error).__name__}: {error}"
+            if time.monotonic() + pause > deadline:
+                raise ModelServerError(
+                    f"{self._url} did not answer within {self._budget:g} s ({problem}); is it running?"
+                )
+            if pause == _FIRST_PAUSE:
+                _logger.warning("%s%s: %s; trying again for %g s", self._url, path, problem, self._budget)
+            time.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+        try:
+            content = response.json()
+        except ValueError:
+            content = None
+        if response.is_error or not isinstance(content, dict):
+            raise ModelServerError(f"{self._url}{path}: status {response.status_code}: {response.text[:500]}")
+        return content

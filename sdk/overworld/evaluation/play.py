@@ -1,0 +1,126 @@
+"""Plays an env in the terminal, and keeps what was seen as a GIF: `overworld play`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
+
+from overworld.authoring.env import Action, Image, Pixels
+from overworld.authoring.runner import Result, Runner
+
+Agent = Callable[[Result], Action | None]
+"""Chooses what to do after a result. Raises EOFError to stop."""
+
+_GIF_MILLISECONDS = 150
+_LAST_MILLISECONDS = 1500
+_HALF_BLOCK = "\N{UPPER HALF BLOCK}"
+
+
+def play(runner: Runner, first: Result, agent: Agent, show: Callable[[Result], None]) -> list[Result]:
+    """Plays the episode that begins with `first` to its end, or until the agent stops; all its results."""
+    results = [first]
+    show(first)
+    while results[-1].end is None:
+        try:
+            action = agent(results[-1])
+        except EOFError:
+            break
+        results.append(runner.step(action))
+        show(results[-1])
+    return results
+
+
+def person(runner: Runner, console: Console) -> Agent:
+    """Whoever sits at the terminal: types an action or its number, or nothing to do the same again; q stops."""
+    last = ""
+
+    def choose(result: Result) -> Action | None:
+        nonlocal last
+        actions = result.observation.admissible or runner.spec.action.vocabulary
+        numbered = not any(action.isdecimal() for action in actions)
+        listed = (f"[{number}] {action}" if numbered else action for number, action in enumerate(actions))
+        console.print("  ".join(listed), markup=False, highlight=False)
+        while True:
+            typed = console.input("> ").strip() or last
+            if typed == "q":
+                raise EOFError
+            if numbered and typed.isdecimal() and int(typed) < len(actions):
+                typed = actions[int(typed)]
+            if runner.env.resolve(typed, result.observation) is not None:
+                last = typed
+                return typed
+            console.print(f"{typed!r} is no action here; q stops", markup=False)
+
+    return choose
+
+
+def expert(result: Result) -> Action | None:
+    """Does what the env's expert advises; the runner must have been made with `expert`."""
+    assert result.expert is not None
+    return result.expert.action
+
+
+def chance(runner: Runner, seed: int) -> Agent:
+    """Draws actions. Raises ValueError where none are listed."""
+    choices = random.Random(seed)
+    if not (runner.spec.action.vocabulary or runner.env.lists_admissible):
+        raise ValueError(f"{runner.spec.id} does not list its actions: none can be drawn")
+    return lambda result: choices.choice(result.observation.admissible or runner.spec.action.vocabulary)
+
+
+def show_in(console: Console) -> Callable[[Result], None]:
+    """Prints results."""
+
+    def show(result: Result) -> None:
+        if result.observation.images:
+            console.print(terminal_picture(side_by_side(result.observation.images), console.width))
+        if result.observation.text:
+            console.print(result.observation.text, markup=False, highlight=False)
+        if result.outcome is not None:
+            advice = "" if result.expert is None else f"   expert: {result.expert.thoughts}"
+            console.print(f"turn {result.turn}: {result.executed}, reward {result.reward:g}{advice}", markup=False)
+        if result.end is not None:
+            console.print(f"{result.end.name}: {'success' if result.success else 'no success'}")
+
+    return show
+
+
+def terminal_picture(pixels: Pixels, columns: int) -> Text:
+    """An RGB picture in at most `columns` coloured half blocks per line, two pixels each."""
+    height, width = pixels.shape[:2]
+    columns = min(columns, width, 80)
+    rows = max(2, round(height * columns / width / 2) * 2)
+    small = np.asarray(PIL.Image.fromarray(pixels).resize((columns, rows), PIL.Image.Resampling.BOX))
+    picture = Text()
+    for upper, lower in zip(small[::2].tolist(), small[1::2].tolist(), strict=True):
+        for above, below in zip(upper, lower, strict=True):
+            picture.append(_HALF_BLOCK, Style.parse("rgb({},{},{}) on rgb({},{},{})".format(*above, *below)))
+        picture.append("\n")
+    return picture
+
+
+def side_by_side(images: Sequence[Image]) -> Pixels:
+    """One RGB picture of all, uint8 [height, width, 3], on white."""
+    height = max(image.pixels.shape[0] for image in images)
+    parts = []
+    for image in images:
+        part = np.full((height, image.pixels.shape[1], 3), 255, np.uint8)
+        part[: image.pixels.shape[0]] = image.pixels
+        parts.append(part)
+    return np.concatenate(parts, axis=1)
+
+
+def write_gif(frames: Iterable[Pixels], path: Path) -> None:
+    """Writes an animation of pictures of one size. Raises ValueError if there are none, OSError."""
+    pictures = [PIL.Image.fromarray(frame) for frame in frames]
+    if not pictures:
+        raise ValueError("there are no pictures to write: the env shows none")
+    durations = [_GIF_MILLISECONDS] * (len(pictures) - 1) + [_LAST_MILLISECONDS]
+    pictures[0].save(path, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)

@@ -1,0 +1,256 @@
+"""Clients with servers that come and go at bad moments, and with servers that answer nonsense."""
+
+import concurrent.futures
+import threading
+import time
+
+import grpc
+import numpy as np
+import pytest
+from overworld import ContractError, Fleet, Reset, ServerBrokenError, ServerLostError, Session
+from overworld.host.process import ServerProcess
+from overworld.v1 import env_pb2 as pb
+from overworld.v1 import env_pb2_grpc
+
+from tests.support.toy_env import SLOW
+
+from .test_restarts import Proxy, port_of, start
+
+
+def test_calls_of_several_threads_survive_a_restart() -> None:
+    server = start()
+    port = port_of(server)
+    with Session(server.address, "toy/Count", 8, options={"max_turns": 1000}, retry_budget=30) as session:
+        session.step({slot: Reset(seed=slot) for slot in range(8)})
+        stop = threading.Event()
+        turns = [0] * 4
+        errors = []
+
+        def play(group) -> None:
+            slots = (group, group + 4)
+            while not stop.is_set():
+                moves = ("slow", "up", "down")[turns[group] % 3]
+                try:
+                    results = session.step(dict.fromkeys(slots, moves))
+                except Exception as error:
+                    errors.append(error)
+                    return
+                turns[group] += 1
+                errors.extend(result.error for result in results if result.error)
+                errors.extend(f"turn {result.turn}" for result in results if result.turn != turns[group])
+
+        threads = [threading.Thread(target=play, args=(group,)) for group in range(4)]
+        for thread in threads:
+            thread.start()
+        for _ in range(3):
+            time.sleep(0.5)
+            server.kill()
+            server = start(port)
+        before = list(turns)
+        until = time.monotonic() + 30
+        while min(now - then for now, then in zip(turns, before, strict=True)) < 3 and time.monotonic() < until:
+            time.sleep(0.05)
+        stop.set()
+        for thread in threads:
+            thread.join()
+    server.stop()
+    assert errors == []
+    assert all(now - then >= 3 for now, then in zip(turns, before, strict=True))
+
+
+def test_a_second_restart_while_episodes_are_brought_back() -> None:
+    server = ServerProcess(SLOW, arguments=("--workers", "1"))
+    port = port_of(server)
+    with Session(server.address, "toy/Slow", 3, retry_budget=30) as session:
+        session.reset([0, 1, 2])
+        for _ in range(4):
+            session.step(["wait"] * 3)
+        server.kill()
+        server = ServerProcess(SLOW, arguments=("--workers", "1"), port=port)
+        going_on = session.submit(["wait"] * 3)
+        time.sleep(0.8)  # the replay takes 12 x 0.15 s
+        server.kill()
+        server = ServerProcess(SLOW, arguments=("--workers", "1"), port=port)
+        assert [result.turn for result in going_on.result()] == [5, 5, 5]
+    server.stop()
+
+
+def test_a_fleet_goes_back_to_a_server_that_was_only_out_of_reach(
+    monkeypatch: pytest.MonkeyPatch, toy_server: ServerProcess
+) -> None:
+    monkeypatch.setattr("overworld.client.fleet._FAILOVER_SECONDS", 0.5)
+    proxy = Proxy(toy_server.address)
+    with Fleet([proxy.address], "toy/Count", 30, retry_budget=15) as fleet:  # too many for a second session
+        fleet.step([Reset(seed=slot) for slot in range(30)])
+        proxy.cut_off()
+        threading.Timer(2.0, proxy.restore).start()
+        results = fleet.step(["up"] * 30)
+        assert [result.turn for result in results] == [1] * 30
+
+
+def test_a_fleet_gives_results_again_that_one_server_gave_while_another_refused() -> None:
+    with start() as one, start() as other, Fleet([one.address, other.address], "toy/Count", 10) as fleet:
+        fleet.step([Reset(seed=slot) for slot in range(10)])
+        moves = ["up"] * 9 + ["x" * 5000]
+        with pytest.raises(ContractError, match="ACTION_TOO_LARGE"):
+            fleet.step(moves)
+        moves[9] = "up"
+        results = fleet.step(moves)
+        assert [result.turn for result in results] == [1] * 10
+        assert [result.metrics["count"] for result in results] == [1.0] * 10
+        assert [result.turn for result in fleet.step(["down"] * 10)] == [2] * 10
+
+
+def test_a_wrong_move_on_a_pending_slot_does_not_lose_it(toy_server: ServerProcess) -> None:
+    with Session(toy_server.address, "toy/Count", 2) as session:
+        session.reset([0, 0])
+        results = session.step_some(["slow", "up"], min_ready=1)
+        pending = [result for result in results if result.pending]
+        for result in pending:
+            with pytest.raises(ContractError, match="CONFLICT"):
+                session.step({result.slot: "down"})
+        assert [result.turn for result in session.collect(pending)] == [1] * len(pending)
+        assert [result.turn for result in session.step(["up", "up"])] == [2, 2]
+
+
+def test_a_reset_works_after_one_whose_answer_was_given_up(toy_server: ServerProcess) -> None:
+    proxy = Proxy(toy_server.address)
+    with Session(proxy.address, "toy/Count", 1, retry_budget=0.5) as session:
+        session.reset([0])
+        proxy.cut_off(swallow=True)  # the server gets the reset, the client no answer
+        with pytest.raises(ServerLostError):
+            session.step([Reset(seed=1)])
+        proxy.restore()
+        time.sleep(0.5)
+        assert session.step([Reset(seed=2)])[0].turn == 0
+        assert session.step(["up"])[0].metrics == {"count": 1.0}
+
+
+def test_a_batch_that_takes_longer_than_the_budget_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("overworld.client.channel._CALL_SECONDS", 0.4)
+    with ServerProcess(SLOW, arguments=("--workers", "1")) as server:
+        with Session(server.address, "toy/Slow", 8, retry_budget=0.5) as session:
+            session.reset(range(8))
+            assert [result.turn for result in session.step(["wait"] * 8)] == [1] * 8
+
+
+class Liar(env_pb2_grpc.EnvServiceServicer):
+    """A server of another team, with a bug. `spoil(response)` spoils each Step's answer."""
+
+    def __init__(self) -> None:
+        self.spoil = lambda response: None
+        self.lease = 60
+        self.renewals = 0
+        self.transport = pb.TRANSPORT_INLINE
+        self.turn = 0
+
+    def GetServerInfo(self, request, context):
+        return pb.GetServerInfoResponse(slots_total=4, slots_free=4, envs=[self.spec()])
+
+    @staticmethod
+    def spec():
+        action = pb.ActionSpec(vocabulary=["go"])
+        return pb.EnvSpec(id="liar/Env", action=action, splits={"endless": 0}, default_split="endless")
+
+    def Open(self, request, context):
+        response = pb.OpenResponse(spec=self.spec(), options_json="{}", transport=self.transport)
+        response.lease.seconds = self.lease
+        return response
+
+    def Step(self, request, context):
+        if not request.commands:
+            self.renewals += 1
+        response = pb.StepResponse(frames=bytes(48 * len(request.commands)))
+        if request.commands:
+            response.blocks.add(stride=48, count=len(request.commands), height=4, width=4, channels=3)
+        for number, command in enumerate(request.commands):
+            result = response.results.add(
+                slot=command.slot, episode=command.episode, turn=command.turn, state=pb.SLOT_STATE_READY
+            )
+            result.observation.parts.add(image=0)
+            result.observation.images.add(name="view", index=number, xxh64=self.hash)
+        self.spoil(response)
+        return response
+
+    def Close(self, request, context):
+        return pb.CloseResponse()
+
+    @property
+    def hash(self):
+        from overworld.contract.frames import pixels_hash
+
+        return pixels_hash(np.zeros((4, 4, 3), np.uint8))
+
+
+@pytest.fixture
+def liar():
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(4))
+    servicer = Liar()
+    env_pb2_grpc.add_EnvServiceServicer_to_server(servicer, server)
+    servicer.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    yield servicer
+    server.stop(0)
+
+
+def change(path, value):
+    """Sets results[0].<path> of a response."""
+
+    def spoil(response) -> None:
+        *owners, name = path.split(".")
+        target = response.results[0]
+        for owner in owners:
+            target = target[int(owner)] if owner.isdigit() else getattr(target, owner)
+        setattr(target, name, value)
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        change("slot", 99),
+        change("turn", 7),
+        change("episode", 7),
+        change("state", 9),
+        change("end", 9),
+        change("outcome", 9),
+        change("observation.parts.0.image", 3),
+        change("observation.images.0.block", 3),
+        change("observation.images.0.index", 3),
+        change("observation.images.0.xxh64", 3),
+        lambda response: response.results.pop(),
+        lambda response: response.results.append(response.results[0]),
+        lambda response: setattr(response.blocks[0], "channels", 2),
+        lambda response: setattr(response.blocks[0], "height", 2**31),
+        lambda response: setattr(response, "frames", b""),
+        lambda response: response.results[0].observation.tensors["x"].CopyFrom(pb.Tensor(dtype="object")),
+    ],
+    ids=range(16),
+)
+def test_answers_that_make_no_sense_are_said_to_and_change_nothing(liar, spoil) -> None:
+    with Session(liar.address, "liar/Env", 2) as session:
+        session.reset([0, 0])
+        liar.spoil = spoil
+        with pytest.raises(ServerBrokenError, match=r"127\.0\.0\.1.*makes no sense"):
+            session.step(["go", "go"])
+        liar.spoil = lambda response: None
+        assert [result.turn for result in session.step(["go", "go"])] == [1, 1]
+
+
+def test_a_transport_that_was_not_asked_for_is_not_used(liar) -> None:
+    liar.transport = pb.TRANSPORT_INLINE_LZ4
+    with pytest.raises(ServerBrokenError, match="was not asked for"):
+        Session(liar.address, "liar/Env", 1)
+
+
+def test_the_lease_that_was_granted_is_the_one_that_is_kept(liar) -> None:
+    liar.lease = 1
+    with Session(liar.address, "liar/Env", 1, lease=30):
+        time.sleep(1.8)
+    assert liar.renewals >= 4
+
+
+def test_tokens_that_cannot_be_sent_are_refused() -> None:
+    with pytest.raises(ValueError, match="OVERWORLD_TOKEN"):
+        Session("127.0.0.1:1", "toy/Count", 1, token="secret\n")

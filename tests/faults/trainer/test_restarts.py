@@ -1,0 +1,203 @@
+"""Runs that are killed and started again, checkpoints that are damaged, env servers that go away: the same numbers."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from overworld import ServerLostError
+from overworld.host.process import ServerProcess
+from overworld_trainer.train import train
+
+from tests.support.scripted_env import CHOICE, PUPPET
+from tests.support.scripted_model import lines, numbers, obedient_folder, progress, run_fields, run_settings, tensors
+
+pytestmark = pytest.mark.xdist_group("trainer_restarts")
+
+ARGUMENTS = ("--workers", "2", "--slots", "64", "--allow-expert")
+UPDATES = 5
+ADAPTER = {
+    "envs": [{"id": "puppet/Choice", "slots": 4}],
+    "clone": {"updates": 30, "lr": 5e-3},
+    "recipe": {"reply": "action"},
+    "temperature": 1.0,
+}
+"""A run that clones, then trains an adapter."""
+
+
+@pytest.fixture(scope="module")
+def server():
+    with ServerProcess(PUPPET, CHOICE, arguments=ARGUMENTS) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory):
+    return obedient_folder(tmp_path_factory)
+
+
+@pytest.fixture(autouse=True)
+def sigterm():
+    """Training takes over SIGTERM; it is given back."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture(scope="module")
+def kinds(model):
+    """What is trained: a whole model, or an adapter to a cloned one."""
+    lora = {"tiny": {"hidden_size": 32, "intermediate_size": 64, "vision_layers": 1, "vocab_size": 340}}
+    return {"model": {}, "adapter": ADAPTER | {"model": lora | {"lora": {"r": 4, "alpha": 8}}}}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(server, model, kinds, tmp_path_factory: pytest.TempPathFactory):
+    """Folders of runs that nothing happened to."""
+    folders = {}
+    for name, changes in kinds.items():
+        folders[name] = tmp_path_factory.mktemp("runs") / name
+        train(run_settings(server, folders[name], model, updates=UPDATES, **changes))
+    return folders
+
+
+def same(folder, expected) -> None:
+    """Whether a run came to the same numbers, weights, optimizers and open episodes."""
+    assert numbers(folder) == numbers(expected)
+    assert len(numbers(folder)) == UPDATES
+    assert tensors(folder, UPDATES) == tensors(expected, UPDATES)
+    assert len(tensors(folder, UPDATES)) == 3
+    assert progress(folder, UPDATES) == progress(expected, UPDATES)
+
+
+class Command:
+    """`python -m overworld_trainer` on a run, in a process of its own."""
+
+    def __init__(self, tmp_path, fields) -> None:
+        path = tmp_path / "run.yaml"
+        path.write_text(yaml.safe_dump(fields))
+        self.folder = tmp_path / "run"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "overworld_trainer", str(path)], stderr=(tmp_path / "log").open("w")
+        )
+
+    def wait_for(self, updates) -> None:
+        deadline = time.monotonic() + 60
+        while len(lines(self.folder)) < updates:
+            assert self.process.poll() is None, "it ended too early"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+    def end_by(self, number):
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+@pytest.mark.parametrize(("kind", "after"), [("model", 1), ("model", 3), ("adapter", 3)])
+def test_a_run_that_is_killed_goes_on_to_the_same_numbers(
+    server, model, kinds, undisturbed, tmp_path: Path, kind, after
+) -> None:
+    """After one update there is no checkpoint yet; after three the third one's metrics are written again."""
+    fields = run_fields(server, tmp_path / "run", model, updates=UPDATES, **kinds[kind])
+    command = Command(tmp_path, fields)
+    command.wait_for(after)
+    assert command.end_by(signal.SIGKILL) == -signal.SIGKILL
+    assert after <= len(lines(tmp_path / "run")) < UPDATES
+    assert (tmp_path / "run" / "checkpoints" / "000002").exists() == (after == 3)
+    if kind == "adapter":
+        command = Command(tmp_path, fields)
+        assert command.process.wait(60) == 0
+        assert "going on from" in (tmp_path / "log").read_text()
+    else:
+        train(run_settings(server, tmp_path / "run", model, updates=UPDATES))
+    same(tmp_path / "run", undisturbed[kind])
+
+
+def test_sigterm_ends_a_run_after_its_update_so_that_it_can_go_on(server, model, undisturbed, tmp_path: Path) -> None:
+    command = Command(tmp_path, run_fields(server, tmp_path / "run", model, updates=UPDATES, checkpoint_every=100))
+    command.wait_for(1)
+    assert command.end_by(signal.SIGTERM) == 143
+    done = len(lines(tmp_path / "run"))
+    assert 1 <= done < UPDATES
+    assert progress(tmp_path / "run", done)["update"] == done
+    train(run_settings(server, tmp_path / "run", model, updates=UPDATES))
+    same(tmp_path / "run", undisturbed["model"])
+
+
+@pytest.mark.parametrize("file", ["weights/model.safetensors", "trainer/optimizers.safetensors", "manifest.json"])
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
+    server, model, undisturbed, tmp_path: Path, caplog: pytest.LogCaptureFixture, file
+) -> None:
+    settings = run_settings(server, tmp_path / "run", model, updates=4)
+    train(settings)
+    path = tmp_path / "run" / "checkpoints" / "000004" / file
+    os.truncate(path, path.stat().st_size - 10)
+    with caplog.at_level(logging.INFO):
+        train(run_settings(server, tmp_path / "run", model, updates=UPDATES))
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert any("000004" in message and file in message for message in said)
+    assert any("going on from" in record.getMessage() and "000002" in record.getMessage() for record in caplog.records)
+    same(tmp_path / "run", undisturbed["model"])
+
+
+def in_thread(settings):
+    """Trains in a thread; the thread and what it raises."""
+    failures = []
+
+    def run() -> None:
+        try:
+            train(settings)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, failures
+
+
+def wait_for(folder, updates, thread) -> None:
+    deadline = time.monotonic() + 60
+    while len(lines(folder)) < updates and thread.is_alive():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_an_env_server_that_is_killed_and_comes_back_changes_no_number(model, undisturbed, tmp_path: Path) -> None:
+    """It is killed twice, at moments that nobody chose."""
+    server = ServerProcess(PUPPET, arguments=ARGUMENTS)
+    port = int(server.address.rpartition(":")[2])
+    thread, failures = in_thread(run_settings(server, tmp_path / "run", model, updates=UPDATES))
+    for updates in (1, 3):
+        wait_for(tmp_path / "run", updates, thread)
+        server.kill()
+        assert len(lines(tmp_path / "run")) < UPDATES
+        server = ServerProcess(PUPPET, arguments=ARGUMENTS, port=port)
+    thread.join(120)
+    server.stop()
+    assert not failures
+    assert not thread.is_alive()
+    same(tmp_path / "run", undisturbed["model"])
+
+
+def test_a_run_whose_env_server_stays_away_ends_and_can_go_on_with_another(
+    server, model, undisturbed, tmp_path: Path
+) -> None:
+    lost = ServerProcess(PUPPET, arguments=ARGUMENTS)
+    settings = run_settings(lost, tmp_path / "run", model, updates=UPDATES, checkpoint_every=1, retry_budget=0.5)
+    thread, failures = in_thread(settings)
+    wait_for(tmp_path / "run", 2, thread)
+    lost.kill()
+    thread.join(60)
+    assert not thread.is_alive()
+    (failure,) = failures
+    assert isinstance(failure, ServerLostError)
+    assert lost.address in str(failure)
+    assert 2 <= len(lines(tmp_path / "run")) < UPDATES
+    train(run_settings(server, tmp_path / "run", model, updates=UPDATES))
+    same(tmp_path / "run", undisturbed["model"])

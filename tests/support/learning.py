@@ -1,0 +1,89 @@
+"""Settings and samples for tests of the learner."""
+
+import dataclasses
+
+import torch
+from overworld_trainer.config import TrainerConfig
+from overworld_trainer.critic import Critic
+from overworld_trainer.learner import Learner
+from overworld_trainer.rollout import Step
+from overworld_trainer.samples import Samples
+from overworld_vlm.engine import Engine, Request
+
+from tests.support.tiny_vlm import mixed_prompts
+
+WHOLE = 1000
+"""As a minibatch: all samples."""
+
+
+def settings(**changes):
+    """Settings of one pass over all samples in one optimizer step, without warm-up; sections are merged."""
+    sections = {
+        "policy": {"epochs": 1, "minibatch": WHOLE, "microbatch": 4, "lr": 1e-3, "max_grad_norm": 1e9},
+        "critic": {"layers": [16], "epochs": 1, "minibatch": WHOLE, "lr": 1e-3, "warmup_updates": 0},
+        "clone": {"updates": 1},
+        "model": {},
+        "kl": {},
+    }
+    plain = {key: value for key, value in changes.items() if key not in sections}
+    merged = {key: value | changes.get(key, {}) for key, value in sections.items()}
+    return TrainerConfig(**({"run": "unused", "envs": [{"id": "toy/Count"}], "updates": 5} | merged | plain))
+
+
+def make_learner(vlm, config, seed=0):
+    return Learner(config, vlm, Critic(vlm.hidden_size, config.critic.layers, seed))
+
+
+def make_samples(vlm, count=11, noise=0.0, value_input="last_prompt_token", temperature=1.0):
+    """Replies that the model sampled to prompts of all kinds, with advantages and targets out of the blue."""
+    prompts = mixed_prompts(vlm)
+    requests = [
+        Request(prompts[number % len(prompts)], 1 + number * 5 % 13, (3, number), temperature)
+        for number in range(count)
+    ]
+    Engine(vlm, value_input=value_input).run(requests)
+    random = torch.Generator().manual_seed(1)
+
+    def draw(*size):
+        return torch.randn(*size, generator=random)
+
+    steps = [
+        Step(
+            0, 0, request.prompt, torch.tensor(request.tokens), torch.tensor(request.logps), request.features, 1, False
+        )
+        for request in requests
+    ]
+    return Samples(
+        steps,
+        [step.logps + noise * draw(len(step.logps)) for step in steps],
+        [step.logps + noise * draw(len(step.logps)) for step in steps],
+        draw(count),
+        torch.ones(count),
+        torch.stack([step.features for step in steps]),
+        draw(count),
+        draw(count),
+        1.0,
+    )
+
+
+def changed(samples, **fields):
+    return dataclasses.replace(samples, **fields)
+
+
+def weights(module):
+    """A copy of a model's or critic's weights."""
+    return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+
+
+def moved(before, module):
+    """The names of the weights that are not what they were."""
+    return {name for name, parameter in module.named_parameters() if not torch.equal(parameter, before[name])}
+
+
+def gradients(module):
+    """By name, those that are not zero."""
+    return {
+        name: parameter.grad.clone()
+        for name, parameter in module.named_parameters()
+        if parameter.grad is not None and parameter.grad.any()
+    }

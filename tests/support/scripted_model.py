@@ -1,0 +1,117 @@
+"""A model that does as the puppet is told, and runs that train it further."""
+
+import dataclasses
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+
+from overworld import Runner
+from overworld.evaluation.conversation import Conversation, Recipe
+from overworld_trainer.clone import Demonstration, clone
+from overworld_trainer.config import CloneConfig, TrainerConfig
+from overworld_vlm.load import save
+from overworld_vlm.tiny import make_tiny
+
+from tests.support.scripted_env import REPLIES, WORDS, Puppet, PuppetOptions
+from tests.support.tiny_vlm import SIZES
+
+CHANGING = ("time/", "charts/SPS")
+"""Metrics that no two runs share."""
+
+
+def obedient_folder(tmp_path_factory):
+    """Where the model is; of tests that run side by side one makes it for all."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "obedient"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            save(_make_obedient(), folder)
+    return folder
+
+
+def _make_obedient():
+    """At temperature .1 it does nothing but what it is told; at 1 it errs now and then."""
+    numbers = itertools.count()
+
+    def demonstrations():
+        batch = []
+        for word in WORDS:
+            number = next(numbers)
+            turns = number % 4
+            runner = Runner(Puppet(PuppetOptions(script=["go"] * turns + [word], max_turns=5)))
+            spec = dataclasses.replace(runner.spec, max_turns=5)
+            conversation = Conversation(spec, Recipe(history=1 + number % 3, turns_left=number % 2 == 0))
+            conversation.observe(runner.reset(number))
+            for _ in range(turns):
+                conversation.observe(runner.step("go"))
+            batch.append(Demonstration(conversation.messages(), REPLIES[word]))
+        return batch
+
+    texts = [text for one in demonstrations() for text in (one.messages[0]["content"][-1]["text"], one.reply)]
+    vlm = make_tiny(texts, SIZES)
+    losses = []
+    clone(vlm, demonstrations, CloneConfig(updates=200, lr=5e-3), lambda _, loss: losses.append(loss))
+    assert losses[-1] < 0.03 < 1 < losses[0]
+    return vlm
+
+
+def run_fields(server, folder, model, /, **changes):
+    """Settings of a small run with all that a resumed run has to remember."""
+    fields = {
+        "run": str(folder),
+        "updates": 5,
+        "rollout_steps": 3,
+        "checkpoint_every": 2,
+        "servers": server.address,
+        "envs": [
+            {
+                "id": "puppet/Puppet",
+                "slots": 4,
+                "options": {"script": ["go", "fly", "go", "win"], "max_turns": 5},
+                "fallback_reward": -0.25,
+            },
+            {"id": "puppet/Puppet", "slots": 2, "options": {"script": ["go", "raise", "lose"]}, "weight": 0.5},
+        ],
+        "model": {"path": str(model)},
+        "recipe": {"history": 2},
+        "max_new_tokens": 20,
+        "temperature": 0.7,
+        "policy": {"epochs": 2, "minibatch": 8, "microbatch": 4, "lr": 1e-3},
+        "critic": {"layers": [16], "epochs": 2, "minibatch": 8, "warmup_updates": 1},
+        "threads": 1,
+        "retry_budget": 30.0,
+    }
+    return fields | changes
+
+
+def run_settings(*arguments, **changes):
+    return TrainerConfig(**run_fields(*arguments, **changes))
+
+
+def lines(folder):
+    """The metrics that were written, one update each."""
+    path = folder / "metrics.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def numbers(folder):
+    """The metrics but for those that no two runs share, as text."""
+    return [
+        json.dumps({name: value for name, value in json.loads(line).items() if not name.startswith(CHANGING)})
+        for line in lines(folder)
+    ]
+
+
+def tensors(folder, update):
+    """Digests of all that a checkpoint holds of weights, critic and optimizers."""
+    path = folder / "checkpoints" / f"{update:06}"
+    files = sorted(path.rglob("*.safetensors"))
+    return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def progress(folder, update):
+    """What a checkpoint knows of the open episodes and the guard."""
+    return json.loads((folder / "checkpoints" / f"{update:06}" / "trainer" / "state.json").read_text())

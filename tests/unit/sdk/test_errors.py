@@ -1,0 +1,35 @@
+from pathlib import Path
+
+import grpc
+import pytest
+from overworld.errors import ContractError, Reason, from_rpc_error, trailing_metadata
+
+README = Path(__file__).parents[3] / "proto" / "README.md"
+
+
+def test_the_contracts_readme_lists_every_reason() -> None:
+    rows = [line for line in README.read_text().splitlines() if line.startswith("| `") and line.count("|") == 5]
+    expected = [
+        f"| `{reason.name}` | {reason.code.name if reason.code else ''} | {reason.meaning} | {reason.retry.value} |"
+        for reason in Reason
+    ]
+    assert [row for row in rows if row.split("`")[1].isupper()] == expected
+
+
+class Failed(grpc.RpcError):
+    def __init__(self, metadata) -> None:
+        self._metadata = metadata
+
+    def trailing_metadata(self):
+        return self._metadata
+
+
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason.code])
+def test_errors_survive_the_wire(reason) -> None:
+    error = from_rpc_error(Failed(trailing_metadata(ContractError(reason, "what happened"))))
+    assert (error.reason, error.message) == (reason, "what happened")
+
+
+@pytest.mark.parametrize("metadata", [None, (), (("grpc-status-details-bin", b"\xff\xff"),), (("other", "x"),)])
+def test_other_failures_are_not_the_contracts(metadata) -> None:
+    assert from_rpc_error(Failed(metadata)) is None

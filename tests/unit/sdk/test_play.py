@@ -1,0 +1,116 @@
+"""`overworld play`: in the terminal and as a GIF."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from overworld import End, make
+from overworld.authoring.env import Image
+from overworld.evaluation.play import chance, expert, person, play, show_in, side_by_side, terminal_picture, write_gif
+from rich.console import Console
+
+from tests.support.toy_env import SEARCH
+
+
+def typed(*lines: str) -> Console:
+    """A terminal at which somebody types these lines."""
+    console = Console(file=io.StringIO(), width=60)
+    rest = iter(lines)
+
+    def answer(prompt: str = "") -> str:
+        try:
+            return next(rest)
+        except StopIteration:
+            raise EOFError from None
+
+    console.input = answer  # type: ignore[method-assign, assignment]
+    return console
+
+
+def said(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_person_types_numbers_words_or_nothing() -> None:
+    runner = make("gym_cards/NumberLine", size=32)
+    console = typed("1", "", "nonsense", "-", "q", "0")
+    results = play(runner, runner.reset(0, split="deals", task=4), person(runner, console), show_in(console))
+    assert [result.executed for result in results] == [None, "+", "+", "-"]
+    assert "'nonsense' is no action here" in said(console)
+    assert "[0] -  [1] +" in said(console)
+
+
+def test_actions_that_are_numbers_are_meant_as_such() -> None:
+    runner = make("gym_cards/EZPoints", size=32)
+    console = typed("10")
+    results = play(runner, runner.reset(0), person(runner, console), lambda result: None)
+    assert results[1].executed == "10"
+    assert "[0]" not in said(console)
+
+
+def test_the_expert_plays_to_the_end_and_is_shown() -> None:
+    runner = make("gym_cards/NumberLine", size=32, expert=True)
+    console = typed()
+    results = play(runner, runner.reset(0), expert, show_in(console))
+    assert (results[-1].end, results[-1].success) == (End.TASK, True)
+    assert "TASK: success" in said(console)
+
+
+def test_chance_needs_a_list_to_draw_from() -> None:
+    assert chance(make("gym_cards/NumberLine"), 0)(make("gym_cards/NumberLine").reset(0)) in ("-", "+")
+    with pytest.raises(ValueError, match="does not list its actions"):
+        chance(make(SEARCH), 0)
+
+
+def test_a_picture_becomes_half_blocks_of_its_colours() -> None:
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    pixels[:2] = (255, 0, 0)
+    picture = terminal_picture(pixels, 80)
+    assert picture.plain == "▀▀▀▀\n" * 2
+    assert str(picture.spans[0].style) == "rgb(255,0,0) on rgb(255,0,0)"
+    assert max(map(len, terminal_picture(np.zeros((300, 300, 3), np.uint8), 50).plain.splitlines())) == 50
+
+
+def test_pictures_stand_side_by_side() -> None:
+    both = side_by_side([Image("a", np.zeros((2, 3, 3), np.uint8)), Image("b", np.full((4, 1, 1), 7, np.uint8))])
+    assert both.shape == (4, 4, 3)
+    assert both[3, 0].tolist() == [255] * 3
+    assert both[0, 3].tolist() == [7] * 3
+
+
+def test_a_gif_shows_every_turn(tmp_path: Path) -> None:
+    file = tmp_path / "play.gif"
+    command = ["play", "gym_cards/NumberLine", "--agent", "expert", "--gif", str(file), "--option", "size=40"]
+    done = subprocess.run(
+        [sys.executable, "-m", "overworld.cli", *command, "--seed", "1"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    with PIL.Image.open(file) as picture:
+        assert picture.size == (40, 40)
+        turns = getattr(picture, "n_frames", 1) - 1
+    assert f"{turns} turns, return 1, TASK, success" in done.stdout
+    with pytest.raises(ValueError, match="no pictures"):
+        write_gif([], file)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gym_cards/Nope"], "has no env"),
+        (["gym_cards/NumberLine", "--option", "size=0"], "--option size: "),
+        (["gym_cards/NumberLine", "--split", "nope"], "no split"),
+        ([SEARCH, "--agent", "expert"], "has no expert"),
+    ],
+)
+def test_what_cannot_be_played_is_one_line(arguments: list[str], message: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "overworld.cli", "play", *arguments], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

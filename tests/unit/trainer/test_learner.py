@@ -1,0 +1,326 @@
+"""The updates: what they minimise, which weights they touch, and when."""
+
+import math
+
+import pytest
+import torch
+from overworld_trainer.losses import policy_loss
+from overworld_trainer.policy import _with_new_adapter
+from overworld_vlm.score import score
+
+from tests.support.learning import changed, gradients, make_learner, make_samples, moved, settings, weights
+from tests.support.tiny_vlm import make_vlm
+
+
+def largest_difference(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    return max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
+
+
+def expected_gradients(vlm, samples, clip, beta):
+    """Of the loss as the specification states it, step by step, token by token, without any batching."""
+    vlm.model.zero_grad()
+    total = 0.0
+    for number, step in enumerate(samples.steps):
+        now = score(vlm, [step.prompt], [step.reply]).logps[0]
+        advantage = samples.advantages[number]
+        terms = []
+        for token in range(len(step.reply)):
+            ratio = (now[token] - samples.old_logps[number][token]).exp()
+            kept = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+            d = samples.ref_logps[number][token] - now[token]
+            terms.append(-kept + beta * (d.exp() - d - 1))
+        total = total + samples.weights[number] * sum(terms) / len(terms)
+    (total / len(samples)).backward()
+    result = gradients(vlm.model)
+    vlm.model.zero_grad()
+    return result
+
+
+@pytest.mark.parametrize("microbatch", [1, 3, 5, 64])
+def test_the_gradient_is_that_of_the_specification_however_the_batch_is_cut(microbatch) -> None:
+    """N is the number of steps of the whole optimizer batch, not of a slice of it."""
+    vlm = make_vlm()
+    samples = make_samples(vlm, noise=0.3)
+    samples = changed(samples, weights=torch.tensor([1.0, 0.5, 2.0] * 4)[: len(samples)])
+    expected = expected_gradients(vlm, samples, clip=0.15, beta=0.7)
+    config = settings(policy={"microbatch": microbatch, "clip": 0.15}, kl={"beta": 0.7})
+    metrics = make_learner(vlm, config).update(samples, 0)
+    assert 0.1 < metrics["losses/clipfrac"] < 0.9
+    assert largest_difference(gradients(vlm.model), expected) < 1e-6
+    norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in expected.values()))
+    assert metrics["losses/policy_grad_norm"] == pytest.approx(norm, rel=1e-4)
+
+
+def test_minibatches_are_optimizer_steps_of_their_own() -> None:
+    vlm = make_vlm()
+    learner = make_learner(vlm, settings(policy={"minibatch": 3, "epochs": 2}, critic={"minibatch": 4, "epochs": 3}))
+    learner.update(make_samples(vlm, 11), 0)
+    policy_steps = {int(state["step"]) for state in learner.policy_optimizer.state.values()}
+    critic_steps = {int(state["step"]) for state in learner.critic_optimizer.state.values()}
+    assert policy_steps == {2 * 4}  # 11 / 3, rounded
+    assert critic_steps == {3 * 3}
+
+
+def test_every_sample_is_in_one_minibatch_of_each_epoch_in_an_order_of_the_seeds() -> None:
+    learner = make_learner(make_vlm(), settings())
+    orders = []
+    for update in (0, 1):
+        for epoch in (0, 1):
+            batches = [batch.tolist() for batch in learner._minibatches(11, 4, update, epoch, "policy")]
+            assert sorted(map(len, batches)) == [3, 4, 4]
+            orders.append(tuple(number for batch in batches for number in batch))
+    assert all(sorted(order) == list(range(11)) for order in orders)
+    assert len(set(orders)) == 4
+    again = make_learner(make_vlm(), settings())
+    assert tuple(torch.cat(list(again._minibatches(11, 4, 0, 0, "policy"))).tolist()) == orders[0]
+    other = make_learner(make_vlm(), settings(seed=1))
+    assert tuple(torch.cat(list(other._minibatches(11, 4, 0, 0, "policy"))).tolist()) != orders[0]
+    assert len(list(learner._minibatches(2, 128, 0, 0, "policy"))) == 1
+
+
+@pytest.mark.parametrize("value_input", ["last_prompt_token", "prompt_mean"])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_first_ratio_is_one(value_input, temperature) -> None:
+    """The sampler's log-probs are those of training: same temperature, same bans, same positions."""
+    vlm = make_vlm()
+    config = settings(critic={"input": value_input}, temperature=temperature)
+    metrics = make_learner(vlm, config).update(make_samples(vlm, temperature=temperature), 0)
+    assert metrics["losses/max_logprob_error"] < 1e-4
+    assert metrics["losses/mean_logprob_error"] <= metrics["losses/max_logprob_error"]
+    assert abs(metrics["losses/max_ratio"] - 1) < 1e-4
+    assert metrics["losses/clipfrac"] == 0
+    assert abs(metrics["losses/kl_k1"]) < 1e-5
+
+
+def test_the_samplers_error_is_that_of_the_first_minibatch_before_any_weight_has_changed() -> None:
+    vlm = make_vlm()
+    samples = make_samples(vlm)
+    metrics = make_learner(vlm, settings(policy={"minibatch": 2, "epochs": 2, "lr": 0.1})).update(samples, 0)
+    assert metrics["losses/max_logprob_error"] < 1e-4
+    assert metrics["losses/max_ratio"] > 1.05
+    for step in samples.steps:
+        step.logps[-1] += 0.5
+    metrics = make_learner(make_vlm(), settings()).update(samples, 0)
+    assert metrics["losses/max_logprob_error"] == pytest.approx(0.5, abs=1e-4)
+    assert 0.5 / 13 < metrics["losses/mean_logprob_error"] < 0.5
+
+
+def only_value(samples):
+    """Samples that teach nothing but the critic."""
+    return changed(samples, advantages=torch.zeros(len(samples)), targets=samples.targets + 100.0)
+
+
+@pytest.mark.parametrize("value_input", ["last_prompt_token", "prompt_mean"])
+@pytest.mark.parametrize("update", [0, 1])
+def test_the_value_loss_never_reaches_the_backbone(value_input, update) -> None:
+    """Neither while warming up, from the rollout's features, nor beside the policy's loss."""
+    vlm = make_vlm()
+    config = settings(critic={"warmup_updates": 1, "input": value_input}, kl={"kind": "none"})
+    learner = make_learner(vlm, config)
+    before, critic = weights(vlm.model), weights(learner.critic)
+    metrics = learner.update(only_value(make_samples(vlm, value_input=value_input)), update)
+    assert metrics["losses/value_grad_norm"] > 1
+    assert gradients(vlm.model) == {}
+    assert moved(before, vlm.model) == set()
+    assert moved(critic, learner.critic) == set(critic)
+
+
+@pytest.mark.parametrize("value_input", ["last_prompt_token", "prompt_mean"])
+def test_without_the_stop_gradient_the_value_loss_shapes_the_backbone(value_input) -> None:
+    vlm = make_vlm()
+    samples = only_value(make_samples(vlm, value_input=value_input))
+    config = settings(critic={"stop_gradient": False, "input": value_input}, kl={"kind": "none"})
+    learner = make_learner(vlm, config)
+    critic = weights(learner.critic)
+    scores = score(vlm, [step.prompt for step in samples.steps], [step.reply for step in samples.steps],
+                   value_input=value_input)  # fmt: skip
+    ((learner.critic(scores.features) - samples.targets) ** 2 / 2).mean().backward()
+    expected = gradients(vlm.model)
+    vlm.model.zero_grad()
+    learner.critic.zero_grad()
+    metrics = learner.update(samples, 0)
+    assert "model.visual.patch_embed.proj.weight" in expected
+    assert largest_difference(gradients(vlm.model), expected) < 1e-4
+    assert moved(critic, learner.critic) == set(critic)
+    assert metrics["losses/value_loss"] > 1000
+    assert metrics["losses/value_grad_norm"] > 1
+
+
+def test_the_policys_gradient_does_not_depend_on_the_targets() -> None:
+    ours, theirs = make_vlm(), make_vlm()
+    samples = make_samples(ours, noise=0.1)
+    make_learner(ours, settings()).update(samples, 0)
+    make_learner(theirs, settings()).update(changed(samples, targets=samples.targets * 50 + 7), 0)
+    assert moved(weights(ours.model), theirs.model) == set()
+
+
+@pytest.mark.parametrize("stop_gradient", [True, False])
+def test_during_warm_up_the_policys_optimizer_is_frozen_entirely(stop_gradient) -> None:
+    vlm = make_vlm()
+    samples = make_samples(vlm, noise=0.3)
+    learner = make_learner(vlm, settings(critic={"warmup_updates": 2, "stop_gradient": stop_gradient}))
+    before, critic = weights(vlm.model), weights(learner.critic)
+    for update in (0, 1):
+        metrics = learner.update(samples, update)
+        assert "losses/policy_loss" not in metrics
+        assert metrics["charts/learning_rate"] == 0
+        assert metrics["losses/value_grad_norm"] > 0
+    assert moved(before, vlm.model) == set()
+    assert gradients(vlm.model) == {}
+    assert not learner.policy_optimizer.state
+    assert moved(critic, learner.critic) == set(critic)
+    learner.update(samples, 2)
+    assert moved(before, vlm.model) == set(before)
+    assert {int(state["step"]) for state in learner.policy_optimizer.state.values()} == {1}
+
+
+def test_the_learning_rate_falls_along_a_cosine_that_begins_after_the_warm_up() -> None:
+    config = settings(policy={"lr": 1e-3, "lr_end": 1e-5}, critic={"warmup_updates": 2}, updates=7)
+    learner = make_learner(make_vlm(), config)
+    # Updates 2 to 6: 0, 1/4, 1/2, 3/4, 1 of the way from 1e-3 to 1e-5.
+    expected = [0, 0, 1e-3, *(1e-5 + 9.9e-4 * (1 + math.cos(math.pi * n / 4)) / 2 for n in (1, 2, 3)), 1e-5]
+    assert [learner.learning_rate(update) for update in range(7)] == pytest.approx(expected)
+    assert learner.learning_rate(50) == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize("update", [2, 4])
+def test_the_policys_optimizer_uses_the_learning_rate_of_the_update(update) -> None:
+    """Adam's first step moves every weight by the learning rate, whatever the gradient's size."""
+    vlm = make_vlm()
+    learner = make_learner(vlm, settings(critic={"warmup_updates": 2}))
+    before = weights(vlm.model)
+    learner.update(make_samples(vlm, noise=0.3), update)
+    name = "model.language_model.layers.1.mlp.down_proj.weight"
+    step = (dict(vlm.model.named_parameters())[name] - before[name]).abs().median().item()
+    assert step == pytest.approx(learner.learning_rate(update), rel=0.05)
+
+
+def test_warm_up_can_be_left_out() -> None:
+    assert make_learner(make_vlm(), settings(updates=1)).learning_rate(0) == pytest.approx(1e-3)
+
+
+def test_policy_and_critic_are_clipped_apart() -> None:
+    vlm = make_vlm()
+    samples = changed(make_samples(vlm, noise=0.3), targets=torch.full((11,), 1e4))
+    config = settings(policy={"max_grad_norm": 0.01}, critic={"max_grad_norm": 0.5})
+    learner = make_learner(vlm, config)
+    metrics = learner.update(samples, 0)
+
+    def norm(module):
+        return math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients(module).values()))
+
+    assert norm(vlm.model) == pytest.approx(0.01, rel=1e-3)
+    assert norm(learner.critic) == pytest.approx(0.5, rel=1e-3)
+    assert metrics["losses/policy_grad_norm"] > 0.05
+    assert metrics["losses/value_grad_norm"] > 100
+
+
+def test_only_the_adapter_learns_where_there_is_one() -> None:
+    base = make_vlm()
+    base.model.requires_grad_(False)
+    config = settings(model={"lora": {"r": 4, "alpha": 8}})
+    vlm = _with_new_adapter(base, config.model.lora, 0)
+    learner = make_learner(vlm, config)
+    before = weights(vlm.model)
+    samples = make_samples(vlm, noise=0.3)
+    for update in (0, 1):  # in the first one half of an adapter's weights has no gradient, the other half being zero
+        learner.update(samples, update)
+    assert moved(before, vlm.model) == {name for name in before if "lora_" in name}
+
+
+def test_a_fresh_adapter_changes_nothing_and_one_seed_makes_one_adapter() -> None:
+    def fresh(seed):
+        return _with_new_adapter(make_vlm(), settings(model={"lora": {}}).model.lora, seed)
+
+    samples = make_samples(make_vlm())
+    metrics = make_learner(fresh(0), settings()).update(samples, 0)
+    assert metrics["losses/max_logprob_error"] < 1e-4
+    assert moved(weights(fresh(1).model), fresh(1).model) == set()
+    assert moved(weights(fresh(1).model), fresh(2).model) != set()
+
+
+def test_the_critic_fits_its_targets() -> None:
+    vlm = make_vlm()
+    samples = make_samples(vlm, 24)
+    learner = make_learner(vlm, settings(critic={"epochs": 300, "warmup_updates": 1, "layers": [64], "lr": 1e-2}))
+    learner.update(samples, 0)
+    with torch.no_grad():
+        error = (learner.critic(samples.features) - samples.targets).square().mean()
+    # Prompts repeat, so no critic can know more than the mean target of each.
+    groups = [samples.targets[number::6] for number in range(6)]
+    best = torch.cat([group - group.mean() for group in groups]).square().mean()
+    assert float(error) < float(best) + 0.05
+
+
+def test_value_clipping_is_measured_from_the_rollouts_values() -> None:
+    vlm = make_vlm()
+    samples = make_samples(vlm)
+    learner = make_learner(vlm, settings(critic={"clip": 0.1, "warmup_updates": 1}))
+    values = learner.critic(samples.features).detach()
+    near = samples.old_values + (values - samples.old_values).clamp(-0.1, 0.1)
+    squares = torch.maximum((values - samples.targets) ** 2, (near - samples.targets) ** 2)
+    assert learner.update(samples, 0)["losses/value_loss"] == pytest.approx(float(squares.mean() / 2), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["k2_loss", "k1_reward", "none"])
+def test_the_kind_of_kl_is_the_one_asked_for(kind) -> None:
+    vlm = make_vlm()
+    samples = make_samples(vlm, noise=0.3)
+    beta = 0.7
+    metrics = make_learner(vlm, settings(kl={"kind": kind, "beta": beta})).update(samples, 0)
+    expected = [
+        policy_loss(
+            step.logps[None], samples.old_logps[number][None], samples.ref_logps[number][None],
+            torch.ones(1, len(step.logps), dtype=torch.bool), samples.advantages[number, None],
+            clip=0.2, kl=kind, beta=beta,
+        ).loss.item()
+        for number, step in enumerate(samples.steps)
+    ]  # fmt: skip
+    assert metrics["losses/policy_loss"] == pytest.approx(sum(expected) / len(expected), abs=1e-4)
+
+
+def test_entropies_of_thoughts_and_action_are_told_apart() -> None:
+    vlm = make_vlm()
+    samples = make_samples(vlm)
+    thinking = [min(number % 4, len(step.reply)) for number, step in enumerate(samples.steps)]
+    for step, tokens in zip(samples.steps, thinking, strict=True):
+        step.thinking = tokens
+    metrics = make_learner(vlm, settings()).update(samples, 0)
+    with torch.no_grad():
+        rows = [score(make_vlm(), [step.prompt], [step.reply]).entropy[0] for step in samples.steps]
+    thoughts = [row[:tokens].mean() for row, tokens in zip(rows, thinking, strict=True) if tokens]
+    action = [row[tokens:].mean() for row, tokens in zip(rows, thinking, strict=True) if tokens < len(row)]
+    assert 0 < len(thoughts) < len(rows)
+    assert 0 < len(action) < len(rows)
+    assert metrics["losses/entropy_thoughts"] == pytest.approx(float(torch.stack(thoughts).mean()), rel=1e-4)
+    assert metrics["losses/entropy_action"] == pytest.approx(float(torch.stack(action).mean()), rel=1e-4)
+
+
+def test_gradient_checkpointing_changes_nothing_and_decoding_still_works() -> None:
+    ours, theirs = make_vlm(), make_vlm()
+    samples = make_samples(ours, noise=0.3)
+    make_learner(ours, settings()).update(samples, 0)
+    make_learner(theirs, settings(model={"gradient_checkpointing": True})).update(samples, 0)
+    assert largest_difference(gradients(ours.model), gradients(theirs.model)) < 1e-6
+    assert not theirs.model.training
+    make_samples(theirs, 2)
+
+
+def test_an_update_repeats_exactly() -> None:
+    first, second = make_vlm(), make_vlm()
+    samples = make_samples(first, noise=0.3)
+    config = settings(policy={"minibatch": 4, "epochs": 2})
+    ours, theirs = (make_learner(vlm, config).update(samples, 0) for vlm in (first, second))
+    assert ours == theirs
+    assert moved(weights(first.model), second.model) == set()
+
+
+def test_the_critics_weights_are_its_seeds_and_leave_the_process_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    ours, same, other = (make_learner(make_vlm(), settings(), seed).critic for seed in (5, 5, 6))
+    assert torch.equal(torch.rand(2), expected)
+    assert moved(weights(ours), same) == set()
+    assert moved(weights(ours), other) == set(weights(ours))

@@ -1,0 +1,150 @@
+"""Metrics: names, numbers, and the files they are written to."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from overworld import End, Outcome
+from overworld_trainer.metrics import MetricsLog, rollout_metrics, sample_metrics
+from overworld_trainer.rollout import Episode, Rollout, Step
+from overworld_trainer.samples import Samples
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+
+def step(turn, tokens, outcome, cut=False, failed=False):
+    return Step(0, turn, None, torch.zeros(tokens), torch.zeros(tokens), None, 0, cut, outcome=outcome, failed=failed)
+
+
+@pytest.fixture
+def rollout():
+    steps = [
+        [step(0, 4, Outcome.EXECUTED), step(1, 8, Outcome.NO_ACTION, cut=True)],
+        [step(3, 2, Outcome.NOT_ADMISSIBLE), step(0, 6, None, failed=True)],
+    ]
+    episodes = [
+        Episode(0, 1.0, 4, True, End.TASK),
+        Episode(1, -3.0, 10, False, End.RULE),
+        Episode(1, 0.5, 6, False, End.TIME_LIMIT),
+        Episode(0, 0.0, 8, False, End.TASK),
+    ]
+    values = torch.tensor([[0.5, 9.0], [9.0, 1.5]], dtype=torch.float64)
+    none = torch.zeros(2, 2)
+    return Rollout(steps, none, none, values, none, none, none, episodes, 0.25, 0.75)
+
+
+def test_a_rollouts_metrics(rollout) -> None:
+    assert rollout_metrics(rollout, ["toy/A", "toy/B"]) == {
+        "replies/unparseable": 0.25,
+        "replies/inadmissible": 0.25,
+        "replies/cut": 0.25,
+        "replies/tokens": 5.0,
+        "charts/failed_steps": 1.0,
+        "charts/episodes": 4.0,
+        "charts/value_at_start": 1.0,
+        "ends/task": 0.5,
+        "ends/rule": 0.25,
+        "ends/time_limit": 0.25,
+        "charts/episodic_return": -0.375,
+        "charts/episodic_length": 7.0,
+        "charts/success_rate": 0.25,
+        "charts/episodic_return/toy/A": 0.5,
+        "charts/episodic_length/toy/A": 6.0,
+        "charts/success_rate/toy/A": 0.5,
+        "charts/episodic_return/toy/B": -1.25,
+        "charts/episodic_length/toy/B": 8.0,
+        "charts/success_rate/toy/B": 0.0,
+        "time/waiting_for_envs": 0.25,
+        "time/writing_replies": 0.75,
+    }
+
+
+def test_one_env_is_not_listed_by_itself_and_no_episodes_have_no_return(rollout) -> None:
+    assert not [name for name in rollout_metrics(rollout, ["toy/A"]) if name.endswith("toy/A")]
+    rollout.episodes.clear()
+    metrics = rollout_metrics(rollout, ["toy/A"])
+    assert metrics["charts/episodes"] == metrics["ends/task"] == 0
+    assert "charts/success_rate" not in metrics
+
+
+def test_one_env_with_several_options_is_one_env(rollout) -> None:
+    metrics = rollout_metrics(rollout, ["toy/A", "toy/A"])
+    assert metrics["charts/episodic_return/toy/A"] == metrics["charts/episodic_return"]
+
+
+def samples(targets, values):
+    targets, values = torch.tensor(targets), torch.tensor(values)
+    return Samples([], [], [], targets, targets, targets, targets, values, 0.7)
+
+
+def test_explained_variance() -> None:
+    # Targets 0, 2: variance 1. Residuals -1, 0: variance .25. A constant error explains all of it.
+    metrics = sample_metrics(samples([0.0, 2.0], [1.0, 2.0]), reward_scale=4.0)
+    assert metrics == {
+        "losses/explained_variance": pytest.approx(0.75),
+        "losses/relative_target_std": pytest.approx(0.25),
+        "losses/advantage_std": 0.7,
+    }
+    assert sample_metrics(samples([0.0, 2.0], [5.0, 7.0]), 1.0)["losses/explained_variance"] == pytest.approx(1.0)
+    assert sample_metrics(samples([3.0, 3.0], [1.0, 2.0]), 1.0)["losses/explained_variance"] == 0.0
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def board(folder):
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
+
+
+def test_each_update_is_a_line_and_a_point_on_the_board(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, 0, 0)
+    log.write(0, 32, {"losses/kl_k1": 0.125, "charts/SPS": 3.0})
+    log.write(1, 64, {"losses/kl_k1": 1 / 3})
+    log.close()
+    assert lines(tmp_path) == [
+        {"update": 0, "env_steps": 32, "losses/kl_k1": 0.125, "charts/SPS": 3.0},
+        {"update": 1, "env_steps": 64, "losses/kl_k1": 1 / 3},
+    ]
+    assert board(tmp_path) == {"losses/kl_k1": [(32, 0.125), (64, pytest.approx(1 / 3))], "charts/SPS": [(32, 3.0)]}
+
+
+def test_a_line_is_there_as_soon_as_its_update_is_done(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, 0, 0)
+    log.write(0, 32, {"a": 1.0})
+    assert len(lines(tmp_path)) == len(board(tmp_path)["a"]) == 1
+    log.close()
+
+
+def resumed(folder, update, env_steps) -> None:
+    """What is there after five updates, a fall back to `update`, and one update more."""
+    log = MetricsLog(folder, 0, 0)
+    for number in range(5):
+        log.write(number, 32 * (number + 1), {"a": float(number)})
+    log.close()
+    log = MetricsLog(folder, update, env_steps)
+    log.write(update, env_steps + 32, {"a": 100.0})
+    log.close()
+
+
+@pytest.mark.parametrize("update", [0, 3, 5])
+def test_a_resumed_run_cuts_off_what_it_will_write_again(tmp_path: Path, update) -> None:
+    resumed(tmp_path, update, 32 * update)
+    expected = [*map(float, range(update)), 100.0]
+    assert [line["update"] for line in lines(tmp_path)] == list(range(update + 1))
+    assert [line["a"] for line in lines(tmp_path)] == expected
+    assert board(tmp_path)["a"] == [(32 * (number + 1), value) for number, value in enumerate(expected)]
+
+
+@pytest.mark.parametrize("torn", ['{"update": 5, "env_st', "\0\0\0\0", "\n"])
+def test_a_line_that_was_torn_by_a_crash_is_dropped(tmp_path: Path, torn) -> None:
+    log = MetricsLog(tmp_path, 0, 0)
+    log.write(0, 32, {"a": 1.0})
+    log.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(torn)
+    log = MetricsLog(tmp_path, 1, 32)
+    log.write(1, 64, {"a": 2.0})
+    log.close()
+    assert [line["a"] for line in lines(tmp_path)] == [1.0, 2.0]

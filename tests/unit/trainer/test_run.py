@@ -1,0 +1,274 @@
+"""A run's folder: what is written, what is found again, what is refused."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Never
+
+import pytest
+import torch
+import yaml
+from overworld.service.settings import SettingsError
+from overworld_trainer.policy import _with_new_adapter, load_policy
+from overworld_trainer.reference import Reference, score_all
+from overworld_trainer.run import Progress, Run, read_progress, restore_learner
+from overworld_vlm import checkpoint
+from overworld_vlm.load import VLM, ModelError, save
+
+from tests.support.learning import make_learner, make_samples, moved, settings, weights
+from tests.support.tiny_vlm import make_vlm
+
+SLOTS = [{"episode": 2, "actions": ["up", None], "reward": 0.1 + 0.2}]
+GUARD = {"clipped": 1, "invalid": 0, "valid_at_start": 1 / 3}
+
+
+def trained(vlm, config, updates=2):
+    """A learner that has learnt something."""
+    learner = make_learner(vlm, config)
+    samples = make_samples(vlm, noise=0.3)
+    for update in range(updates):
+        learner.update(samples, update)
+    return learner
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    """A run with the checkpoints 0, 2, 4 and 6 of a whole model; the last two can be resumed."""
+    run = Run(settings(run=tmp_path / "run"))
+    run.save(make_vlm(), Progress(), {"toy/Count": {"rules": "toy 1"}})
+    vlm = make_vlm()
+    learner = trained(vlm, run.config)
+    for update in (2, 4, 6):
+        run.save(vlm, Progress(update, update * 32, 1e-6, SLOTS, GUARD), {"toy/Count": {"rules": "toy 1"}}, learner)
+    return run
+
+
+def test_progress_comes_back_to_the_digit(run) -> None:
+    assert read_progress(run.latest()) == Progress(6, 192, 1e-6, SLOTS, GUARD)
+
+
+def test_the_learner_comes_back_to_the_bit_and_goes_on_alike(run) -> None:
+    ours, theirs = make_vlm(), make_vlm(5)
+    before = trained(ours, run.config)
+    theirs.model.load_state_dict(ours.model.state_dict())
+    after = make_learner(theirs, run.config, seed=9)
+    restore_learner(run.checkpoint(6), after)
+    samples = make_samples(make_vlm(), noise=0.3)
+    assert before.update(samples, 2) == after.update(samples, 2)
+    assert moved(weights(ours.model), theirs.model) == set()
+    assert moved(weights(before.critic), after.critic) == set()
+
+
+def test_a_checkpoint_says_where_it_comes_from(run) -> None:
+    manifest = checkpoint.read(run.checkpoint(4))
+    assert (manifest.run, manifest.update, manifest.env_steps) == ("run", 4, 128)
+    assert (manifest.kind, manifest.base, manifest.used_expert) == ("model", None, True)
+    assert manifest.recipe == {"history": 1, "reply": "thoughts+action", "turns_left": False}
+    assert manifest.config == run.config.model_dump(mode="json")
+    assert manifest.provenance == {"toy/Count": {"rules": "toy 1"}}
+
+
+def test_only_the_last_checkpoints_keep_what_resuming_needs(run) -> None:
+    assert [path.name for path in checkpoint.find(run.checkpoints)] == ["000000", "000002", "000004", "000006"]
+    kept = [(path / "trainer").exists() for path in checkpoint.find(run.checkpoints)]
+    assert kept == [False, False, True, True]
+    for path in checkpoint.find(run.checkpoints):
+        checkpoint.load_checkpoint(path)
+        assert not list(path.glob(".*"))
+
+
+def test_a_crash_while_pruning_damages_no_checkpoint(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    rmtree = shutil.rmtree
+
+    def killed_halfway(path, **arguments):
+        if "trainer" not in path.name:
+            return rmtree(path, **arguments)
+        (path / "state.json").unlink()
+        raise KeyboardInterrupt
+
+    vlm = make_vlm()
+    learner = make_learner(vlm, run.config)
+    monkeypatch.setattr(shutil, "rmtree", killed_halfway)
+    with pytest.raises(KeyboardInterrupt):
+        run.save(vlm, Progress(8), {}, learner)
+    for path in checkpoint.find(run.checkpoints):
+        checkpoint.load_checkpoint(path)
+    assert run.latest() == run.checkpoint(8)
+
+
+@pytest.mark.parametrize("damage", ["weights/model.safetensors", "trainer/state.json", "critic.safetensors"])
+def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(
+    run, caplog: pytest.LogCaptureFixture, damage
+) -> None:
+    path = run.checkpoint(6) / damage
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        assert run.latest() == run.checkpoint(4)
+    assert damage in caplog.text
+    assert "000006" in caplog.text
+
+
+def test_without_a_checkpoint_to_resume_from_a_run_begins_anew(run) -> None:
+    for path in checkpoint.find(run.checkpoints):
+        shutil.rmtree(path / "trainer", ignore_errors=True)
+    assert run.latest() is None
+    assert run.has_start
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seed": 1}, "seed was 0, is 1"),
+        ({"gamma": 0.5}, "gamma was 0.99, is 0.5"),
+        ({"policy": {"lr": 0.5}}, "policy was"),
+        ({"envs": [{"id": "toy/Count", "slots": 4}]}, "envs was"),
+        ({"model": {"lora": {"r": 4}}}, "model was"),
+    ],
+)
+def test_other_settings_are_refused_by_name(run, changes, words) -> None:
+    with pytest.raises(SettingsError, match=words) as caught:
+        Run(settings(run=run.folder, **changes))
+    assert "another folder" in str(caught.value)
+    assert yaml.safe_load((run.folder / "config.yaml").read_text())["seed"] == 0
+
+
+def test_a_run_that_came_to_nothing_may_begin_anew_with_other_settings(tmp_path: Path) -> None:
+    """As after a typo in an env's name."""
+    Run(settings(run=tmp_path / "run", seed=1))
+    Run(settings(run=tmp_path / "run", seed=2))
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["seed"] == 2
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match=r"cannot be written by user \d+ \(Not a directory\); mount"):
+        Run(settings(run=tmp_path / "file" / "run"))
+
+
+def test_what_does_not_change_the_numbers_may_be_changed(run) -> None:
+    changes = {
+        "updates": 50, "checkpoint_every": 3, "keep_checkpoints": 1, "servers": "10.0.0.1:5", "token": "secret",
+        "threads": 2, "retry_budget": 5.0, "metrics_host": "0.0.0.0", "metrics_port": 9464,
+    }  # fmt: skip
+    assert Run(settings(run=run.folder, **changes)).latest() == run.checkpoint(6)
+    assert "secret" not in (run.folder / "config.yaml").read_text()
+
+
+def test_a_run_goes_on_where_its_folder_was_moved_to(run, tmp_path: Path) -> None:
+    run.folder.rename(tmp_path / "elsewhere")
+    assert Run(settings(run=tmp_path / "elsewhere")).latest().name == "000006"
+
+
+def test_settings_are_written_whole_or_not_at_all(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a crash at that moment would leave a run that cannot be resumed."""
+    before = (run.folder / "config.yaml").read_text()
+
+    def killed(*_, **__) -> Never:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pathlib.Path.rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Run(settings(run=run.folder, updates=50))
+    assert (run.folder / "config.yaml").read_text() == before
+
+
+def logps(vlm, config):
+    return score_all(vlm, make_samples(make_vlm()).steps, config)
+
+
+def equal(ours, theirs):
+    return all(torch.allclose(one, other, atol=1e-6) for one, other in zip(ours, theirs, strict=True))
+
+
+def test_a_whole_model_is_trained_from_the_start_and_compared_with_it(run) -> None:
+    config = run.config
+    vlm, reference = load_policy(run, None)
+    steps = make_samples(make_vlm()).steps
+    assert equal(logps(vlm, config), logps(make_vlm(), config))
+    assert equal(reference.score(steps, config), logps(make_vlm(), config))
+    make_learner(vlm, config).update(make_samples(vlm, noise=0.3), 0)
+    assert not equal(logps(vlm, config), logps(make_vlm(), config))
+    assert equal(reference.score(steps, config), logps(make_vlm(), config))
+    assert all(parameter.requires_grad for parameter in vlm.model.parameters())
+
+
+def test_a_resumed_model_is_the_checkpoints_and_its_reference_still_the_start(run) -> None:
+    config = run.config
+    vlm, reference = load_policy(run, run.checkpoint(6))
+    saved, _ = checkpoint.load_checkpoint(run.checkpoint(6))
+    assert moved(weights(saved.model), vlm.model) == set()
+    assert not equal(logps(vlm, config), logps(make_vlm(), config))
+    assert equal(reference.score(make_samples(make_vlm()).steps, config), logps(make_vlm(), config))
+
+
+@pytest.fixture
+def adapted(tmp_path: Path):
+    """A run that trains an adapter to a cloned start, with the checkpoints 0 and 2."""
+    run = Run(settings(run=tmp_path / "adapted", model={"lora": {"r": 2, "alpha": 4}}))
+    run.save(make_vlm(), Progress(), {})
+    vlm, _ = load_policy(run, None)
+    run.save(vlm, Progress(2, 64, 0.0, SLOTS, GUARD), {}, trained(vlm, run.config))
+    return run
+
+
+def test_an_adapters_reference_is_the_model_with_the_adapter_off(adapted) -> None:
+    config = adapted.config
+    vlm, reference = load_policy(adapted, adapted.checkpoint(2))
+    steps = make_samples(make_vlm()).steps
+    assert not equal(logps(vlm, config), logps(make_vlm(), config))
+    assert equal(reference.score(steps, config), logps(make_vlm(), config))
+    assert not equal(logps(vlm, config), logps(make_vlm(), config))  # it is on again afterwards
+    assert {name for name, parameter in vlm.model.named_parameters() if parameter.requires_grad} == {
+        name for name, _ in vlm.model.named_parameters() if "lora_" in name
+    }
+
+
+def test_a_resumed_adapter_learns_on_alike(adapted) -> None:
+    config = adapted.config
+    ours, _ = load_policy(adapted, None)
+    before = trained(ours, config)
+    theirs, _ = load_policy(adapted, adapted.checkpoint(2))
+    assert moved(weights(ours.model), theirs.model) == set()
+    after = make_learner(theirs, config)
+    restore_learner(adapted.checkpoint(2), after)
+    samples = make_samples(make_vlm(), noise=0.3)
+    assert before.update(samples, 2) == after.update(samples, 2)
+    assert moved(weights(ours.model), theirs.model) == set()
+
+
+def test_a_changed_start_is_refused(adapted, run) -> None:
+    for one in (adapted, run):
+        path = one.start / "weights" / "model.safetensors"
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(ModelError, match=r"000000 is damaged: weights/model\.safetensors"):
+            load_policy(one, one.latest())
+
+
+def test_an_adapter_of_another_base_is_refused(adapted, tmp_path: Path) -> None:
+    save(make_vlm(), tmp_path / "same weights, other place")
+    path = adapted.checkpoint(2) / "manifest.json"
+    content = json.loads(path.read_text())
+    content["base"]["path"] = str(tmp_path / "same weights, other place")
+    path.write_text(json.dumps(content))
+    with pytest.raises(ModelError, match="another base model"):
+        load_policy(adapted, adapted.checkpoint(2))
+
+
+def test_a_model_without_an_adapter_needs_a_frozen_reference() -> None:
+    vlm = make_vlm()
+    with pytest.raises(ValueError, match="frozen"):
+        Reference(vlm)
+    Reference(_with_new_adapter(vlm, settings(model={"lora": {}}).model.lora, 0))
+
+
+@pytest.mark.parametrize("microbatch", [1, 4, 64])
+def test_scores_come_in_the_order_of_the_steps(vlm: VLM, microbatch) -> None:
+    """They are computed in batches of similar length."""
+    samples = make_samples(vlm, temperature=0.7)
+    config = settings(policy={"microbatch": microbatch}, temperature=0.7)
+    assert equal(score_all(vlm, samples.steps, config), [step.logps for step in samples.steps])

@@ -1,0 +1,60 @@
+"""Where a reply's thoughts end and its action begins, counted in tokens."""
+
+import pytest
+from overworld_trainer.rollout import Collector
+from overworld_vlm.load import VLM
+
+REPLY = '{"thoughts": "The count is 1.", "action": "up"}'
+
+
+@pytest.fixture
+def thinking(vlm: VLM):
+    collector = object.__new__(Collector)
+    collector._vlm = vlm
+
+    def count(text, end=True):
+        tokens = vlm.tokenizer(text, add_special_tokens=False)["input_ids"]
+        tokens += [vlm.tokenizer.eos_token_id] if end else []
+        return tokens, collector._thinking(tokens)
+
+    return count
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        REPLY,
+        '{"action": "up"}',
+        '"action"',
+        '{"thoughts": "The \\"action\\" is clear", "action": "down"}',
+        '{"action": "up", "thoughts": "no, wait"}\n{"action": "down"}',
+        '{"thoughts":"up","action":"up"}',
+        '{"thoughts": "ünïcödé 🃏", "action": "up"}',
+        '{"thoughts": 12345, "action"',
+    ],
+)
+def test_thoughts_end_before_the_token_in_which_the_last_action_key_begins(vlm: VLM, thinking, text) -> None:
+    tokens, count = thinking(text)
+    key = text.encode().rfind(b'"action"')
+    sizes = [len(vlm.tokenizer.decode(tokens[:number]).encode()) for number in (count, count + 1)]
+    assert sizes[0] <= key < sizes[1]
+
+
+def test_the_key_may_begin_within_a_token(vlm: VLM, thinking) -> None:
+    tokens, count = thinking('{"thoughts": "...", "action": "..."}')
+    pieces = vlm.tokenizer.convert_ids_to_tokens(tokens)
+    assert '"action"' not in pieces[count]  # in this vocabulary the key's quote comes with what precedes it
+    assert "".join(pieces[:count]).startswith('{"thoughts"')
+    assert '"action' in "".join(pieces[count:])
+    assert '"action' not in "".join(pieces[count + 1 :])
+
+
+@pytest.mark.parametrize("text", ["", "up", "{'action': 'up'}", '{"thoughts": "my action"}', '{"actions": 1}'])
+def test_without_an_action_key_all_is_thought(thinking, text) -> None:
+    tokens, count = thinking(text)
+    assert count == len(tokens)
+
+
+def test_a_reply_that_is_cut_within_the_key_is_all_thought(thinking) -> None:
+    tokens, count = thinking(REPLY[: REPLY.index("action") + 3], end=False)
+    assert count == len(tokens)
