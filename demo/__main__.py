@@ -64,7 +64,7 @@ def train_and_evaluate(seed: int, folder: Path) -> dict[str, tuple[Report, list[
     logs = folder / "logs"
     _step(1, f"env server for {_ENV}")
     with ServiceProcess(
-        "overworld.cli", "serve", "gym_cards", "--port", "0", "--slots", str(_SLOTS), "--allow-expert",
+        "overworld", "serve", "gym_cards", "--port", "0", "--slots", str(_SLOTS), "--allow-expert",
         log=logs / "env_server.log",
     ) as env_server:  # fmt: skip
         _step(2, f"trainer: cloning, then VL-DAC over gRPC from {env_server.address}")

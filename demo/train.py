@@ -33,7 +33,7 @@ def main() -> None:
         with (
             EndingOnSignals(),
             ServiceProcess(
-                "overworld.cli", "serve", simulator, "--port", "0", "--slots", "64", "--allow-expert",
+                "overworld", "serve", simulator, "--port", "0", "--slots", "64", "--allow-expert",
                 log=folder / "logs" / "env_server.log",
             ) as server,
         ):  # fmt: skip

@@ -139,9 +139,8 @@ def test_env_servers_and_the_policy_server_ask_for_their_secret(stack) -> None:
 def test_a_service_can_read_its_own_secret_and_no_other(stack, service) -> None:
     own = {"redis": [], "policy-server": ["/run/secrets/policy/key"]}.get(service, ["/run/secrets/env/token"])
     assert stack.execute(service, "find", "/run/secrets", "-type", "f", check=False).stdout.split() == own
-    assert volumes(stack, service) == {"redis": set(), "policy-server": {"policy-key", "runs"}}.get(
-        service, {"env-token"}
-    )
+    mounted = {"redis": set(), "policy-server": {"policy-key", "runs"}}.get(service, {"env-token"})
+    assert volumes(stack, service) == mounted
     for path in own:
         assert stack.execute(service, "stat", "--format=%a %u %s", path).stdout == "400 10001 64\n"
         refused = stack.execute(service, "rm", "--force", path, check=False)

@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from overworld.errors import OverworldError
+
 _logger = logging.getLogger(__name__)
 
 _MAX_LOGPROB_ERROR_FP32 = 1e-4  # seen: 6e-6
@@ -19,7 +21,7 @@ _LEAST_EXPLAINED_VARIANCE = 0.05
 _UPDATES_TO_EXPLAIN = 10
 
 
-class RunStoppedError(Exception):
+class RunStoppedError(OverworldError):
     """Training went wrong in a way that more training does not mend."""
 
 

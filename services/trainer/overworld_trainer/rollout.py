@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from overworld import Act, End, Fallback, Fleet, Outcome, Reset, Result, open_registry
+from overworld.errors import OverworldError
 from overworld.evaluation.conversation import Conversation, Message
 from overworld_vlm.batch import Prompt, encode
 from overworld_vlm.engine import Engine, Request
@@ -30,7 +31,7 @@ ValueFunction = Callable[[Tensor], Tensor]
 """Features fp32 [B, features] -> values fp32 [B]."""
 
 
-class EnvError(Exception):
+class EnvError(OverworldError):
     """An env server gave what training cannot go on with."""
 
 

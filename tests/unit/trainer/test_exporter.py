@@ -4,7 +4,7 @@ import socket
 import urllib.request
 
 import pytest
-from overworld.service.settings import SettingsError
+from overworld.errors import SettingsError
 from overworld_trainer.exporter import Exporter
 from prometheus_client.parser import text_string_to_metric_families
 
