@@ -79,7 +79,7 @@ class _SlotLayer(DynamicLayer):
         tokens = max(tokens, have_tokens)
         old = self.keys, self.values
         shape = rows, like.shape[1], tokens, like.shape[3]
-        # Zeros: behind a row's end lies what the attention mask hides, and hidden NaNs would still spread.
+        # Zeros: the attention mask hides what is past the end of a row, but NaNs there would still spread.
         self.keys, self.values = (torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in range(2))
         self.is_initialized = True
         if have_rows:

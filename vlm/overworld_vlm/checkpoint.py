@@ -11,7 +11,6 @@ A checkpoint without a valid manifest does not exist.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -132,7 +131,7 @@ def read(folder: Path, *, verify: bool = True) -> Manifest:
             raise ModelError(f"{path} is too large to be a manifest")
         manifest = Manifest.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        raise ModelError(f"{folder} is no checkpoint: it has no manifest.json") from None
+        raise ModelError(f"{folder} is not a checkpoint: it has no manifest.json") from None
     except (ValidationError, OSError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
     for name, digest in manifest.files.items() if verify else ():
@@ -234,8 +233,3 @@ def _flush(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON that reads back to the same numbers."""
-    path.write_text(json.dumps(content, indent=1))

@@ -188,7 +188,7 @@ def _family(folder: Path) -> _Family:
     try:
         model_type = str(json.loads((folder / "config.json").read_text())["model_type"])
     except (FileNotFoundError, NotADirectoryError):
-        raise ModelError(f"{folder} is no model folder: it has no config.json") from None
+        raise ModelError(f"{folder} is not a model folder: it has no config.json") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{folder}/config.json cannot be read: {error}") from error
     if model_type not in FAMILIES:

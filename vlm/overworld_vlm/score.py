@@ -17,8 +17,8 @@ from overworld_vlm.sampling import log_probs
 class Scores:
     """Of B replies, the longest of T tokens.
 
-    logps     fp32 [B, T]: log-prob of each token, 0 behind the end
-    entropy   fp32 [B, T]: of the distribution that each token was drawn from, 0 behind the end; without gradient
+    logps     fp32 [B, T]: log-prob of each token, 0 past the end
+    entropy   fp32 [B, T]: of the distribution that each token was drawn from, 0 past the end; without gradient
     mask      bool [B, T]: where tokens are
     features  fp32 [B, hidden]: see `prompt_features`
     """
@@ -43,7 +43,7 @@ def score(
     lengths = torch.tensor([len(reply) for reply in replies], device=hidden.device)
     steps = torch.arange(int(lengths.max()), device=hidden.device)
     mask = steps < lengths[:, None]
-    # Token t of a reply is predicted at the position before it; behind the end, any position does.
+    # Token t of a reply is predicted at the position before it; past the end, any position will do.
     at = (batch.prompt_lengths[:, None] - 1 + steps).clamp(max=hidden.shape[1] - 2)
     rows = torch.arange(len(hidden), device=hidden.device)[:, None]
     logits = vlm.core.lm_head(hidden[rows, at])
