@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compose.stack import Stack, run
+from tests.compose.stack import VERSION, Stack, run
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 
@@ -34,7 +34,7 @@ def train(stack: Stack, *arguments: str, **variables: str) -> str:
 
 def container(name: str, *options: str) -> subprocess.CompletedProcess[str]:
     """What a container of an image says that is run by hand."""
-    return run("docker", "run", "--rm", "--read-only", *options, f"overworld/{name}:0.1.0", check=False)
+    return run("docker", "run", "--rm", "--read-only", *options, f"overworld/{name}:{VERSION}", check=False)
 
 
 def test_an_env_that_nobody_has_is_named_with_those_on_offer(stack: Stack) -> None:
@@ -82,20 +82,41 @@ def test_a_policy_server_that_cannot_read_its_volume_says_so(tmp_path: Path) -> 
 
 
 def test_services_without_their_secret_do_not_start() -> None:
-    said = last_words(container("gym-cards", "--env", "OVERWORLD_TOKEN_FILE=/run/secrets/env_token"), "overworld")
-    assert "OVERWORLD_TOKEN_FILE: /run/secrets/env_token cannot be read (No such file or directory)" in said
+    said = last_words(container("gym-cards", "--env", "OVERWORLD_TOKEN_FILE=/run/secrets/env/token"), "overworld")
+    assert "OVERWORLD_TOKEN_FILE: /run/secrets/env/token cannot be read (No such file or directory)" in said
     said = last_words(container("gym-cards"), "overworld")
     assert "without a token" in said
     said = last_words(container("policy-server", "--tmpfs", "/tmp"), "overworld_policy")
     assert "without a key" in said
 
 
-@pytest.mark.parametrize(("variable", "service"), [("OVERWORLD_DATA", "treasure"), ("TRAIN_SETTINGS", "trainer")])
+MOUNTED = {"OVERWORLD_DATA": "treasure", "TRAIN_SETTINGS": "trainer", "OVERWORLD_SECRETS": "secrets"}
+
+
+@pytest.mark.parametrize(("variable", "service"), MOUNTED.items())
 def test_a_folder_or_file_that_is_not_there_is_named(stack: Stack, variable: str, service: str) -> None:
     done = stack.compose("run", "--rm", "--no-deps", "-T", service, check=False, **{variable: "/nobody/made/this"})
     assert done.returncode != 0
     assert "/nobody/made/this" in done.stderr
     assert "bind source path does not exist" in done.stderr
+
+
+def test_a_given_secret_that_cannot_be_read_is_named_and_nothing_starts(tmp_path: Path) -> None:
+    if os.getuid() == 10001:
+        pytest.skip("the user of these tests is the services' own")
+    for name in ("env_token", "policy_key"):
+        (tmp_path / name).write_text("given")
+    (tmp_path / "policy_key").chmod(0o600)
+    stack = Stack(f"overworld-test-{uuid.uuid4().hex[:8]}", OVERWORLD_SECRETS=str(tmp_path))
+    try:
+        done = stack.compose("up", "--detach", "--no-build", "policy-server", check=False)
+        assert done.returncode != 0
+        assert stack.state("secrets") == ("exited", 1)
+        said = "secrets: OVERWORLD_SECRETS: policy_key cannot be read (Permission denied); let user 10001 read it"
+        assert stack.logs("secrets") == [said]
+        assert stack.state("policy-server") == ("created", 0)
+    finally:
+        stack.down()
 
 
 def test_an_env_server_whose_data_cannot_be_read_says_so_and_stays_down(tmp_path: Path) -> None:
@@ -105,7 +126,7 @@ def test_an_env_server_whose_data_cannot_be_read_says_so_and_stays_down(tmp_path
     (closed / "island.txt").write_text("...\n")
     tmp_path.chmod(0o755)
     variables = {"OVERWORLD_DATA": str(tmp_path), "TREASURE_MAP": "/data/closed/island.txt"}
-    stack = Stack(f"overworld-test-{uuid.uuid4().hex[:8]}", tmp_path / "secrets", **variables)
+    stack = Stack(f"overworld-test-{uuid.uuid4().hex[:8]}", **variables)
     try:
         stack.up("treasure")
         stack.wait("given up", lambda: stack.container("treasure")["RestartCount"] == 5, 120)

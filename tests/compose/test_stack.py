@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import socket
 import threading
 import time
+import uuid
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,7 +20,7 @@ from overworld.evaluation.evaluate import evaluate, tasks_of_split
 from overworld.evaluation.openai_client import OpenAIModel
 from overworld.host.process import ServerProcess
 
-from tests.compose.stack import SECONDS, SERVERS, Stack, run
+from tests.compose.stack import SECONDS, SERVERS, VERSION, Stack, run
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 
@@ -31,16 +34,16 @@ METRICS = {
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_an_image_has_a_user_a_health_check_and_no_secret(stack: Stack, name: str) -> None:
-    (image,) = json.loads(run("docker", "image", "inspect", f"overworld/{name}:0.1.0").stdout)
+    (image,) = json.loads(run("docker", "image", "inspect", f"overworld/{name}:{VERSION}").stdout)
     config = image["Config"]
     assert config["User"] == "10001:10001"
     assert config["Healthcheck"]["Test"][1] == "healthcheck"
     assert not [entry for entry in config["Env"] if re.search("token|secret|passw|api_key|index_url", entry, re.I)]
     history = run("docker", "history", "--no-trunc", "--format", "{{.CreatedBy}}", image["Id"]).stdout
-    assert stack.environment_token not in history
+    assert stack.env_token not in history
     assert stack.policy_key not in history
     files = ("docker", "run", "--rm", "--user", "0", "--network", "none", "--entrypoint", "find", image["Id"])
-    assert run(*files, "/", "-xdev", "-name", "env_token", "-o", "-xdev", "-name", "policy_key").stdout == ""
+    assert run(*files, "/secrets", "/run/secrets", "-type", "f", check=False).stdout == ""
     assert run(*files, "/etc/pip.conf", "/app", "-type", "f", check=False).stdout.split() == ["/app/constraints.txt"]
 
 
@@ -61,6 +64,13 @@ def test_an_image_of_one_simulator_holds_no_torch_and_no_other_simulator(stack: 
     packages = {line.partition("==")[0].lower() for line in listed.splitlines()}
     assert {"overworld", "overworld-envs", "numpy", "pillow"} <= packages
     assert not packages & {"torch", "transformers", "miniworld", "pyglet", "textworld", "fastapi"}
+
+
+def test_a_package_in_an_image_has_its_version_and_the_licences_of_others(stack: Stack) -> None:
+    code = "from importlib.metadata import distribution as of; d = of('overworld-envs'); print(d.version)"
+    version, notice = stack.python("gym-cards", f"{code}; print(d.read_text('licenses/NOTICE'))").split("\n", 1)
+    assert version == VERSION
+    assert "Copyright (c) 2023 Princeton Natural Language Processing" in notice
 
 
 @pytest.mark.parametrize("service", SERVERS)
@@ -128,6 +138,24 @@ def test_env_servers_and_the_policy_server_ask_for_their_secret(stack: Stack) ->
     assert httpx.get(url, headers={"Authorization": f"Bearer {stack.policy_key}"}).status_code == 200
 
 
+@pytest.mark.parametrize("service", SERVERS)
+def test_a_service_can_read_its_own_secret_and_no_other(stack: Stack, service: str) -> None:
+    own = {"redis": [], "policy-server": ["/run/secrets/policy/key"]}.get(service, ["/run/secrets/env/token"])
+    assert stack.execute(service, "find", "/run/secrets", "-type", "f", check=False).stdout.split() == own
+    mounted = {"redis": set(), "policy-server": {"policy-key", "runs"}}.get(service, {"env-token"})
+    assert volumes(stack, service) == mounted
+    for path in own:
+        assert stack.execute(service, "stat", "--format=%a %u %s", path).stdout == "400 10001 64\n"
+        refused = stack.execute(service, "rm", "--force", path, check=False)
+        assert "Read-only file system" in refused.stderr
+
+
+def volumes(stack: Stack, service: str) -> set[str]:
+    """The named volumes that a service's container has mounted."""
+    mounts = stack.container(service)["Mounts"]
+    return {mount["Name"].removeprefix(f"{stack.name}_") for mount in mounts if mount["Type"] == "volume"}
+
+
 @pytest.mark.parametrize("service", METRICS)
 def test_a_service_tells_prometheus_how_it_is(stack: Stack, service: str) -> None:
     url, expected = METRICS[service]
@@ -179,6 +207,8 @@ def test_the_documented_command_trains_and_evaluates(stack: Stack) -> None:
     }
     stack.compose("up", "--no-build", "trainer", "evaluator", check=True, **variables)
     assert stack.state("evaluator") == ("exited", 0)
+    assert volumes(stack, "trainer") == {"env-token", "runs"}
+    assert volumes(stack, "evaluator") == {"env-token", "policy-key", "runs"}
     report = json.loads(stack.execute("policy-server", "cat", "/runs/island/evaluation/report.json").stdout)
     assert (report["model"], report["env"], report["episodes"]) == ("island@latest", "island/Treasure", 10)
     assert report["options"]["max_turns"] == 20
@@ -229,6 +259,45 @@ def test_sigterm_stops_every_service_within_its_grace(stack: Stack) -> None:
     assert {service: stack.state(service) for service in SERVERS} == dict.fromkeys(SERVERS, ("exited", 0))
     assert all(taken < 30 for taken in seconds.values()), seconds
     stack.compose("up", "--detach", "--no-build", "--wait", *SERVERS)
+
+
+def test_no_secret_is_printed_anywhere(stack: Stack) -> None:
+    """Not in the logs of all that ran so far, nor in what the engine and Compose tell of the containers."""
+    texts = {service: "\n".join(stack.logs(service)) for service in (*SERVERS, "secrets", "trainer", "evaluator")}
+    assert all(texts[service] for service in ("trainer", "evaluator", "redis"))
+    texts["config"] = stack.compose("config").stdout
+    texts["inspect"] = run("docker", "inspect", *stack.compose("ps", "--all", "--quiet").stdout.split()).stdout
+    for secret in (stack.env_token, stack.policy_key):
+        assert re.fullmatch("[0-9a-f]{64}", secret)
+        assert [place for place, text in texts.items() if secret in text] == []
+
+
+def test_secrets_stay_when_the_stack_goes_down_and_up(stack: Stack) -> None:
+    before = stack.env_token, stack.policy_key
+    stack.compose("down")
+    stack.compose("up", "--detach", "--no-build", "--wait", *SERVERS)
+    assert (stack.env_token, stack.policy_key) == before
+    assert card(stack, "killed@latest")
+
+
+def test_secrets_can_be_given(stack: Stack, tmp_path: Path) -> None:
+    """A folder with both; what the services read then is a copy, and another folder replaces it."""
+    other = Stack(f"overworld-test-{uuid.uuid4().hex[:8]}")
+    url = f"http://127.0.0.1:{other.port}/v1/models"
+    try:
+        for number in range(2):
+            folder = tmp_path / str(number)
+            folder.mkdir(mode=0o700)
+            given = {name: secrets.token_hex(8) for name in ("env_token", "policy_key")}
+            for name, secret in given.items():
+                (folder / name).write_text(secret)
+            services = ("gym-cards", "policy-server")
+            other.compose("up", "--detach", "--no-build", "--wait", *services, OVERWORLD_SECRETS=str(folder))
+            assert {"env_token": other.env_token, "policy_key": other.policy_key} == given
+            assert httpx.get(url, headers={"Authorization": f"Bearer {given['policy_key']}"}).status_code == 200
+            assert httpx.get(url, headers={"Authorization": f"Bearer {stack.policy_key}"}).status_code == 401
+    finally:
+        other.down()
 
 
 def test_everything_is_taken_down(stack: Stack) -> None:

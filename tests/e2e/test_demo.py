@@ -48,7 +48,7 @@ def test_the_agent_learns_to_look(tmp_path: Path) -> None:
     assert processes_of(folder) == []
 
 
-@pytest.mark.study
+@pytest.mark.demo
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_every_seed_learns_and_repeats(tmp_path: Path, seed: int) -> None:

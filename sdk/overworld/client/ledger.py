@@ -51,13 +51,13 @@ class Ledger:
         for index, move in moves.items() if isinstance(moves, Mapping) else enumerate(moves):
             slot = self._slot(index)
             if isinstance(move, Reset):
-                command = pb.Command(slot=index, episode=slot.last_number + 1, turn=len(move.prefix))
                 prefix = [action_to_proto(action) for action in move.prefix]
-                command.reset.CopyFrom(pb.Reset(seed=move.seed, split=move.split, task=move.task, prefix=prefix))
+                reset = pb.Reset(seed=move.seed, split=move.split, task=move.task, prefix=prefix)
+                command = pb.Command(slot=index, episode=slot.last_number + 1, turn=len(prefix), reset=reset)
             else:
                 act = move if isinstance(move, Act) else Act(move)
-                command = pb.Command(slot=index, episode=max(slot.number, 0), turn=slot.turn + 1)
-                command.action.CopyFrom(action_to_proto(act.action, act.reply))
+                action = action_to_proto(act.action, act.reply)
+                command = pb.Command(slot=index, episode=max(slot.number, 0), turn=slot.turn + 1, action=action)
             commands.append(command)
         for command in commands:
             slot = self._slots[command.slot]

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from overworld.errors import Reason
@@ -20,7 +19,10 @@ class Idle:
 
 @dataclass(slots=True, eq=False)
 class Playing:
-    """An episode runs: `reset` and then `actions`, kept without replies, led to the result `known`."""
+    """An episode runs: `reset` and then `actions` led to the result `known`.
+
+    The actions are kept without replies, which are long and do not matter to a replay.
+    """
 
     reset: pb.Reset
     actions: list[pb.Action]
@@ -65,21 +67,16 @@ def advance(episode: Episode, command: pb.Command, result: pb.SlotResult) -> Epi
     if command.HasField("reset"):
         reset = pb.Reset()
         reset.CopyFrom(command.reset)
-        _drop_replies(reset.prefix)
+        for action in reset.prefix:
+            action.ClearField("reply")
         return Playing(reset, [], result)
     if isinstance(episode, Playing):
         action = pb.Action()
         action.CopyFrom(command.action)
-        _drop_replies([action])
+        action.ClearField("reply")
         episode.actions.append(action)
         episode.known = result
     return episode
-
-
-def _drop_replies(actions: Iterable[pb.Action]) -> None:
-    """Replies are long, and a replay does not need them."""
-    for action in actions:
-        action.ClearField("reply")
 
 
 def _comparable(result: pb.SlotResult) -> bytes:

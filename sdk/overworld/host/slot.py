@@ -21,6 +21,8 @@ class Phase(enum.Enum):
     READY = "no command runs"
     RUNNING = "the worker has a command"
 
+    __hash__ = object.__hash__  # members are singletons; Enum's own hash takes longer than all else in a transition
+
 
 _ON_ACCEPT = {Phase.READY: Phase.RUNNING, Phase.REBUILDING: Phase.HELD}
 _ON_FINISH = {Phase.RUNNING: Phase.READY, Phase.HELD: Phase.REBUILDING}
@@ -31,6 +33,9 @@ _ON_DEATH = {
     Phase.REBUILDING: Phase.REBUILDING,
     Phase.HELD: Phase.HELD,
 }
+
+
+_WITH_COMMAND = (Phase.RUNNING, Phase.HELD)
 
 
 @dataclass(slots=True)
@@ -60,7 +65,7 @@ class HostedSlot:
     @property
     def running(self) -> bool:
         """Whether the last command has no result yet."""
-        return self.phase in (Phase.RUNNING, Phase.HELD)
+        return self.phase in _WITH_COMMAND
 
     def accept(self, command: pb.Command) -> None:
         """Makes `command`, which is to be executed, the current one."""
