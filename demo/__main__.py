@@ -13,10 +13,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from overworld import Fleet, malloc
+from overworld import Fleet
 from overworld.evaluation.conversation import Recipe
 from overworld.evaluation.evaluate import Episode, Report, evaluate, tasks_of_split
 from overworld.evaluation.openai_client import ModelServerError, OpenAIModel
+from overworld.service import malloc
 from overworld.service.process import ServiceError, ServiceProcess, run
 from rich.console import Console
 from rich.table import Table

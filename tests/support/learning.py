@@ -8,7 +8,8 @@ from overworld_trainer.critic import Critic
 from overworld_trainer.learner import Learner
 from overworld_trainer.rollout import Step
 from overworld_trainer.samples import Samples
-from overworld_vlm.engine import Engine, Request
+from overworld_vlm.engine import Engine
+from overworld_vlm.writer import Request
 
 from tests.support.tiny_vlm import mixed_prompts
 
@@ -38,7 +39,7 @@ def make_samples(vlm, count=11, noise=0.0, value_input="last_prompt_token", temp
     """Replies that the model sampled to prompts of all kinds, with advantages and targets out of the blue."""
     prompts = mixed_prompts(vlm)
     requests = [
-        Request(prompts[number % len(prompts)], 1 + number * 5 % 13, (3, number), temperature)
+        Request(prompts[number % len(prompts)], 1 + number * 5 % 13, key=(3, number), temperature=temperature)
         for number in range(count)
     ]
     Engine(vlm, value_input=value_input).run(requests)
@@ -49,20 +50,27 @@ def make_samples(vlm, count=11, noise=0.0, value_input="last_prompt_token", temp
 
     steps = [
         Step(
-            0, 0, request.prompt, torch.tensor(request.tokens), torch.tensor(request.logps), request.features, 1, False
+            env=0,
+            turn=0,
+            prompt=request.prompt,
+            reply=torch.tensor(request.tokens),
+            logps=torch.tensor(request.logps),
+            features=request.features,
+            thinking=1,
+            cut=False,
         )
         for request in requests
     ]
     return Samples(
-        steps,
-        [step.logps + noise * draw(len(step.logps)) for step in steps],
-        [step.logps + noise * draw(len(step.logps)) for step in steps],
-        draw(count),
-        torch.ones(count),
-        torch.stack([step.features for step in steps]),
-        draw(count),
-        draw(count),
-        1.0,
+        steps=steps,
+        old_logps=[step.logps + noise * draw(len(step.logps)) for step in steps],
+        ref_logps=[step.logps + noise * draw(len(step.logps)) for step in steps],
+        advantages=draw(count),
+        weights=torch.ones(count),
+        features=torch.stack([step.features for step in steps]),
+        targets=draw(count),
+        old_values=draw(count),
+        advantage_std=1.0,
     )
 
 

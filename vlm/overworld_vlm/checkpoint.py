@@ -11,7 +11,6 @@ A checkpoint without a valid manifest does not exist.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -234,8 +233,3 @@ def _flush(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON that reads back to the same numbers."""
-    path.write_text(json.dumps(content, indent=1))

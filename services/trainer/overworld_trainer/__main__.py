@@ -13,8 +13,8 @@ from overworld_vlm.batch import PromptError
 from overworld_vlm.load import ModelError, quieten_transformers
 
 from overworld_trainer.config import TrainerConfig
+from overworld_trainer.episodes import EnvError
 from overworld_trainer.guard import RunStoppedError
-from overworld_trainer.rollout import EnvError
 from overworld_trainer.train import train
 
 _INTERRUPTED = 128 + signal.SIGTERM

@@ -6,14 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 from overworld_trainer.clone import Demonstrations, clone
+from overworld_trainer.codec import as_arrays
 from overworld_trainer.display import Display
+from overworld_trainer.episodes import EnvError
 from overworld_trainer.policy import load_policy, make_start
-from overworld_trainer.rollout import EnvError, as_arrays
 from overworld_trainer.run import Run
 from overworld_vlm import checkpoint
 from overworld_vlm.batch import encode
-from overworld_vlm.engine import Engine, Request
+from overworld_vlm.engine import Engine
 from overworld_vlm.score import score
+from overworld_vlm.writer import Request
 
 from tests.support.scripted_model import run_settings
 from tests.support.tiny_vlm import make_vlm
@@ -28,7 +30,7 @@ def settings(server, folder, **changes):
 
 
 def demonstrations(server, count=6, **changes):
-    with Demonstrations(settings(server, "unused", **changes)) as source:
+    with Demonstrations.open(settings(server, "unused", **changes)) as source:
         return [source.batch() for _ in range(count)]
 
 
@@ -114,7 +116,7 @@ def test_cloning_teaches_the_reply_with_its_end(server) -> None:
 @pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8}])
 def test_the_start_is_a_whole_model_that_is_the_reference_and_the_base(server, tmp_path: Path, lora) -> None:
     config = settings(server, tmp_path / "run", clone={"updates": 3, "lora": lora}, model=TINY | {"lora": {"r": 2}})
-    run = Run(config)
+    run = Run.open(config)
     assert not run.has_start
     make_start(run, Display(config))
     vlm, manifest = checkpoint.load_checkpoint(run.start)
@@ -133,7 +135,7 @@ def test_cloning_an_adapter_changes_the_merged_model(server, tmp_path: Path) -> 
     starts = []
     for name, updates in (("few", 1), ("many", 4)):
         config = settings(server, tmp_path / name, clone={"updates": updates, "lr": 1e-2, "lora": {"r": 4}})
-        run = Run(config)
+        run = Run.open(config)
         make_start(run, Display(config))
         starts.append(checkpoint.load_checkpoint(run.start)[0].model.state_dict())
     changed = {name for name in starts[0] if not torch.equal(starts[0][name], starts[1][name])}

@@ -1,7 +1,7 @@
 """Where a reply's thoughts end and its action begins, counted in tokens."""
 
 import pytest
-from overworld_trainer.rollout import Collector
+from overworld_trainer.codec import count_thinking
 from overworld_vlm.load import VLM
 
 REPLY = '{"thoughts": "The count is 1.", "action": "up"}'
@@ -9,13 +9,10 @@ REPLY = '{"thoughts": "The count is 1.", "action": "up"}'
 
 @pytest.fixture
 def thinking(vlm: VLM):
-    collector = object.__new__(Collector)
-    collector._vlm = vlm
-
     def count(text, end=True):
         tokens = vlm.tokenizer(text, add_special_tokens=False)["input_ids"]
         tokens += [vlm.tokenizer.eos_token_id] if end else []
-        return tokens, collector._thinking(tokens)
+        return tokens, count_thinking(vlm, tokens)
 
     return count
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from overworld_vlm.batch import PromptError, collate, encode, hidden_states
-from overworld_vlm.engine import Engine, Request
+from overworld_vlm.engine import Engine
 from overworld_vlm.load import VLM
 from overworld_vlm.score import prefill_features, prompt_features, score
+from overworld_vlm.writer import Request
 from peft import LoraConfig, get_peft_model
 
 from tests.support.tiny_vlm import make_vlm, mixed_prompts, picture, user
@@ -212,7 +213,7 @@ def test_a_reply_ends_with_its_end_token_which_counts(brief) -> None:
 
 def test_an_end_token_in_the_last_place_is_an_end_not_a_cut(brief) -> None:
     whole = next(request for request in run(brief, make_requests(brief)) if request.finish == "stop")
-    (again,) = run(brief, [Request(whole.prompt, len(whole.tokens), whole.key, whole.temperature)])
+    (again,) = run(brief, [Request(whole.prompt, len(whole.tokens), key=whole.key, temperature=whole.temperature)])
     assert (again.tokens, again.finish) == (whole.tokens, "stop")
 
 
