@@ -1,7 +1,7 @@
 """Cloning an env's expert before RL, so that the model knows the form of a reply.
 
-Thoughts are the expert's; a share of its actions is replaced by random ones, so that the form is learnt and the task is
-not.
+The thoughts are the expert's; a share of its actions is replaced by random ones, so that the model learns the form and
+not the task.
 """
 
 from __future__ import annotations

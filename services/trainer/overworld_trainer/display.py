@@ -19,6 +19,7 @@ _SHOWN = {
     "return": Metric.EPISODIC_RETURN,
     "success": Metric.SUCCESS_RATE,
     "kl": Metric.KL_K3,
+    "valid": "valid",
     "steps/s": Metric.STEPS_PER_SECOND,
 }
 
@@ -56,9 +57,8 @@ class Display:
         with self._bar("training", total, done) as advance:
 
             def show(update: int, env_steps: int, metrics: Mapping[str, float]) -> None:
-                values = {label: metrics[name] for label, name in _SHOWN.items() if name in metrics}
-                values["valid"] = valid_replies(metrics)
-                text = "  ".join(f"{label} {value:.2f}" for label, value in values.items())
+                values = {**metrics, "valid": valid_replies(metrics)}
+                text = "  ".join(f"{label} {values[name]:.2f}" for label, name in _SHOWN.items() if name in values)
                 advance(update, text)
                 if not self._console.is_terminal:
                     _logger.info("update %d of %d, %d steps: %s", update, total, env_steps, text)

@@ -74,7 +74,7 @@ class Guard:
         self._warn(metrics, update)
 
     def _check_sampler(self, metrics: Mapping[str, float]) -> None:
-        """Rollout and training must see the same policy, or the ratios mean nothing."""
+        """Stops where rollout and training disagree about the policy: the ratios would mean nothing."""
         largest, mean = metrics.get(Metric.MAX_LOGPROB_ERROR, 0.0), metrics.get(Metric.MEAN_LOGPROB_ERROR, 0.0)
         if self._dtype == "float32" and largest > _MAX_LOGPROB_ERROR_FP32:
             raise RunStoppedError(

@@ -1,4 +1,4 @@
-"""The model at the start of RL, and the one that is trained from it."""
+"""The model at the start of RL, and the model trained from it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def make_start(run: Run, display: Display) -> None:
 
 
 def load_policy(run: Run, resumed: Path | None) -> tuple[VLM, Reference]:
-    """The model to train, as of the checkpoint `resumed` if there is one, and the reference. Raises ModelError."""
+    """The model to train, from the checkpoint `resumed` if there is one, and the reference. Raises ModelError."""
     config = run.config
     device, dtype = torch_device(config.model.device), torch_dtype(config.model.dtype)
     if run.has_start:

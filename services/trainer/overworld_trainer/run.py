@@ -160,7 +160,7 @@ def read_state(folder: Path) -> TrainerState:
 
 
 def restore_learner(folder: Path, learner: Learner) -> None:
-    """Gives a learner the critic and the optimizers of a verified checkpoint."""
+    """Restores a learner's critic and optimizers from a verified checkpoint."""
     learner.critic.load_state_dict(checkpoint.load_critic(folder))
     tensors = load_file(folder / "trainer" / "optimizers.safetensors")
     for name, optimizer in (("policy", learner.policy_optimizer), ("critic", learner.critic_optimizer)):

@@ -3,12 +3,13 @@
 import contextlib
 import functools
 import json
+import re
 
 import pytest
 import torch
 from overworld import End, Outcome, Reset, Session
 from overworld.evaluation.conversation import Conversation, Recipe
-from overworld_trainer.codec import as_arrays
+from overworld_trainer.codec import as_arrays, encode_reply
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.critic import Critic
 from overworld_trainer.episodes import EnvError, Episodes
@@ -19,7 +20,9 @@ from overworld_trainer.samples import assemble, estimate_values, make_samples
 from overworld_trainer.seeds import episode_seed
 from overworld_vlm.batch import encode
 from overworld_vlm.engine import Engine
+from overworld_vlm.load import VLM
 from overworld_vlm.score import prefill_features
+from overworld_vlm.writer import Request, Writer
 
 from tests.support.scripted_env import REPLIES
 from tests.support.tiny_vlm import make_vlm
@@ -51,6 +54,29 @@ def collecting(config, vlm, state=None):
     writer = Engine(vlm, max_batch=config.max_batch, value_input=config.critic.input)
     with Episodes.open(config, functools.partial(episode_seed, config.seed), state) as episodes:
         yield Collector(config, vlm, writer, episodes), episodes
+
+
+class ScriptedWriter(Writer):
+    """Replies as the puppet asks, as a server would that sees nothing but the messages: one reply at a time, the latest
+    request's first, without features.
+    """
+
+    def __init__(self, vlm: VLM) -> None:
+        self._vlm = vlm
+        self._waiting: list[Request] = []
+        self.seen: list[Request] = []
+
+    def add(self, request: Request) -> None:
+        self._waiting.append(request)
+        self.seen.append(request)
+
+    def step(self) -> list[Request]:
+        request = self._waiting.pop()
+        words = re.findall(r"^Do: (\w+)$", request.messages[-1]["content"][-1]["text"], re.MULTILINE)
+        request.tokens = encode_reply(self._vlm, REPLIES[words[0]]).tolist()
+        request.logps = [-0.5] * len(request.tokens)
+        request.finish = "stop"
+        return [request]
 
 
 def play(server, vlm, *envs, steps=4, **changes):
@@ -167,7 +193,7 @@ def test_a_time_limit_may_be_a_penalty_instead(server, obedient) -> None:
 
 def test_an_end_in_a_rollouts_last_step_is_the_end_that_it_is(server, obedient) -> None:
     options = {"script": ["go"], "max_turns": 2}
-    limit = play(server, obedient, options, steps=2)
+    _, limit = play(server, obedient, options, steps=2)
     assert limit.bootstraps.all()
     for slot in range(4):
         expected = value_of(obedient, replay(server, obedient, options, slot, 0, ["go"] * 2)[1])
@@ -234,7 +260,7 @@ def test_a_slot_in_which_no_episode_can_be_started_is_an_error(server, obedient)
 
 
 def test_a_first_episode_that_cannot_be_started_is_an_error(server, obedient) -> None:
-    with pytest.raises(EnvError, match="cursed"):
+    with pytest.raises(EnvError, match=r"puppet/Puppet: an episode could not be started: .*cursed"):
         play(server, obedient, {"failing_seeds": [episode_seed(0, 0, 2, 0)]}, steps=1)
 
 
@@ -388,3 +414,48 @@ def test_in_the_first_minibatch_after_a_rollout_every_ratio_is_one(server, value
     assert metrics["losses/clipfrac"] == 0
     assert abs(metrics["losses/kl_k1"]) < 1e-5
     assert Reference(vlm, vlm).score(steps[:3], config)[2].shape == steps[2].reply.shape
+
+
+def test_whatever_writes_the_replies_a_rollout_is_the_same(server, obedient, clueless) -> None:
+    """A writer needs the messages and nothing else: no model, no features, no order."""
+    script = ["go", "mumble", "win"]
+    config = settings(server, script, recipe=Recipe(history=2), critic={"layers": [8], "input": "prompt_mean"})
+    expected, _ = play(server, obedient, script, steps=4, recipe=Recipe(history=2))
+    writer = ScriptedWriter(clueless)
+    with Episodes.open(config, functools.partial(episode_seed, config.seed)) as episodes:
+        rollout = Collector(config, clueless, writer, episodes).collect(4)
+    assert column(rollout, "reward") == column(expected, "reward")
+    assert column(rollout, "outcome") == column(expected, "outcome")
+    assert rollout.episodes == expected.episodes
+    for ours, theirs in zip(rollout.flat, expected.flat, strict=True):
+        said = [vlm.tokenizer.decode(step.reply) for vlm, step in ((clueless, ours), (obedient, theirs))]
+        assert said[0] == said[1]
+        assert ours.logps.tolist() == [-0.5] * len(ours.reply)
+        assert ours.features is None
+    for request in writer.seen:
+        *pictures, text = request.messages[-1]["content"]
+        assert encode(clueless, request.messages).ids.tolist() == request.prompt.ids.tolist()
+        assert {picture["image"].shape for picture in pictures} == {(28, 28, 3)}
+        assert text["text"].startswith("Obey.")
+    assert len({request.key for request in writer.seen}) == 16
+
+
+def test_features_that_a_writer_does_not_give_are_computed(server, clueless) -> None:
+    config = settings(server, ["go", "win"], critic={"layers": [8], "input": "prompt_mean"})
+    with Episodes.open(config, functools.partial(episode_seed, config.seed)) as episodes:
+        rollout = Collector(config, clueless, ScriptedWriter(clueless), episodes).collect(3)
+    samples = make_samples(rollout, clueless, Reference(clueless, clueless), value, config)
+    for n, step in enumerate(samples.steps):
+        expected = prefill_features(clueless, [step.prompt], "prompt_mean", 1)
+        assert torch.allclose(samples.features[n], expected[0], atol=1e-5)
+        assert float(samples.old_values[n]) == pytest.approx(value_of(clueless, step.prompt), abs=1e-3)
+    assert [tuple(logps.shape) for logps in samples.ref_logps] == [tuple(step.reply.shape) for step in samples.steps]
+
+
+def test_a_rollout_and_its_steps_say_what_they_are(server, obedient) -> None:
+    rollout, _ = play(server, obedient, ["go", "win"], steps=2)
+    assert repr(rollout) == "Rollout(4 slots x 2 steps, 4 episodes ended, 0 failed)"
+    assert len(rollout) == len(rollout.flat) == 8
+    step = rollout.steps[1][1]
+    size = f"Prompt({len(step.prompt)} tokens, 1 images), {len(step.reply)} tokens"
+    assert repr(step) == f"Step(env 0, turn 1: {size}, EXECUTED, reward 2, end TASK)"

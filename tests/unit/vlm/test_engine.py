@@ -333,3 +333,35 @@ def test_bf16_decodes_and_scores_nearly_alike(vlm: VLM) -> None:
     assert scores.logps.dtype == scores.features.dtype == torch.float32
     sampled = torch.nn.utils.rnn.pad_sequence([torch.tensor(request.logps) for request in requests], batch_first=True)
     assert float((scores.logps - sampled).abs()[scores.mask].mean()) < 0.05
+
+
+def test_run_writes_its_own_requests_and_leaves_the_others_unfinished(vlm: VLM) -> None:
+    prompt = mixed_prompts(vlm)[0]
+    long, short = Request(prompt, 20, key=(1,)), Request(prompt, 2, key=(2,))
+    engine = Engine(vlm)
+    engine.add(long)
+    engine.run([short])
+    assert (short.finish, long.finish) == ("length", None)
+    assert 0 < len(long.tokens) < 20
+    alone = Request(prompt, 20, key=(1,))
+    engine.run([long])
+    Engine(vlm).run([alone])
+    assert long.tokens == alone.tokens
+
+
+def test_objects_say_what_they_are(vlm: VLM) -> None:
+    text, picture_and_text, *_ = prompts = mixed_prompts(vlm)
+    assert repr(text) == f"Prompt({len(text)} tokens, 0 images)"
+    assert repr(picture_and_text) == f"Prompt({len(picture_and_text)} tokens, 1 images)"
+    assert "qwen2_vl" in repr(vlm)
+    assert "float32 on cpu" in repr(vlm)
+    request = Request(text, 3)
+    assert repr(request) == f"Request({text!r}, 0 of 3 tokens, unfinished)"
+    engine = Engine(vlm)
+    engine.add(request)
+    assert repr(engine) == f"Engine({vlm!r}, 0 requests running, 1 waiting)"
+    batch = collate(vlm, [text, picture_and_text])
+    tokens = len(text) + len(picture_and_text)
+    assert repr(batch) == f"Batch(2 x {batch.ids.shape[1]} tokens, {tokens} of them not padding, 1 images)"
+    scores = score(vlm, prompts[:2], [torch.tensor([1, 2, 3]), torch.tensor([4])])
+    assert repr(scores) == "Scores(2 replies, 4 tokens, the longest of 3)"
