@@ -29,12 +29,12 @@ import xxhash
 from overworld import Reset, Session
 from overworld.contract.frames import pixels_hash
 from overworld.host.process import ServerProcess
-from overworld_envs.alfworld.engine import Engine, Game
-from overworld_envs.alfworld.games import GameFile, open_game, read_library
-from overworld_envs.alfworld.generator import GameSet, make_game
-from overworld_envs.alfworld.schematic import Schematic
-from overworld_envs.alfworld.tasks import TASK_TYPES, task_of_problem
-from overworld_envs.alfworld.view import view
+from overworld_envs.alfworld.engine.engine import Engine, Game
+from overworld_envs.alfworld.games.generator import GameSet, make_game
+from overworld_envs.alfworld.games.library import GameFile, open_game, read_library
+from overworld_envs.alfworld.games.tasks import TASK_TYPES, task_of_problem
+from overworld_envs.alfworld.pictures.schematic import Schematic
+from overworld_envs.alfworld.pictures.view import view
 from rich.progress import track
 
 STEPS = 20

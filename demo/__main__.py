@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from overworld import Fleet
+from overworld.errors import ModelServerError, ServiceError
 from overworld.evaluation.conversation import Recipe
 from overworld.evaluation.evaluate import Episode, Report, evaluate, tasks_of_split
-from overworld.evaluation.openai_client import ModelServerError, OpenAIModel
+from overworld.evaluation.openai_client import OpenAIModel
 from overworld.service import malloc
-from overworld.service.process import ServiceError, ServiceProcess, run
+from overworld.service.process import ServiceProcess, run
 from rich.console import Console
 from rich.table import Table
 
@@ -65,7 +66,7 @@ def train_and_evaluate(seed: int, folder: Path) -> dict[str, tuple[Report, list[
     logs = folder / "logs"
     _step(1, f"env server for {_ENV}")
     with ServiceProcess(
-        "overworld.cli", "serve", "gym_cards", "--port", "0", "--slots", str(_SLOTS), "--allow-expert",
+        "overworld", "serve", "gym_cards", "--port", "0", "--slots", str(_SLOTS), "--allow-expert",
         log=logs / "env_server.log",
     ) as env_server:  # fmt: skip
         _step(2, f"trainer: cloning, then VL-DAC over gRPC from {env_server.address}")

@@ -7,7 +7,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from overworld.service.process import ServiceError, ServiceProcess, run
+from overworld.errors import ServiceError
+from overworld.service.process import ServiceProcess, run
 
 from demo.processes import EndingOnSignals
 
@@ -33,7 +34,7 @@ def main() -> None:
         with (
             EndingOnSignals(),
             ServiceProcess(
-                "overworld.cli", "serve", simulator, "--port", "0", "--slots", "64", "--allow-expert",
+                "overworld", "serve", simulator, "--port", "0", "--slots", "64", "--allow-expert",
                 log=folder / "logs" / "env_server.log",
             ) as server,
         ):  # fmt: skip

@@ -1,21 +1,34 @@
-"""The errors of the contract: one table of reasons, shared by host and client and printed in proto/README.md."""
+"""The errors: one tree under `OverworldError`, and the contract's table of reasons, printed in proto/README.md.
+
+    OverworldError
+    ├── ContractError        a call was refused, or a slot failed, for a `Reason`
+    ├── ServerError          an env server
+    │   ├── ServerLostError      did not answer in time
+    │   ├── ServerBrokenError    sent what contradicts the contract
+    │   ├── ServerChangedError   came back with other data, rules or options
+    │   └── CallFailedError      failed a call for a reason that is not the contract's
+    ├── ModelServerError     a model's server refused, failed, or sent what is not an answer
+    │   └── ModelChangedError    serves other weights under the model's name than before
+    ├── EvaluationError      an evaluation cannot be made, read or compared
+    ├── EnvUnknownError      an env or simulator is not installed here
+    ├── WorkerError          an env server cannot start or replace a worker
+    ├── ServiceError         a child process did not start or did not end well
+    ├── SettingsError        settings that make no sense
+    └── MissingExtraError    a part of the SDK needs packages that are not installed
+
+Each message says what was wrong, what was expected and what to do.
+"""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Any
 
-import grpc
-from google.protobuf import any_pb2
-from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2
-
-DOMAIN = "overworld.v1"
-"""The `domain` of every ErrorInfo."""
-
-_STATUS_KEY = "grpc-status-details-bin"
 _MAX_MESSAGE_CHARS = 1000
+
+
+class OverworldError(Exception):
+    """Base of every error that Overworld raises for its callers to catch."""
 
 
 class Retry(enum.Enum):
@@ -30,7 +43,7 @@ class Retry(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    code: grpc.StatusCode | None
+    status: str | None
     retry: Retry
     meaning: str
 
@@ -38,31 +51,31 @@ class _Row:
 class Reason(enum.Enum):
     """Why a call was refused or a slot failed. Rows without a status code occur in SlotError only."""
 
-    TOKEN_MISSING = _Row(grpc.StatusCode.UNAUTHENTICATED, Retry.NO, "the call carries no bearer token")
-    TOKEN_WRONG = _Row(grpc.StatusCode.UNAUTHENTICATED, Retry.NO, "the bearer token is not the server's")
-    REQUEST_INVALID = _Row(grpc.StatusCode.INVALID_ARGUMENT, Retry.NO, "a field is missing or out of its bounds")
-    ENV_UNKNOWN = _Row(grpc.StatusCode.NOT_FOUND, Retry.NO, "the server does not host this env")
-    ENV_FAILED = _Row(grpc.StatusCode.FAILED_PRECONDITION, Retry.NO, "the env could not be made with these options")
-    OPTIONS_INVALID = _Row(grpc.StatusCode.INVALID_ARGUMENT, Retry.NO, "options_json does not fit the options_schema")
-    FEATURE_MISSING = _Row(grpc.StatusCode.FAILED_PRECONDITION, Retry.NO, "the server or env lacks a required feature")
-    EXPERT_NOT_ALLOWED = _Row(grpc.StatusCode.PERMISSION_DENIED, Retry.NO, "the server does not give expert advice")
-    NO_FREE_SLOTS = _Row(grpc.StatusCode.RESOURCE_EXHAUSTED, Retry.LATER, "other sessions hold the slots")
-    DRAINING = _Row(grpc.StatusCode.UNAVAILABLE, Retry.LATER, "the server is shutting down and opens no sessions")
-    SESSION_CONFLICT = _Row(grpc.StatusCode.ALREADY_EXISTS, Retry.NO, "another session has this name")
+    TOKEN_MISSING = _Row("UNAUTHENTICATED", Retry.NO, "the call carries no bearer token")
+    TOKEN_WRONG = _Row("UNAUTHENTICATED", Retry.NO, "the bearer token is not the server's")
+    REQUEST_INVALID = _Row("INVALID_ARGUMENT", Retry.NO, "a field is missing or out of its bounds")
+    ENV_UNKNOWN = _Row("NOT_FOUND", Retry.NO, "the server does not host this env")
+    ENV_FAILED = _Row("FAILED_PRECONDITION", Retry.NO, "the env could not be made with these options")
+    OPTIONS_INVALID = _Row("INVALID_ARGUMENT", Retry.NO, "options_json does not fit the options_schema")
+    FEATURE_MISSING = _Row("FAILED_PRECONDITION", Retry.NO, "the server or env lacks a required feature")
+    EXPERT_NOT_ALLOWED = _Row("PERMISSION_DENIED", Retry.NO, "the server does not give expert advice")
+    NO_FREE_SLOTS = _Row("RESOURCE_EXHAUSTED", Retry.LATER, "other sessions hold the slots")
+    DRAINING = _Row("UNAVAILABLE", Retry.LATER, "the server is shutting down and opens no sessions")
+    SESSION_CONFLICT = _Row("ALREADY_EXISTS", Retry.NO, "another session has this name")
     SESSION_UNKNOWN = _Row(
-        grpc.StatusCode.NOT_FOUND, Retry.REOPEN, "the session's lease ended, it was closed, or the server was restarted"
+        "NOT_FOUND", Retry.REOPEN, "the session's lease ended, it was closed, or the server was restarted"
     )
-    SLOT_UNKNOWN = _Row(grpc.StatusCode.OUT_OF_RANGE, Retry.NO, "the session has no slot of this number")
-    SLOT_REPEATED = _Row(grpc.StatusCode.INVALID_ARGUMENT, Retry.NO, "two commands of one batch name the same slot")
-    SPLIT_UNKNOWN = _Row(grpc.StatusCode.INVALID_ARGUMENT, Retry.NO, "the env has no such split")
-    TASK_UNKNOWN = _Row(grpc.StatusCode.OUT_OF_RANGE, Retry.NO, "the split has no task of this number")
-    ACTION_TOO_LARGE = _Row(grpc.StatusCode.INVALID_ARGUMENT, Retry.NO, "an action or reply exceeds its bound")
-    CONFLICT = _Row(grpc.StatusCode.ALREADY_EXISTS, Retry.NO, "another command had this slot, episode and turn")
-    STALE = _Row(grpc.StatusCode.FAILED_PRECONDITION, Retry.NO, "the slot is past this episode or turn")
-    BUSY = _Row(grpc.StatusCode.FAILED_PRECONDITION, Retry.COLLECT, "the slot's last command is still running")
-    NOT_RESET = _Row(grpc.StatusCode.FAILED_PRECONDITION, Retry.RESET, "the slot has no episode to act in")
-    EPISODE_ENDED = _Row(grpc.StatusCode.FAILED_PRECONDITION, Retry.RESET, "the episode is over")
-    TURN_SKIPPED = _Row(grpc.StatusCode.FAILED_PRECONDITION, Retry.NO, "the turn is not the one that the command makes")
+    SLOT_UNKNOWN = _Row("OUT_OF_RANGE", Retry.NO, "the session has no slot of this number")
+    SLOT_REPEATED = _Row("INVALID_ARGUMENT", Retry.NO, "two commands of one batch name the same slot")
+    SPLIT_UNKNOWN = _Row("INVALID_ARGUMENT", Retry.NO, "the env has no such split")
+    TASK_UNKNOWN = _Row("OUT_OF_RANGE", Retry.NO, "the split has no task of this number")
+    ACTION_TOO_LARGE = _Row("INVALID_ARGUMENT", Retry.NO, "an action or reply exceeds its bound")
+    CONFLICT = _Row("ALREADY_EXISTS", Retry.NO, "another command had this slot, episode and turn")
+    STALE = _Row("FAILED_PRECONDITION", Retry.NO, "the slot is past this episode or turn")
+    BUSY = _Row("FAILED_PRECONDITION", Retry.COLLECT, "the slot's last command is still running")
+    NOT_RESET = _Row("FAILED_PRECONDITION", Retry.RESET, "the slot has no episode to act in")
+    EPISODE_ENDED = _Row("FAILED_PRECONDITION", Retry.RESET, "the episode is over")
+    TURN_SKIPPED = _Row("FAILED_PRECONDITION", Retry.NO, "the turn is not the one that the command makes")
 
     ENV_ERROR = _Row(None, Retry.RESET, "the env raised an exception")
     FRAMES_TOO_LARGE = _Row(None, Retry.RESET, "the observation's images exceed the server's bound per slot")
@@ -72,9 +85,9 @@ class Reason(enum.Enum):
     REBUILD_MISMATCH = _Row(None, Retry.RESET, "replaying the episode after a crash gave another state")
 
     @property
-    def code(self) -> grpc.StatusCode | None:
-        """The gRPC status of a refused call; None for reasons of SlotError."""
-        return self.value.code
+    def status(self) -> str | None:
+        """Name of the gRPC status of a refused call; None for reasons of SlotError."""
+        return self.value.status
 
     @property
     def retry(self) -> Retry:
@@ -87,7 +100,7 @@ class Reason(enum.Enum):
         return self.value.meaning
 
 
-class ContractError(Exception):
+class ContractError(OverworldError):
     """A call that was refused, or a slot that failed, for a `Reason`."""
 
     def __init__(self, reason: Reason, message: str) -> None:
@@ -98,27 +111,53 @@ class ContractError(Exception):
         self.message = message
 
 
-def trailing_metadata(error: ContractError) -> tuple[tuple[str, bytes], ...]:
-    """The google.rpc.Status of `error` as gRPC carries it."""
-    assert error.reason.code is not None
-    info = any_pb2.Any()
-    info.Pack(error_details_pb2.ErrorInfo(reason=error.reason.name, domain=DOMAIN))
-    status = status_pb2.Status(code=error.reason.code.value[0], message=error.message, details=[info])
-    return ((_STATUS_KEY, status.SerializeToString()),)
+class ServerError(OverworldError):
+    """Something is wrong with an env server or with the way to it."""
 
 
-def from_rpc_error(error: grpc.RpcError) -> ContractError | None:
-    """The contract's error inside a failed call; None for any other failure, such as a call lost in transit."""
-    metadata: Any = error.trailing_metadata() or ()
-    for key, value in metadata:
-        if key != _STATUS_KEY:
-            continue
-        try:
-            status = status_pb2.Status.FromString(value)
-        except DecodeError:
-            return None
-        for detail in status.details:
-            info = error_details_pb2.ErrorInfo()
-            if detail.Unpack(info) and info.domain == DOMAIN and info.reason in Reason.__members__:
-                return ContractError(Reason[info.reason], status.message)
-    return None
+class ServerLostError(ServerError):
+    """The server did not answer within the retry budget. It may or may not have executed the call."""
+
+
+class ServerBrokenError(ServerError):
+    """What the server sent contradicts the contract."""
+
+
+class ServerChangedError(ServerError):
+    """The server came back with other data, rules or options: its episodes are not those of before."""
+
+
+class CallFailedError(ServerError):
+    """A call failed with a gRPC status that is neither a refusal of the contract's nor a loss in transit."""
+
+
+class ModelServerError(OverworldError):
+    """A model's server refused, failed, or gave an answer that cannot be read."""
+
+
+class ModelChangedError(ModelServerError):
+    """The server put other weights behind the model's name while it was evaluated."""
+
+
+class EvaluationError(OverworldError, ValueError):
+    """An evaluation that cannot be made, read or compared."""
+
+
+class EnvUnknownError(OverworldError, LookupError):
+    """A name that is not an installed env or simulator."""
+
+
+class WorkerError(OverworldError):
+    """A worker of an env server could not be started."""
+
+
+class ServiceError(OverworldError):
+    """A service did not start or did not end well; the message holds its last words."""
+
+
+class SettingsError(OverworldError, ValueError):
+    """Settings that make no sense; the message names each of them."""
+
+
+class MissingExtraError(OverworldError, ImportError):
+    """A part of the SDK needs packages that are not installed; the message says which extra brings them."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from overworld.authoring.env import Env
 from overworld.authoring.runner import Fallback, Runner
+from overworld.errors import EnvUnknownError
 
 _GROUP = "overworld.envs"
 _ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -31,7 +32,7 @@ def simulators() -> list[str]:
 def load(names: Iterable[str]) -> dict[str, type[Env]]:
     """Env id -> class for each name: a simulator ("gym_cards"), an env id ("gym_cards/EZPoints") or "module:Class".
 
-    Raises LookupError for a name that is not there; whatever the import of a simulator raises passes through.
+    Raises EnvUnknownError for a name that is not there; whatever the import of a simulator raises passes through.
     """
     classes: dict[str, type[Env]] = {}
     for name in names:
@@ -39,22 +40,22 @@ def load(names: Iterable[str]) -> dict[str, type[Env]]:
             module, _, attribute = name.partition(":")
             env_class: type[Env] = getattr(importlib.import_module(module), attribute)
             if not (isinstance(env_class, type) and issubclass(env_class, Env) and hasattr(env_class, "spec")):
-                raise LookupError(f"{name} is no Env class with a spec")
+                raise EnvUnknownError(f"{name} is not an Env class with a spec")
             found = [env_class]
         else:
             simulator, _, task = name.partition("/")
             points = entry_points(group=_GROUP, name=simulator)
             if not points:
-                raise LookupError(f"no simulator {simulator!r} is installed; there are {simulators()}")
+                raise EnvUnknownError(f"no simulator {simulator!r} is installed; there are {simulators()}")
             found = _envs(next(iter(points)))
             if task:
                 known = [env.spec.id for env in found]
                 found = [env for env in found if env.spec.id == name]
                 if not found:
-                    raise LookupError(f"{simulator} has no env {name!r}; it has {known}")
+                    raise EnvUnknownError(f"{simulator} has no env {name!r}; it has {known}")
         for env in found:
             if not _ID.fullmatch(env.spec.id):
-                raise LookupError(f"{env.spec.id!r} is no env id; it has the form simulator/Task")
+                raise EnvUnknownError(f"{env.spec.id!r} is not an env id; it has the form simulator/Task")
             classes[env.spec.id] = env
     return classes
 
@@ -69,11 +70,11 @@ def make(
 ) -> Runner:
     """An env in this process, e.g. `make("gym_cards/EZPoints", size=128)`. `options` are those of the env.
 
-    Raises LookupError for an env that is not installed, pydantic.ValidationError for wrong options.
+    Raises EnvUnknownError for an env that is not installed, pydantic.ValidationError for wrong options.
     """
     found = load([env_id])
     if len(found) != 1:
-        raise LookupError(f"{env_id!r} names {len(found)} envs; choose one of {sorted(found)}")
+        raise EnvUnknownError(f"{env_id!r} names {len(found)} envs; choose one of {sorted(found)}")
     (env_class,) = found.values()
     env = env_class(env_class.options_model(**options))
     return Runner(env, fallback=fallback, fallback_reward=fallback_reward, expert=expert)

@@ -13,8 +13,9 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from overworld.authoring.env import EnvSpec
+from overworld.contract.status import from_rpc_error
 from overworld.contract.wire import spec_from_proto
-from overworld.errors import ContractError, Retry, from_rpc_error
+from overworld.errors import ContractError, Retry, ServerBrokenError, ServerLostError
 from overworld.v1 import env_pb2 as pb
 
 _logger = logging.getLogger(__name__)
@@ -40,14 +41,6 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.enable_retries", 0),  # gRPC's own retries would repeat calls that must not be
 ]
-
-
-class ServerLostError(Exception):
-    """The server did not answer within the retry budget. It may or may not have executed the call."""
-
-
-class ServerBrokenError(Exception):
-    """What the server sent contradicts the contract."""
 
 
 class CallLostError(Exception):

@@ -14,9 +14,9 @@ import grpc
 
 from overworld.authoring.env import EnvSpec
 from overworld.authoring.runner import Result
-from overworld.client.channel import ServerBrokenError, ServerInfo, ServerLostError, server_info
+from overworld.client.channel import ServerInfo, server_info
 from overworld.client.session import Move, Moves, Reset, Results, Session
-from overworld.errors import ContractError, Reason
+from overworld.errors import ContractError, Reason, ServerBrokenError, ServerLostError
 from overworld.registry import Registry, StaticRegistry
 
 _logger = logging.getLogger(__name__)

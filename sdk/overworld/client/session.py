@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from overworld.authoring.env import Action, Pixels
 from overworld.authoring.runner import Fallback, Result, SlotError
-from overworld.client.channel import CallLostError, Channel, ServerBrokenError, ServerLostError
+from overworld.client.channel import CallLostError, Channel
 from overworld.client.gate import Gate
 from overworld.contract.frames import block_array, map_for_reading, pixels_hash, split_response
 from overworld.contract.wire import (
@@ -38,17 +38,13 @@ from overworld.contract.wire import (
     result_from_proto,
     spec_from_proto,
 )
-from overworld.errors import ContractError, Reason
+from overworld.errors import ContractError, Reason, ServerBrokenError, ServerChangedError, ServerLostError
 from overworld.v1 import env_pb2 as pb
 
 _logger = logging.getLogger(__name__)
 
 _MAX_CALLS = 8
 _CLOSE_SECONDS = 2.0
-
-
-class ServerChangedError(Exception):
-    """The server came back with other data, rules or options: its episodes are not those of before."""
 
 
 @dataclass(frozen=True, slots=True)

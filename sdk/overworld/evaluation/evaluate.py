@@ -20,7 +20,7 @@ from overworld.authoring.runner import Result
 from overworld.client.fleet import Fleet
 from overworld.client.session import Act, Reset
 from overworld.contract.frames import pixels_hash
-from overworld.errors import ContractError, Reason
+from overworld.errors import ContractError, EvaluationError, ModelChangedError, Reason
 from overworld.evaluation.conversation import Conversation, Message, Recipe, png
 from overworld.evaluation.openai_client import Answer
 from overworld.evaluation.statistics import Interval, mcnemar, paired_difference, wilson
@@ -37,10 +37,6 @@ class Model(Protocol):
 
     def answer_all(self, prompts: Sequence[tuple[list[Message], int]]) -> list[Answer]:
         """Replies to (messages, seed of the sampling noise), in order."""
-
-
-class ModelChangedError(Exception):
-    """The server put other weights behind the model's name while it was evaluated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +109,7 @@ def evaluate(
     `on_progress` is told how many episodes are finished. Raises what model and fleet raise, and ModelChangedError.
     """
     if not tasks:
-        raise ValueError("there is nothing to play: name seeds or a split")
+        raise EvaluationError("there is nothing to play: name seeds or a split")
     frames = _Frames(keep)
     games = [_Game(task, Conversation(fleet.spec, recipe)) for task in tasks]
     waiting = list(reversed(games))
@@ -162,11 +158,13 @@ def tasks_of_split(splits: Mapping[str, int], split: str, seed: int = 0) -> list
 def compare(first: Sequence[Episode], second: Sequence[Episode]) -> dict[str, Any]:
     """Two models in the same episodes: difference in success and in return (second - first), and McNemar's p-value.
 
-    Raises ValueError if the episodes are not the same.
+    Raises EvaluationError if the episodes are not the same.
     """
     tasks = [[(one.seed, one.split, one.task) for one in episodes] for episodes in (first, second)]
     if tasks[0] != tasks[1]:
-        raise ValueError("the two evaluations did not play the same episodes: compare only the same seeds or split")
+        raise EvaluationError(
+            "the two evaluations did not play the same episodes: compare only the same seeds or split"
+        )
     won, other_won = ([one.success for one in episodes] for episodes in (first, second))
     earned, other_earned = ([one.reward for one in episodes] for episodes in (first, second))
     return {
@@ -178,15 +176,20 @@ def compare(first: Sequence[Episode], second: Sequence[Episode]) -> dict[str, An
 
 
 def read_episodes(folder: Path) -> list[Episode]:
-    """The episodes that an evaluation kept in `folder`. Raises OSError or ValueError."""
+    """The episodes that an evaluation kept in `folder`. Raises EvaluationError."""
     episodes = []
-    for line in (folder / _EPISODES).read_text().splitlines():
+    path = folder / _EPISODES
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise EvaluationError(f"{path} cannot be read ({error}); name a folder that an evaluation kept") from None
+    for number, line in enumerate(lines, 1):
         try:
             fields = json.loads(line)
             turns = [Turn(**{**turn, "frames": tuple(turn["frames"])}) for turn in fields.pop("turns")]
             episodes.append(Episode(**fields, turns=turns))
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"{folder}/episodes.jsonl holds a line that is no episode: {error!r}") from None
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise EvaluationError(f"{path}, line {number}, is not an episode: {error!r}") from None
     return episodes
 
 

@@ -9,20 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 from pydantic import ValidationError
 
+from overworld.errors import ModelServerError
 from overworld.evaluation.conversation import Message, Recipe, to_openai
+from overworld.service.extras import needs_extra
+
+with needs_extra("eval"):
+    import httpx
 
 _logger = logging.getLogger(__name__)
 
 _REQUEST_SECONDS = 600.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 _RETRIED = (408, 429, 500, 502, 503, 504)
-
-
-class ModelServerError(Exception):
-    """The model server refused, failed, or gave an answer that is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-from rich.console import Console
-from rich.style import Style
-from rich.text import Text
 
 from overworld.authoring.env import Action, Image, Pixels
 from overworld.authoring.runner import Result, Runner
+from overworld.service.extras import needs_extra
+
+with needs_extra("eval"):
+    from rich.console import Console
+    from rich.style import Style
+    from rich.text import Text
 
 Agent = Callable[[Result], Action | None]
 """Chooses what to do after a result. Raises EOFError to stop."""
@@ -37,7 +40,7 @@ def play(runner: Runner, first: Result, agent: Agent, show: Callable[[Result], N
     return results
 
 
-def person(runner: Runner, console: Console) -> Agent:
+def human(runner: Runner, console: Console) -> Agent:
     """Whoever sits at the terminal: types an action or its number, or nothing to do the same again; q stops."""
     last = ""
 
@@ -56,7 +59,7 @@ def person(runner: Runner, console: Console) -> Agent:
             if runner.env.resolve(typed, result.observation) is not None:
                 last = typed
                 return typed
-            console.print(f"{typed!r} is no action here; q stops", markup=False)
+            console.print(f"{typed!r} is not an action here; q stops", markup=False)
 
     return choose
 
@@ -67,7 +70,7 @@ def expert(result: Result) -> Action | None:
     return result.expert.action
 
 
-def chance(runner: Runner, seed: int) -> Agent:
+def random_agent(runner: Runner, seed: int) -> Agent:
     """Draws actions. Raises ValueError where none are listed."""
     choices = random.Random(seed)
     if not (runner.spec.action.vocabulary or runner.env.lists_admissible):

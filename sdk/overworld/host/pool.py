@@ -14,11 +14,11 @@ from typing import Any
 
 from overworld.authoring.env import End
 from overworld.contract.wire import episode_state
-from overworld.errors import ContractError, Reason
+from overworld.errors import ContractError, Reason, WorkerError
 from overworld.host import pipe
 from overworld.host.metrics import Metrics
 from overworld.host.session import Session, Slot
-from overworld.host.worker_process import Death, Job, WorkerError, WorkerProcess
+from overworld.host.worker_process import Death, Job, WorkerProcess
 from overworld.v1 import env_pb2 as pb
 
 _RESTART_PAUSES = (0.2, 1.0, 5.0)

@@ -14,4 +14,4 @@ class ServerProcess(ServiceProcess):
 
     def __init__(self, *envs: str, arguments: tuple[str, ...] = (), token: str = "", port: int = 0) -> None:
         environment = {"OVERWORLD_TOKEN": token} if token else None
-        super().__init__("overworld.cli", "serve", *envs, "--port", str(port), *arguments, environment=environment)
+        super().__init__("overworld", "serve", *envs, "--port", str(port), *arguments, environment=environment)

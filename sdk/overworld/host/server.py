@@ -7,24 +7,26 @@ import hmac
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-from prometheus_client import start_http_server
 
-from overworld.errors import ContractError, Reason, trailing_metadata
+from overworld.contract.status import status_code, trailing_metadata
+from overworld.errors import ContractError, Reason, ServiceError
+from overworld.host.config import ServerConfig
 from overworld.host.front import MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, Front
 from overworld.host.metrics import Metrics
 from overworld.host.pool import Pool
-from overworld.registry import announce, check_registry_url
 from overworld.service import malloc
-from overworld.service.settings import is_loopback
+from overworld.service.extras import needs_extra
 from overworld.v1 import env_pb2 as pb
+
+with needs_extra("host"):
+    from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+    from grpc_reflection.v1alpha import reflection
+    from prometheus_client import start_http_server
 
 _logger = logging.getLogger(__name__)
 
@@ -39,52 +41,6 @@ _CHANNEL_OPTIONS = [
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
     ("grpc.keepalive_permit_without_calls", 1),
 ]
-
-
-@dataclass(frozen=True)
-class ServerConfig:
-    """How to serve. `envs` are names as `catalogue.load` takes them."""
-
-    envs: Sequence[str]
-    host: str = "127.0.0.1"
-    port: int = 50051
-    slots: int = 64
-    workers: int = 0
-    """0: one per core."""
-    token: str = ""
-    """Empty: no token is asked for, and only loopback is listened on unless `insecure`."""
-    insecure: bool = False
-    allow_expert: bool = False
-    slot_bytes: int = 16 << 20
-    """Bound of the images of one observation."""
-    step_timeout: float = 60.0
-    grace: float = 30.0
-    """Seconds that running sessions get after SIGTERM."""
-    metrics_port: int = 0
-    """0: no metrics are served."""
-    registry: str = ""
-    """URL of a Redis to announce this server in; empty: none."""
-    advertise: str = ""
-    """Address under which clients reach this server, for the registry; empty: host:port."""
-
-    def __post_init__(self) -> None:
-        if not self.token and not self.insecure and not is_loopback(self.host):
-            raise ValueError(
-                f"listening on {self.host} without a token lets anyone in reach use this server: set OVERWORLD_TOKEN, "
-                "or listen on 127.0.0.1, or say --insecure"
-            )
-        for name, least in (("slots", 1), ("workers", 0), ("slot_bytes", 1), ("grace", 0.0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name.replace('_', '-')} is {least} or more, not {getattr(self, name)}")
-        if self.step_timeout <= 0:
-            raise ValueError(f"--step-timeout is above 0 seconds, not {self.step_timeout}")
-        for name in ("port", "metrics_port"):
-            if not 0 <= getattr(self, name) <= 65_535:
-                raise ValueError(f"--{name.replace('_', '-')} is 0 to 65535, not {getattr(self, name)}")
-        if self.registry:
-            check_registry_url(self.registry)
-            if not self.advertise and not is_loopback(self.host):
-                raise ValueError(f"clients cannot reach a server at {self.host}: say its address with --advertise")
 
 
 class Server:
@@ -106,7 +62,7 @@ class Server:
         self._announcing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Loads the envs and begins to listen; `port` is set. Raises WorkerError or OSError."""
+        """Loads the envs and begins to listen; `port` is set. Raises WorkerError or ServiceError."""
         config = self._config
         self._grpc.add_generic_rpc_handlers((self._handlers(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
@@ -115,14 +71,21 @@ class Server:
         try:
             self.port = self._grpc.add_insecure_port(f"{host}:{config.port}")
         except RuntimeError as error:
-            raise OSError(
+            raise ServiceError(
                 f"cannot listen on {host}:{config.port} ({error}); is another server there, or the host unknown?"
             ) from None
         await self._front.start()
         if config.metrics_port:
-            start_http_server(config.metrics_port, config.host, self._metrics.registry)
+            try:
+                start_http_server(config.metrics_port, config.host, self._metrics.registry)
+            except OSError as error:
+                raise ServiceError(
+                    f"cannot serve metrics on {host}:{config.metrics_port} ({error}); choose another --metrics-port"
+                ) from None
         await self._grpc.start()
         if config.registry:
+            from overworld.redis_registry import announce  # only this needs the package redis
+
             address = config.advertise or f"{host}:{self.port}"
             self._announcing = asyncio.create_task(
                 announce(config.registry, self._front.instance, address, self._front.envs)
@@ -177,8 +140,7 @@ class Server:
                 response = await call(_parsed(request_type, data))
             except ContractError as error:
                 self._metrics.calls.labels(name, error.reason.name).inc()
-                assert error.reason.code is not None
-                await context.abort(error.reason.code, error.message, trailing_metadata(error))
+                await context.abort(status_code(error.reason), error.message, trailing_metadata(error))
             self._metrics.calls.labels(name, "").inc()
             return response
 
@@ -221,8 +183,7 @@ def _refusing(handler: grpc.RpcMethodHandler[Any, Any], error: ContractError) ->
     """A handler of the same kind that refuses."""
 
     async def refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        assert error.reason.code is not None
-        await context.abort(error.reason.code, error.message, trailing_metadata(error))
+        await context.abort(status_code(error.reason), error.message, trailing_metadata(error))
 
     async def refuse_stream(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         await refuse(_, context)
@@ -239,7 +200,7 @@ def bracketed(host: str) -> str:
 
 
 def serve(config: ServerConfig, on_start: Callable[[int], None]) -> None:
-    """Serves until a signal; `on_start` gets the port. Raises WorkerError or OSError if that is impossible."""
+    """Serves until a signal; `on_start` gets the port. Raises WorkerError or ServiceError if that is impossible."""
 
     async def run() -> None:
         server = Server(config)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from google.protobuf.message import Message
 
-from overworld.errors import Reason
+from overworld.errors import Reason, WorkerError
 from overworld.host import pipe, progress
 from overworld.host.progress import ProgressFile
 from overworld.v1 import env_pb2 as pb
@@ -41,10 +41,6 @@ class Death(NamedTuple):
     reason: Reason
     message: str
     job: Job | None
-
-
-class WorkerError(Exception):
-    """A worker could not be started; the message says why."""
 
 
 class WorkerProcess:

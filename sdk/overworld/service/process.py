@@ -13,14 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from overworld.errors import ServiceError
+
 _LEASH = "OVERWORLD_LEASH"
 _START_SECONDS = 120.0
 _STOP_SECONDS = 15.0
 _LISTENING = re.compile(r"listening on (\S+)")
-
-
-class ServiceError(Exception):
-    """A service did not start or did not end well; the message holds its last words."""
 
 
 class ServiceProcess:

@@ -1,63 +1,10 @@
-"""`python -m overworld_policy runs=DIR ...`: serves checkpoints."""
+"""`python -m overworld_policy` is `overworld policy`."""
 
-from __future__ import annotations
-
-import asyncio
-import contextlib
-import os
-import signal
-import socket
 import sys
-from collections.abc import Iterator
 
-import torch
-import uvicorn
-from overworld.service import log
-from overworld.service.process import follow_parent
-from overworld.service.settings import SettingsError
-from overworld_vlm.load import quieten_transformers
+from overworld.service.program import run
 
-from overworld_policy.app import create_app
-from overworld_policy.config import PolicyServerConfig
-
-_GRACE_SECONDS = 30
-
-
-class _Server(uvicorn.Server):
-    """Ends with status 0 on SIGTERM and SIGINT; uvicorn's own way is to die of the signal after all is done."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        yield
-
-
-def main() -> None:
-    """Runs the server; what a user can mend ends in one line."""
-    follow_parent()
-    log.configure()
-    quieten_transformers()
-    try:
-        config = PolicyServerConfig.load(sys.argv[1:])
-        if not os.access(config.runs, os.R_OK | os.X_OK):
-            raise SettingsError(
-                f"runs: {config.runs} is not there, or user {os.getuid()} cannot read it; mount the volume with the "
-                "checkpoints there, or name their folder with runs=DIR"
-            )
-        listener = socket.create_server((config.host, config.port))
-    except (SettingsError, OSError) as error:
-        print(f"overworld_policy: {error}", file=sys.stderr)
-        sys.exit(1)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    print(f"overworld_policy: listening on http://{config.host}:{listener.getsockname()[1]}/v1", flush=True)
-    settings = uvicorn.Config(
-        create_app(config), log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE_SECONDS
-    )
-    asyncio.run(_Server(settings).serve(sockets=[listener]))
-
+from overworld_policy.command import main
 
 if __name__ == "__main__":
-    main()
+    run(main, sys.argv[1:], "overworld_policy")

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 
 class PolicyServerConfig(Settings):
-    """All settings of a policy server."""
+    """Serves checkpoints through an OpenAI-compatible API."""
 
     runs: Path = Field(default=Path("runs"), description="folder of training runs; their checkpoints are models")
     base: Path | None = Field(default=None, description="a model folder to serve under the name base")

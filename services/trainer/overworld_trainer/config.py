@@ -93,7 +93,7 @@ class CriticConfig(_Section):
 
 
 class TrainerConfig(Settings):
-    """All settings of a run."""
+    """Trains an agent with VL-DAC; a run that holds checkpoints is resumed."""
 
     run: Path = Field(description="the run's folder; if it holds checkpoints, the run is resumed")
     seed: int = Field(default=0, ge=0, description="decides everything")

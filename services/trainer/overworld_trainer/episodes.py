@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypedDict
 
 from overworld import Act, End, Fallback, Fleet, Reset, Result, open_registry
+from overworld.errors import OverworldError
 from overworld.evaluation.conversation import Conversation, Message, Recipe
 
 from overworld_trainer.config import EnvConfig, TrainerConfig
@@ -23,7 +24,7 @@ EpisodeReset = Callable[[int, int, int], Reset]
 """(env, slot, number of the episode) -> the move that begins it."""
 
 
-class EnvError(Exception):
+class EnvError(OverworldError):
     """An env server gave something that cannot be learnt from."""
 
 

@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from overworld.errors import OverworldError
+
 from overworld_trainer.metrics import Metric, valid_replies
 
 _logger = logging.getLogger(__name__)
@@ -21,7 +23,7 @@ _MIN_EXPLAINED_VARIANCE = 0.05
 _WARN_AFTER_UPDATES = 10
 
 
-class RunStoppedError(Exception):
+class RunStoppedError(OverworldError):
     """Training went wrong in a way that more training cannot put right; the message says how and what to try."""
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import yaml
-from overworld.service.settings import SettingsError
+from overworld.errors import SettingsError
 from overworld_vlm import checkpoint
 from overworld_vlm.load import VLM, ModelError
 from safetensors.torch import load_file, save_file

@@ -174,7 +174,7 @@ def test_damaged_episode_files_are_refused(tmp_path: Path) -> None:
 
 def overworld(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "overworld.cli", *arguments],
+        [sys.executable, "-m", "overworld", *arguments],
         capture_output=True,
         text=True,
         env=os.environ | {"COLUMNS": "150"},
@@ -187,14 +187,14 @@ def overworld(*arguments):
     [
         (["--url", "http://127.0.0.1:1/v1", "--timeout", "0.3"], "127.0.0.1:1"),
         (["--seeds", "1-x"], "seeds are numbers and ranges"),
-        (["--option", "colour"], "key=value"),
-        (["--recipe", "history=0"], "history"),
+        (["--options", "colour"], "options"),
+        (["recipe.history=0"], "history"),
         (["--servers", "127.0.0.1:1", "--timeout", "0.3"], "overworld serve toy/Count"),
         (["--split", "nothing"], "four"),
     ],
 )
 def test_the_command_says_what_was_wrong(toy_server: ServerProcess, arguments, says) -> None:
-    given = ["--servers", toy_server.address, "--recipe", "history=1", "--option", "max_turns=20", *arguments]
+    given = ["--servers", toy_server.address, "recipe.history=1", "--options.max_turns=20", *arguments]
     failed = overworld("eval", "toy/Count", "--model", "m", *given)
     assert failed.returncode == 1
     assert says in failed.stderr

@@ -12,8 +12,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from overworld import ContractError, Reason, ServerLostError, Session, server_info
+from overworld.host.config import ServerConfig
 from overworld.host.process import ServerProcess
-from overworld.host.server import ServerConfig
 
 from tests.support.toy_env import TOY
 
@@ -35,7 +35,7 @@ def free_port():
 def serve(*arguments, **environment):
     """Runs `overworld serve` to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "overworld.cli", "serve", *arguments],
+        [sys.executable, "-m", "overworld", "serve", *arguments],
         env=os.environ | environment,
         capture_output=True,
         text=True,
@@ -76,7 +76,7 @@ def test_a_token_is_asked_for_by_all_but_health_checks() -> None:
 def test_listening_beyond_loopback_needs_a_token_or_a_word() -> None:
     failed = serve(TOY, "--host", "0.0.0.0", OVERWORLD_TOKEN="")
     assert failed.returncode == 1
-    assert failed.stderr.strip().splitlines()[-1].startswith("overworld: listening on 0.0.0.0 without a token")
+    assert failed.stderr.strip().splitlines()[-1].startswith("overworld serve: listening on 0.0.0.0 without a token")
     ServerConfig(envs=[TOY], host="0.0.0.0", insecure=True)
     ServerConfig(envs=[TOY], host="0.0.0.0", token="x")
     ServerConfig(envs=[TOY], host="::1")
@@ -87,13 +87,13 @@ def test_listening_beyond_loopback_needs_a_token_or_a_word() -> None:
     [
         (["poker"], "no simulator 'poker' is installed"),
         ([TOY.replace("Toy", "Nothing")], "Nothing"),
-        ([TOY, "--slots", "0"], "--slots is 1 or more, not 0"),
+        ([TOY, "--slots", "0"], "slots: Input should be greater than or equal to 1"),
     ],
 )
 def test_servers_that_cannot_start_say_why_in_one_line(arguments, says) -> None:
     failed = serve(*arguments, "--port", "0")
     assert failed.returncode == 1
-    lines = [line for line in failed.stderr.splitlines() if line.startswith("overworld: ")]
+    lines = [line for line in failed.stderr.splitlines() if line.startswith("overworld serve: ")]
     assert len(lines) == 1
     assert says in lines[0]
     assert "Traceback" not in failed.stderr
@@ -181,7 +181,7 @@ def test_no_worker_survives_its_server(number) -> None:
 
 def test_ps(toy_server: ServerProcess) -> None:
     listing = subprocess.run(
-        [sys.executable, "-m", "overworld.cli", "ps", toy_server.address, "127.0.0.1:1", "--timeout", "0.5"],
+        [sys.executable, "-m", "overworld", "ps", toy_server.address, "127.0.0.1:1", "--timeout", "0.5"],
         capture_output=True,
         text=True,
         env=os.environ | {"COLUMNS": "200"},

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import grpc
 import pytest
-from overworld.errors import ContractError, Reason, from_rpc_error, trailing_metadata
+from overworld.contract.status import from_rpc_error, trailing_metadata
+from overworld.errors import ContractError, Reason
 
 README = Path(__file__).parents[3] / "proto" / "README.md"
 
@@ -10,8 +11,7 @@ README = Path(__file__).parents[3] / "proto" / "README.md"
 def test_the_contracts_readme_lists_every_reason() -> None:
     rows = [line for line in README.read_text().splitlines() if line.startswith("| `") and line.count("|") == 5]
     expected = [
-        f"| `{reason.name}` | {reason.code.name if reason.code else ''} | {reason.meaning} | {reason.retry.value} |"
-        for reason in Reason
+        f"| `{reason.name}` | {reason.status or ''} | {reason.meaning} | {reason.retry.value} |" for reason in Reason
     ]
     assert [row for row in rows if row.split("`")[1].isupper()] == expected
 
@@ -24,7 +24,7 @@ class Failed(grpc.RpcError):
         return self._metadata
 
 
-@pytest.mark.parametrize("reason", [reason for reason in Reason if reason.code])
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason.status])
 def test_errors_survive_the_wire(reason) -> None:
     error = from_rpc_error(Failed(trailing_metadata(ContractError(reason, "what happened"))))
     assert (error.reason, error.message) == (reason, "what happened")

@@ -12,7 +12,16 @@ import PIL.Image
 import pytest
 from overworld import End, make
 from overworld.authoring.env import Image
-from overworld.evaluation.play import chance, expert, person, play, show_in, side_by_side, terminal_picture, write_gif
+from overworld.evaluation.play import (
+    expert,
+    human,
+    play,
+    random_agent,
+    show_in,
+    side_by_side,
+    terminal_picture,
+    write_gif,
+)
 from rich.console import Console
 
 from tests.support.toy_env import SEARCH
@@ -41,16 +50,16 @@ def said(console: Console) -> str:
 def test_a_person_types_numbers_words_or_nothing() -> None:
     runner = make("gym_cards/NumberLine", size=32)
     console = typed("1", "", "nonsense", "-", "q", "0")
-    results = play(runner, runner.reset(0, split="deals", task=4), person(runner, console), show_in(console))
+    results = play(runner, runner.reset(0, split="deals", task=4), human(runner, console), show_in(console))
     assert [result.executed for result in results] == [None, "+", "+", "-"]
-    assert "'nonsense' is no action here" in said(console)
+    assert "'nonsense' is not an action here" in said(console)
     assert "[0] -  [1] +" in said(console)
 
 
 def test_actions_that_are_numbers_are_meant_as_such() -> None:
     runner = make("gym_cards/EZPoints", size=32)
     console = typed("10")
-    results = play(runner, runner.reset(0), person(runner, console), lambda result: None)
+    results = play(runner, runner.reset(0), human(runner, console), lambda result: None)
     assert results[1].executed == "10"
     assert "[0]" not in said(console)
 
@@ -64,9 +73,9 @@ def test_the_expert_plays_to_the_end_and_is_shown() -> None:
 
 
 def test_chance_needs_a_list_to_draw_from() -> None:
-    assert chance(make("gym_cards/NumberLine"), 0)(make("gym_cards/NumberLine").reset(0)) in ("-", "+")
+    assert random_agent(make("gym_cards/NumberLine"), 0)(make("gym_cards/NumberLine").reset(0)) in ("-", "+")
     with pytest.raises(ValueError, match="does not list its actions"):
-        chance(make(SEARCH), 0)
+        random_agent(make(SEARCH), 0)
 
 
 def test_a_picture_becomes_half_blocks_of_its_colours() -> None:
@@ -87,10 +96,8 @@ def test_pictures_stand_side_by_side() -> None:
 
 def test_a_gif_shows_every_turn(tmp_path: Path) -> None:
     file = tmp_path / "play.gif"
-    command = ["play", "gym_cards/NumberLine", "--agent", "expert", "--gif", str(file), "--option", "size=40"]
-    done = subprocess.run(
-        [sys.executable, "-m", "overworld.cli", *command, "--seed", "1"], capture_output=True, text=True
-    )
+    command = ["play", "gym_cards/NumberLine", "--agent", "expert", "--gif", str(file), "options.size=40"]
+    done = subprocess.run([sys.executable, "-m", "overworld", *command, "--seed", "1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     with PIL.Image.open(file) as picture:
         assert picture.size == (40, 40)
@@ -104,13 +111,13 @@ def test_a_gif_shows_every_turn(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["gym_cards/Nope"], "has no env"),
-        (["gym_cards/NumberLine", "--option", "size=0"], "--option size: "),
+        (["gym_cards/NumberLine", "options.size=0"], "options.size: "),
         (["gym_cards/NumberLine", "--split", "nope"], "no split"),
         ([SEARCH, "--agent", "expert"], "has no expert"),
     ],
 )
 def test_what_cannot_be_played_is_one_line(arguments: list[str], message: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "overworld.cli", "play", *arguments], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "overworld", "play", *arguments], capture_output=True, text=True)
     assert done.returncode == 1
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

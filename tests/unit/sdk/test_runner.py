@@ -179,7 +179,7 @@ def test_make_takes_installed_envs_by_id() -> None:
         make("gym_cards/Poker")
     with pytest.raises(LookupError, match="names 4 envs"):
         make("gym_cards")
-    with pytest.raises(LookupError, match="no Env class"):
+    with pytest.raises(LookupError, match="not an Env class"):
         make("tests.support.toy_env:ToyOptions")
     with pytest.raises(ValidationError, match="colour"):
         make("gym_cards/NumberLine", colour="red")

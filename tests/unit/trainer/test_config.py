@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from overworld.service.settings import SettingsError
+from overworld.errors import SettingsError
 from overworld_trainer.config import TrainerConfig
 from pydantic import ValidationError
 
@@ -34,8 +34,10 @@ def test_later_sources_override_earlier_ones(file, tmp_path: Path, monkeypatch: 
     assert (config.envs[0].slots, config.envs[0].options) == (8, {"size": 56})
     monkeypatch.setenv("OVERWORLD_POLICY__LR", "0.125")
     monkeypatch.setenv("OVERWORLD_SEED", "3")
-    config = TrainerConfig.load([file, str(other), "policy.lr=0.25"])
+    config = TrainerConfig.load([file, str(other)])
     assert (config.seed, config.policy.lr, config.policy.epochs) == (3, 0.125, 7)
+    config = TrainerConfig.load([file, "--policy.lr", "0.0625", str(other)])
+    assert (config.seed, config.policy.lr, config.policy.epochs) == (3, 0.0625, 7)
 
 
 def test_defaults_are_those_of_the_specification(file) -> None:
@@ -119,7 +121,7 @@ def test_what_has_no_default_must_be_given(key, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("argument", ["envs.1.slots=8", "envs.first.slots=8", "envs.-1.slots=8"])
 def test_an_index_that_is_none_is_refused(file, argument) -> None:
-    with pytest.raises(SettingsError, match="no index of a list of 1"):
+    with pytest.raises(SettingsError, match="the list has the entries 0 to 0"):
         TrainerConfig.load([file, argument])
 
 

@@ -5,7 +5,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from overworld.service.settings import SettingsError
+from overworld.errors import SettingsError
 from overworld_trainer.exporter import serve_metrics
 from prometheus_client.parser import text_string_to_metric_families
 

@@ -9,7 +9,7 @@ from typing import Never
 import pytest
 import torch
 import yaml
-from overworld.service.settings import SettingsError
+from overworld.errors import SettingsError
 from overworld_trainer.metrics import Metric
 from overworld_trainer.policy import _with_new_adapter, load_policy
 from overworld_trainer.reference import Reference, score_all

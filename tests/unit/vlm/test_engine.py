@@ -224,7 +224,7 @@ def test_stop_ends_a_reply_early(vlm: VLM, prompts) -> None:
         seen.append(len(tokens))
         return len(tokens) == 3
 
-    stopped, other = run(vlm, [Request(prompts[1], 9, (1,), stop=stop), Request(prompts[2], 9, (2,))])
+    stopped, other = run(vlm, [Request(prompts[1], 9, key=(1,), stop=stop), Request(prompts[2], 9, key=(2,))])
     assert (len(stopped.tokens), stopped.finish, seen) == (3, "stop", [1, 2, 3])
     assert (len(other.tokens), other.finish) == (9, "length")
 
@@ -272,7 +272,7 @@ def test_a_reply_may_fill_the_models_length(vlm: VLM) -> None:
     config = vlm.core.config.text_config
     length, config.max_position_embeddings = config.max_position_embeddings, len(long) + 100
     try:
-        (request,) = run(vlm, [Request(long, 100, (1,), stop=lambda tokens: False)])
+        (request,) = run(vlm, [Request(long, 100, key=(1,), stop=lambda tokens: False)])
     finally:
         config.max_position_embeddings = length
     assert request.finish == "stop" or len(request.tokens) == 100
@@ -292,7 +292,7 @@ def test_decoding_refuses_a_model_in_train_mode() -> None:
 @pytest.mark.parametrize("value_input", INPUTS)
 def test_features_are_those_of_the_prompt_alone(vlm: VLM, prompts, value_input) -> None:
     """Decoding, teacher forcing and plain prefills give the same; a reply must not leak into a baseline."""
-    requests = run(vlm, [Request(prompt, 5, (1,)) for prompt in prompts], max_batch=4, value_input=value_input)
+    requests = run(vlm, [Request(prompt, 5, key=(1,)) for prompt in prompts], max_batch=4, value_input=value_input)
     decoded = torch.stack([request.features for request in requests])
     with torch.no_grad():
         forced = score(vlm, prompts, tensors(requests), value_input=value_input).features
@@ -327,7 +327,7 @@ def test_bf16_decodes_and_scores_nearly_alike(vlm: VLM) -> None:
     """The difference is what the trainer's guard watches: .05 on average is too much."""
     half = make_vlm()
     half.model.to(torch.bfloat16)
-    requests = run(half, [Request(encode(half, [user(picture(1), "Go.")]), 20, (number,)) for number in range(4)])
+    requests = run(half, [Request(encode(half, [user(picture(1), "Go.")]), 20, key=(number,)) for number in range(4)])
     with torch.no_grad():
         scores = score(half, [request.prompt for request in requests], tensors(requests))
     assert scores.logps.dtype == scores.features.dtype == torch.float32
@@ -344,7 +344,8 @@ def test_run_writes_its_own_requests_and_leaves_the_others_unfinished(vlm: VLM) 
     assert (short.finish, long.finish) == ("length", None)
     assert 0 < len(long.tokens) < 20
     alone = Request(prompt, 20, key=(1,))
-    engine.run([long])
+    while not engine.idle:
+        engine.step()
     Engine(vlm).run([alone])
     assert long.tokens == alone.tokens
 

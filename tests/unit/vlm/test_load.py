@@ -37,7 +37,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_folder_without_a_config(folder) -> None:
     (folder / "config.json").unlink()
-    refused(folder, "no model folder", "config.json")
+    refused(folder, "not a model folder", "config.json")
 
 
 def test_a_file_instead_of_a_folder(folder) -> None:

@@ -1,4 +1,4 @@
-"""`python -m overworld_envs.alfworld generate --games 600 --seed 0 OUT` and `... check DATA`."""
+"""Makes and checks games: `python -m overworld_envs.alfworld generate --games 600 --seed 0 OUT`, `... check DATA`."""
 
 from __future__ import annotations
 
@@ -11,25 +11,23 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from overworld_envs.alfworld.engine import Engine
+from overworld_envs.alfworld.engine.engine import Engine
 from overworld_envs.alfworld.expert import advise
-from overworld_envs.alfworld.games import GameError, GameFile, open_game, read_library
-from overworld_envs.alfworld.generator import GameSet
+from overworld_envs.alfworld.games.generator import GameSet
+from overworld_envs.alfworld.games.library import GameError, GameFile, open_game, read_library
 
 
 def main() -> int:
-    """The process's entry."""
+    """The entry point; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m overworld_envs.alfworld", description="ALFWorld's games")
     commands = parser.add_subparsers(required=True)
-    generate = commands.add_parser("generate", help="make games, and win each once")
+    generate = commands.add_parser("generate", help="make games and win each of them once")
     generate.add_argument("folder", type=Path, metavar="OUT", help="a new folder; set ALFWORLD_DATA to it to play them")
-    generate.add_argument(
-        "--games", type=int, default=600, help="how many in all; a tenth each for the validation splits"
-    )
+    generate.add_argument("--games", type=int, default=600, help="games in total; each validation split gets a tenth")
     generate.add_argument("--seed", type=int, default=0)
     generate.set_defaults(run=_generate)
-    check = commands.add_parser("check", help="translate and win every game of a folder, so that the cache is warm")
-    check.add_argument("folder", type=Path, metavar="DATA", help="what ALFWORLD_DATA would be")
+    check = commands.add_parser("check", help="win every game of a folder once, which also warms the cache")
+    check.add_argument("folder", type=Path, metavar="DATA", help="the folder that ALFWORLD_DATA would name")
     check.set_defaults(run=_check)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     arguments = parser.parse_args()
@@ -42,10 +40,10 @@ def main() -> int:
 
 def _generate(arguments: argparse.Namespace) -> int:
     if arguments.games < 1:
-        print(f"--games is 1 or more, not {arguments.games}", file=sys.stderr)
+        print(f"--games must be at least 1, not {arguments.games}", file=sys.stderr)
         return 2
     if arguments.folder.exists():
-        print(f"{arguments.folder} is there already; name a new folder", file=sys.stderr)
+        print(f"{arguments.folder} already exists; name a new folder", file=sys.stderr)
         return 1
     games = GameSet(arguments.games, arguments.seed)
     with Progress(console=Console(stderr=True)) as progress:
@@ -64,11 +62,11 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _unplayable(files: Sequence[GameFile]) -> list[str]:
-    """What is wrong with the games that the expert does not win, with their names."""
+    """A line for each game that the expert does not win: its path, and why."""
     engine = Engine()
     broken = []
     with Progress(console=Console(stderr=True)) as progress:
-        for file in progress.track(files, description="winning them"):
+        for file in progress.track(files, description="winning games"):
             try:
                 engine.reset(open_game(file))
                 while not engine.won:

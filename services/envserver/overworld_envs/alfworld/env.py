@@ -6,49 +6,30 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 from weakref import WeakValueDictionary
 
 import PIL
 from overworld.authoring.env import ActionSpec, End, Env, EnvSpec, Expert, Image, Observation, Options, Transition
 from PIL import features
-from pydantic import Field
 
-from overworld_envs.alfworld.engine import NOTHING_HAPPENS, Engine, Game
+from overworld_envs.alfworld.engine.engine import NOTHING_HAPPENS, Engine, Game
+from overworld_envs.alfworld.engine.upstream import VERSIONS
 from overworld_envs.alfworld.expert import advise
-from overworld_envs.alfworld.games import GameError, GameFile, Library, open_game
+from overworld_envs.alfworld.games.library import GameError, GameFile, Library, library, open_game
+from overworld_envs.alfworld.games.tasks import TASK_TYPES
+from overworld_envs.alfworld.options import HouseholdOptions
+from overworld_envs.alfworld.pictures.schematic import RENDERER, Schematic
+from overworld_envs.alfworld.pictures.thor import Thor
+from overworld_envs.alfworld.pictures.view import view
 from overworld_envs.alfworld.progress import Progress
-from overworld_envs.alfworld.reward import REWARDS, Formula, Turn
-from overworld_envs.alfworld.schematic import RENDERER, Schematic
-from overworld_envs.alfworld.tasks import TASK_TYPES
-from overworld_envs.alfworld.thor import Thor
-from overworld_envs.alfworld.upstream import VERSIONS
-from overworld_envs.alfworld.view import view
+from overworld_envs.alfworld.reward import REWARDS, Turn
 
 _GOAL = "Your task is to: "
 
 
-class HouseholdOptions(Options):
-    """Options of all envs here."""
-
-    max_turns: int = Field(
-        default=50, ge=1, le=100_000, description="turns after which the host ends an episode (TIME_LIMIT)"
-    )
-    reward: Formula = Field(
-        default="success",
-        description="success: 1 for the turn that wins; rl4vlm: 50 x won + goal-condition rate - illegal; "
-        "delta: change of the goal-condition rate + won",
-    )
-    renderer: Literal["schematic", "thor", "none"] = Field(
-        default="schematic",
-        description="schematic: a drawing of what is in sight; "
-        "thor: frames of AI2-THOR (experimental, real games only); none: text only",
-    )
-    size: int = Field(default=300, ge=64, le=1024, description="height and width of the schematic in pixels")
-
-
 class Household(Env):
-    """One game after another: the standard text, the admissible commands, and a picture "view"."""
+    """Plays ALFWorld's games: their standard text, the admissible commands, and a picture called "view"."""
 
     options_model: ClassVar[type[Options]] = HouseholdOptions
     options: HouseholdOptions
@@ -75,7 +56,7 @@ class Household(Env):
         self._images: tuple[Image, ...] = ()
 
     def reset(self, seed: int, split: str, task: int | None) -> Observation:
-        """Starts game number `task` of the split. Raises GameError, which names the file, if it is broken."""
+        """Starts game number `task` of the split. Raises GameError, which names the file, if the game is broken."""
         assert task is not None  # no split is endless
         file = self.games[split][task]
         text = self._engine.reset(_shared_game(file))
@@ -102,7 +83,7 @@ class Household(Env):
         return Transition(observation, self._reward(turn), end, True if won else None, self._metrics(legal=True))
 
     def skip(self, observation: Observation, metrics: Mapping[str, float]) -> Transition:
-        """What upstream makes of an inadmissible command: "Nothing happens.", and nothing does."""
+        """Answers an inadmissible command as upstream does: "Nothing happens.", and nothing does."""
         turn = Turn(False, self._rate, self._rate, legal=False)
         told = self._observe(NOTHING_HAPPENS, changed=False)
         return Transition(told, self._reward(turn), metrics=self._metrics(legal=False))
@@ -119,7 +100,7 @@ class Household(Env):
         return self._engine.won
 
     def close(self) -> None:
-        """Ends AI2-THOR, if it runs."""
+        """Stops AI2-THOR if it is running."""
         if self._thor is not None:
             self._thor.close()
 
@@ -127,7 +108,7 @@ class Household(Env):
         return {"success": float(self._engine.won), "goal_condition_rate": self._rate, "legal": float(legal)}
 
     def _observe(self, text: str, *, changed: bool, goal: bool = True) -> Observation:
-        """The picture, the engine's text, and the goal, which the engine tells at the start only."""
+        """The picture, the engine's text, and the goal, which the engine states only at the start."""
         if changed:
             self._images = self._draw()
         texts = (text, self._goal) if goal and self._goal else (text,)
@@ -151,7 +132,7 @@ _open_games: WeakValueDictionary[Path, Game] = WeakValueDictionary()
 
 
 def _shared_game(file: GameFile) -> Game:
-    """The game, shared by all envs of this process that play it now."""
+    """The game, shared by all envs in this process that are playing it."""
     game = _open_games.get(file.path)
     if game is None:
         game = _open_games[file.path] = open_game(file)
@@ -197,7 +178,5 @@ def _spec(name: str, games: Mapping[str, Sequence[GameFile]], provenance: Mappin
 
 @functools.cache
 def all_envs() -> list[type[Household]]:
-    """The envs over the games that this process is set up for. Raises GameError if there are none."""
-    from overworld_envs.alfworld.games import library
-
+    """The envs for the games that this process is configured to play. Raises GameError if there are none."""
     return env_classes(library())

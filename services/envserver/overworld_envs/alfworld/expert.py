@@ -1,4 +1,4 @@
-"""The expert: the first step of the planner's plan, as a command and a short thought."""
+"""The expert: the first step of the planner's plan, as a command with a short thought."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Mapping
 
 from overworld.authoring.env import Expert
 
-from overworld_envs.alfworld.engine import Engine
-from overworld_envs.alfworld.planner import Step, plan
-from overworld_envs.alfworld.tasks import Task
-from overworld_envs.alfworld.view import kind_of
+from overworld_envs.alfworld.engine.engine import Engine
+from overworld_envs.alfworld.games.planner import Step, plan
+from overworld_envs.alfworld.games.tasks import Task
+from overworld_envs.alfworld.pictures.view import kind_of
 
 _MADE: Mapping[str, str] = {"clean": "clean", "heat": "hot", "cool": "cool"}
 
 
 def advise(task: Task, engine: Engine) -> Expert:
-    """What to do next. Raises LookupError if there is nothing: the game cannot be won any more, or is."""
+    """The next command. Raises LookupError if there is none: the game is won, or cannot be won any more."""
     steps = plan(task, engine.facts)
     if not steps:
         raise LookupError("there is no plan from here")
@@ -25,7 +25,7 @@ def advise(task: Task, engine: Engine) -> Expert:
 
 
 def _thought(task: Task, step: Step, engine: Engine) -> str:
-    """Why, in terms of the goal and of what is at hand; nothing of what closed receptacles hold."""
+    """The reason, in terms of the goal and of what is in sight; never what closed receptacles hold."""
     entities = engine.game.entities
     place = entities[step.receptacle].name
     held = next((entities[thing].name for _, thing in engine.facts.of("holds")), "")

@@ -1,15 +1,16 @@
-"""How much of a task's goal is met: the goal conditions of ALFRED, recomputed from facts.
+"""How much of a task's goal is met: ALFRED's goal conditions, recomputed from facts.
 
-Upstream's text engine knows won or not; its THOR env counts conditions (alfworld/env/tasks.py): one for placing an
-object, two for placing two or for looking at one in light, three where the object has to be treated first.
+Upstream's text engine only knows whether the game is won. Its THOR env counts conditions (alfworld/env/tasks.py): one
+for placing an object, two for placing two or for looking at one in light, three if the object must be treated first.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 
-from overworld_envs.alfworld.planner import TREATED, KnownFacts
-from overworld_envs.alfworld.tasks import Task
+from overworld_envs.alfworld.engine.facts import KnownFacts
+from overworld_envs.alfworld.games.planner import TREATED
+from overworld_envs.alfworld.games.tasks import Task
 
 
 class Progress:
@@ -22,7 +23,7 @@ class Progress:
         self._targets = {name for name, kind in facts.of("receptacletype") if kind == f"{task.target}type"}
 
     def rate(self, facts: KnownFacts) -> float:
-        """The share of conditions that are met, 0 to 1."""
+        """The fraction of the conditions that are met, 0 to 1."""
         task = self._task
         if task.type == "look_at_obj_in_light":
             held = any(thing in self._objects for _, thing in facts.of("holds"))
@@ -40,7 +41,7 @@ class Progress:
         return (bool(placed) + bool(treated) + any(thing in treated for thing, _ in placed)) / 3
 
     def _lit(self, facts: KnownFacts) -> bool:
-        """Whether the agent is where a lamp of the right kind is on."""
+        """Whether a lamp of the right kind is on where the agent is."""
         here = {location for _, location in facts.of("atlocation")}
         near = {receptacle for receptacle, location in facts.of("receptacleatlocation") if location in here}
         on = {thing for (thing,) in facts.of("istoggled")} & self._lamps

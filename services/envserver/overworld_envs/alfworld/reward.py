@@ -1,4 +1,4 @@
-"""Formulas for the reward of a turn; success, goal-condition rate and legality are metrics of their own in any case."""
+"""Formulas for the reward of a turn. Success, goal-condition rate and legality are metrics whatever the formula."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Formula = Literal["success", "rl4vlm", "delta"]
 
 
 class Turn(NamedTuple):
-    """What a turn led to. Rates are shares of the goal conditions that are met."""
+    """The outcome of a turn. Rates are fractions of the goal conditions that are met."""
 
     won: bool
     rate: float
@@ -32,4 +32,4 @@ REWARDS: Mapping[Formula, Reward] = {
     "rl4vlm": Reward(lambda turn: 50.0 * turn.won + turn.rate - (not turn.legal), -1.0, 51.0),
     "delta": Reward(lambda turn: turn.rate - turn.rate_before + turn.won, -1.0, 2.0),
 }
-"""success: TextWorld's score. rl4vlm: as RL4VLM (its alf_utils). delta: what the turn gained."""
+"""success: TextWorld's score. rl4vlm: the formula in RL4VLM's alf_utils. delta: the progress that the turn made."""

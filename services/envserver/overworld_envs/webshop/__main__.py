@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from overworld.errors import SettingsError
 from overworld.service import log
-from overworld.service.settings import SettingsError
 
 from overworld_envs.webshop.catalogue import opened
 from overworld_envs.webshop.errors import CatalogueError

@@ -43,9 +43,9 @@ ROOMS = {
 @pytest.fixture(scope="session")
 def game_file(tmp_path_factory: pytest.TempPathFactory):
     """game_file(task_type, plan=None, seed=0): a generated game on disk, as a GameFile."""
-    from overworld_envs.alfworld.games import GameFile
-    from overworld_envs.alfworld.generator import make_game
-    from overworld_envs.alfworld.tasks import task_of_problem
+    from overworld_envs.alfworld.games.generator import make_game
+    from overworld_envs.alfworld.games.library import GameFile
+    from overworld_envs.alfworld.games.tasks import task_of_problem
 
     def make(task_type, plan=None, seed=0):
         made = make_game(task_type, "train", random.Random(seed), plan or ROOMS[task_type])
@@ -76,8 +76,8 @@ def stock(monkeypatch: pytest.MonkeyPatch):
 @pytest.fixture
 def play():
     """play(game_file, steps, seed): an engine after so many random steps."""
-    from overworld_envs.alfworld.engine import Engine
-    from overworld_envs.alfworld.games import open_game
+    from overworld_envs.alfworld.engine.engine import Engine
+    from overworld_envs.alfworld.games.library import open_game
 
     def played(file, steps=0, seed=0):
         engine = Engine()

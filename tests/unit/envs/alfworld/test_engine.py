@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from overworld_envs.alfworld import engine as engine_module
-from overworld_envs.alfworld import upstream
-from overworld_envs.alfworld.engine import Engine
+from overworld_envs.alfworld.engine import engine as engine_module
+from overworld_envs.alfworld.engine import upstream
+from overworld_envs.alfworld.engine.engine import Engine
+from overworld_envs.alfworld.engine.grammar import Context, GrammarError, grammar_of
+from overworld_envs.alfworld.engine.upstream import GRAMMAR, UpstreamError
 from overworld_envs.alfworld.expert import advise
-from overworld_envs.alfworld.games import GameError, open_game
-from overworld_envs.alfworld.grammar import Context, GrammarError, grammar_of
-from overworld_envs.alfworld.tasks import TASK_TYPES
-from overworld_envs.alfworld.upstream import GRAMMAR, UpstreamError
+from overworld_envs.alfworld.games.library import GameError, open_game
+from overworld_envs.alfworld.games.tasks import TASK_TYPES
 
 RARE = ("slice", "heat", "cool", "clean", "use", "take", "move", "open")
 
@@ -122,7 +122,7 @@ def test_the_state_machine_is_loaded_anew_before_it_has_stored_too_much(
 
 
 def test_alfworlds_own_env_plays_generated_games(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from overworld_envs.alfworld.generator import GameSet
+    from overworld_envs.alfworld.games.generator import GameSet
 
     GameSet(3, 5).write(tmp_path / "data")
     code = f"""
@@ -157,7 +157,10 @@ def test_a_missing_upstream_says_what_to_install(monkeypatch: pytest.MonkeyPatch
 
 
 def test_importing_upstream_leaves_environment_and_home_alone(tmp_path: Path) -> None:
-    code = "import os, overworld_envs.alfworld.upstream as u; print(os.environ.get('ALFWORLD_DATA'), len(u.DOMAIN) > 0)"
+    code = (
+        "import os, overworld_envs.alfworld.engine.upstream as u; "
+        "print(os.environ.get('ALFWORLD_DATA'), len(u.DOMAIN) > 0)"
+    )
     environment = {**os.environ, "HOME": str(tmp_path / "nowhere")}
     environment.pop("ALFWORLD_DATA", None)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)

@@ -6,11 +6,12 @@ import pytest
 from overworld import End, Fallback, Outcome, make
 from overworld.authoring.catalogue import load
 from overworld_envs.alfworld.env import env_classes
-from overworld_envs.alfworld.games import read_library
-from overworld_envs.alfworld.generator import MARK, GameSet
+from overworld_envs.alfworld.games.generator import GameSet
+from overworld_envs.alfworld.games.layout import MARK
+from overworld_envs.alfworld.games.library import read_library
+from overworld_envs.alfworld.games.tasks import TASK_TYPES
+from overworld_envs.alfworld.pictures.thor import Thor, ThorError
 from overworld_envs.alfworld.reward import REWARDS, Turn
-from overworld_envs.alfworld.tasks import TASK_TYPES
-from overworld_envs.alfworld.thor import Thor, ThorError
 
 
 def test_there_is_an_env_for_all_games_and_one_per_type() -> None:
@@ -131,7 +132,7 @@ def test_thor_without_its_build_says_what_to_install(monkeypatch: pytest.MonkeyP
     with pytest.raises(ThorError, match=r"needs ai2thor .*pip install 'ai2thor==2\.1\.0'"):
         make("alfworld/all", renderer="thor")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    monkeypatch.setattr("overworld_envs.alfworld.thor._BUILD", tmp_path / "releases")
+    monkeypatch.setattr("overworld_envs.alfworld.pictures.thor._BUILD", tmp_path / "releases")
     with pytest.raises(ThorError, match=r"Unity build below .*download_binary"):
         Thor()
     (tmp_path / "releases" / "build").mkdir(parents=True)

@@ -9,12 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
-from overworld_envs.alfworld import translation
-from overworld_envs.alfworld.deadline import TimeLimitError, deadline
-from overworld_envs.alfworld.games import MARK, GameError, library, open_game, read_library
-from overworld_envs.alfworld.generator import DEFAULT_SET, GameSet
-from overworld_envs.alfworld.scenes import OPENABLE, ROOMS, UNSEEN, furnish, receptacles
-from overworld_envs.alfworld.tasks import TASK_TYPES, task_of_problem
+from overworld_envs.alfworld.engine import translation
+from overworld_envs.alfworld.engine.deadline import TimeLimitError, deadline
+from overworld_envs.alfworld.games.generator import DEFAULT_SET, GameSet
+from overworld_envs.alfworld.games.layout import MARK
+from overworld_envs.alfworld.games.library import GameError, library, open_game, read_library
+from overworld_envs.alfworld.games.scenes import OPENABLE, ROOMS, UNSEEN, furnish, receptacles
+from overworld_envs.alfworld.games.tasks import TASK_TYPES, task_of_problem
 
 
 @pytest.fixture
@@ -137,7 +138,10 @@ def test_a_cut_off_cache_entry_is_made_anew(game_file, cache) -> None:
 
 def test_processes_that_start_at_once_make_the_games_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OVERWORLD_ALFWORLD_CACHE", str(tmp_path))
-    code = "from overworld_envs.alfworld.games import library; found = library(); print(found.digest, len(found.games))"
+    code = (
+        "from overworld_envs.alfworld.games.library import library; "
+        "found = library(); print(found.digest, len(found.games))"
+    )
     racers = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     outputs = {racer.communicate(timeout=120)[0] for racer in racers}
     assert len(outputs) == 1

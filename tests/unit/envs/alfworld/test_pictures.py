@@ -4,13 +4,13 @@ import random
 
 import numpy as np
 import pytest
+from overworld_envs.alfworld.engine.facts import Facts
 from overworld_envs.alfworld.expert import advise
-from overworld_envs.alfworld.facts import Facts
-from overworld_envs.alfworld.icons import ICONS
-from overworld_envs.alfworld.scenes import HOLDS
-from overworld_envs.alfworld.schematic import Schematic
-from overworld_envs.alfworld.tasks import TASK_TYPES
-from overworld_envs.alfworld.view import Place, Seen, View, view
+from overworld_envs.alfworld.games.scenes import HOLDS
+from overworld_envs.alfworld.games.tasks import TASK_TYPES
+from overworld_envs.alfworld.pictures.icons import ICONS
+from overworld_envs.alfworld.pictures.schematic import Schematic
+from overworld_envs.alfworld.pictures.view import Place, Seen, View, view
 
 
 def picture(facts, entities, size=300):

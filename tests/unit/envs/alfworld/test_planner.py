@@ -2,9 +2,9 @@
 
 import pytest
 from overworld_envs.alfworld.expert import advise
-from overworld_envs.alfworld.planner import plan
+from overworld_envs.alfworld.games.planner import plan
+from overworld_envs.alfworld.games.tasks import TASK_TYPES
 from overworld_envs.alfworld.progress import Progress
-from overworld_envs.alfworld.tasks import TASK_TYPES
 
 
 @pytest.mark.parametrize("task_type", TASK_TYPES)

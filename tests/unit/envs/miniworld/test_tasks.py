@@ -243,7 +243,7 @@ def test_gym_cards_does_not_ask_for_opengl(tmp_path: Path) -> None:
 
 def test_a_missing_library_is_one_line_that_names_the_packages(tmp_path: Path) -> None:
     served = subprocess.run(
-        [sys.executable, "-m", "overworld.cli", "serve", "miniworld", "--port", "0", "--workers", "1"],
+        [sys.executable, "-m", "overworld", "serve", "miniworld", "--port", "0", "--workers", "1"],
         env=os.environ | {"LD_LIBRARY_PATH": broken_egl(tmp_path)}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert served.returncode == 1

@@ -1,4 +1,4 @@
-"""The six task types: what they ask for, in PDDL and in words, and how far a state is from it."""
+"""The six task types, and the task that a game's PDDL problem states."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ TREATMENTS: Mapping[str, str] = {
     "pick_heat_then_place_in_recep": "heat",
     "pick_cool_then_place_in_recep": "cool",
 }
-"""Task type -> what has to be done to the object first."""
+"""Task type -> what must be done to the object first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A goal. Kinds are in lower case, as the engine has them; `target` is a receptacle's, for looking a lamp's."""
+    """A goal. Kinds are in lower case, as in the engine. `target` is a receptacle's kind, or a lamp's for looking."""
 
     type: str
     object: str
@@ -40,7 +40,7 @@ class Task:
 def task_of_problem(task_type: str, problem: str) -> Task:
     """The task that the goal of a PDDL problem states.
 
-    Raises ValueError if the goal is none of the six, or another than `task_type` says.
+    Raises ValueError if the goal is not one of the six or does not match `task_type`.
     """
     if task_type not in TASK_TYPES:
         raise ValueError(f"task type {task_type!r} is not one of {', '.join(TASK_TYPES)}")
@@ -76,4 +76,4 @@ _PREDICATES: Mapping[str, frozenset[str]] = {
     "look_at_obj_in_light": frozenset({"objecttype", "toggleable", "istoggled", "atlocation", "holds"}),
 }
 _LAMP_IS_HERE = {"inreceptacle", "receptacleatlocation"}, {"objectatlocation"}
-"""Two ways to say so, of ALFWorld's later and earlier games."""
+"""How the later and the earlier games of ALFWorld say that the lamp is where the agent is."""

@@ -1,6 +1,6 @@
-"""Frames of AI2-THOR instead of the schematic. Experimental: written to upstream's code, never run with the real build.
+"""AI2-THOR's frames instead of the schematic. Experimental: follows upstream's code, never run with the real build.
 
-The text engine stays in charge. Each command that it executes is carried out in THOR with the same objects, since the
+The text engine stays in charge. Each command that it executes is repeated in THOR with the same objects, since the
 games' identifiers are THOR's names: "Mug_bar__minus_01_dot_20_bar_..." is "Mug|-01.20|...".
 """
 
@@ -29,11 +29,11 @@ _ACTIONS = {
 
 
 class ThorError(RuntimeError):
-    """AI2-THOR is not installed, or cannot do what the game did."""
+    """AI2-THOR is not installed or cannot do what the game did."""
 
 
 class Thor:
-    """One Unity process, at one game at a time."""
+    """One Unity process, which plays one game at a time."""
 
     def __init__(self) -> None:
         missing = [name for name in ("ai2thor", "cv2") if importlib.util.find_spec(name) is None]
@@ -47,13 +47,13 @@ class Thor:
             )
         if not os.environ.get("DISPLAY"):
             raise ThorError("renderer=thor needs an X display with OpenGL: set DISPLAY, or use renderer=schematic")
-        from alfworld.env.thor_env import ThorEnv
+        from alfworld.env.thor_env import ThorEnv  # needs ai2thor and cv2
 
         self._env: Any = ThorEnv(x_display=os.environ["DISPLAY"].lstrip(":"))
         self._names: dict[str, str] = {}
 
     def reset(self, game: Path) -> None:
-        """Sets the scene of a game up. Raises ThorError for a game without one: generated games have none."""
+        """Sets up the scene of a game. Raises ThorError if the game has none, as generated games do not."""
         trajectory = json.loads(game.with_name("traj_data.json").read_text())
         scene = trajectory.get("scene", {})
         if "object_poses" not in scene:
@@ -64,7 +64,7 @@ class Thor:
         self._names = {each["objectId"].lower(): each["objectId"] for each in event.metadata["objects"]}
 
     def step(self, action: tuple[str, Mapping[str, str]] | None) -> None:
-        """Carries out what the engine did: a PDDL action with its arguments, or nothing. Raises ThorError."""
+        """Repeats what the engine did: a PDDL action with its arguments, or nothing. Raises ThorError."""
         if action is None:
             return
         name, arguments = action
@@ -80,11 +80,11 @@ class Thor:
             self._do(**request)
 
     def frame(self) -> Pixels:
-        """What the agent sees, uint8 [300, 300, 3], RGB."""
+        """The agent's view, uint8 [300, 300, 3], RGB."""
         return np.ascontiguousarray(self._env.last_event.frame)
 
     def close(self) -> None:
-        """Ends the Unity process."""
+        """Stops the Unity process."""
         self._env.stop()
 
     def _do(self, **request: Any) -> None:

@@ -1,4 +1,4 @@
-"""A time limit for code that does not look at the clock, such as upstream's translator."""
+"""A time limit for code that never checks the clock, such as upstream's translator."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 
 class TimeLimitError(Exception):
-    """The time is over."""
+    """The block took longer than its deadline."""
 
 
 @contextlib.contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Raises TimeLimitError within the block when it takes longer. For Python code, on any thread."""
+    """Interrupts the block with a TimeLimitError after `seconds`. Works for Python code, on any thread."""
     thread = threading.get_ident()
     guard = threading.Lock()
     running, sent = True, False
@@ -40,6 +40,6 @@ def deadline(seconds: float) -> Iterator[None]:
         with guard:
             running = False
             if sent:
-                send(None)  # where it has not arrived yet, it must not arrive later
+                send(None)  # withdraws it if it has not arrived yet: it must not arrive later
     if sent:
         raise TimeLimitError

@@ -1,7 +1,7 @@
-"""The upstream packages: checked, imported without their side effects, and nowhere else in this folder.
+"""The upstream packages: versions checked, imported without side effects, and only here in the engine.
 
-`alfworld`, `textworld` and `fast-downward-textworld` come with the extra `overworld-envs[alfworld]`. The engine in
-`engine.py` overrides parts of theirs, so only the versions that it was verified against are accepted.
+`alfworld`, `textworld` and `fast-downward-textworld` come with the extra `overworld-envs[alfworld]`. This engine
+replaces parts of theirs, so only the versions that it was verified against are accepted.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 VERSIONS = {"alfworld": "0.4.2", "textworld": "1.7.0", "fast-downward-textworld": "20.6.4"}
-"""What `engine.py` and `grammar.py` were verified against, byte by byte."""
+"""The versions that the engine was verified against, byte for byte."""
 
 
 class UpstreamError(ImportError):
-    """The upstream engine is missing, or another version than the one that was verified."""
+    """An upstream package is missing or is not the version that was verified."""
 
 
 def check_versions() -> None:
@@ -32,19 +32,19 @@ def check_versions() -> None:
         missing = ", ".join(name for name, is_version in found.items() if is_version is None)
         raise UpstreamError(
             f"ALFWorld needs {missing}, which is not installed: pip install 'overworld-envs[alfworld]' "
-            "(it compiles for some minutes and wants cmake and g++)"
+            "(it compiles for some minutes and needs cmake and g++)"
         )
     wrong = [f"{name} {found[name]} (needed: {wanted})" for name, wanted in VERSIONS.items() if found[name] != wanted]
     if wrong:
         raise UpstreamError(
             f"Parts of ALFWorld's engine are replaced here, which was not verified with {', '.join(wrong)}: "
-            "install the versions needed, or run tests/unit/alfworld with the new ones and change upstream.VERSIONS"
+            "install the versions needed, or run tests/unit/envs/alfworld with the new ones and edit upstream.VERSIONS"
         )
 
 
 def _import_alfworld() -> Any:
-    # Its import makes the folder $ALFWORLD_DATA, by default ~/.cache/alfworld, and sets the variable. The variable is
-    # the operator's word on which games to play, and a home that cannot be written to is no reason to fail.
+    # The import creates the folder $ALFWORLD_DATA (by default ~/.cache/alfworld) and sets the variable. But only the
+    # operator may set it, since it chooses the games, and a read-only home must not make the import fail.
     operators = os.environ.get("ALFWORLD_DATA")
     os.environ["ALFWORLD_DATA"] = tempfile.gettempdir()
     try:
@@ -77,9 +77,9 @@ GRAMMAR = (_FOLDER / "data" / "alfred.twl2").read_text()
 
 
 parse_grammar: Any = _logic._parse_and_convert
-"""A game's grammar text -> its actions by name, and its production rules."""
+"""Grammar text -> the game's actions by name, and its production rules."""
 parse_text: Any = textgen._parse_and_convert
-"""A text with symbols, such as "You open the {r.name}." -> the symbols."""
+"""A text such as "You open the {r.name}." -> its symbols."""
 
 
 def parse_conditions(query: str) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -91,14 +91,14 @@ def parse_conditions(query: str) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def display_names(identifiers: list[str]) -> dict[str, str]:
-    """Identifier -> the name that players read, e.g. "cabinet 3", as ALFWorld numbers them."""
+    """Identifier -> the name that players see, e.g. "cabinet 3", numbered as ALFWorld does."""
     entities = {name: _Entity(name) for name in identifiers}
     demangler = _alfworld.agents.utils.misc.Demangler(game_infos=entities, shuffle=False)
     return {name: demangler.demangle_alfred_name(name) for name in identifiers}
 
 
 class _Entity:
-    """What the demangler looks at."""
+    """The part of a TextWorld entity that the demangler reads."""
 
     def __init__(self, identifier: str) -> None:
         self.id = identifier

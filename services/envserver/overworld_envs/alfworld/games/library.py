@@ -1,8 +1,7 @@
-"""The games on disk: which there are, in which split, and what is wrong with those that cannot be played.
+"""The games on disk: which ones exist, in which split, and what is wrong with those that cannot be played.
 
-Games lie in the layout of ALFWorld's data, `json_2.1.1/<split>/<task>-<object>-...-<scene>/<trial>/game.tw-pddl` with
-`traj_data.json` beside it, in $ALFWORLD_DATA; where that is not set, in a folder of the cache that is filled with
-generated games at first use.
+They are in $ALFWORLD_DATA, in ALFWorld's layout (`layout.py`). If that is not set, they are in a folder of the cache,
+which is filled with generated games at first use.
 """
 
 from __future__ import annotations
@@ -19,17 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from overworld_envs.alfworld.engine import Game
-from overworld_envs.alfworld.grammar import GrammarError, grammar_of
-from overworld_envs.alfworld.planner import facts_of_problem, plan
-from overworld_envs.alfworld.tasks import TASK_TYPES, Task, task_of_problem
-from overworld_envs.alfworld.translation import TranslationError, cached, write_atomically
-
-SPLITS = ("train", "valid_seen", "valid_unseen")
-VERSION = "json_2.1.1"
-"""ALFWorld's name for the layout, a folder of the data's."""
-MARK = "generated.json"
-"""Lies in a data folder whose games are generated, and says how."""
+from overworld_envs.alfworld.engine.engine import Game
+from overworld_envs.alfworld.engine.grammar import GrammarError, grammar_of
+from overworld_envs.alfworld.engine.translation import TranslationError, cached, write_atomically
+from overworld_envs.alfworld.games.generator import DEFAULT_SET
+from overworld_envs.alfworld.games.layout import MARK, SPLITS, TRAJECTORY, VERSION, game_files
+from overworld_envs.alfworld.games.planner import facts_of_problem, plan
+from overworld_envs.alfworld.games.tasks import TASK_TYPES, Task, task_of_problem
 
 _MAX_BYTES = 8 << 20
 _INDEX_FORMAT = 1
@@ -37,7 +32,7 @@ _logger = logging.getLogger(__name__)
 
 
 class GameError(ValueError):
-    """A game, or a folder of games, that cannot be played; the message names it."""
+    """A game or a folder of games cannot be played; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +48,7 @@ class GameFile:
 class Library:
     """All games that can be played, in a fixed order.
 
-    `source` is "real" or "generated"; `digest` is of the games' names, sizes and sources.
+    `source` is "real" or "generated". `digest` identifies the set: it changes with any game's name or PDDL problem.
     """
 
     root: Path
@@ -62,7 +57,7 @@ class Library:
     games: tuple[GameFile, ...]
 
     def splits(self, task_types: tuple[str, ...] = TASK_TYPES) -> dict[str, tuple[GameFile, ...]]:
-        """Split -> its games of these types; splits without any are left out."""
+        """Split -> its games of these types; splits without any are omitted."""
         found = {
             split: tuple(game for game in self.games if game.split == split and game.task.type in task_types)
             for split in SPLITS
@@ -79,12 +74,10 @@ def cache_folder() -> Path:
 
 
 def library() -> Library:
-    """The games of $ALFWORLD_DATA, else the generated ones. Raises GameError if there are none."""
+    """The games in $ALFWORLD_DATA, or else the generated ones. Raises GameError if there are none."""
     data = os.environ.get("ALFWORLD_DATA")
     if data:
         return read_library(Path(data))
-    from overworld_envs.alfworld.generator import DEFAULT_SET
-
     folder = cache_folder() / DEFAULT_SET.name
     if not (folder / MARK).exists():
         with only_one(folder.with_suffix(".lock")):
@@ -95,7 +88,7 @@ def library() -> Library:
 
 
 def read_library(root: Path) -> Library:
-    """The playable games below a data folder; what is wrong with the others is logged. Raises GameError."""
+    """The playable games in a data folder. Logs what is wrong with the others. Raises GameError if none is left."""
     folder = root / VERSION
     if not folder.is_dir():
         raise GameError(
@@ -105,13 +98,13 @@ def read_library(root: Path) -> Library:
     index = cache_folder() / f"index-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}.json"
     known = _read_index(index)
     entries: dict[str, dict[str, Any]] = {}
-    for path in _game_files(folder):
+    for path in game_files(folder):
         name = path.relative_to(folder).as_posix()
         stamp = _stamp(path)
         entry = known.get(name)
         entries[name] = entry if entry is not None and entry["stamp"] == stamp else {"stamp": stamp, **_examined(path)}
     if entries != known:
-        with contextlib.suppress(OSError):  # a read-only cache costs time at the next start, no more
+        with contextlib.suppress(OSError):  # with a read-only cache, the next start takes longer
             write_atomically(index, json.dumps({"format": _INDEX_FORMAT, "games": entries}).encode())
     games = []
     for name, entry in entries.items():
@@ -127,7 +120,7 @@ def read_library(root: Path) -> Library:
 
 
 def open_game(file: GameFile) -> Game:
-    """Reads and translates a game; the translation is kept in the cache. Raises GameError, which names the file."""
+    """Reads a game and translates it, through the cache. Raises GameError, which names the file."""
     content = read_game(file.path)
     try:
         translation = cached(content["pddl_domain"], content["pddl_problem"], cache_folder() / "translations")
@@ -152,25 +145,15 @@ def read_game(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def only_one(lock: Path) -> Iterator[None]:
-    """Keeps all other processes waiting that want the same lock."""
+    """Makes other processes that want the same lock wait."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _game_files(folder: Path) -> list[Path]:
-    """As upstream collects them: beside each traj_data.json, but for tasks with slicing and movable receptacles."""
-    found = []
-    for split in SPLITS:
-        for root, _, files in os.walk(folder / split):
-            if "traj_data.json" in files and "game.tw-pddl" in files and "movable" not in root and "Sliced" not in root:
-                found.append(Path(root) / "game.tw-pddl")
-    return sorted(found)
-
-
 def _stamp(path: Path) -> list[int]:
-    both = path.stat(), path.with_name("traj_data.json").stat()
+    both = path.stat(), path.with_name(TRAJECTORY).stat()
     return [number for stat in both for number in (stat.st_mtime_ns, stat.st_size)]
 
 
@@ -186,13 +169,13 @@ _TASK_TYPE = re.compile(rb'"task_type"\s*:\s*"(\w+)"')
 
 
 def _examined(path: Path) -> dict[str, Any]:
-    """What the index keeps of a game: its task, or the problem with it."""
+    """A game's index entry: its task, or what is wrong with it."""
     try:
         content = read_game(path)
         digest = hashlib.sha256(content["pddl_problem"].encode()).hexdigest()[:16]
         if content.get("solvable") is not True:
             raise GameError('it is not marked as "solvable"')
-        task_type = _TASK_TYPE.search(path.with_name("traj_data.json").read_bytes())
+        task_type = _TASK_TYPE.search(path.with_name(TRAJECTORY).read_bytes())
         if task_type is None:
             raise GameError("its traj_data.json names no task_type")
         task = task_of_problem(task_type[1].decode(), content["pddl_problem"])

@@ -1,7 +1,7 @@
-"""Household scenes: the floor plans that ALFWorld ships, with the receptacles that stand in them and objects put there.
+"""Household scenes: the floor plans that ALFWorld ships, with their receptacles, furnished with objects.
 
-A floor plan gives positions and standpoints of most receptacles and names the kinds of everything else. What it names
-without a position (stove burners, a toaster, a towel holder, ...) gets one along the walls, always the same.
+A floor plan gives the position and the standpoint of most receptacles, and the kinds of everything else. A receptacle
+without a position (a stove burner, a toaster, a towel holder, ...) gets one near another, the same in every game.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import json
 import random
 from dataclasses import dataclass
 
-from overworld_envs.alfworld.upstream import LAYOUTS, constants
+from overworld_envs.alfworld.engine.upstream import LAYOUTS, constants
 
 ROOMS: dict[str, range] = dict(constants.SCENE_TYPE)
 """Kitchen, LivingRoom, Bedroom, Bathroom -> their floor plans."""
 UNSEEN: frozenset[int] = frozenset(constants.TEST_SCENE_NUMBERS)
-"""Floor plans that ALFRED keeps for `valid_unseen`."""
+"""Floor plans that ALFRED reserves for `valid_unseen`."""
 
 HOLDS: dict[str, frozenset[str]] = {
     kind: frozenset(objects)
     for kind, objects in constants.VAL_RECEPTACLE_OBJECTS.items()
     if kind not in constants.MOVABLE_RECEPTACLES_SET
 }
-"""Receptacle kind -> the kinds of objects that it may hold."""
+"""Kind of receptacle -> the kinds of objects that it may hold."""
 OPENABLE: frozenset[str] = frozenset(constants.OPENABLE_CLASS_SET) - {"Box"}
 LAMPS: frozenset[str] = frozenset(constants.VAL_ACTION_OBJECTS["Toggleable"])
 _LAMP_STANDS = {
@@ -38,18 +38,18 @@ _MAX_INSTANCES: int = constants.MAX_NUM_OF_OBJ_INSTANCES
 
 @dataclass(frozen=True, slots=True)
 class Receptacle:
-    """A thing to put objects in or on. `id` is THOR's, e.g. "Cabinet|+00.68|+00.50|-02.20"."""
+    """Something to put objects in or on. `id` is THOR's, e.g. "Cabinet|+00.68|+00.50|-02.20"."""
 
     id: str
     kind: str
     standpoint: tuple[int, int, int, int]
     """Where the agent stands to use it: x and z in quarters of a metre, rotation in quarter turns, horizon in degrees.
-    It is no other receptacle's."""
+    No two receptacles of a room share one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """An object, and the receptacle that it is in at first."""
+    """An object and the receptacle that it starts in."""
 
     id: str
     kind: str
@@ -58,7 +58,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A room before the episode."""
+    """A room at the start of an episode."""
 
     plan: int
     receptacles: tuple[Receptacle, ...]
@@ -84,21 +84,21 @@ def receptacles(plan: int) -> tuple[Receptacle, ...]:
             found.append(Receptacle(whole, kind, _free(pose, taken)))
     present = {receptacle.kind for receptacle in found}
     missing = [kind for kind in _named(plan) if kind in HOLDS and kind not in present]
-    chance = random.Random(plan)
+    rng = random.Random(plan)
     points = [receptacle.standpoint for receptacle in found]
     for kind in missing:
         for _ in range(_SEVERAL.get(kind, 1)):
-            x, z, rotation, _ = chance.choice(points)
+            x, z, rotation, _ = rng.choice(points)
             standpoint = _free((x, z, rotation, 30), taken)
             base = kind.removesuffix("Basin")
-            across, up = x / 4 + chance.uniform(-1, 1), chance.uniform(0.4, 1.2)
+            across, up = x / 4 + rng.uniform(-1, 1), rng.uniform(0.4, 1.2)
             name = f"{base}|{across:+06.2f}|{up:+06.2f}|{z / 4 - 0.75:+06.2f}"
             found.append(Receptacle(f"{name}|{kind}" if base != kind else name, kind, standpoint))
     return tuple(found)
 
 
-def furnish(plan: int, chance: random.Random) -> Scene:
-    """The floor plan with one to three of each kind of object that belongs there, each where such a thing may lie."""
+def furnish(plan: int, rng: random.Random) -> Scene:
+    """The floor plan with one to three objects of each kind that belongs there, in receptacles that may hold them."""
     where = receptacles(plan)
     things: list[Thing] = []
     names: set[str] = set()
@@ -106,7 +106,7 @@ def furnish(plan: int, chance: random.Random) -> Scene:
     def put(kind: str, receptacle: Receptacle) -> None:
         _, x, y, z, *_ = receptacle.id.split("|")
         for attempt in itertools.count():
-            across, deep = chance.uniform(-0.3, 0.3), chance.uniform(-0.3, 0.3)
+            across, deep = rng.uniform(-0.3, 0.3), rng.uniform(-0.3, 0.3)
             name = (
                 f"{kind}|{float(x) + across:+06.2f}|{float(y) + 0.05 + 0.01 * attempt:+06.2f}|{float(z) + deep:+06.2f}"
             )
@@ -120,26 +120,26 @@ def furnish(plan: int, chance: random.Random) -> Scene:
         if stands is not None:
             fitting = [receptacle for receptacle in where if receptacle.kind in stands]
             if fitting:
-                put(kind, chance.choice(fitting))
+                put(kind, rng.choice(fitting))
             continue
         fitting = [receptacle for receptacle in where if kind in HOLDS[receptacle.kind]]
         if fitting:
-            for _ in range(chance.randint(1, _MAX_INSTANCES)):
-                put(kind, _place(fitting, chance))
+            for _ in range(rng.randint(1, _MAX_INSTANCES)):
+                put(kind, _place(fitting, rng))
     return Scene(plan, where, tuple(things))
 
 
-def _place(fitting: list[Receptacle], chance: random.Random) -> Receptacle:
-    """Kind first, so that one of twenty cabinets is no likelier than the only fridge; surfaces hold most things."""
+def _place(fitting: list[Receptacle], rng: random.Random) -> Receptacle:
+    """Draws the kind first, so that twenty cabinets together are as likely as one fridge; surfaces are likelier."""
     kinds = sorted({receptacle.kind for receptacle in fitting})
-    kind = chance.choices(kinds, [3 if kind in _SURFACES else 1 for kind in kinds])[0]
-    return chance.choice([receptacle for receptacle in fitting if receptacle.kind == kind])
+    kind = rng.choices(kinds, [3 if kind in _SURFACES else 1 for kind in kinds])[0]
+    return rng.choice([receptacle for receptacle in fitting if receptacle.kind == kind])
 
 
 def _named(plan: int) -> list[str]:
-    """Kinds of what is in a floor plan, in order."""
+    """The kinds of everything in a floor plan, sorted."""
     kinds: set[str] = set(json.loads((LAYOUTS / f"FloorPlan{plan}-objects.json").read_text()))
-    if "Lamp" in kinds:  # what THOR calls it in a few bedrooms
+    if "Lamp" in kinds:  # THOR's name for it in a few bedrooms
         kinds.add("DeskLamp")
     if "PaperTowelRoll" in kinds:
         kinds.add("PaperTowel")
@@ -152,7 +152,7 @@ def _kind(name: str) -> str:
 
 
 def _free(standpoint: tuple[int, int, int, int], taken: set[tuple[int, int, int, int]]) -> tuple[int, int, int, int]:
-    """The standpoint, or one beside it: a location with two receptacles would put both into one text."""
+    """The standpoint, or one close to it if it is taken: a location with two receptacles has one text for both."""
     x, z, rotation, horizon = standpoint
     for step in itertools.count():
         candidate = (x + step // 4 % 4, z + step // 16, rotation, horizon - 15 * (step % 4))

@@ -1,8 +1,8 @@
-"""What the agent can see from where it stands: all that a renderer gets, so that no picture can tell more.
+"""What the agent can see from where it stands. A renderer gets nothing else, so no picture can show more.
 
-Upstream's facts are the whole world, the contents of closed receptacles included. A `View` holds only the receptacles
-at the agent's place, what is in those that are open or have no door, what it holds, and how these objects look; in the
-middle of the room, the names of all receptacles.
+Upstream's facts describe the whole world, including what closed receptacles hold. A `View` has only the receptacles
+where the agent stands, what is in those that are open or have no door, what the agent holds, and how these objects
+look; in the middle of the room, the names of all receptacles.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from overworld_envs.alfworld.grammar import Entity
-from overworld_envs.alfworld.planner import KnownFacts
+from overworld_envs.alfworld.engine.facts import KnownFacts
+from overworld_envs.alfworld.engine.grammar import Entity
 
 _LOOKS = (("ishot", "hot"), ("iscool", "cool"), ("isclean", "clean"), ("issliced", "sliced"), ("istoggled", "on"))
 
 
 class Seen(NamedTuple):
-    """An object in sight, e.g. Seen("egg 2", ("hot",)). `looks` may hold hot, cool, clean, sliced, on."""
+    """An object in sight, e.g. Seen("egg 2", ("hot",)). `looks` is any of hot, cool, clean, sliced and on."""
 
     name: str
     looks: tuple[str, ...] = ()
 
 
 class Place(NamedTuple):
-    """A receptacle that the agent stands at. `door` is "open", "closed" or, where there is none, ""."""
+    """A receptacle where the agent stands. `door` is "open", "closed", or "" if it has none."""
 
     name: str
     door: str
@@ -32,11 +32,11 @@ class Place(NamedTuple):
 
 
 class View(NamedTuple):
-    """What there is to see."""
+    """Everything that the agent can see."""
 
     places: tuple[Place, ...]
     receptacles: tuple[str, ...]
-    """Names of all receptacles, in the middle of the room; at a place, none."""
+    """The names of all receptacles in the middle of the room; empty elsewhere."""
     held: Seen | None
 
 
@@ -46,7 +46,7 @@ def kind_of(name: str) -> str:
 
 
 def view(facts: KnownFacts, entities: Mapping[str, Entity]) -> View:
-    """What can be seen now."""
+    """What can be seen in a state. `entities` maps identifiers to the names in texts."""
     looks: dict[str, tuple[str, ...]] = {}
     for predicate, look in _LOOKS:
         for (thing,) in facts.of(predicate):
@@ -79,6 +79,6 @@ def view(facts: KnownFacts, entities: Mapping[str, Entity]) -> View:
 
 
 def _natural(name: str) -> tuple[str, int]:
-    """So that "shelf 2" comes before "shelf 10"."""
+    """A sort key that puts "shelf 2" before "shelf 10"."""
     kind, _, number = name.rpartition(" ")
     return (kind, int(number)) if number.isdigit() else (name, 0)

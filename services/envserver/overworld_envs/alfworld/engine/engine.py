@@ -1,16 +1,17 @@
-"""ALFWorld's engine: TextWorld's rules for PDDL games on Fast Downward's state machine, without the waste.
+"""ALFWorld's engine: TextWorld's rules for PDDL games on Fast Downward's state machine, without the overhead.
 
-What is upstream's: the game files, the translator, the state machine (which actions are possible, what they do, whether
-the goal is met), the parsers of grammars and conditions, and the numbering of names. What `textworld.envs.pddl.PddlEnv`
-does around them at every step is done here otherwise, with the same texts, commands and scores to the byte
-(`tests/unit/alfworld/test_alfworld_engine.py` plays both side by side):
+Upstream provides the game files, the translator, the state machine (which actions are possible, what they change,
+whether the goal is met), the parsers of grammars and conditions, and the numbering of names. This package replaces
+what `textworld.envs.pddl.PddlEnv` does around them at every step, and produces the same texts, commands and scores,
+byte for byte (`tests/unit/envs/alfworld/test_engine.py` plays both side by side):
 
-1. translations are made once and kept (`translation.py`); upstream makes four per episode;
-2. facts are tuples in sets (`facts.py`); upstream's are interned objects, sorted anew for each question;
-3. texts are parsed once and expanded without copies and without `eval` (`grammar.py`);
-4. what an operator is called, and what it changes, is worked out when it first occurs in a game; upstream does it for
-   every possible action at every step;
-5. the same game starts again from its first state; upstream reads the translation again.
+1. A game is translated once and the translation is cached (`translation.py`); upstream translates four times per
+   episode.
+2. Facts are tuples in sets (`facts.py`); upstream's are interned objects that are sorted again for every query.
+3. Texts are parsed once and expanded without copies and without `eval` (`grammar.py`).
+4. The command and the effects of an operator are worked out when it first occurs in a game; upstream works them out
+   for every possible action at every step.
+5. Replaying the loaded game restores its first state; upstream reads the translation again.
 """
 
 from __future__ import annotations
@@ -23,23 +24,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from overworld_envs.alfworld.facts import Arguments, Facts, Placeholder, Vocabulary
-from overworld_envs.alfworld.grammar import Context, Entity, Grammar
-from overworld_envs.alfworld.translation import Translation
-from overworld_envs.alfworld.upstream import display_names, fast_downward
+from overworld_envs.alfworld.engine.facts import Arguments, Facts, Placeholder, Vocabulary
+from overworld_envs.alfworld.engine.grammar import Context, Entity, Grammar
+from overworld_envs.alfworld.engine.translation import Translation
+from overworld_envs.alfworld.engine.upstream import display_names, fast_downward
 
 NOTHING_HAPPENS = "Nothing happens."
-"""What the engine answers to a command that is not admissible."""
+"""The feedback to a command that is not admissible."""
 
 _MAX_STATES = 20_000
-"""States that the state machine may have stored before it is loaded anew: it never forgets one."""
+"""Stored states after which the state machine is reloaded at the next reset: it never forgets one."""
 
 _OPERATOR = np.dtype([("id", "<i4"), ("name", "S1024"), ("effects", "<i4")])
-_LOADED = 0  # the id of the state that a loaded game begins with
+_LOADED = 0  # id of the initial state of a loaded game
 
 
 class _Operator(NamedTuple):
-    """An action with its arguments: how its command reads, or None if that depends on the state."""
+    """An action with its arguments. `command` is None if its wording depends on the state."""
 
     action: str
     command: str | None
@@ -47,12 +48,12 @@ class _Operator(NamedTuple):
     bindings: dict[Placeholder, str]
     variables: Mapping[str, Entity]
     effects: int
-    """How many atoms it changes, at most."""
+    """The largest number of atoms that it may change."""
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
 class Game:
-    """A game ready to be played, by any number of engines of this process."""
+    """A game ready to be played, by any number of engines in this process."""
 
     translation: Translation
     grammar: Grammar
@@ -69,13 +70,13 @@ class Game:
 
 
 class Engine:
-    """Plays one game at a time. Keep it for the next game: the state machine's library cannot be unloaded.
+    """Plays one game at a time. Not thread-safe.
 
-    One thread only.
+    Reuse it for the next game: the state machine's library cannot be unloaded.
     """
 
     facts: Facts
-    """What is true now, closed receptacles included."""
+    """Everything that is true now, including what closed receptacles hold."""
     game: Game
 
     def __init__(self) -> None:
@@ -88,16 +89,16 @@ class Engine:
         """The admissible commands, sorted."""
         self.won = False
         self.last_action: tuple[str, Mapping[str, str]] | None = None
-        """The PDDL action that the last command was, with its arguments; None if it was not admissible."""
+        """The last command's PDDL action and its arguments; None if the command was not admissible."""
 
     def reset(self, game: Game) -> str:
-        """Starts `game`; the text that it begins with."""
+        """Starts `game` and returns its opening text."""
         library = self._library
         if self._loaded is not game or self._states > _MAX_STATES:
             self._loaded = None
             library.load_sas(game.translation.sas)
             self._loaded, self._states = game, 0
-            _give_memory_back()
+            _trim_heap()
         else:
             library.set_state_id(_LOADED)
         self.game = game
@@ -108,7 +109,7 @@ class Engine:
         return feedback
 
     def step(self, command: str) -> str:
-        """Executes a command; the text that it gives. One that is not admissible changes nothing."""
+        """Executes a command and returns the feedback. A command that is not admissible changes nothing."""
         identifier = self._possible.get(command)
         if identifier is None:
             self.last_action = None
@@ -123,7 +124,7 @@ class Engine:
         return text
 
     def command(self, action: str, **arguments: str) -> str:
-        """How a possible action reads, e.g. command("openobject", r="fridge_bar_..."). Raises LookupError."""
+        """The command for a possible action, e.g. command("openobject", r="fridge_bar_..."). Raises LookupError."""
         wanted = arguments.items()
         for command, identifier in self._possible.items():
             operator = self.game.operators[identifier]
@@ -132,7 +133,7 @@ class Engine:
         raise LookupError(f"{action} with {arguments} is not possible now")
 
     def _apply(self, identifier: int, operator: _Operator) -> list[tuple[str, Arguments]]:
-        """Moves the state machine; what changes, in order."""
+        """Advances the state machine and returns the changes, in order."""
         self._states += 1
         known = self.game.changes.get(identifier)
         if known is not None:
@@ -144,7 +145,7 @@ class Engine:
         return changes
 
     def _look(self) -> None:
-        """Finds out what is possible now, and whether the goal is met."""
+        """Updates the admissible commands and whether the goal is met."""
         count = self._library.get_applicable_operators_count()
         if count > len(self._operators):
             self._operators = np.zeros(2 * count, _OPERATOR)
@@ -168,7 +169,7 @@ class Engine:
         game = self.game
         action, *arguments = row["name"].partition(b"\0")[0].decode("cp1252").split()
         parameters = game.translation.actions[action]
-        bindings = dict(zip(parameters, arguments, strict=False))  # the operator's name leaves no argument out
+        bindings = dict(zip(parameters, arguments, strict=False))  # an operator's name has all arguments, in order
         named = {name: argument for (name, _), argument in bindings.items()}
         variables = {name: game.entities[argument] for name, argument in named.items()}
         operator = _Operator(action, None, named, bindings, variables, int(row["effects"]))
@@ -187,8 +188,8 @@ _loads = itertools.count(1)
 _trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
-def _give_memory_back() -> None:
-    """Now and then: what games leave behind in pieces would take a quarter more memory. A few tens of milliseconds."""
+def _trim_heap() -> None:
+    """Every 64th call takes a few tens of milliseconds. Without it, fragmentation costs a quarter more memory."""
     if _trim is not None and next(_loads) % 64 == 0:
         _trim(0)
 

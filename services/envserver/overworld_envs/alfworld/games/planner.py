@@ -1,9 +1,9 @@
-"""The expert's planner: the shortest way from any state to the goal of one of the six tasks.
+"""The expert's planner: the shortest plan from any state to the goal of one of the six tasks.
 
 Upstream's planners search blindly for minutes, or follow hand-written rules that sometimes fail. But the six tasks are
-simple: fetch an object, treat it perhaps, bring it somewhere. So every choice of object, device and target is written
-down as a sequence of actions, and the shortest is the plan. That takes a millisecond, finds a plan wherever there is
-one, and is as short as Fast Downward's optimal search (a test compares them).
+simple: fetch an object, perhaps treat it, take it somewhere. So this planner writes out the actions for every choice
+of object, device and target, and takes the shortest sequence. That takes less than a millisecond, finds a plan whenever
+there is one, and the plan is as short as the one of Fast Downward's optimal search (a test compares them).
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from overworld_envs.alfworld.facts import Arguments
-from overworld_envs.alfworld.tasks import Task
+from overworld_envs.alfworld.engine.facts import Arguments, KnownFacts
+from overworld_envs.alfworld.games.tasks import Task
 
 DEVICES: Mapping[str, str] = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
-"""Treatment -> the kind of receptacle that it takes."""
+"""Treatment -> the kind of receptacle that it needs."""
 TREATED: Mapping[str, str] = {"clean": "isclean", "heat": "ishot", "cool": "iscool"}
 """Treatment -> the predicate that it makes true."""
 
 
 class Step(NamedTuple):
-    """An action of a plan: the PDDL action's name, with its object and receptacle where it has them.
+    """An action of a plan: the PDDL action's name, its object if it has one, and its receptacle.
 
     `purpose` is "fetch", "treat", "place", "light" or "drop".
     """
@@ -35,35 +35,28 @@ class Step(NamedTuple):
     purpose: str
 
 
-class KnownFacts(Protocol):
-    """Where a planner reads facts."""
-
-    def of(self, predicate: str) -> Iterable[Arguments]:
-        """The arguments of which `predicate` is true."""
-
-
 @dataclass(slots=True)
 class _World:
-    """The facts, in the shape that planning wants."""
+    """The facts, indexed for planning."""
 
     here: str
     held: str | None
     location: dict[str, str]
-    """Receptacle -> where it stands."""
+    """Receptacle -> its location."""
     inside: dict[str, str]
     """Object -> the receptacle that it is in."""
     closed: set[str]
     kind: dict[str, str]
     """Object or receptacle -> its kind, e.g. "mug"."""
     holds: set[Arguments]
-    """Kinds of receptacle and object that go together, as "fridgetype", "eggtype"."""
+    """Kinds of receptacle and object that go together, such as ("fridgetype", "eggtype")."""
 
     def may_hold(self, receptacle: str, thing: str) -> bool:
         return (f"{self.kind[receptacle]}type", f"{self.kind[thing]}type") in self.holds
 
 
 def plan(task: Task, facts: KnownFacts) -> list[Step] | None:
-    """The shortest plan; empty if the goal is met, None if it cannot be."""
+    """The shortest plan. Empty if the goal is met, None if it cannot be met."""
     world = _read(facts)
     if world is None:
         return None
@@ -108,7 +101,7 @@ def _read(facts: KnownFacts) -> _World | None:
 
 @dataclass(slots=True)
 class _Draft:
-    """A plan while it is made, and what it has changed so far."""
+    """A plan under construction, and what it has changed so far."""
 
     world: _World
     here: str = field(init=False)
@@ -152,7 +145,7 @@ class _Draft:
 
 
 def _placements(task: Task, facts: KnownFacts, world: _World) -> Iterator[_Draft]:
-    """All ways to bring one object, or two, to a target."""
+    """All ways to bring the object, or two of them, to a target."""
     wanted = 2 if task.type == "pick_two_obj_and_place" else 1
     treatment = task.treatment
     treated = {thing for (thing,) in facts.of(TREATED[treatment])} if treatment else set()
@@ -202,7 +195,7 @@ def _looks(task: Task, facts: KnownFacts, world: _World) -> Iterator[_Draft]:
 
 
 def _freed(world: _World, thing: str, target: str) -> Iterator[_Draft]:
-    """Drafts whose hands can take `thing`: something else in them is put down first, here or on the way."""
+    """Drafts in which the hand is free for `thing`: anything else is put down first, here or on the way."""
     held = world.held
     if held is None or held == thing:
         yield _Draft(world)
@@ -227,7 +220,7 @@ def _copied(draft: _Draft) -> _Draft:
 
 
 def _movable(kind: str, facts: KnownFacts, world: _World) -> list[str]:
-    """Objects of a kind that can be held, or are."""
+    """Objects of a kind that can be picked up or are held."""
     things = sorted(thing for (thing,) in facts.of("pickupable") if world.kind.get(thing) == kind)
     return [thing for thing in things if thing == world.held or world.inside.get(thing) in world.location]
 

@@ -1,24 +1,24 @@
-"""Writes a scene and a task as a game: the PDDL problem and the JSON that ALFWorld's games are."""
+"""Writes a scene and a task as a game of ALFWorld: a PDDL problem within a JSON object."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from overworld_envs.alfworld.scenes import HOLDS, LAMPS, OPENABLE, Scene
-from overworld_envs.alfworld.upstream import DOMAIN, GRAMMAR, constants, goals
+from overworld_envs.alfworld.engine.upstream import DOMAIN, GRAMMAR, constants, goals
+from overworld_envs.alfworld.games.scenes import HOLDS, LAMPS, OPENABLE, Scene
 
 _MANGLED = {"|": "_bar_", "-": "_minus_", "+": "_plus_", ".": "_dot_"}
 _TREATABLE: dict[str, frozenset[str]] = {
     predicate: frozenset(constants.VAL_ACTION_OBJECTS[predicate.capitalize()])
     for predicate in ("heatable", "coolable", "cleanable", "toggleable", "sliceable")
 }
-# The domain's actions name these; the translation fails without them, also where none is in the scene.
+# The domain's actions name these; the translation fails without them, even if the scene has none.
 _RECEPTACLE_CONSTANTS = {"SinkBasin", "Microwave", "Fridge"}
 _OBJECT_CONSTANTS = {"Knife", "ButterKnife"}
 
 
 def identifier(name: str) -> str:
-    """A THOR name as PDDL can write it: "Mug|-01.2" becomes "Mug_bar__minus_01_dot_2"."""
+    """A THOR name as a PDDL identifier: "Mug|-01.2" -> "Mug_bar__minus_01_dot_2"."""
     for sign, word in _MANGLED.items():
         name = name.replace(sign, word)
     return name
@@ -30,7 +30,7 @@ def treatable(kind: str, treatment: str) -> bool:
 
 
 def problem(scene: Scene, task_type: str, goal_object: str, goal_target: str) -> str:
-    """The PDDL problem. The agent starts in the middle of the room, at no receptacle."""
+    """The PDDL problem. The agent starts in the middle of the room, away from all receptacles."""
     start = "loc_bar_0_bar_0_bar_0_bar_30_bar_start"
     standpoints = {
         receptacle.id: identifier("loc|" + "|".join(map(str, receptacle.standpoint)))
@@ -72,12 +72,12 @@ def problem(scene: Scene, task_type: str, goal_object: str, goal_target: str) ->
     facts.append(f"atLocation agent1 {start}")
     goal = goals[task_type]["pddl"].format(obj=goal_object, recep=goal_target, toggle=goal_target).replace("#", "-")
     lines = ["(define (problem generated)", "(:domain alfred)", "(:objects", *declared, ")", "(:init"]
-    # Upstream's goals end with the bracket that closes the problem.
+    # Upstream's goals already end with the bracket that closes the problem.
     return "\n".join([*lines, *(f"({fact})" for fact in facts), ")", goal.strip("\n")])
 
 
 def game(text: str, goal_in_words: str) -> dict[str, Any]:
-    """What `game.tw-pddl` holds, given the PDDL problem. There is no walkthrough: the planner finds one anywhere."""
+    """The content of a `game.tw-pddl`, given the PDDL problem. It has no walkthrough; the planner makes its own."""
     return {
         "pddl_domain": DOMAIN,
         "grammar": GRAMMAR.replace("UNKNOWN GOAL", goal_in_words),

@@ -1,8 +1,8 @@
 """The game's texts: upstream's grammar, parsed by upstream's parser and expanded here.
 
 Upstream parses the same texts again at every step, copies the whole context for every symbol, and evaluates `{...}` as
-Python, so that a game file can run anything. Here each text is parsed once per process, contexts are shared since
-nothing changes them, and `{...}` may hold names, their attributes, strings, `+` and `or`; anything else is refused.
+Python, so a game file can run any code. Here each text is parsed once per process and contexts are shared, since
+nothing changes them. `{...}` may hold names, their attributes, strings, `+` and `or`; anything else is refused.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from overworld_envs.alfworld.facts import Bindings, Condition, Facts
-from overworld_envs.alfworld.upstream import parse_conditions, parse_grammar, parse_text, textgen
+from overworld_envs.alfworld.engine.facts import Bindings, Condition, Facts
+from overworld_envs.alfworld.engine.upstream import parse_conditions, parse_grammar, parse_text, textgen
 
 
 class GrammarError(ValueError):
-    """A game's grammar is broken, or holds what is refused."""
+    """A game's grammar is broken or uses something that is not allowed."""
 
 
 class Entity(NamedTuple):
-    """A thing as texts name it; the attributes are those that a grammar may use."""
+    """A thing in a text; the fields are the attributes that a grammar may use."""
 
     id: str
     name: str
@@ -32,7 +32,7 @@ class Entity(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What a text may speak of."""
+    """What a text is expanded with."""
 
     facts: Facts
     entities: Mapping[str, Entity]
@@ -40,13 +40,13 @@ class Context(NamedTuple):
     bindings: Bindings
 
     def extended(self, found: Bindings) -> Context:
-        """With what a query has bound."""
+        """This context with the bindings that a query found."""
         named = {name: self.entities[identifier] for (name, _), identifier in found.items()}
         return Context(self.facts, self.entities, {**self.variables, **named}, found)
 
 
 class Action(NamedTuple):
-    """How commands of one PDDL action read, and what their feedback is; texts with symbols."""
+    """The command and the feedback of a PDDL action, as texts with symbols."""
 
     template: str
     feedback: str
@@ -60,7 +60,7 @@ class Grammar:
         self._rules = rules
 
     def with_task(self, text: str) -> Grammar:
-        """The same, with `text` as what says the task."""
+        """The same grammar with `text` stating the task."""
         return Grammar(self.actions, {**self._rules, "task": [_Rule(_symbols(text), "")]})
 
     def expand(self, text: str, context: Context) -> str:
@@ -68,7 +68,7 @@ class Grammar:
         return self._joined(_symbols(text), context)
 
     def static(self, text: str, fluents: frozenset[str]) -> bool:
-        """Whether `text` reads the same in all states: none of its conditions is about `fluents`."""
+        """Whether `text` is the same in all states, i.e. none of its conditions is about `fluents`."""
         symbols = [symbol.symbol if isinstance(symbol, textgen.ListSymbol) else symbol for symbol in _symbols(text)]
         if any(isinstance(symbol, textgen.NonterminalSymbol) for symbol in symbols):
             return False
@@ -128,13 +128,13 @@ class _Rule(NamedTuple):
 
 
 _TASK = re.compile(r'("rhs": )("Your task is to: [^"\\#\[\]{}<>|;]*")')
-"""The line of a grammar that differs from game to game, if it holds no symbols."""
+"""The only line of a grammar that differs between games; matches if it has no symbols."""
 
 
 def grammar_of(text: str) -> Grammar:
-    """The grammar of a game. Parsing takes a fifth of a second; all games share it but for the line with the task.
+    """The grammar of a game. Raises GrammarError.
 
-    Raises GrammarError.
+    Parsing takes a fifth of a second, so games share the result, except for the line with the task.
     """
     task = _TASK.search(text)
     if task is None:
@@ -146,7 +146,7 @@ def grammar_of(text: str) -> Grammar:
 def _parsed(text: str) -> Grammar:
     try:
         actions, rules = parse_grammar(text, rule_name="pddlStart")
-    except Exception as error:  # whatever the parser raises
+    except Exception as error:  # the parser may raise anything
         raise GrammarError(f"its grammar cannot be parsed: {error}") from error
     return Grammar(
         {name: Action(action.template, action.feedback_rule) for name, action in actions.items()},
@@ -166,7 +166,7 @@ def _conditions(query: str) -> tuple[Condition, ...]:
 
 @functools.lru_cache(maxsize=1024)
 def _expression(source: str) -> Callable[[Mapping[str, Entity]], str]:
-    """What `{...}` means, given the variables."""
+    """The function from variables to text that `{...}` stands for."""
     try:
         tree = ast.parse(source.strip(), mode="eval")
     except (SyntaxError, ValueError) as error:
@@ -197,4 +197,4 @@ def _variable(variables: Mapping[str, Entity], name: str, source: str) -> Entity
     try:
         return variables[name]
     except KeyError:
-        raise GrammarError(f"the grammar's {{{source}}} speaks of {name!r}, which is not bound there") from None
+        raise GrammarError(f"the grammar's {{{source}}} uses {name!r}, which is not bound there") from None

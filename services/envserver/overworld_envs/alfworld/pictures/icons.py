@@ -1,4 +1,4 @@
-"""Small pictures of household things, one shape and a few colours per kind; a kind without one is a plain box."""
+"""Icons of household things: a shape and a few colours per kind. A kind without one is a plain box."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _INK: Colour = (52, 54, 64)
 
 
 class Brush:
-    """Draws into a square of a sprite; all lengths are shares of its side."""
+    """Draws into a square of a sprite; all lengths are fractions of its side."""
 
     def __init__(self, pen: Pen, left: float, top: float, side: float, *, on: bool = False) -> None:
         self._pen, self._left, self._top, self._side = pen, left, top, side
         self.on = on
 
     def box(self, left: float, top: float, right: float, bottom: float, colour: Colour, radius: float = 0.05) -> None:
-        """A rectangle with round corners."""
+        """A rectangle with rounded corners."""
         x0, y0 = self._at(left, top)
         x1, y1 = self._at(right, bottom)
         if x1 - x0 >= 0.5 and y1 - y0 >= 0.5:
@@ -55,7 +55,7 @@ class Brush:
 
 
 def draw_icon(pen: Pen, kind: str, left: float, top: float, side: float, *, on: bool = False) -> None:
-    """Draws a kind of thing, e.g. "mug" or "fridge"; a lamp that is `on` shines."""
+    """Draws the icon of a kind, e.g. "mug" or "fridge". A lamp that is `on` shines."""
     ICONS.get(kind, _box(_TAN))(Brush(pen, left, top, side, on=on))
 
 

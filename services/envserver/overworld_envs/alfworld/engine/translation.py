@@ -1,7 +1,7 @@
-"""A game's PDDL, translated for Fast Downward's state machine once and kept on disk.
+"""Translates a game's PDDL for Fast Downward's state machine, once, and caches the result on disk.
 
-Upstream translates each game four times per episode, in Python: once to look at its facts, once to play it, and each
-time again for a planner. The planner here works on facts (`planner.py`), so one translation is enough, for ever.
+Upstream translates each game four times per episode, in Python: once to read its facts, once to play it, and once more
+for a planner each time. Nothing here needs more than one translation per game.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from overworld_envs.alfworld.deadline import TimeLimitError, deadline
-from overworld_envs.alfworld.facts import Arguments
-from overworld_envs.alfworld.upstream import VERSIONS, fast_downward
+from overworld_envs.alfworld.engine.deadline import TimeLimitError, deadline
+from overworld_envs.alfworld.engine.facts import Arguments
+from overworld_envs.alfworld.engine.upstream import VERSIONS, fast_downward
 
 TIME_LIMIT = 30.0
-"""Seconds that a translation may take; a large kitchen takes one."""
+"""Seconds that a translation may take. A large kitchen takes about one."""
 
 _FORMAT = "3"
-_MAX_NAME = 1023  # the state machine copies names into fields of 1,024 bytes, and does not look
-_LENGTH = 8  # bytes of each of the two numbers in front of a cache entry
+_MAX_NAME = 1023  # the state machine copies names into fields of 1,024 bytes without checking their length
+_LENGTH = 8  # bytes of each of the two numbers at the start of a cache entry
 _INTERNAL = "new-axiom@"
 
 
@@ -38,11 +38,11 @@ class TranslationError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """What the state machine runs, and what texts and planner need to know of it.
+    """What the state machine runs, and what the engine needs to know about it.
 
-    `compressed` is Fast Downward's format, a megabyte or two of it, deflated; `types` maps each type to its supertypes,
-    `objects` each identifier to its type; `facts` are the initial ones by predicate; `actions` gives each action's
-    parameters as (name, type); `fluents` are the predicates that some action changes.
+    `compressed` is a megabyte or two of Fast Downward's format, deflated. `types` maps each type to its supertypes,
+    `objects` each identifier to its type, `facts` each predicate to its initial facts, and `actions` each action to its
+    parameters as (name, type). `fluents` are the predicates that some action changes.
     """
 
     compressed: bytes
@@ -54,12 +54,12 @@ class Translation:
 
     @property
     def sas(self) -> bytes:
-        """What the state machine reads."""
+        """The input of the state machine."""
         return zlib.decompress(self.compressed)
 
 
 def translate(domain: str, problem: str) -> Translation:
-    """The translation that upstream's engine plays, made by upstream's translator. Raises TranslationError."""
+    """The translation that upstream's engine would play, made by upstream's translator. Raises TranslationError."""
     try:
         with _undisturbed(), deadline(TIME_LIMIT):
             task, sas = fast_downward.pddl2sas(domain, problem)
@@ -68,15 +68,15 @@ def translate(domain: str, problem: str) -> Translation:
         return _described(task, sas)
     except TimeLimitError:
         raise TranslationError(f"its PDDL takes longer than {TIME_LIMIT:g} s to translate") from None
-    except (Exception, SystemExit) as error:  # it is a program's code: it asserts and exits on what it does not like
+    except (Exception, SystemExit) as error:  # it was written as a program: it asserts and exits on bad input
         raise TranslationError(f"its PDDL cannot be translated: {type(error).__name__}: {error}") from error
 
 
 def cached(domain: str, problem: str, folder: Path) -> Translation:
-    """As `translate`, from `folder` if it is there; processes may share it. Raises TranslationError, OSError."""
+    """Like `translate`, but cached in `folder`, which processes may share. Raises TranslationError, OSError."""
     name = hashlib.sha256("\0".join((_FORMAT, json.dumps(VERSIONS), domain, problem)).encode()).hexdigest()
     path = folder / name[:2] / f"{name}.sas.z"
-    with contextlib.suppress(FileNotFoundError, zlib.error, ValueError, KeyError):  # not there, or cut off: made anew
+    with contextlib.suppress(FileNotFoundError, zlib.error, ValueError, KeyError):  # missing or truncated
         return _unpacked(path.read_bytes())
     translation = translate(domain, problem)
     write_atomically(path, _packed(translation))
@@ -84,7 +84,7 @@ def cached(domain: str, problem: str, folder: Path) -> Translation:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file that other processes see whole or not at all. Raises OSError."""
+    """Writes a file so that other processes see all of it or nothing. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -98,7 +98,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """The translator overwrites sys.argv; and the garbage collector would look through its data again and again."""
+    """Restores sys.argv, which the translator overwrites, and pauses the garbage collector, which slows it down."""
     arguments, collecting = sys.argv, gc.isenabled()
     gc.disable()
     try:
@@ -149,7 +149,7 @@ def _packed(translation: Translation) -> bytes:
 
 
 def _unpacked(content: bytes) -> Translation:
-    """Raises zlib.error, ValueError or KeyError if it is not whole."""
+    """The translation in a cache entry. Raises zlib.error, ValueError or KeyError if the entry is truncated."""
     start = 2 * _LENGTH
     end = start + int.from_bytes(content[:_LENGTH])
     sas = content[end:]
@@ -157,7 +157,7 @@ def _unpacked(content: bytes) -> Translation:
         raise ValueError("the entry is cut off")
     fields = json.loads(zlib.decompress(content[start:end]))
     objects = fields["objects"]
-    same = {name: name for name in objects}  # one string for each identifier, however often it occurs
+    same = {name: name for name in objects}  # one string object per identifier
     return Translation(
         compressed=sas,
         types=fields["types"],

@@ -1,14 +1,14 @@
-"""The facts of a state, and the search for what makes conditions true in it: TextWorld's rules, on plain tuples.
+"""The facts of a state, and the search for bindings that satisfy conditions: TextWorld's rules on plain tuples.
 
-TextWorld keeps `Proposition` objects, which it interns for ever, parses each condition anew and sorts all facts of a
-predicate for every question. Here a fact is a tuple of identifiers under its predicate's name, and what is sorted stays
-sorted until the predicate changes. Answers come in the same order.
+TextWorld keeps `Proposition` objects, which it interns for ever; it parses every condition again and sorts all facts of
+a predicate for every query. Here a fact is a tuple of identifiers under its predicate's name, and facts stay sorted
+until their predicate changes. Results come in the same order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 Arguments = tuple[str, ...]
 Placeholder = tuple[str, str]
@@ -25,7 +25,7 @@ class Condition(NamedTuple):
 
 
 class Vocabulary:
-    """The types of a game: what each identifier is, and which types are a kind of which.
+    """The types of a game: the type of each identifier, and the hierarchy of types.
 
     `parents` maps each type to its supertypes' names, `types` each identifier to its type.
     """
@@ -41,7 +41,7 @@ class Vocabulary:
         self._ranks: dict[tuple[str, ...], dict[tuple[str, ...], int]] = {}
 
     def ranks(self, wanted: tuple[str, ...]) -> dict[tuple[str, ...], int]:
-        """Types that facts may have where `wanted` are asked for -> their place in TextWorld's order, breadth first."""
+        """The type signatures that match `wanted` -> their rank in TextWorld's order, which is breadth first."""
         found = self._ranks.get(wanted)
         if found is None:
             found = {wanted: 0}
@@ -57,8 +57,15 @@ class Vocabulary:
         return found
 
 
+class KnownFacts(Protocol):
+    """Facts to read from: those of a state (`Facts`), or those that a PDDL problem lists."""
+
+    def of(self, predicate: str) -> Iterable[Arguments]:
+        """The arguments of which `predicate` is true."""
+
+
 class Facts:
-    """What is true now."""
+    """The facts of the current state."""
 
     def __init__(self, vocabulary: Vocabulary, initial: Mapping[str, Iterable[Arguments]]) -> None:
         self._vocabulary = vocabulary
@@ -67,7 +74,7 @@ class Facts:
         self._conditions: dict[str, list[Condition]] = {}  # in `_ordered`, by predicate
 
     def of(self, predicate: str) -> set[Arguments] | frozenset[Arguments]:
-        """The arguments of which `predicate` is true; not to be changed."""
+        """The arguments of which `predicate` is true. Do not modify the result."""
         return self._facts.get(predicate, frozenset())
 
     def holds(self, predicate: str, *arguments: str) -> bool:
@@ -75,7 +82,7 @@ class Facts:
         return arguments in self._facts.get(predicate, ())
 
     def update(self, predicate: str, arguments: Arguments) -> None:
-        """Makes a fact true, or with "not_" before the predicate untrue; as in TextWorld, "not_..." is then a fact."""
+        """Makes a fact true, or untrue if `predicate` starts with "not_". As in TextWorld, "not_..." is then a fact."""
         opposite = predicate[4:] if predicate.startswith("not_") else f"not_{predicate}"
         for name in (opposite, predicate):
             for condition in self._conditions.pop(name, ()):
@@ -84,7 +91,7 @@ class Facts:
         self._facts.setdefault(predicate, set()).add(arguments)
 
     def assignments(self, conditions: Sequence[Condition], bindings: Bindings) -> Iterator[Bindings]:
-        """All ways to bind the placeholders that are free in `bindings`, so that all conditions hold.
+        """All ways to bind the placeholders missing from `bindings` so that all conditions hold.
 
         No two placeholders are bound to the same thing.
         """

@@ -1,6 +1,6 @@
-"""Makes games: a furnished floor plan and a task that it allows, each won by the planner's plan before it is written.
+"""Makes games: each is a furnished floor plan with a task that the planner can solve there.
 
-Training games and `valid_seen` share floor plans, `valid_unseen` has those that ALFRED keeps for it.
+`train` and `valid_seen` share floor plans; `valid_unseen` has the ones that ALFRED reserves for it.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from overworld_envs.alfworld.games import MARK, SPLITS, VERSION
-from overworld_envs.alfworld.planner import DEVICES, facts_of_problem, plan
-from overworld_envs.alfworld.problems import game, problem, treatable
-from overworld_envs.alfworld.scenes import HOLDS, LAMPS, ROOMS, UNSEEN, Scene, furnish, room_of
-from overworld_envs.alfworld.tasks import TASK_TYPES, TREATMENTS, task_of_problem
-from overworld_envs.alfworld.upstream import VERSIONS, constants, goals
+from overworld_envs.alfworld.engine.upstream import VERSIONS, constants, goals
+from overworld_envs.alfworld.games.layout import GAME, MARK, SPLITS, TRAJECTORY, VERSION
+from overworld_envs.alfworld.games.planner import DEVICES, facts_of_problem, plan
+from overworld_envs.alfworld.games.problems import game, problem, treatable
+from overworld_envs.alfworld.games.scenes import HOLDS, LAMPS, ROOMS, UNSEEN, Scene, furnish, room_of
+from overworld_envs.alfworld.games.tasks import TASK_TYPES, TREATMENTS, task_of_problem
 
 _REVISION = 1
-"""Raise it when the same seed makes other games than before."""
+"""Increment it when a seed no longer makes the same games."""
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A generated game: `name` is its folder within the split."""
+    """A generated game. `name` is its folder within the split."""
 
     name: str
     task_type: str
@@ -39,14 +39,14 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class GameSet:
-    """Games by number: the types take turns, a tenth each is kept for the two validation splits."""
+    """A set of games: the task types alternate, and each validation split gets a tenth."""
 
     games: int
     seed: int
 
     @property
     def name(self) -> str:
-        """A folder's name that no other set has."""
+        """A folder name that is unique to this set."""
         return f"generated-{_REVISION}-{self.games}-{self.seed}"
 
     def counts(self) -> dict[str, int]:
@@ -55,7 +55,7 @@ class GameSet:
         return {"train": self.games - 2 * held_out, "valid_seen": held_out, "valid_unseen": held_out}
 
     def write(self, folder: Path, on_game: Callable[[], None] = lambda: None) -> None:
-        """Writes all games; `folder` appears when it is complete. Raises OSError, also if the folder is there."""
+        """Writes all games; `folder` appears once it is complete. Raises OSError, also if `folder` already exists."""
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
         try:
@@ -70,34 +70,34 @@ class GameSet:
             shutil.rmtree(unfinished, ignore_errors=True)
 
     def make(self) -> Iterator[tuple[str, Made]]:
-        """The games with their splits."""
+        """Yields each split and game."""
         names: set[str] = set()
         for split in SPLITS:
             for number in range(self.counts()[split]):
-                chance = random.Random(f"{_REVISION} {self.seed} {split} {number}")
-                made = make_game(TASK_TYPES[number % len(TASK_TYPES)], split, chance)
+                rng = random.Random(f"{_REVISION} {self.seed} {split} {number}")
+                made = make_game(TASK_TYPES[number % len(TASK_TYPES)], split, rng)
                 name = made.name if made.name not in names else f"{made.name}-{number}"
                 names.add(name)
-                yield split, Made(name, made.task_type, made.thing, made.target, made.plan, made.content)
+                yield split, replace(made, name=name)
 
 
 DEFAULT_SET = GameSet(games=180, seed=0)
-"""What is played where no data are set: 144 games to train on, 18 in each validation split."""
+"""The games if ALFWORLD_DATA is not set: 144 for training, 18 in each validation split."""
 
 
-def make_game(task_type: str, split: str, chance: random.Random, plan_number: int | None = None) -> Made:
-    """A game of this type, in a floor plan of this split's or in the given one."""
+def make_game(task_type: str, split: str, rng: random.Random, plan_number: int | None = None) -> Made:
+    """A game of this type, in one of the split's floor plans or in the given one."""
     while True:
-        number = chance.choice(_plans(task_type, split)) if plan_number is None else plan_number
-        scene = furnish(number, chance)
+        number = rng.choice(_plans(task_type, split)) if plan_number is None else plan_number
+        scene = furnish(number, rng)
         choices = _goals(scene, task_type)
         if not choices:
             continue
-        thing, target = chance.choice(choices)
+        thing, target = rng.choice(choices)
         text = problem(scene, task_type, thing, target)
         steps = plan(task_of_problem(task_type, text), facts_of_problem(text))
         if steps:
-            words = chance.choice(goals[task_type]["templates"])
+            words = rng.choice(goals[task_type]["templates"])
             described = words.format(obj=thing.lower(), recep=target.lower(), toggle=target.lower())
             name = f"{task_type}-{thing}-None-{target}-{number}"
             return Made(name, task_type, thing, target, number, game(text, described))
@@ -110,7 +110,7 @@ def _plans(task_type: str, split: str) -> list[int]:
 
 
 def _goals(scene: Scene, task_type: str) -> list[tuple[str, str]]:
-    """Kinds of object and target that make a task here: possible, and not done at the start."""
+    """Kinds of object and target that make a task here which is possible and not yet done."""
     receptacles = {receptacle.kind for receptacle in scene.receptacles}
     lamps = sorted({thing.kind for thing in scene.things if thing.kind in LAMPS})
     things = sorted({thing.kind for thing in scene.things if thing.kind not in LAMPS})
@@ -133,7 +133,7 @@ def _goals(scene: Scene, task_type: str) -> list[tuple[str, str]]:
 
 def _write(made: Made, folder: Path) -> None:
     folder.mkdir(parents=True)
-    (folder / "game.tw-pddl").write_text(json.dumps(made.content))
+    (folder / GAME).write_text(json.dumps(made.content))
     looking = made.task_type == "look_at_obj_in_light"
     trajectory = {
         "task_type": made.task_type,
@@ -146,4 +146,4 @@ def _write(made: Made, folder: Path) -> None:
         },
         "scene": {"scene_num": made.plan, "floor_plan": f"FloorPlan{made.plan}", "room": room_of(made.plan)},
     }
-    (folder / "traj_data.json").write_text(json.dumps(trajectory))
+    (folder / TRAJECTORY).write_text(json.dumps(trajectory))

@@ -1,6 +1,6 @@
-"""The picture: a schematic of a `View`, put together from sprites that are drawn once.
+"""The picture: a schematic of a `View`, composed of sprites that are drawn once.
 
-Top: where the agent stands, and whether the door is open. Middle: what it sees there, each thing with its icon, its
+Top: where the agent stands, and whether the door is open. Middle: what it sees there, each object with its icon, its
 name and how it looks; in the middle of the room, the receptacles. Bottom: what it holds.
 """
 
@@ -11,8 +11,8 @@ from itertools import groupby
 
 from overworld.authoring.env import Pixels
 
-from overworld_envs.alfworld.icons import draw_icon
-from overworld_envs.alfworld.view import Place, Seen, View, kind_of
+from overworld_envs.alfworld.pictures.icons import draw_icon
+from overworld_envs.alfworld.pictures.view import Place, Seen, View, kind_of
 from overworld_envs.drawing import SPRITES, Colour, Pen, fill, paste, text_width
 
 RENDERER = "overworld household schematic 1"
@@ -50,7 +50,7 @@ class Schematic:
         self._margin = max(1, round(0.02 * size))
 
     def draw(self, canvas: Pixels, view: View) -> None:
-        """Draws all of `canvas`, uint8 [size, size, 3]."""
+        """Fills the whole `canvas`, uint8 [size, size, 3]."""
         size = self._size
         paste(canvas, self._header(view), 0, 0)
         fill(canvas[self._top : self._bottom], _WALL)
@@ -142,7 +142,7 @@ class Schematic:
     def _grid(
         self, canvas: Pixels, things: Sequence[Seen], left: int, top: int, width: int, height: int, background: Colour
     ) -> None:
-        """Things in columns, as large as they can be; what does not fit is counted in the last cell."""
+        """Things in columns, as large as possible; the last cell counts those that do not fit."""
         columns = 2 if len(things) <= 2 * (height // max(1, round(0.075 * self._size))) else 3
         most = max(1, min(_MAX_ROWS, int(height / (_MIN_ROW * self._size))))
         rows = min(most, -(-len(things) // columns))
@@ -168,7 +168,7 @@ class Schematic:
             badge = min(0.72 * height, 0.065 * self._size)
             name = text_width(thing.name, capital, _PLAIN)
             two_lines = bool(share) and name + (0.4 + share) * badge > room and height >= 2.2 * capital
-            if two_lines:  # the looks below the name, else behind it
+            if two_lines:  # the looks go below the name, otherwise after it
                 badge = min(0.38 * height, badge, room / share)
                 start, middle, name = left, 0.28 * height, room
             else:
@@ -210,7 +210,7 @@ class Schematic:
 
 
 def _badge(pen: Pen, word: str, edge: float, top: float, height: float, *, from_left: bool = False) -> float:
-    """A coloured label with its right edge at `edge`, or its left; the other edge."""
+    """Draws a coloured label with its right edge (or left) at `edge`; returns the opposite edge."""
     capital = 0.5 * height
     width = _badge_width(word, height)
     left = edge if from_left else edge - width
@@ -226,7 +226,7 @@ def _badge_width(word: str, height: float) -> float:
 
 
 def _ranges(names: Sequence[str]) -> Iterator[str]:
-    """Names in order, those of one kind together: "cabinet 1-21"."""
+    """Sorted names, with those of one kind merged: "cabinet 1-21"."""
     for kind, group in groupby(names, kind_of):
         numbers = [name.rpartition(" ")[2] for name in group]
         first, last = numbers[0], numbers[-1]

@@ -1,0 +1,1 @@
+"""The verbs of `overworld` that the SDK brings, a module each."""

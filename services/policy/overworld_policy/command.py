@@ -1,0 +1,56 @@
+"""`overworld policy runs=DIR ...`: serves checkpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Iterator, Sequence
+
+import torch
+import uvicorn
+from overworld.errors import ServiceError, SettingsError
+from overworld.service import log
+from overworld_vlm.load import quieten_transformers
+
+from overworld_policy.app import create_app
+from overworld_policy.config import PolicyServerConfig
+
+_GRACE_SECONDS = 30
+
+
+class _Server(uvicorn.Server):
+    """Ends with status 0 on SIGTERM and SIGINT; uvicorn's own way is to die of the signal after all is done."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serves until a signal."""
+    config = PolicyServerConfig.load(arguments, "overworld policy")
+    log.configure()
+    quieten_transformers()
+    if not os.access(config.runs, os.R_OK | os.X_OK):
+        raise SettingsError(
+            f"runs: {config.runs} is not there, or user {os.getuid()} cannot read it; mount the volume with the "
+            "checkpoints there, or name their folder with runs=DIR"
+        )
+    try:
+        listener = socket.create_server((config.host, config.port))
+    except OSError as error:
+        raise ServiceError(f"cannot listen on {config.host}:{config.port}: {error}") from None
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    print(f"overworld_policy: listening on http://{config.host}:{listener.getsockname()[1]}/v1", flush=True)
+    settings = uvicorn.Config(
+        create_app(config), log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE_SECONDS
+    )
+    asyncio.run(_Server(settings).serve(sockets=[listener]))
+    return 0
