@@ -3,19 +3,21 @@
 import functools
 import json
 import threading
+from collections.abc import Sequence
 
 import pytest
 from overworld import Act, End, Outcome
 from overworld.host.process import ServerProcess
+from overworld.service.process import ServiceProcess
 from overworld_trainer.config import TrainerConfig
-from overworld_trainer.episodes import EnvError, Episodes, Played, Player
+from overworld_trainer.episodes import EnvError, Episodes, Played, Player, PlayerState
 from overworld_trainer.seeds import episode_seed
 
 from tests.support.scripted_env import CHOICE
 from tests.support.scripted_model import run_settings
 
 
-def settings(server: ServerProcess, *envs: dict[str, object], **changes: object) -> TrainerConfig:
+def settings(server: ServiceProcess, *envs: dict[str, object], **changes: object) -> TrainerConfig:
     return run_settings(server, "unused", "", envs=list(envs), clone={"updates": 1}, **changes)
 
 
@@ -23,7 +25,7 @@ def puppet(slots: int = 2, **options: object) -> dict[str, object]:
     return {"id": "puppet/Puppet", "slots": slots, "options": options}
 
 
-def opened(config: TrainerConfig, state: object = None, *, expert: bool = False) -> Episodes:
+def opened(config: TrainerConfig, state: Sequence[PlayerState] | None = None, *, expert: bool = False) -> Episodes:
     return Episodes.open(config, functools.partial(episode_seed, config.seed), state, expert=expert)
 
 
@@ -33,10 +35,10 @@ def play(episodes: Episodes, word: str | None) -> list[Played]:
 
 
 def text(player: Player) -> str:
-    return player.messages()[-1]["content"][-1]["text"]
+    return str(player.messages()[-1]["content"][-1]["text"])
 
 
-def test_a_move_has_a_result_and_the_player_sees_the_next_prompt(server: ServerProcess) -> None:
+def test_a_move_has_a_result_and_the_player_sees_the_next_prompt(server: ServiceProcess) -> None:
     with opened(settings(server, puppet(script=["go", "win"]))) as episodes:
         assert ["Do: go" in text(player) for player in episodes.players] == [True, True]
         played = play(episodes, "go")
@@ -49,7 +51,7 @@ def test_a_move_has_a_result_and_the_player_sees_the_next_prompt(server: ServerP
         assert repr(episodes.players[1]) == "Player(puppet/Puppet, slot 1: episode 0, turn 1, reward 1.125)"
 
 
-def test_an_episode_that_ends_leaves_its_statistics_and_the_next_has_begun(server: ServerProcess) -> None:
+def test_an_episode_that_ends_leaves_its_statistics_and_the_next_has_begun(server: ServiceProcess) -> None:
     with opened(settings(server, puppet(script=["go", "win"]))) as episodes:
         play(episodes, "go")
         ended = [one.statistics for one in play(episodes, "win")]
@@ -60,7 +62,7 @@ def test_an_episode_that_ends_leaves_its_statistics_and_the_next_has_begun(serve
         assert ["Do: go" in text(player) for player in episodes.players] == [True, True]
 
 
-def test_a_time_limit_leaves_the_prompt_with_the_final_observation(server: ServerProcess) -> None:
+def test_a_time_limit_leaves_the_prompt_with_the_final_observation(server: ServiceProcess) -> None:
     with opened(settings(server, puppet(script=["go", "fly", "mumble"], max_turns=2))) as episodes:
         play(episodes, "go")
         for one in play(episodes, "go"):
@@ -70,7 +72,7 @@ def test_a_time_limit_leaves_the_prompt_with_the_final_observation(server: Serve
         assert ["Do: go" in text(player) for player in episodes.players] == [True, True]
 
 
-def test_players_may_move_alone_and_while_others_wait(server: ServerProcess) -> None:
+def test_players_may_move_alone_and_while_others_wait(server: ServiceProcess) -> None:
     with opened(settings(server, puppet(), puppet(script=["fly"]))) as episodes:
         first, second, third, _ = episodes.players
         one, other = episodes.send({first: Act("go"), third: Act("win")}), episodes.send({second: Act("go")})
@@ -82,7 +84,7 @@ def test_players_may_move_alone_and_while_others_wait(server: ServerProcess) -> 
         assert repr(episodes) == "Episodes(4 of puppet/Puppet)"
 
 
-def test_players_continue_where_their_state_says(server: ServerProcess) -> None:
+def test_players_continue_where_their_state_says(server: ServiceProcess) -> None:
     config = settings(server, puppet(script=["go", "fly", "win"]))
     with opened(config) as episodes:
         play(episodes, "win")
@@ -99,7 +101,7 @@ def test_players_continue_where_their_state_says(server: ServerProcess) -> None:
         assert [one.result.observation.images[0].xxh64 for one in play(episodes, "go")] == after
 
 
-def test_experts_advise_only_if_asked(server: ServerProcess) -> None:
+def test_experts_advise_only_if_asked(server: ServiceProcess) -> None:
     config = settings(server, puppet(script=["win"]))
     with opened(config, expert=True) as episodes:
         assert [player.result.expert.action for player in episodes.players if player.result.expert] == ["win"] * 2

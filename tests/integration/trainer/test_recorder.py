@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from overworld.host.process import ServerProcess
+from overworld.service.process import ServiceProcess
 from overworld_trainer.display import Display
 from overworld_trainer.episodes import Episodes
 from overworld_trainer.exporter import Exporter
@@ -28,7 +28,7 @@ Update = tuple[Run, TrainerState, VLM, Episodes, Rollout, Samples, Exporter]
 
 
 @pytest.fixture
-def update(server: ServerProcess, clueless: VLM, tmp_path: Path) -> Iterator[Update]:
+def update(server: ServiceProcess, clueless: VLM, tmp_path: Path) -> Iterator[Update]:
     """A run that writes a checkpoint every two updates, and what an update of it consists of."""
     envs = [{"id": "puppet/Puppet", "slots": 2}]
     run = Run.open(run_settings(server, tmp_path / "run", "", envs=envs, clone={"updates": 1}))

@@ -4,11 +4,11 @@ import logging
 
 import pytest
 from overworld_trainer.display import Display
-from overworld_trainer.metrics import Metric
+from overworld_trainer.metrics import Metric, Metrics
 
 from tests.support.learning import settings
 
-REPLIES = {Metric.REPLIES_UNPARSEABLE: 0.25, Metric.REPLIES_INADMISSIBLE: 0.125}
+REPLIES: Metrics = {Metric.REPLIES_UNPARSEABLE: 0.25, Metric.REPLIES_INADMISSIBLE: 0.125}
 
 
 def test_each_update_is_a_line_with_the_figures_that_there_are(caplog: pytest.LogCaptureFixture) -> None:
