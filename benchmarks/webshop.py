@@ -23,11 +23,13 @@ from chromium import Chromium
 from overworld import Session as Client
 from overworld.host.process import ServerProcess
 from overworld.service.process import ServiceProcess
-from overworld_envs.webshop.frame import Renderer
-from overworld_envs.webshop.pages import Page, ResultsPage
-from overworld_envs.webshop.session import Session
+from overworld_envs.webshop.engine.pages import Page, ResultsPage
+from overworld_envs.webshop.engine.session import Session
+from overworld_envs.webshop.engine.shop import Shop
+from overworld_envs.webshop.frames.pictures import Pictures
+from overworld_envs.webshop.frames.renderer import Renderer
+from overworld_envs.webshop.opening import open_shop
 from overworld_envs.webshop.settings import ShopSettings
-from overworld_envs.webshop.shop import Shop, open_shop
 from report import Row, finish, parser
 from rich.progress import track
 from webshop_html import page_html
@@ -84,7 +86,7 @@ def pages(shop: Shop) -> Iterator[Page]:
 def frame_rows(shop: Shop) -> Iterator[Row]:
     """Our renderer and the browser, in turns."""
     shown = list(pages(shop))
-    renderer = Renderer(WIDTH, HEIGHT, shop.pictures)
+    renderer = Renderer(WIDTH, HEIGHT, Pictures(None))
     canvas = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     browser = Chromium(WIDTH, HEIGHT)
     our_seconds = their_seconds = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from overworld_envs.webshop.pages import DonePage, ItemPage, Page, ResultsPage, SearchPage, SubPage
+from overworld_envs.webshop.engine.pages import DonePage, ItemPage, Page, ResultsPage, SearchPage, SubPage
 
 _STYLE = """
 * { box-sizing: border-box }

@@ -13,8 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from overworld import Fleet
-from overworld.errors import ModelServerError, ServiceError
+from overworld import Fleet, OverworldError
 from overworld.evaluation.conversation import Recipe
 from overworld.evaluation.evaluate import Episode, Report, evaluate, tasks_of_split
 from overworld.evaluation.openai_client import OpenAIModel
@@ -53,7 +52,7 @@ def main() -> None:
     try:
         with EndingOnSignals():
             evaluations = train_and_evaluate(seed, folder)
-    except (ServiceError, ModelServerError) as error:
+    except OverworldError as error:
         sys.exit(f"demo: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

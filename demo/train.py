@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from overworld.errors import ServiceError
+from overworld.errors import OverworldError
 from overworld.service.process import ServiceProcess, run
 
 from demo.processes import EndingOnSignals
@@ -43,7 +43,7 @@ def main() -> None:
                 f"envs.0.id={arguments.env}", f"updates={arguments.updates}", f"seed={arguments.seed}",
                 *arguments.settings,
             )  # fmt: skip
-    except ServiceError as error:
+    except OverworldError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit(130)

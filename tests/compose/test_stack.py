@@ -24,7 +24,7 @@ IMAGES = ("gym-cards", "miniworld", "alfworld", "webshop", "sdk", "trainer", "po
 METRICS = {
     "gym-cards": ("http://localhost:9464/metrics", "overworld_slots_free 128.0"),
     "treasure": ("http://localhost:9464/metrics", "overworld_slots_free 64.0"),
-    "policy-server": ("http://localhost:8000/metrics", "overworld_chats_under_way 0.0"),
+    "policy-server": ("http://localhost:8000/metrics", "overworld_chats_in_flight 0.0"),
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from overworld.client.fleet import Fleet
-from overworld.client.session import Reset
+from overworld.client.moves import Reset
 from overworld.errors import EvaluationError, SettingsError
 from overworld.evaluation.conversation import Recipe
 from overworld.evaluation.evaluate import Report, evaluate, tasks_of_split

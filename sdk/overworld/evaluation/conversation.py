@@ -105,7 +105,7 @@ def write_reply(recipe: Recipe, action: str, thoughts: str) -> str:
 
 
 def read_reply(text: str, max_action_bytes: int = 4096) -> Reply:
-    """Finds the action in a reply: in the last JSON object with an "action", or else behind the last "action":.
+    """Finds the action in a reply: in the last JSON object with an "action", or else after the last "action":.
 
     So it may stand in a code fence, amid other text, in single quotes, as a number, or in an object that is cut off.
     Never fails; looks at no more than the last 16,384 characters. A longer action than `max_action_bytes` is none.

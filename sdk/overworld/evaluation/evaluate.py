@@ -18,7 +18,7 @@ import numpy as np
 from overworld.authoring.env import Image, Observation
 from overworld.authoring.runner import Result
 from overworld.client.fleet import Fleet
-from overworld.client.session import Act, Reset
+from overworld.client.moves import Act, Reset
 from overworld.contract.frames import pixels_hash
 from overworld.errors import ContractError, EvaluationError, ModelChangedError, Reason
 from overworld.evaluation.conversation import Conversation, Message, Recipe, png
@@ -151,7 +151,9 @@ def tasks_of_split(splits: Mapping[str, int], split: str, seed: int = 0) -> list
     """Each task of a finite split once. Raises ContractError for an unknown or endless one."""
     if not splits.get(split):
         finite = sorted(name for name, size in splits.items() if size)
-        raise ContractError(Reason.SPLIT_UNKNOWN, f"{split!r} is no finite split; those are {finite}: or name seeds")
+        raise ContractError(
+            Reason.SPLIT_UNKNOWN, f"{split!r} is not a finite split; choose one of {finite}, or name seeds"
+        )
     return [Reset(seed=seed, split=split, task=task) for task in range(splits[split])]
 
 
@@ -258,7 +260,14 @@ def _without_pictures(result: Result) -> Result:
     """The result with white pictures of the same sizes."""
     parts = tuple(_blank(part) if isinstance(part, Image) else part for part in result.observation.parts)
     blank = Observation(parts, result.observation.admissible)
-    return Result(result.slot, result.episode, result.turn, blank, outcome=result.outcome, executed=result.executed)
+    return Result(
+        slot=result.slot,
+        episode=result.episode,
+        turn=result.turn,
+        observation=blank,
+        outcome=result.outcome,
+        executed=result.executed,
+    )
 
 
 def _blank(image: Image) -> Image:

@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible server: ours, vLLM's or anybody's."""
+"""A model on an OpenAI-compatible server: ours, vLLM's or anybody's."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class OpenAIModel:
         try:
             return None if not described else Recipe.model_validate(described["recipe"])
         except (ValidationError, KeyError, TypeError) as error:
-            raise ModelServerError(f"{self._url} describes {self.name!r} with a recipe that is none: {error}") from None
+            raise ModelServerError(f"{self._url} describes {self.name!r} with an invalid recipe: {error}") from None
 
     def options(self, env_id: str) -> dict[str, Any]:
         """The options of the env in which the model was trained, if its server says so; else none.
@@ -86,7 +86,7 @@ class OpenAIModel:
         try:
             return next((dict(env["options"]) for env in described.get("envs", ()) if env["id"] == env_id), {})
         except (KeyError, TypeError, ValueError) as error:
-            raise ModelServerError(f"{self._url} describes {self.name!r} with envs that are none: {error!r}") from None
+            raise ModelServerError(f"{self._url} describes {self.name!r} with invalid envs: {error!r}") from None
 
     def answer_all(self, prompts: Sequence[tuple[list[Message], int]]) -> list[Answer]:
         """Replies to (messages, seed), in order. Raises ModelServerError."""
@@ -132,7 +132,7 @@ class OpenAIModel:
                     break
                 problem = f"status {response.status_code}: {response.text[:500]}"
             except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-                raise ModelServerError(f"{self._url!r} is no address like http://host:port/v1: {error}") from None
+                raise ModelServerError(f"{self._url!r} is not an address like http://host:port/v1: {error}") from None
             except httpx.TransportError as error:
                 problem = f"{type(error).__name__}: {error}"
             if time.monotonic() + pause > deadline:

@@ -24,7 +24,7 @@ class Interval:
 def wilson(successes: int, trials: int) -> Interval:
     """A share with Wilson's interval (JASA 22, 1927), which holds its level near 0 and 1, too."""
     if not 0 <= successes <= trials or trials < 1:
-        raise ValueError(f"{successes} of {trials} is no share")
+        raise ValueError(f"{successes} of {trials} is not a share")
     share, z2 = successes / trials, _Z95**2
     centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = _Z95 / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))

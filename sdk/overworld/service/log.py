@@ -34,4 +34,4 @@ def configure() -> None:
     try:
         logging.getLogger().setLevel(level)
     except ValueError:
-        logging.getLogger(__name__).warning("OVERWORLD_LOG_LEVEL=%s is no level; INFO is used", level)
+        logging.getLogger(__name__).warning("OVERWORLD_LOG_LEVEL=%s is not a level; INFO is used", level)

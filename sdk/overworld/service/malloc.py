@@ -1,6 +1,6 @@
 """Tells glibc to keep freed memory for processes that move large messages.
 
-By default glibc maps each block above 128 KB anew and returns it when freed, and the page faults of that dominate gRPC
+By default glibc maps a new region for each block above 128 KB and unmaps it when freed; the page faults dominate gRPC
 messages with frames: with this, a 17 MB response takes 17 ms instead of 47.
 """
 

@@ -50,6 +50,11 @@ class ServiceProcess:
         # What it says later must go somewhere, or it would block when the pipe is full.
         threading.Thread(target=self._drain, name=f"stdout of {module}", daemon=True).start()
 
+    def __repr__(self) -> str:
+        status = self.process.poll()
+        state = "running" if status is None else f"ended with status {status}"
+        return f"<{type(self).__name__} at {self.address}, process {self.process.pid}, {state}>"
+
     def __enter__(self) -> ServiceProcess:
         return self
 

@@ -1,7 +1,7 @@
 """Pictures out of sprites: small opaque images, drawn once with Pillow, kept, and copied into the canvas with NumPy.
 
-All of it is drawn at four times the size and averaged down, so edges are smooth at any size. Letters come from Pillow's
-built-in font; nothing is read from files.
+Everything is drawn at four times its size and averaged down, so edges are smooth at any size. Letters come from
+Pillow's built-in font; nothing is read from files.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ Box = tuple[float, float, float, float]
 
 
 class Pen:
-    """Draws one sprite; lengths are in its pixels, with fractions."""
+    """Draws one sprite; lengths are in its pixels and may be fractions."""
 
     def __init__(self, width: int, height: int, background: Colour) -> None:
         self.width = width
@@ -112,7 +112,7 @@ class Pen:
                 self.text(symbol, box, colour, bold=_SYMBOL_BOLD, centred=True)
 
     def text(self, text: str, box: Box, colour: Colour, *, bold: float, centred: bool = False) -> None:
-        """`text` with capitals as tall as `box`; it is made narrower if it would be too wide."""
+        """`text` with capitals as tall as `box`, squeezed if it would be too wide."""
         left, top, right, bottom = (edge * self._scale for edge in box)
         font, stroke = _font(bottom - top, bold)
         x0, y0, x1, y1 = (round(edge) for edge in font.getbbox(text, anchor="ls", stroke_width=stroke))
@@ -137,14 +137,14 @@ def text_width(text: str, capital: float, bold: float) -> float:
 
 _SYMBOL_BOLD = 0.045
 _LABEL_BOLD = 0.03
-"""Width of the stroke around letters that makes them bold, as a share of their height."""
+"""Width of the stroke around letters that makes them bold, as a fraction of their height."""
 
 _CAPITAL = 0.72
-"""Height of a digit in Pillow's font, as a share of the font's size."""
+"""Height of a digit in Pillow's font, as a fraction of the font's size."""
 
 
 def _font(capital: float, bold: float) -> tuple[ImageFont.FreeTypeFont, int]:
-    """The font whose digits are `capital` tall together with the stroke around them, and the stroke's width."""
+    """The font whose digits, with the stroke around them, are `capital` tall, and the stroke's width."""
     stroke = round(bold * capital)
     return _sized_font(max(1, round((capital - 2 * stroke) / _CAPITAL))), stroke
 

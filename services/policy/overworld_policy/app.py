@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -28,7 +27,6 @@ def create_app(config: PolicyServerConfig) -> FastAPI:
     """The policy server as an ASGI application."""
     metrics = Metrics()
     service = ChatService(config, metrics)
-    under_way = 0
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -81,23 +79,10 @@ def create_app(config: PolicyServerConfig) -> FastAPI:
     @app.post("/v1/chat/completions")
     async def complete(http: Request) -> Response:
         """Writes a reply."""
-        nonlocal under_way
-        if under_way >= config.max_waiting:
-            raise ApiError(429, f"{under_way} requests are under way; try again soon", code="too_many_requests")
-        request = _parse(await _body(http, config.max_request_bytes))
-        under_way += 1
-        metrics.under_way.set(under_way)
-        started = time.perf_counter()
-
-        def done() -> None:
-            nonlocal under_way
-            under_way -= 1
-            metrics.under_way.set(under_way)
-            metrics.seconds.labels(request.model).observe(time.perf_counter() - started)
-
         async with contextlib.AsyncExitStack() as stack:
-            stack.callback(done)
-            chat = await stack.enter_async_context(Chat(service, request))
+            stack.enter_context(service.admission())
+            request = _parse(await _body(http, config.max_request_bytes))
+            chat = await stack.enter_async_context(service.chat(request))
             if request.stream:
                 rest = stack.pop_all()  # is closed when the stream ends, or the client hangs up
                 return StreamingResponse(_streamed(chat, rest), media_type="text/event-stream")

@@ -1,13 +1,14 @@
-"""Answers a chat request: encodes it, has the reply written, and puts it into OpenAI's form."""
+"""Answers chat requests: encodes them, has the replies written, and puts them into OpenAI's form."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from overworld_vlm.writer import Request
 from transformers import PreTrainedTokenizerBase
 
 from overworld_policy.config import PolicyServerConfig
-from overworld_policy.decoder import Decoder
+from overworld_policy.decoder import Decoder, Loaded
 from overworld_policy.errors import ApiError, bad_request
 from overworld_policy.messages import ChatRequest, read_messages
 from overworld_policy.metrics import Metrics
@@ -28,52 +29,34 @@ _T = TypeVar("_T")
 
 
 class Chat:
-    """One request on its way: use as an async context, which keeps its model in memory. Raises ApiError on entry."""
+    """A reply that is being written, in OpenAI's form."""
 
-    def __init__(self, service: ChatService, request: ChatRequest) -> None:
-        self._service = service
-        self._chat = request
-        self._changed = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        self._stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
+    def __init__(self, asked: ChatRequest, loaded: Loaded, prompt: Prompt, config: PolicyServerConfig) -> None:
+        self._asked = asked
+        self._loaded = loaded
+        self._stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
+        self._changed = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self.request = self._engine_request(prompt, config)
+        """What the engine works on."""
 
-    async def __aenter__(self) -> Chat:
-        service = self._service
-        model = await asyncio.to_thread(service.models.find, self._chat.model)
-        messages = await service.encode(lambda: read_messages(self._chat, service.config))
-        try:
-            self._loaded = await asyncio.wrap_future(service.decoder.use(model))
-        except ModelError as error:
-            raise ApiError(404, str(error), code="model_unusable", param="model") from None
-        try:
-            prompt = await service.encode(lambda: _encode(self._loaded.vlm, messages))
-            self._request = self._make_request(prompt)
-            service.decoder.write(self._loaded, self._request, self._on_tokens)
-        except BaseException:
-            service.decoder.release(self._loaded)
-            raise
-        service.metrics.prompt_tokens.labels(self._chat.model).inc(len(prompt))
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._request.cancelled = True  # does nothing to a finished one
-        self._service.decoder.release(self._loaded)
-        self._service.metrics.reply_tokens.labels(self._chat.model).inc(len(self._request.tokens))
+    def __repr__(self) -> str:
+        return f"Chat({self._id}, {self._asked.model}, {len(self.request.tokens)} tokens, {self.request.finish})"
 
     async def finished(self) -> None:
         """Waits until the reply is written."""
-        while self._request.finish is None:
+        while self.request.finish is None:
             self._changed.clear()
             await self._changed.wait()
-        if self._request.finish == "cancelled":
+        if self.request.finish == "cancelled":
             raise ApiError(500, "the model failed while it wrote this reply; see the server's log", code="model_failed")
 
     def response(self) -> dict[str, Any]:
         """The body of a plain answer."""
         message = {"role": "assistant", "content": self._text()}
-        choice = {"index": 0, "message": message, "finish_reason": self._request.finish, "logprobs": None}
+        choice = {"index": 0, "message": message, "finish_reason": self.request.finish, "logprobs": None}
         return {**self._head("chat.completion"), "choices": [choice], "usage": self._usage()}
 
     async def stream(self) -> AsyncIterator[str]:
@@ -82,7 +65,7 @@ class Chat:
         sent = 0
         while True:
             self._changed.clear()
-            finish = self._request.finish
+            finish = self.request.finish
             text = self._text()
             # A character may take several tokens; a stop text may be about to appear.
             ready = len(text) if finish else len(text.rstrip(_UNFINISHED)) - self._held_back(text)
@@ -93,13 +76,13 @@ class Chat:
                 break
             await self._changed.wait()
         yield self._event({}, "stop" if finish == "cancelled" else finish)
-        options = self._chat.stream_options
+        options = self._asked.stream_options
         if options is not None and options.include_usage:
             yield _sse({**self._head("chat.completion.chunk"), "choices": [], "usage": self._usage()})
         yield "data: [DONE]\n\n"
 
-    def _make_request(self, prompt: Prompt) -> Request:
-        chat, config = self._chat, self._service.config
+    def _engine_request(self, prompt: Prompt, config: PolicyServerConfig) -> Request:
+        asked = self._asked
         room = self._loaded.vlm.max_length - len(prompt)
         if room < 1:
             raise bad_request(
@@ -108,20 +91,20 @@ class Chat:
                 code="context_length_exceeded",
                 param="messages",
             )
-        wanted = chat.max_completion_tokens or chat.max_tokens or config.max_tokens
-        seed = chat.seed if chat.seed is not None else int.from_bytes(os.urandom(8), "little")
+        wanted = asked.max_completion_tokens or asked.max_tokens or config.max_tokens
+        seed = asked.seed if asked.seed is not None else int.from_bytes(os.urandom(8), "little")
         return Request(
             prompt,
             min(wanted, config.max_tokens, room),
             key=(seed,),
-            temperature=1.0 if chat.temperature is None else chat.temperature,
-            top_p=1.0 if chat.top_p is None else chat.top_p,
+            temperature=1.0 if asked.temperature is None else asked.temperature,
+            top_p=1.0 if asked.top_p is None else asked.top_p,
             stop=self._meets_stop if self._stops else None,
         )
 
-    def _on_tokens(self, request: Request) -> None:
-        """On the decoder's thread."""
-        if request.finish is not None or self._chat.stream:
+    def on_tokens(self, request: Request) -> None:
+        """Called on the decoder's thread after each token."""
+        if request.finish is not None or self._asked.stream:
             self._loop.call_soon_threadsafe(self._changed.set)
 
     def _meets_stop(self, tokens: Sequence[int]) -> bool:
@@ -138,7 +121,7 @@ class Chat:
 
     def _text(self) -> str:
         """The reply so far, up to the first stop text."""
-        text = self._decode(list(self._request.tokens))
+        text = self._decode(list(self.request.tokens))
         ends = [at for stop in self._stops if (at := text.find(stop)) >= 0]
         return text[: min(ends)] if ends else text
 
@@ -152,12 +135,12 @@ class Chat:
             "id": self._id,
             "object": kind,
             "created": self._created,
-            "model": self._chat.model,
+            "model": self._asked.model,
             "system_fingerprint": self._loaded.fingerprint,
         }
 
     def _usage(self) -> dict[str, int]:
-        prompt, reply = len(self._request.prompt), len(self._request.tokens)
+        prompt, reply = len(self.request.prompt), len(self.request.tokens)
         return {"prompt_tokens": prompt, "completion_tokens": reply, "total_tokens": prompt + reply}
 
     def _event(self, delta: dict[str, Any], finish: str | None) -> str:
@@ -166,24 +149,62 @@ class Chat:
 
 
 class ChatService:
-    """What all chats share."""
+    """What all chats share: the models, the decoder, and the thread that encodes prompts."""
 
     def __init__(self, config: PolicyServerConfig, metrics: Metrics) -> None:
-        self.config = config
-        self.metrics = metrics
         self.models = Models(config)
-        self.decoder = Decoder(config)
+        self._config = config
+        self._metrics = metrics
+        self._decoder = Decoder(config)
+        self._in_flight = 0
         # One thread: fast tokenizers are not safe to call from several at once.
         self._encoder = ThreadPoolExecutor(1, "encoder")
 
-    async def encode(self, work: Callable[[], _T]) -> _T:
-        """Runs `work` on the thread for images and tokens."""
-        return await asyncio.get_running_loop().run_in_executor(self._encoder, work)
+    @contextlib.contextmanager
+    def admission(self) -> Iterator[None]:
+        """A place among the requests in flight, held while this lasts. Raises ApiError when all are taken."""
+        if self._in_flight >= self._config.max_waiting:
+            raise ApiError(429, f"{self._in_flight} requests are in flight; try again soon", code="too_many_requests")
+        self._in_flight += 1
+        self._metrics.in_flight.set(self._in_flight)
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            self._metrics.in_flight.set(self._in_flight)
+
+    @contextlib.asynccontextmanager
+    async def chat(self, asked: ChatRequest) -> AsyncIterator[Chat]:
+        """The reply to a request. It is written, and its model kept in memory, while this lasts. Raises ApiError."""
+        started = time.perf_counter()
+        model = await asyncio.to_thread(self.models.find, asked.model)
+        messages = await self._encode(lambda: read_messages(asked, self._config))
+        try:
+            loaded = await asyncio.wrap_future(self._decoder.use(model))
+        except ModelError as error:
+            raise ApiError(404, str(error), code="model_unusable", param="model") from None
+        try:
+            prompt = await self._encode(lambda: _encode(loaded.vlm, messages))
+            chat = Chat(asked, loaded, prompt, self._config)
+            self._metrics.prompt_tokens.labels(asked.model).inc(len(prompt))
+            self._decoder.write(loaded, chat.request, chat.on_tokens)
+            try:
+                yield chat
+            finally:
+                chat.request.cancelled = True  # does nothing to a finished one
+                self._metrics.reply_tokens.labels(asked.model).inc(len(chat.request.tokens))
+                self._metrics.seconds.labels(asked.model).observe(time.perf_counter() - started)
+        finally:
+            self._decoder.release(loaded)
 
     def close(self) -> None:
         """Ends the threads."""
-        self.decoder.close()
+        self._decoder.close()
         self._encoder.shutdown()
+
+    async def _encode(self, work: Callable[[], _T]) -> _T:
+        """Runs `work` on the thread for images and tokens."""
+        return await asyncio.get_running_loop().run_in_executor(self._encoder, work)
 
 
 def _encode(vlm: VLM, messages: Sequence[dict[str, Any]]) -> Prompt:

@@ -25,7 +25,7 @@ class PolicyServerConfig(Settings):
         default=4, ge=1, description="models kept in memory; the least recently used one goes first"
     )
     max_batch: int = Field(default=64, ge=1, description="replies written at once per model")
-    max_waiting: int = Field(default=256, ge=1, description="requests under way at once; further ones get status 429")
+    max_waiting: int = Field(default=256, ge=1, description="requests in flight; further ones get status 429")
     max_tokens: int = Field(default=1024, ge=1, description="longest reply, and its length where a request names none")
     max_messages: int = Field(default=256, ge=1, description="messages per request")
     max_images: int = Field(default=128, ge=1, description="images per request")

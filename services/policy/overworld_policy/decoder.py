@@ -49,7 +49,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A request, and whom to tell of its tokens."""
+    """A request, and the callback for its tokens."""
 
     loaded: Loaded
     request: Request
@@ -68,6 +68,9 @@ class Decoder:
         self._thread = threading.Thread(target=self._run, name="decoder", daemon=True)
         self._thread.start()
 
+    def __repr__(self) -> str:
+        return f"Decoder({len(self._loaded)} models loaded, {len(self._jobs)} replies in flight)"
+
     def use(self, model: Model) -> Future[Loaded]:
         """The model, loaded if need be and kept until `release`. The future raises ModelError."""
         future: Future[Loaded] = Future()
@@ -75,7 +78,7 @@ class Decoder:
         def work() -> None:
             try:
                 loaded = self._load(model)
-            except Exception as error:  # whatever it is, it is the request's answer, and the thread goes on
+            except Exception as error:  # whatever it is, it answers the request; the thread must survive
                 future.set_exception(error)
                 return
             loaded.users += 1
@@ -195,7 +198,7 @@ class Decoder:
 
 @contextlib.contextmanager
 def _active(loaded: Loaded) -> Iterator[None]:
-    """Puts a model's adapter in force, or none."""
+    """Activates the model's adapter, or disables adapters for a whole model."""
     model = loaded.vlm.model
     if not isinstance(model, PeftModel):
         yield

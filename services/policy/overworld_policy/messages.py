@@ -118,5 +118,5 @@ def _image(url: str, where: str, config: PolicyServerConfig) -> np.ndarray:
             return np.array(image.convert("RGB"))
     except (binascii.Error, OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
         raise bad_request(
-            f"{where} is no readable {', '.join(_FORMATS)} image: {error}", code="invalid_image", param=where
+            f"{where} is not a readable {', '.join(_FORMATS)} image: {error}", code="invalid_image", param=where
         ) from None

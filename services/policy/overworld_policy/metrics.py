@@ -1,4 +1,4 @@
-"""What a policy server tells Prometheus."""
+"""The metrics that a policy server exposes to Prometheus."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Metrics:
         self.requests = Counter(
             "overworld_requests", "Requests by path and status", ["path", "status"], registry=registry
         )
-        self.under_way = Gauge("overworld_chats_under_way", "Chats that are being answered", registry=registry)
+        self.in_flight = Gauge("overworld_chats_in_flight", "Chats that are being answered", registry=registry)
         self.seconds = Histogram(
             "overworld_chat_seconds", "Time to answer a chat", ["model"], registry=registry, buckets=_SECONDS
         )

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,32 +61,47 @@ class Models:
     def __init__(self, config: PolicyServerConfig) -> None:
         self._config = config
 
+    def __repr__(self) -> str:
+        return f"Models(runs={str(self._config.runs)!r}, base={str(self._config.base)!r})"
+
     def all(self) -> Iterator[Model]:
         """The base, every checkpoint, and each run's latest. Checkpoints without a valid manifest do not exist."""
         if self._config.base is not None:
             yield Model("base", self._config.base)
-        for run in sorted(self._config.runs.glob("*/checkpoints")):
-            newest = None
-            for folder in checkpoint.find(run):
-                try:
-                    manifest = checkpoint.read(folder, verify=False)
-                except ModelError as error:
-                    _logger.warning("%s", error)
-                    continue
-                newest = Model(f"{run.parent.name}@{manifest.update}", folder, manifest)
+        for folder in sorted(self._config.runs.glob("*/checkpoints")):
+            run, newest = folder.parent.name, None
+            for newest in self._checkpoints(run, checkpoint.find(folder)):
                 yield newest
             if newest is not None:
-                yield Model(f"{run.parent.name}@latest", newest.folder, newest.manifest)
+                yield replace(newest, name=f"{run}@latest")
 
     def find(self, name: str) -> Model:
-        """The model of that name. Raises ApiError."""
+        """The model of that name; of all checkpoints it reads only the one that is meant. Raises ApiError."""
         if name == "base" and self._config.base is not None:
             return Model("base", self._config.base)
-        if _NAME.fullmatch(name):
-            for model in self.all():
-                if model.name == name:
+        if match := _NAME.fullmatch(name):
+            run, update = match.groups()
+            folder = self._config.runs / run / "checkpoints"
+            if update == "latest":
+                newest = next(self._checkpoints(run, reversed(list(checkpoint.find(folder)))), None)
+                if newest is not None:
+                    return replace(newest, name=name)
+            else:
+                named = [one for one in checkpoint.find(folder) if one.name.isdigit() and int(one.name) == int(update)]
+                for model in self._checkpoints(run, named):
                     return model
         known = [model.name for model in self.all()]
         raise ApiError(
             404, f"there is no model {name[:200]!r}; there are {known}", code="model_not_found", param="model"
         )
+
+    @staticmethod
+    def _checkpoints(run: str, folders: Iterable[Path]) -> Iterator[Model]:
+        """Those of the folders that hold a checkpoint, in their order."""
+        for folder in folders:
+            try:
+                manifest = checkpoint.read(folder, verify=False)
+            except ModelError as error:
+                _logger.warning("%s", error)
+                continue
+            yield Model(f"{run}@{manifest.update}", folder, manifest)

@@ -70,13 +70,13 @@ def test_a_crash_without_a_guilty_slot_costs_nothing(server, session) -> None:
 
 
 def test_cached_results_survive_a_crash(server, session) -> None:
-    commands = session._number(["up"] * 4)
-    before = session._execute(commands).frames()
+    commands = session._ledger.number(["up"] * 4)
+    before = session._connection.execute(commands).frames()
     os.kill(worker_pid(server), signal.SIGKILL)
-    repeated = session._execute(commands)
+    repeated = session._connection.execute(commands)
     assert np.array_equal(repeated.frames(), before)
     time.sleep(1.0)
-    repeated = session._execute(commands)
+    repeated = session._connection.execute(commands)
     assert np.array_equal(repeated.frames(), before)
 
 

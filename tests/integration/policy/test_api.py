@@ -191,9 +191,9 @@ def test_forty_requests_at_once(served) -> None:
         ([{"role": "user", "content": [{"type": "image_url"}]}], "no image_url.url"),
         ([{"role": "user", "content": [part("http://example.com/a.png")]}], "nothing is fetched"),
         ([{"role": "user", "content": [part("file:///etc/passwd")]}], "nothing is fetched"),
-        ([{"role": "user", "content": [part("data:image/png;base64,!!!!")]}], "no readable PNG"),
-        ([{"role": "user", "content": [part("data:image/png;base64,AAAA")]}], "no readable PNG"),
-        ([{"role": "user", "content": [part(picture()[0][:400])]}], "no readable PNG"),
+        ([{"role": "user", "content": [part("data:image/png;base64,!!!!")]}], "not a readable PNG"),
+        ([{"role": "user", "content": [part("data:image/png;base64,AAAA")]}], "not a readable PNG"),
+        ([{"role": "user", "content": [part(picture()[0][:400])]}], "not a readable PNG"),
         ([{"role": "user", "content": [part(picture((1, 1))[0])] * 5}], "more than 4 images"),
         ([{"role": "user", "content": [part(picture((2, 1000))[0])]}], "aspect ratio"),
         ([{"role": "user", "content": "word " * 20_000}], "shorten it"),
@@ -226,7 +226,7 @@ def test_decompression_bombs_are_refused(served) -> None:
     url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     started = time.monotonic()
     error = served.error([{"role": "user", "content": [part(url)]}])
-    assert "too large" in error["message"] or "no readable" in error["message"]
+    assert "too large" in error["message"] or "not a readable" in error["message"]
     assert time.monotonic() - started < 5
 
 
@@ -249,12 +249,12 @@ def test_unknown_models_are_refused_with_those_that_there_are(served, name) -> N
 
 def test_a_client_that_hangs_up_does_not_keep_its_place(served) -> None:
     body = {"model": "whole@0", "messages": [{"role": "user", "content": "x"}], "temperature": 1, "max_tokens": 1024}
-    before = metric(served, "overworld_chats_under_way")
+    before = metric(served, "overworld_chats_in_flight")
     with pytest.raises(httpx.ReadTimeout), httpx.Client(base_url=served.url, timeout=0.05) as http:
         for seed in range(50):
             http.post("/chat/completions", json=body | {"seed": seed})
     deadline = time.monotonic() + 10
-    while metric(served, "overworld_chats_under_way") > before:
+    while metric(served, "overworld_chats_in_flight") > before:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     served.chat()
@@ -372,7 +372,7 @@ def test_bounds_of_image_sizes_are_applied(runs) -> None:
     assert large - small == 100 - 4
 
 
-def test_sigterm_finishes_what_is_under_way(runs) -> None:
+def test_sigterm_finishes_requests_in_flight(runs) -> None:
     served = serve(runs)
     served.chat()
     answer = {}

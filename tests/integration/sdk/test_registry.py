@@ -83,7 +83,7 @@ def test_an_env_that_nobody_announces_is_missed_with_those_on_offer(
     arguments = ("--workers", "1", "--registry", redis_server.url)
     with ServerProcess(TOY, SLOW, arguments=arguments):
         found = open_registry(redis_server.url)
-        eventually(lambda: found.on_offer() == ["toy/Count", "toy/Slow"])
+        eventually(lambda: found.known_envs() == ["toy/Count", "toy/Slow"])
         with pytest.raises(ServerLostError, match=r"within 1 s no server offered toy/Cuont: .*'toy/Count'"):
             Fleet(found, "toy/Cuont", 2, retry_budget=1)
     assert "toy/Cuont: 2 free slots are needed" in caplog.text

@@ -5,7 +5,19 @@ import time
 
 import numpy as np
 import pytest
-from overworld import Act, ContractError, End, Fallback, Outcome, Reason, Reset, ServerLostError, Session, server_info
+from overworld import (
+    Act,
+    ContractError,
+    End,
+    Fallback,
+    Fleet,
+    Outcome,
+    Reason,
+    Reset,
+    ServerLostError,
+    Session,
+    server_info,
+)
 from overworld.contract.frames import pixels_hash
 from overworld.host.process import ServerProcess
 
@@ -146,7 +158,7 @@ def test_a_lease_outlives_a_busy_client_but_not_a_vanished_one(toy_server: Serve
     time.sleep(1.5)
     assert session.step(["up"] * 3)[0].turn == 1
     free = server_info(toy_server.address).slots_free
-    session._closed.set()  # what happens when the process is killed: nobody renews the lease, nobody closes
+    session._connection._closed.set()  # what happens when the process is killed: nobody renews the lease, nobody closes
     deadline = time.monotonic() + 5
     while server_info(toy_server.address).slots_free < free + 3:
         assert time.monotonic() < deadline
@@ -168,6 +180,33 @@ def test_refused_sessions_leave_no_threads(toy_server: ServerProcess) -> None:
         Session(toy_server.address, "toy/Count", 1000, retry_budget=0.3)
     assert caught.value.reason is Reason.NO_FREE_SLOTS
     assert threading.active_count() <= before
+
+
+def test_threads_for_submitted_calls_are_started_when_one_is_submitted(toy_server: ServerProcess) -> None:
+    def started():
+        return {thread.name.rpartition("_")[0] for thread in threading.enumerate()} & {"fleet", name}
+
+    with Session(toy_server.address, "toy/Count", 1) as session, Fleet([toy_server.address], "toy/Count", 1) as fleet:
+        name = f"session-{session.name[:8]}"
+        session.reset([0])
+        fleet.step([Reset(seed=0)])
+        assert started() == set()
+        session.submit(["up"]).result()
+        fleet.submit(["up"]).result()
+        assert started() == {"fleet", name}
+
+
+def test_its_repr_says_what_is_played_where(toy_server: ServerProcess) -> None:
+    with Session(toy_server.address, "toy/Count", 3, shared_memory=False) as session:
+        assert repr(session) == f"<Session: 3 slots of toy/Count on {toy_server.address}, inline frames>"
+        assert repr(session.spec) in repr(server_info(toy_server.address).envs)
+        assert repr(session.step([Reset(seed=0)] * 3)) == "<Results of 3 slots>"
+    assert repr(session) == f"<Session: 3 slots of toy/Count on {toy_server.address}, closed>"
+    with Session(toy_server.address, "toy/Count", 1) as session:
+        assert repr(session).endswith(", shared memory>")
+    with Fleet([toy_server.address], "toy/Count", 3) as fleet:
+        assert repr(fleet) == f"<Fleet: 3 slots of toy/Count on {toy_server.address}>"
+    assert repr(toy_server) == (f"<ServerProcess at {toy_server.address}, process {toy_server.process.pid}, running>")
 
 
 def test_many_sessions_one_after_another_take_nothing_with_them(toy_server: ServerProcess) -> None:

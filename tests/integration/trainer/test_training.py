@@ -10,7 +10,8 @@ import pytest
 import torch
 import yaml
 from overworld.host.process import ServerProcess
-from overworld_trainer import __main__ as command
+from overworld.service.program import run
+from overworld_trainer import command
 from overworld_trainer.guard import RunStoppedError
 from overworld_trainer.train import train
 from overworld_vlm import checkpoint
@@ -154,10 +155,9 @@ def ends_with(capsys, monkeypatch, fields, tmp_path):
     """What the command says in the one line with which it ends."""
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(fields))
-    monkeypatch.setattr(sys, "argv", ["overworld_trainer", str(path)])
     monkeypatch.setattr("overworld.service.log.configure", lambda: None)
     with pytest.raises(SystemExit) as caught:
-        command.main()
+        run(command.main, [str(path)], "overworld_trainer")
     assert caught.value.code == 1
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("overworld_trainer: ")]
     assert len(said) == 1
@@ -236,4 +236,4 @@ def test_the_command_itself_says_one_line_and_exits_with_1(tmp_path: Path) -> No
     assert process.returncode == 1
     assert process.stdout == ""
     assert len(process.stderr.splitlines()) == 1
-    assert process.stderr.startswith("overworld_trainer: settings: ")
+    assert process.stderr.startswith("overworld_trainer: gamma = 1 with time_limit = bootstrap")

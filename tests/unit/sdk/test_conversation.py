@@ -19,9 +19,8 @@ def frame(value):
 
 
 def result(turn, value, outcome=Outcome.EXECUTED, executed="left", **fields):
-    return Result(
-        0, 0, turn, Observation((frame(value), f"state {value}"), **fields), outcome=outcome, executed=executed
-    )
+    observation = Observation((frame(value), f"state {value}"), **fields)
+    return Result(slot=0, episode=0, turn=turn, observation=observation, outcome=outcome, executed=executed)
 
 
 def reset(value):
@@ -161,7 +160,7 @@ def test_the_text_holds_task_state_actions_and_form() -> None:
 
 def test_the_text_lists_what_is_admissible_now() -> None:
     conversation = Conversation(SPEC, Recipe(reply="action"))
-    conversation.observe(Result(0, 0, 0, Observation(("x",), ("left",))))
+    conversation.observe(Result(slot=0, episode=0, turn=0, observation=Observation(("x",), ("left",))))
     assert conversation.messages()[0]["content"][-1]["text"].endswith('Actions: "left"\nReply: {"action": "..."}')
 
 

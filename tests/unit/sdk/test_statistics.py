@@ -27,7 +27,7 @@ def test_wilsons_interval_holds_its_level() -> None:
 
 def test_shares_that_are_none() -> None:
     for successes, trials in ((1, 0), (3, 2), (-1, 2)):
-        with pytest.raises(ValueError, match="no share"):
+        with pytest.raises(ValueError, match="not a share"):
             wilson(successes, trials)
 
 

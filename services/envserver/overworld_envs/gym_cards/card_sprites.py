@@ -59,7 +59,7 @@ def _blank(width: int, height: int) -> Pen:
 
 
 def _suit(pen: Pen, suit: str, x: float, y: float, size: float, colour: Colour) -> None:
-    """The suit's sign around (x, y), `size` up and down."""
+    """Draws the suit's symbol centred on (x, y), reaching `size` up and down."""
 
     def polygon(points: list[tuple[float, float]]) -> None:
         pen.polygon([(x + size * across, y + size * down) for across, down in points], colour)

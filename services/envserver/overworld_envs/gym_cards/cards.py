@@ -24,7 +24,7 @@ class Card(NamedTuple):
 
 
 def in_words(cards: list[Card], *, plain: str = "") -> str:
-    """The ranks, and what those count that are letters and not in `plain`, e.g. "7 and K (10)"."""
+    """The ranks, with the value of each letter that is not in `plain`, e.g. "7 and K (10)"."""
     names = [
         card.rank if card.rank.isdigit() or card.rank in plain else f"{card.rank} ({card.value})" for card in cards
     ]

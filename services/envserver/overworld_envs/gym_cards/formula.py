@@ -1,8 +1,8 @@
 """Formulas of the point games: what Python makes of the played symbols, in bounded time and memory.
 
 Upstream hands the joined symbols to `eval`, so digits of neighbouring cards form one number, `**` is a power, `//` a
-floor division, and floats are compared exactly. All of that is a rule of the game and holds here; only that `eval` may
-run for ever (`9**9**9**9`) does not.
+floor division, and floats are compared exactly. All of that is a rule of the game and holds here. The one
+difference: `eval` may run for ever (`9**9**9**9`), `evaluate` does not.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ _UNARY: dict[type[ast.unaryop], Callable[[Any], Number]] = {ast.UAdd: operator.p
 
 
 class _NoNumberError(ValueError):
-    """The formula has a part that is no number."""
+    """Part of the formula is not a number."""
 
 
 def evaluate(formula: str) -> Number | None:
-    """The value of `formula` by Python's rules, None where Python raises an error or the value is no number."""
+    """The value of `formula` by Python's rules, None where Python raises an error or the value is not a number."""
     if not _FORMULA.fullmatch(formula):
         return None
     try:

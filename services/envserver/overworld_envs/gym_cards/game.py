@@ -1,4 +1,4 @@
-"""What the four games share: options, a square picture, the episode's return, and what made the numbers."""
+"""What the four games share: options, a square picture, the episode's return, and provenance."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class Game(Env):
         return self._view.pixels
 
     def start(self) -> None:
-        """Begins an episode, with a canvas on which all is to be drawn."""
+        """Begins an episode, with a canvas on which everything is still to be drawn."""
         self._view = Image("view", self.canvas("view", self.options.size, self.options.size))
         self._return = 0.0
 
     def text(self) -> str:
-        """What the observation says besides the picture; nothing that the picture should tell."""
+        """What the observation says besides the picture; never what only the picture should show."""
         return ""
 
     def observe(self) -> Observation:
@@ -60,7 +60,7 @@ class Game(Env):
         return Observation((self._view, text) if text else (self._view,))
 
     def transition(self, reward: float, end: End | None = None, *, success: bool = False) -> Transition:
-        """What a move led to. The metric is in each turn, since the host may end an episode after any."""
+        """The outcome of a move. The metric is in every turn, since the host may end an episode after any of them."""
         self._return += reward
         metrics = {"positive_return": float(self._return > 0)}
         return Transition(self.observe(), reward, end, success if end is not None else None, metrics)

@@ -45,7 +45,7 @@ class NumberLine(Game):
     _moves = 0
 
     def reset(self, seed: int, split: str, task: int | None) -> Observation:
-        """Deals the pair number `task` of DEALS, or one from `seed`."""
+        """Deals pair `task` of DEALS, or one drawn from `seed`."""
         if task is None:
             self._random.seed(seed)
             self._current = self._random.randint(0, LARGEST)
@@ -60,7 +60,7 @@ class NumberLine(Game):
         return self.observe()
 
     def step(self, action: str) -> Transition:
-        """Moves."""
+        """Moves the current number by one."""
         self._moves += 1
         before = abs(self._target - self._current)
         self._current = min(max(self._current + (1 if action == "+" else -1), 0), LARGEST)
@@ -88,7 +88,7 @@ class NumberLine(Game):
             self._draw_number(row, number)
 
     def _draw_number(self, row: int, number: int) -> None:
-        """The digit is a third of the picture tall, so that it can be read at 56 x 56 pixels."""
+        """Draws a digit a third of the picture tall, so that it can be read at 56 x 56 pixels."""
         side = round(0.38 * self.options.size)
         cell = glyph(str(number), side, side, letters=0.87, colours=self.options.colours)
         paste(self.picture, cell, round(0.58 * self.options.size), self._row_centre(row) - side // 2)

@@ -1,7 +1,7 @@
 """Chances of winning at Blackjack, by dynamic programming over the infinite deck of upstream's game.
 
 A hand is its hard total, aces counted as 1, and whether it has an ace, which adds 10 where that does not exceed 21. The
-dealer's second card is unknown, so it is as likely to be any card as those that follow.
+dealer's second card is unknown, so it is distributed like every later draw.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 from typing import NamedTuple
 
 DECK = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10, 10, 10)
-"""Values of a suit; each is as likely as the others at every draw."""
+"""The values in a suit; every draw is uniform over them."""
 
 DEALER_STANDS = 17
 LIMIT = 21
@@ -21,11 +21,11 @@ class Chances(NamedTuple):
 
     stand: float
     hit: float
-    """If what follows is played as well as can be."""
+    """Assuming optimal play afterwards."""
 
     @property
     def best(self) -> float:
-        """The better one."""
+        """The larger of the two."""
         return max(self.stand, self.hit)
 
 
@@ -36,7 +36,7 @@ def total(hard: int, ace: bool) -> int:
 
 @functools.cache
 def chances(hard: int, ace: bool, dealer: int) -> Chances:
-    """Of a hand that is not bust, against the dealer's visible card of value `dealer`, 1 to 10."""
+    """The chances of a hand that is not bust, against the dealer's visible card of value `dealer`, 1 to 10."""
     mine = total(hard, ace)
     stand = sum(chance for score, chance in dealer_scores(dealer, dealer == 1) if score < mine)
     hit = 0.0
@@ -48,7 +48,7 @@ def chances(hard: int, ace: bool, dealer: int) -> Chances:
 
 @functools.cache
 def dealer_scores(hard: int, ace: bool) -> tuple[tuple[int, float], ...]:
-    """(score, probability) of what a dealer with this hand ends with: 17 to 21, or 0 if bust."""
+    """(score, probability) of each total that a dealer with this hand can end with: 17 to 21, or 0 if bust."""
     held = total(hard, ace)
     if hard > LIMIT:
         return ((0, 1.0),)
@@ -62,6 +62,6 @@ def dealer_scores(hard: int, ace: bool) -> tuple[tuple[int, float], ...]:
 
 
 def best_win_rate() -> float:
-    """Before the deal: 43.16 %. Who plays for the mean reward wins less, 42.95 %, but also loses less."""
+    """The chance of a win before the deal: 43.16 %. Maximising the mean reward wins 42.95 %, but loses less often."""
     deals = [(dealer, one, two) for dealer in DECK for one in DECK for two in DECK]
     return sum(chances(one + two, 1 in (one, two), dealer).best for dealer, one, two in deals) / len(deals)

@@ -18,7 +18,7 @@ from overworld_envs.gym_cards.table import Layout, Table
 
 NUMBERS = tuple(str(number) for number in range(1, 11))
 BLANK = " "
-"""What a number that no card has leaves in the formula."""
+"""What an illegal number leaves in the formula."""
 
 TEXT_SENTENCE = " The text repeats the formula so far."
 
@@ -30,10 +30,10 @@ class PointsOptions(GameOptions):
 
 
 class PointsGame(Game):
-    """Each action appends a symbol to a formula, "=" has it judged.
+    """Each action appends a symbol to a formula; "=" submits it.
 
-    A number is legal if a card that shows it is left; otherwise it costs 1 and appends a blank. Operators are never
-    checked. "=" ends the game: 10 if the formula, as Python understands it, equals the target and each card was used,
+    A number is legal if an unused card shows it; otherwise it costs 1 and appends a blank. Operators are never checked.
+    "=" ends the game: 10 if the formula, as Python understands it, equals the target and each card was used,
     else -1. An action after more than `rules.max_symbols` symbols, "=" too, ends it with -1.
     """
 
@@ -69,7 +69,7 @@ class PointsGame(Game):
         return self.observe()
 
     def step(self, action: str) -> Transition:
-        """Appends a symbol, or judges the formula."""
+        """Appends a symbol, or scores the formula."""
         if len(self._formula) > self.rules.max_symbols:
             return self.transition(-1.0, End.RULE)
         if action == "=":
@@ -92,9 +92,9 @@ class PointsGame(Game):
         return self._formula_in_words() if self.options.formula_in_text else ""
 
     def expert(self) -> Expert:
-        """The next symbol of a formula that is right and begins as the present one; "=" if there is none.
+        """The next symbol of a right formula that extends the present one; "=" if there is none.
 
-        A formula that cannot become right costs 1 however the game goes on, and "=" ends it at once.
+        A formula that cannot become right costs 1 whatever follows, and "=" ends the game at once.
         """
         target = self.rules.target
         if self._plan is None:

@@ -1,9 +1,9 @@
-"""Finds formulas that hit the target of a point game, from nothing or from a formula that someone has begun.
+"""Finds formulas that hit the target of a point game, from nothing or from the beginning of one.
 
-Values are computed in the very operations that the game will use, ints and floats, so what is found right is right by
-the game's exact comparison of floats (3, 3, 8, 8 has only 8/(3-8/3), which is not quite 24). Solutions in whole numbers
+Values are computed with the game's own operations on ints and floats, so a formula that is right here is right by the
+game's exact comparison of floats (3, 3, 8, 8 has only 8/(3-8/3), which is not quite 24). Solutions in whole numbers
 are preferred. New symbols are numbers, + - * / and brackets, and a sign where an operand is due; `**`, `//` and joined
-digits are understood in what has been begun, but never added.
+digits are understood in the beginning, but never added.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def complete(symbols: Sequence[str], numbers: Sequence[int], rules: Rules) -> li
     left = tuple(sorted(numbers))
     room = rules.max_symbols - len(symbols)
     if not _STRANGE.search(begun):
-        # Whatever was begun, signs included, the end is a formula of all numbers: there must be one.
+        # However it begins, signs included, it ends as a formula of all numbers: there must be one.
         solution = _solution(tuple(sorted((*map(int, _NUMBER.findall(begun)), *left))), rules)
         if solution is None:
             return None
@@ -70,7 +70,7 @@ _ATOM = 5
 
 
 class _Pending(NamedTuple):
-    """An operator that waits for its right side; a sign has no left side, a bracket "(" has neither."""
+    """An operator that waits for its right operand; a sign has no left operand, a bracket "(" has neither."""
 
     symbol: str
     left: Number | None
@@ -79,7 +79,7 @@ class _Pending(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """A formula read up to some point: what waits, and the operand just read, or None where one must follow."""
+    """A formula read up to some point: pending operators, and the operand just read, or None where one must follow."""
 
     pending: tuple[_Pending, ...] = ()
     operand: Number | None = None
@@ -108,7 +108,7 @@ class _State:
         return _State(pending, value)
 
     def then(self, symbol: str) -> _State | None:
-        """After one more token; None if Python would call it an error."""
+        """The state after one more token; None if Python would raise an error."""
         if self.operand is None:
             if symbol.isdigit():
                 return _State(self.pending, int(symbol))
@@ -121,7 +121,7 @@ class _State:
         if symbol not in _BINARY:
             return None
         binding = _BINARY[symbol][0]
-        # Of equal operators the left one goes first, but of powers the right one.
+        # Operators of equal precedence apply from the left, powers from the right.
         before = self.settled(binding + 1 if symbol == "**" else binding)
         return _State((*before.pending, _Pending(symbol, before.operand, binding)))
 
@@ -147,7 +147,7 @@ def _attempt(state: _State, symbol: str) -> _State | None:
 
 
 def _is_whole(state: _State) -> bool:
-    """Whether the value that was worked out last is a whole number."""
+    """Whether the value computed last is a whole number."""
     value = state.pending[-1].left if state.operand is None else state.operand
     return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
 

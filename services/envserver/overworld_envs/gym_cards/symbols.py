@@ -1,4 +1,4 @@
-"""Digits, ranks and operators as cells of a picture, and the colours of these games."""
+"""Digits, ranks and operators as cells of a picture, and the games' colours."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ COLOURS["A"] = COLOURS["1"]
 
 
 def glyph(symbol: str, width: int, height: int, *, letters: float, colours: bool) -> Pixels:
-    """A cell with `symbol` in its middle on white; `letters` is the height of a digit as a share of the cell's.
+    """A cell with `symbol` in its middle on white; `letters` is the height of a digit as a fraction of the cell's.
 
-    With `colours` each symbol has its own, else all are black. A blank, " ", shows as a small grey bracket.
+    With `colours` each symbol has a colour of its own, else all are black. A blank, " ", shows as a small grey bracket.
     """
 
     def draw() -> Pixels:

@@ -14,7 +14,7 @@ from overworld_envs.gym_cards.symbols import FELT, glyph
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where things are; lengths as shares of the picture's side. A symbol takes one column of the panel, "10" 1.5."""
+    """Where things are, in fractions of the picture's side. A symbol takes one column of the panel, "10" takes 1.5."""
 
     cards: int
     card_width: float
@@ -27,7 +27,7 @@ class Layout:
     columns: float
     column_width: float
     letters: float
-    """Height of a digit as a share of a row's."""
+    """Height of a digit as a fraction of a row's."""
 
 
 class Table:
@@ -48,7 +48,7 @@ class Table:
         self._x = 0
 
     def deal(self, canvas: Pixels, cards: list[Card]) -> None:
-        """Draws all of it, with an empty formula."""
+        """Draws the whole picture, with an empty formula."""
         layout, size = self._layout, self._size
         cut = round(layout.label_top * size)
         fill(canvas[:cut], FELT)

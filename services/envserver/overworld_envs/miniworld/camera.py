@@ -21,8 +21,8 @@ Vector = tuple[float, float, float]
 class Camera:
     """Sees one world, in frames of one size and quality.
 
-    What is beside the picture is not drawn. FAST does not draw what walls hide either, and draws near rooms first. The
-    others draw that as upstream does: here and there a bit of it shows, through cracks and where depths are rounded.
+    What is outside the picture is not drawn. FAST does not draw what walls hide either, and draws near rooms first. The
+    others draw hidden rooms as upstream does: bits of them show through cracks and where depths are rounded.
     """
 
     def __init__(self, context: Context, world: World, width: int, height: int, render: Render) -> None:
@@ -36,7 +36,7 @@ class Camera:
         self._seen: tuple[object, ...] | None = None
 
     def look_around(self) -> None:
-        """Takes in the world of a new episode."""
+        """Prepares to draw the world of a new episode."""
         self._context.enter()
         if self._scenery is not None:
             self._scenery.close()
@@ -44,7 +44,7 @@ class Camera:
         self._seen = None
 
     def draw(self, pixels: Pixels) -> None:
-        """Draws the frame into `pixels`, contiguous uint8 [height, width, 3], in an episode always the same array.
+        """Draws the frame into `pixels`, contiguous uint8 [height, width, 3], the same array throughout an episode.
 
         Does nothing if nothing moved since the last frame: the agent ran into a wall, say.
         """
@@ -81,7 +81,7 @@ class Camera:
         frame.read(pixels)
 
     def close(self) -> None:
-        """Frees what the world and its frames take."""
+        """Frees the display lists, and releases the frame buffer."""
         self._context.enter()
         if self._scenery is not None:
             self._scenery.close()
@@ -92,7 +92,7 @@ class Camera:
 def _pose(agent: Any) -> tuple[Vector, Vector]:
     """Where the agent's eye is and where it looks, the same floats as upstream's `cam_pos` and `cam_dir`."""
     if agent.cam_pitch == 0 and agent.cam_fwd_disp == 0:
-        # What upstream's rotation matrices come to without a pitch; they take ten times as long.
+        # Upstream's rotation matrices reduce to this without a pitch; they take ten times as long.
         a, c = math.cos(agent.dir / 2), -math.sin(agent.dir / 2)
         x, y, z = agent.pos.tolist()
         return (x, y + agent.cam_height * (a * a + c * c), z), (a * a - c * c, 0.0, 2 * (a * c))

@@ -19,9 +19,9 @@ _GOALS = ("box", "key")
 
 
 class MiniWorld(Env):
-    """One task: upstream's world and rules, drawn by a camera of ours.
+    """One task: upstream's world and rules, drawn by our own camera.
 
-    Raises, when it is made, graphics.GraphicsMissingError, and WrongThreadError on another thread than the first env.
+    The constructor raises graphics.GraphicsMissingError, and WrongThreadError on any thread but the first env's.
     """
 
     task: ClassVar[Task]
@@ -30,7 +30,7 @@ class MiniWorld(Env):
     def __init__(self, options: Options | None = None) -> None:
         super().__init__(options)
         context = graphics.open_context()
-        # These import MiniWorld, which wants a context.
+        # These import MiniWorld, which needs an open context.
         from overworld_envs.miniworld.camera import Camera
         from overworld_envs.miniworld.framebuffer import Render
         from overworld_envs.miniworld.world import make_world
@@ -47,7 +47,7 @@ class MiniWorld(Env):
         self._planner: Planner | None = None
 
     def reset(self, seed: int, split: str, task: int | None) -> Observation:
-        """Makes the world that upstream makes of `seed`."""
+        """Makes the world that upstream makes from `seed`."""
         if isinstance(self.options, SignOptions):
             self._choose_sign(seed, self.options)
         self._world.on_look = _look_away
@@ -59,12 +59,12 @@ class MiniWorld(Env):
         return self._observation()
 
     def step(self, action: str) -> Transition:
-        """Takes one of upstream's steps, or several of the same kind until the episode ends."""
+        """Takes one of upstream's steps, or several equal ones, stopping where the episode ends."""
         number = self._numbers[action]
         name = self.task.actions[number]
         repeats = getattr(self.options, REPEATED[name]) if name in REPEATED else 1
         reward, terminated, truncated = 0.0, False, False
-        # Upstream draws before it looks at what happened, and may move things after that: draw when it does.
+        # Upstream draws before it evaluates the step, and may move things afterwards: draw when it does.
         self._world.on_look = self._draw if repeats == 1 else _look_away
         for _ in range(repeats):
             _, gained, terminated, truncated, _ = self._world.step(number)
@@ -105,7 +105,7 @@ class MiniWorld(Env):
         return Observation((self._image,))
 
     def _metrics(self) -> dict[str, float]:
-        """Of tasks that can be achieved in part."""
+        """Partial success, for the tasks that know it."""
         world = self._world
         if self.task.name == "PickupObjects":
             return {"picked_up": world.num_picked_up / world.num_objs}
@@ -138,7 +138,7 @@ def _class(task: Task) -> type[MiniWorld]:
 
 
 def _spec(task: Task, options: MiniWorldOptions, renderer: str) -> EnvSpec:
-    """The spec under `options`; `renderer` is OpenGL's name for what draws, as far as it is known."""
+    """The spec under `options`; `renderer` is OpenGL's name for the renderer, empty before a context is open."""
     provenance = {"rules": f"miniworld {version('miniworld')}"}
     if renderer:
         provenance["renderer"] = renderer
@@ -174,4 +174,4 @@ def _text(task: Task, options: MiniWorldOptions) -> str:
 
 
 def _look_away() -> None:
-    """For steps that nobody sees."""
+    """Stands in for drawing in steps that nobody sees."""

@@ -24,7 +24,7 @@ class Render(StrEnum):
 class FrameBuffer:
     """A target of `width` x `height` pixels in the current context, to draw into and to read back.
 
-    Upstream draws several samples of four floats per pixel, resolves colour and depth, and turns the picture round.
+    Upstream draws several samples of four floats per pixel, resolves colour and depth, and flips the picture.
     Here only colour is resolved, and EXACT alone keeps the floats: the resolved pixels are bytes in any case.
     """
 
@@ -37,18 +37,18 @@ class FrameBuffer:
         self._objects: list[gl.GLuint] = []
         self._buffers: list[gl.GLuint] = []
         colour = gl.GL_RGBA32F if render is Render.EXACT else gl.GL_RGBA8
-        # Upstream's 16 bits of depth decide what shows where things meet. Floats are no dearer, and decide it better.
+        # Upstream's 16 bits of depth decide what shows where things meet. Floats cost no more and are more precise.
         depth = _DEPTH_COMPONENT32F if render is Render.FAST else gl.GL_DEPTH_COMPONENT16
         self._drawn = self._object(samples, colour, depth)
         self._resolved = self._object(0, gl.GL_RGBA8) if samples else None
         gl.glPixelStorei(gl.GL_PACK_ALIGNMENT, 1)
-        # OpenGL's first row is the lowest one; Mesa can turn the picture while it copies it.
-        self._turns = bool(gl.gl_info.have_extension("GL_MESA_pack_invert"))
-        if self._turns:
+        # OpenGL's first row is the lowest one; Mesa can flip the picture while it copies it.
+        self._flips = bool(gl.gl_info.have_extension("GL_MESA_pack_invert"))
+        if self._flips:
             gl.glPixelStorei(_PACK_INVERT_MESA, 1)
 
     def bind(self) -> None:
-        """What is drawn from now on goes here."""
+        """Makes this the target of drawing."""
         gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, self._drawn)
         gl.glViewport(0, 0, self.width, self.height)
 
@@ -61,7 +61,7 @@ class FrameBuffer:
             gl.glBindFramebuffer(gl.GL_READ_FRAMEBUFFER, self._resolved)
         address = c_void_p(pixels.__array_interface__["data"][0])
         gl.glReadPixels(0, 0, self.width, self.height, gl.GL_RGB, gl.GL_UNSIGNED_BYTE, address)
-        if not self._turns:
+        if not self._flips:
             pixels[...] = pixels[::-1].copy()
 
     def close(self) -> None:
@@ -92,7 +92,7 @@ _frames: dict[tuple[int, int, Render], FrameBuffer] = {}
 
 
 def acquire(width: int, height: int, render: Render) -> FrameBuffer:
-    """The frame buffer of that size and quality, made if nobody else uses one; to be released."""
+    """The frame buffer of that size and quality, created for its first user; every user must release it."""
     key = width, height, render
     if key not in _frames:
         _frames[key] = FrameBuffer(width, height, render)
@@ -102,7 +102,7 @@ def acquire(width: int, height: int, render: Render) -> FrameBuffer:
 
 
 def release(frame: FrameBuffer) -> None:
-    """Gives an acquired frame buffer back; without users it is freed."""
+    """Ends one use of an acquired frame buffer; the last one frees it."""
     frame.users -= 1
     if frame.users == 0:
         for key in [key for key, kept in _frames.items() if kept is frame]:

@@ -1,4 +1,4 @@
-"""OpenGL without a display: which libraries it takes, and the one context of this process.
+"""OpenGL without a display: the libraries it needs, and the one context of this process.
 
 MiniWorld imports pyglet, which opens a context when it is imported; so nothing here imports either before
 `open_context`.
@@ -29,7 +29,7 @@ class Context:
     """The OpenGL context, and the thread that owns it."""
 
     def __init__(self) -> None:
-        # Several processes share the cores: a process needs no threads of its own to draw, they only cost.
+        # Several processes share the cores: drawing threads within a process would only cost.
         os.environ.setdefault("LP_NUM_THREADS", "0")
         try:
             import pyglet
@@ -38,7 +38,7 @@ class Context:
             pyglet.options["debug_gl"] = False  # else pyglet asks for errors after each call
             from pyglet import gl
 
-            # A window of our own: if stock MiniWorld runs in this process, too, it keeps to its own contexts.
+            # Our own window: if stock MiniWorld also runs in this process, it keeps to its own contexts.
             self._window: Any = pyglet.window.Window(width=1, height=1, visible=False)
             self.renderer = f"{gl.gl_info.get_renderer()}, OpenGL {gl.gl_info.get_version()}"
         except Exception as error:  # pyglet raises whatever it stumbles over, depending on what is missing
@@ -64,7 +64,7 @@ class Context:
             self._window.switch_to()
 
     def set_perspective(self, field_of_view: float, aspect: float, near: float, far: float) -> None:
-        """Sets the projection, if it is another than the last one, and leaves the model's matrix to be set."""
+        """Sets the projection if it changed, and leaves the model-view matrix current."""
         perspective = field_of_view, aspect, near, far
         if perspective != self._perspective:
             self._perspective = perspective

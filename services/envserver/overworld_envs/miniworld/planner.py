@@ -1,8 +1,8 @@
-"""The expert: plans on the true world, tells what the picture shows.
+"""The expert: plans on the true world, and says what the picture shows.
 
-Once per episode: how far every place is from the goal, on a grid, round walls and things. Then, whenever a plan is used
-up or the agent was led astray: every heading and every straight way along it, to find the one after which least is left
-to do. A plan is kept to, since the grid's directions are rough, and weighing them anew in each turn may go in circles.
+Once per episode it computes how far every grid point is from the goal, round walls and things. Then, whenever a plan is
+used up or the agent left it, it compares every heading and every straight way along it, and takes the one that leaves
+the least to do. A plan is followed to its end: the grid's directions are rough, so planning in every turn can circle.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from overworld_envs.miniworld.tasks import FORWARD, TURN_LEFT, TURN_RIGHT
 _CELL = 0.2
 """Metres between grid points."""
 _HORIZON = 4.0
-"""Metres that the straight ways reach."""
+"""Length of the straight ways, in metres."""
 _FIRST_METRES = 1.4
-"""What counts as the direction of a way: enough of it, since the grid knows but eight directions."""
+"""The part of a way that defines its direction; the grid knows only eight directions, so it takes several cells."""
 _ON_THE_BORDER = 1e-6
 _CORNERS = np.array(((0, 0), (0, 1), (1, 0), (1, 1)))
 _NEIGHBOURS = [(x, z, _CELL * math.hypot(x, z)) for x in (-1, 0, 1) for z in (-1, 0, 1) if x or z]
@@ -58,7 +58,7 @@ class Planner:
         self._left, self._ways_on = _distances(free, free & self._reached(points))
 
     def advise(self) -> tuple[str, str]:
-        """The next action, in words, and the reasoning of somebody who sees the picture."""
+        """The next action, in words, and the reasoning of someone who sees the picture."""
         if not self._on_the_way():
             self._heading, self._target = self._plan()
         turn = math.remainder(self._heading - self._world.agent.dir, 2 * math.pi)
@@ -79,7 +79,7 @@ class Planner:
         )
 
     def _plan(self) -> tuple[float, NDArray[np.float64] | None]:
-        """Heading and end of the straight way by which the goal takes the fewest decisions; it must lead nearer."""
+        """Heading and end of the straight way with the fewest decisions to the goal; it must lead nearer."""
         agent = self._world.agent
         most = math.ceil(math.pi / self._turn)
         turns = np.array(sorted(range(-most, most + 1), key=abs))

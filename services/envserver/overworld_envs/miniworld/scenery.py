@@ -19,7 +19,7 @@ class Scenery:
     """The display lists of one episode's world.
 
     Upstream draws what may move one vertex at a time, and all the rest from the display list 1, whichever env it
-    belongs to. Here each world has lists of its own; that of an entity is compiled anew when it has moved. With
+    belongs to. Here each world has its own lists; an entity's is recompiled when it has moved. With
     `as_upstream` what may move is drawn without lists, since Mesa rounds differently in them, once in a million pixels.
     A room's polygons are of one light each; without `smooth` it is not interpolated, which rounds differently, too.
     """
@@ -94,7 +94,7 @@ class Drawing:
         """What holds the entity; None for a picture on a wall, which does not say how far it reaches."""
 
     def follow(self) -> None:
-        """Takes in where the entity is now."""
+        """Updates list and cylinder if the entity has moved."""
         entity = self._entity
         pose = (*entity.pos, entity.dir)
         if pose == self._pose:
@@ -145,7 +145,7 @@ class _Mesh(NamedTuple):
 
 @functools.cache
 def _mesh(mesh: Any) -> _Mesh:
-    """Compiles a mesh, once per process; upstream keeps its meshes likewise."""
+    """Compiles a mesh, once per process; upstream caches its meshes, too."""
     compiled = gl.glGenLists(1)
     gl.glNewList(compiled, gl.GL_COMPILE)
     mesh.render()

@@ -13,12 +13,12 @@ PICK_UP, DROP, STOP = "pick up", "drop", "stop"
 _WALK = (TURN_LEFT, TURN_RIGHT, FORWARD, BACK)
 
 REPEATED = {TURN_LEFT: "turn_repeat", TURN_RIGHT: "turn_repeat", FORWARD: "move_repeat", BACK: "move_repeat"}
-"""The option that says how often an action is repeated; the others are done once."""
+"""Action -> the option that says how often it is repeated; other actions are done once."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One of MiniWorld's tasks. `actions` are in upstream's order, so that its numbers are theirs."""
+    """One of MiniWorld's tasks. `actions` are in upstream's order, so the numbers are upstream's."""
 
     name: str
     short: str

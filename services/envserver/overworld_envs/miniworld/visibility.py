@@ -1,7 +1,7 @@
 """Which rooms can be seen from a point: through portals only, since rooms are convex and walls hide what is behind.
 
-Seen from above a view is a wedge. It takes in the room it begins in; each portal of that room cuts a narrower wedge out
-of it, which goes on in the room behind. All cuts are a little too wide, so a room too many may be found, but none is
+From above, a view is a wedge. It covers the room it starts in; each portal of that room cuts a narrower wedge out of
+it, which continues in the next room. All cuts are a little too wide, so a room too many may be found, but none is
 missed.
 """
 
@@ -43,7 +43,7 @@ class FloorPlan:
     def seen_from(self, eye: Point, direction: Point, half_angle: float) -> list[int]:
         """Numbers of the rooms that a view from `eye` may show, nearest first; `direction` has length 1.
 
-        All rooms, in their order, where that cannot be told: outside of all rooms, say.
+        All rooms, in their order, where that is unknown: outside all rooms, for example.
         """
         if self._portals is None or half_angle + _MARGIN >= math.pi / 2:
             return self._everything

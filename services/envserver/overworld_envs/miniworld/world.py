@@ -1,10 +1,10 @@
 """MiniWorld's own tasks without its windows: the rules, worlds and random numbers are upstream's, to the last bit.
 
 Upstream's base class opens a window and two frame buffers per env, draws in each step, and tests for collisions with
-NumPy calls on tiny arrays. `World` takes its place below a task: nothing is drawn unless a `Camera` is asked to, and
+NumPy calls on tiny arrays. `World` takes its place below a task: nothing is drawn unless a `Camera` draws it, and
 collisions are plain arithmetic on the same numbers.
 
-Import this only with a context open (`graphics.open_context`), since MiniWorld asks for one when it is imported.
+Import this only with a context open (`graphics.open_context`), since importing MiniWorld requires one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from miniworld.params import DEFAULT_PARAMS
 from numpy.typing import NDArray
 
 _CLOSE = 1e-9
-"""Closer to a limit than this, be it metres or their squares, rounding matters: upstream's own formula must decide."""
+"""Within this of a limit, in metres or their squares, rounding matters, and upstream's own formula must decide."""
 
 
 class World(MiniWorldEnv):  # type: ignore[misc]

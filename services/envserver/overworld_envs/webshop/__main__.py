@@ -1,4 +1,4 @@
-"""`python -m overworld_envs.webshop` prepares the operator's catalogue and says what is in it."""
+"""`python -m overworld_envs.webshop` prepares the operator's catalogue and prints what is in it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import sys
 from overworld.errors import SettingsError
 from overworld.service import log
 
-from overworld_envs.webshop.catalogue import opened
-from overworld_envs.webshop.errors import CatalogueError
-from overworld_envs.webshop.goals import KINDS
+from overworld_envs.webshop.catalogue.errors import CatalogueError
+from overworld_envs.webshop.catalogue.goals import KINDS
+from overworld_envs.webshop.opening import opened
 from overworld_envs.webshop.settings import ShopSettings
 
 
 def main() -> None:
-    """Prepares the catalogue; servers then open it at once."""
+    """Prepares the catalogue, so that servers need not."""
     log.configure()
     try:
         catalogue = opened(ShopSettings.load([]))

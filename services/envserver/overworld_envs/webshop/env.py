@@ -1,8 +1,9 @@
-"""The envs: "webshop/synthetic" with instructions made from products, "webshop/human" with those that people wrote."""
+"""The envs: "webshop/synthetic" with instructions made from products, "webshop/human" with people's own."""
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -22,16 +23,19 @@ from overworld.authoring.env import (
 from PIL import features
 from pydantic import Field
 
-from overworld_envs.webshop import goals, page_text
+from overworld_envs.webshop.catalogue import goals
+from overworld_envs.webshop.catalogue.goals import KINDS, Kind
+from overworld_envs.webshop.engine import page_text
+from overworld_envs.webshop.engine.pages import ItemPage, Page, SearchPage
+from overworld_envs.webshop.engine.session import Rules, Session
+from overworld_envs.webshop.engine.shop import Shop
 from overworld_envs.webshop.expert import Guide
-from overworld_envs.webshop.frame import Layout, Renderer
-from overworld_envs.webshop.goals import KINDS, Kind
-from overworld_envs.webshop.pages import ItemPage, Page, SearchPage
-from overworld_envs.webshop.session import Rules, Session
-from overworld_envs.webshop.shop import Shop
+from overworld_envs.webshop.frames.layout import Layout
+from overworld_envs.webshop.frames.pictures import Pictures
+from overworld_envs.webshop.frames.renderer import Renderer
 
 WEIGHTED = "weighted"
-"""The endless split: goals are drawn by weight, as upstream's env draws them where no number is given."""
+"""The endless split: goals are drawn by weight, as upstream draws them when it is given no number."""
 
 _TASK = (
     "You shop for what the instruction describes. On the search page, search[words] finds products. Elsewhere "
@@ -41,7 +45,7 @@ _TASK = (
 )
 _SCROLLS = {"scroll[down]": 1, "scroll[up]": -1}
 _SCROLLED = 0.8
-"""Share of the visible part by which a scroll moves the page."""
+"""How far a scroll moves the page, as a fraction of the visible part."""
 
 
 class ShopOptions(Options):
@@ -60,23 +64,24 @@ class ShopOptions(Options):
 
 
 class WebShop(Env):
-    """A shop and a goal. Subclasses say which kind of goals, and in which shop."""
+    """A shop and a goal. Subclasses set the kind of goal and the shop."""
 
     options_model: ClassVar[type[Options]] = ShopOptions
     options: ShopOptions
     kind: ClassVar[Kind]
     shop: ClassVar[Shop]
+    pictures: ClassVar[Pictures]
 
     def __init__(self, options: Options | None = None) -> None:
         super().__init__(options)
         provenance = {**self.spec.provenance, "rules": f"{self.options.rules}, {_UPSTREAM}"}
         self.spec = dataclasses.replace(self.spec, provenance=provenance)
         self._splits = goals.splits(self.shop.catalogue.goal_count(self.kind))
-        self._renderer = Renderer(self.options.width, self.options.height, self.shop.pictures)
+        self._renderer = Renderer(self.options.width, self.options.height, self.pictures)
         self._view = Image("page", np.zeros((1, 1, 3), np.uint8))  # the canvas comes with the first reset
 
     def reset(self, seed: int, split: str, task: int | None) -> Observation:
-        """Task `task` of the split; in "weighted" the one that `seed` draws."""
+        """Starts with goal `task` of the split; in "weighted" with the one that `seed` draws."""
         catalogue = self.shop.catalogue
         if task is None:
             compat = self.options.rules == "compat"
@@ -93,7 +98,7 @@ class WebShop(Env):
         return self._observation()
 
     def step(self, action: Any) -> Transition:
-        """Scrolls, or does what the session understands."""
+        """Scrolls, or does what the session understands by the action."""
         if action in _SCROLLS:
             self._scroll_to(self._scroll + _SCROLLS[action] * self._scroll_step())
             return Transition(self._observation(), 0.0, metrics=_NOTHING)
@@ -114,7 +119,7 @@ class WebShop(Env):
         return self._guide.advice(self._page)
 
     def resolve(self, action: Action, observation: Observation) -> Action | None:
-        """What the action means on this page, in lower case; None if nothing."""
+        """The action in canonical form, in lower case; None if it means nothing on this page."""
         if not isinstance(action, str):
             return None
         action = action.strip()
@@ -136,12 +141,12 @@ class WebShop(Env):
         return max(1, int(_SCROLLED * self._layout.view_height(self.options.height)))
 
     def _scrolls(self) -> list[str]:
-        """Where there is more to see."""
+        """The scrolls that would move the page."""
         more = self._scroll + self._layout.view_height(self.options.height) < self._layout.height
         return [*(["scroll[down]"] if more else []), *(["scroll[up]"] if self._scroll else [])]
 
     def _observation(self, report: str = "") -> Observation:
-        """The frame; then the instruction, the page's text if wanted, the report at the end."""
+        """The frame; then the instruction, the page's text if wanted, and the report after a purchase."""
         texts = [f"Instruction: {self._session.goal.text}"]
         if self.options.page_text != "none":
             texts.append((page_text.plain if self.options.page_text == "text" else page_text.rich)(self._page))
@@ -156,13 +161,22 @@ class WebShop(Env):
         return Observation((self._view, "\n".join(texts)), tuple(clicks))
 
 
-def env_classes(shop: Shop) -> list[type[WebShop]]:
-    """The envs of a shop: one for each kind of goals that its catalogue has."""
+def env_classes(shop: Shop, pictures: Path | None = None) -> list[type[WebShop]]:
+    """The envs of a shop: one for each kind of goal that its catalogue has.
+
+    `pictures` is a folder with product pictures; without one, frames show placeholders.
+    """
     classes = []
     for kind in KINDS:
         count = shop.catalogue.goal_count(kind)
         if count:
-            fields = {"__doc__": WebShop.__doc__, "kind": kind, "shop": shop, "spec": _spec(shop, kind, count)}
+            fields = {
+                "__doc__": WebShop.__doc__,
+                "kind": kind,
+                "shop": shop,
+                "pictures": Pictures(pictures),
+                "spec": _spec(shop, kind, count),
+            }
             classes.append(type(f"{kind.capitalize()}WebShop", (WebShop,), fields))
     return classes
 

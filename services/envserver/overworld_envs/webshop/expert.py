@@ -1,11 +1,12 @@
-"""Knows the goal's product, so it shows how to get there: for cloning, and as an upper bound of what can be earned."""
+"""The expert, which knows the goal's product: for cloning, and as an upper bound of the reward."""
 
 from __future__ import annotations
 
 from overworld.authoring.env import Expert
 
-from overworld_envs.webshop.goals import Goal
-from overworld_envs.webshop.pages import (
+from overworld_envs.webshop.catalogue.goals import Goal
+from overworld_envs.webshop.catalogue.products import Product
+from overworld_envs.webshop.engine.pages import (
     BACK,
     BUY,
     MOST_RESULTS,
@@ -17,15 +18,14 @@ from overworld_envs.webshop.pages import (
     ResultsPage,
     SearchPage,
 )
-from overworld_envs.webshop.products import Product
-from overworld_envs.webshop.reward import matched_options, reward
-from overworld_envs.webshop.shop import Shop
+from overworld_envs.webshop.engine.reward import matched_options, reward
+from overworld_envs.webshop.engine.shop import Shop
 
 _LONGEST_QUERY = 500
 
 
 class Guide:
-    """The way to one goal, from whatever page."""
+    """The way to one goal, from any page."""
 
     def __init__(self, shop: Shop, goal: Goal) -> None:
         self._goal = goal
@@ -62,7 +62,7 @@ class Guide:
 
 
 def wanted_options(goal: Goal, product: Product) -> dict[str, str]:
-    """Option name -> value of the product, for what the goal asks; left out is what it does not have."""
+    """Option name -> value, for the goal's options that the product has."""
     chosen: dict[str, str] = {}
     for wanted in goal.options:
         if isinstance(wanted, tuple):
@@ -78,9 +78,9 @@ def wanted_options(goal: Goal, product: Product) -> dict[str, str]:
 
 
 def _search(shop: Shop, goal: Goal) -> tuple[str, Product, int]:
-    """Words to search with, the product to buy, and its rank in what they find.
+    """Words to search for, the product to buy, and its rank in the results.
 
-    Words of the instruction if they lead to the goal's product within two pages, else its title.
+    The instruction's words if they find the goal's product within two pages, else its title.
     """
     values = " ".join(option[1] if isinstance(option, tuple) else option for option in goal.options)
     attributes = " ".join(goal.attributes)
@@ -112,5 +112,5 @@ def _search(shop: Shop, goal: Goal) -> tuple[str, Product, int]:
 
 
 def _query(text: str) -> str:
-    """Words as an action can have them: in lower case, with single spaces, not too many."""
+    """Words as they fit into an action: in lower case, with single spaces, within the limit."""
     return " ".join(text.lower().split())[:_LONGEST_QUERY].strip()

@@ -1,6 +1,6 @@
-"""What the operator of a server decides, in the environment: OVERWORLD_WEBSHOP_DATA=/data/webshop and so on.
+"""What the operator of a server sets in the environment: OVERWORLD_WEBSHOP_DATA=/data/webshop and so on.
 
-Clients have no say in these: they are paths, and what makes the numbers.
+Clients cannot set these: they name paths, and decide what a score means.
 """
 
 from __future__ import annotations

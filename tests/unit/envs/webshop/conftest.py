@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from overworld_envs.webshop.engine.shop import Shop
+from overworld_envs.webshop.opening import open_shop
 from overworld_envs.webshop.settings import ShopSettings
-from overworld_envs.webshop.shop import Shop, open_shop
 
 VECTORS = Path(__file__).parent / "vectors"
 TRACED_PRICE_SEED = 5

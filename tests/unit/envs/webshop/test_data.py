@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from overworld_envs.webshop import catalogue, goals, sources
-from overworld_envs.webshop.catalogue import opened
-from overworld_envs.webshop.errors import CatalogueError
-from overworld_envs.webshop.products import product
+from overworld_envs.webshop.catalogue import goals, sources, store
+from overworld_envs.webshop.catalogue.errors import CatalogueError
+from overworld_envs.webshop.catalogue.products import product
+from overworld_envs.webshop.engine.shop import Shop
+from overworld_envs.webshop.opening import open_shop, opened
 from overworld_envs.webshop.settings import ShopSettings
-from overworld_envs.webshop.shop import Shop, open_shop
 
 VECTORS = Path(__file__).parent / "vectors"
 
@@ -112,7 +112,7 @@ def test_rows_are_counted_before_any_is_left_out(tmp_path: Path) -> None:
         ({"pricing": 19.99}, "pricing is 19.99"),
         ({"customization_options": []}, None),
         ({"customization_options": ["x"]}, "customization_options is a list, not an object"),
-        ({"customization_options": {"Color": "red"}}, "option 'Color' is no list"),
+        ({"customization_options": {"Color": "red"}}, "option 'Color' is not a list"),
         ({"customization_options": {"Color": [{"name": "red"}]}}, r"option 'Color' has .*expected \{'value': text\}"),
     ],
 )
@@ -183,7 +183,7 @@ def test_a_row_without_an_end_is_not_read_forever(tmp_path: Path, monkeypatch: p
 
 
 def test_missing_files(tmp_path: Path) -> None:
-    with pytest.raises(CatalogueError, match="is no folder"):
+    with pytest.raises(CatalogueError, match="is not a folder"):
         opened(ShopSettings(data=tmp_path / "nowhere", cache=tmp_path / "cache"))
     (tmp_path / "data").mkdir()
     with pytest.raises(CatalogueError, match=r"which items_shuffle.*There is none"):
@@ -223,7 +223,7 @@ def test_products_without_an_entry_are_told(tmp_path: Path, caplog: pytest.LogCa
 def test_a_catalogue_is_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = written(tmp_path, [row()])
     first = opened(settings)
-    monkeypatch.setattr(catalogue, "_build", lambda *_: pytest.fail("prepared again"))
+    monkeypatch.setattr(store, "_build", lambda *_: pytest.fail("prepared again"))
     assert opened(settings).product(0) == first.product(0)
 
 

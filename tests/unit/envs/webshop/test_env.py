@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from overworld import End, Outcome, Runner
+from overworld_envs.webshop.engine.shop import Shop
 from overworld_envs.webshop.env import ShopOptions, WebShop, env_classes
+from overworld_envs.webshop.opening import open_shop
 from overworld_envs.webshop.settings import ShopSettings
-from overworld_envs.webshop.shop import Shop, open_shop
 from pydantic import ValidationError
 
 

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from overworld_envs.webshop.frame import BAR, BUY, Renderer
-from overworld_envs.webshop.pages import DonePage, ItemPage, Page, ResultsPage, SearchPage, SubPage
-from overworld_envs.webshop.pictures import Pictures
-from overworld_envs.webshop.products import Product
-from overworld_envs.webshop.shop import Shop
-from overworld_envs.webshop.typeface import SPRITES, Style, lines, text_width
+from overworld_envs.webshop.catalogue.products import Product
+from overworld_envs.webshop.engine.pages import DonePage, ItemPage, Page, ResultsPage, SearchPage, SubPage
+from overworld_envs.webshop.engine.shop import Shop
+from overworld_envs.webshop.frames.pictures import Pictures
+from overworld_envs.webshop.frames.renderer import Renderer
+from overworld_envs.webshop.frames.sheet import BAR, BUY
+from overworld_envs.webshop.frames.typeface import SPRITES, Style, lines, text_width
 from PIL import Image
 
 STYLE = Style(14, (0, 0, 0), (255, 255, 255))
@@ -185,7 +186,7 @@ def test_a_broken_picture_is_told_and_crossed_out(
         page = ItemPage("goal", dataclasses.replace(product, image=f"https://x/{name}"), {}, False)
         with caplog.at_level(logging.WARNING):
             assert not np.array_equal(drawn(page, pictures=tmp_path), drawn(page))
-        assert f"{name} is no picture that can be shown" in caplog.text
+        assert f"{name} cannot be shown as a picture" in caplog.text
 
 
 def test_a_picture_that_is_too_large_is_not_decoded(

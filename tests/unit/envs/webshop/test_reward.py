@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
-from overworld_envs.webshop.colours import simplified
-from overworld_envs.webshop.goals import Goal, offset_draw, weighted_draw
-from overworld_envs.webshop.products import Product
-from overworld_envs.webshop.reward import matched_attributes, matched_options, reward, type_score
-from overworld_envs.webshop.tagger import TextBlobTagger, tagger
+from overworld_envs.webshop.catalogue.goals import Goal, offset_draw, weighted_draw
+from overworld_envs.webshop.catalogue.products import Product
+from overworld_envs.webshop.engine.colours import simplified
+from overworld_envs.webshop.engine.reward import matched_attributes, matched_options, reward, type_score
+from overworld_envs.webshop.engine.tagger import TextBlobTagger, tagger
 
 TAGGER = TextBlobTagger()
 

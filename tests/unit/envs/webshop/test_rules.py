@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from overworld_envs.webshop import page_text
-from overworld_envs.webshop.catalogue import Catalogue
-from overworld_envs.webshop.pages import DonePage, ItemPage, ResultsPage, SearchPage, SubPage
-from overworld_envs.webshop.products import Product
-from overworld_envs.webshop.session import Rules, Session
-from overworld_envs.webshop.shop import Shop
+from overworld_envs.webshop.catalogue.products import Product
+from overworld_envs.webshop.catalogue.store import Catalogue
+from overworld_envs.webshop.engine import page_text
+from overworld_envs.webshop.engine.pages import DonePage, ItemPage, ResultsPage, SearchPage, SubPage
+from overworld_envs.webshop.engine.session import Rules, Session
+from overworld_envs.webshop.engine.shop import Shop
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def odd_shop(shop: Shop) -> Iterator[Shop]:
 
             self.product = product  # type: ignore[assignment]
 
-    yield Shop(Odd(), shop.tagger, shop.pictures)
+    yield Shop(Odd(), shop.tagger)
 
 
 def test_odd_options(odd_shop: Shop) -> None:

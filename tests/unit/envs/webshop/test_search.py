@@ -12,10 +12,9 @@ import pytest
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from overworld_envs.webshop import search_index
-from overworld_envs.webshop.analyzer import terms
-from overworld_envs.webshop.search_index import SearchIndex
-from overworld_envs.webshop.shop import Shop
+from overworld_envs.webshop.engine.shop import Shop
+from overworld_envs.webshop.search.analyzer import terms
+from overworld_envs.webshop.search.index import SearchIndex, build
 
 _LUCENE = Path(__file__).parent / "lucene"
 RECORDED: dict[str, Any] = json.loads(gzip.decompress((_LUCENE / "answers.json.gz").read_bytes()))
@@ -79,7 +78,7 @@ def test_the_best_ten_of_a_thousand_products_are_lucenes(shop: Shop) -> None:
 
 
 def index_of(tmp_path: Path, documents: list[str], ids: list[str]) -> SearchIndex:
-    for name, content in search_index.build(documents, ids):
+    for name, content in build(documents, ids):
         if isinstance(content, bytes):
             (tmp_path / name).write_bytes(content)
         else:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from overworld_envs.webshop import page_text
-from overworld_envs.webshop.goals import Goal
-from overworld_envs.webshop.pages import DonePage, SearchPage
-from overworld_envs.webshop.session import Session
-from overworld_envs.webshop.shop import Shop
+from overworld_envs.webshop.catalogue.goals import Goal
+from overworld_envs.webshop.engine import page_text
+from overworld_envs.webshop.engine.pages import DonePage, SearchPage
+from overworld_envs.webshop.engine.session import Session
+from overworld_envs.webshop.engine.shop import Shop
 
 TRACE = (Path(__file__).parent / "vectors" / "upstream_trace_on_own_catalogue.txt").read_text()
 

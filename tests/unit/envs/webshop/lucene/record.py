@@ -1,6 +1,6 @@
 """Records what a real Lucene answers: answers.json.gz beside this file. Needs javac and Debian's liblucene8-java.
 
-python tests/unit/webshop/lucene/record.py
+python tests/unit/envs/webshop/lucene/record.py
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
-from overworld_envs.webshop.products import Product
+from overworld_envs.webshop.catalogue.products import Product
+from overworld_envs.webshop.opening import source
 from overworld_envs.webshop.settings import ShopSettings
-from overworld_envs.webshop.sources import source
 
 _HERE = Path(__file__).parent
 ANSWERS = _HERE / "answers.json.gz"

@@ -18,7 +18,7 @@ Colour = tuple[int, int, int]
 Weight = Literal["Regular", "Semibold"]
 
 SPRITES = SpriteCache(max_bytes=24 * 2**20)
-"""All that this process drew last."""
+"""What this process drew most recently."""
 
 _CACHED_CHARS = 24
 
@@ -34,14 +34,14 @@ class Style:
 
     @property
     def height(self) -> int:
-        """Of a line, in pixels."""
+        """Height of a line in pixels."""
         return round(self.size * 1.26)
 
 
 def lines(text: str, style: Style, width: int, limit: int = 10_000) -> Iterator[list[tuple[int, str]]]:
-    """`text` in lines of at most `width` pixels, each a list of (x, word). Of more than `limit` lines the last is cut.
+    """`text` in lines of at most `width` pixels, each a list of (x, word). After `limit` lines it ends with "…".
 
-    Words that are wider are broken. Characters that cannot be shown become U+FFFD.
+    Wider words are broken. Characters that cannot be shown become U+FFFD.
     """
     space = _width(" ", style.size, style.weight)
     line: list[tuple[int, str]] = []
@@ -64,7 +64,7 @@ def lines(text: str, style: Style, width: int, limit: int = 10_000) -> Iterator[
 
 
 def text_width(text: str, style: Style) -> int:
-    """Of a text in one line, in pixels."""
+    """Width of `text` on one line, in pixels."""
     words = [_shown(word) for word in text.split()]
     space = _width(" ", style.size, style.weight)
     return round(sum(_width(word, style.size, style.weight) for word in words) + space * max(0, len(words) - 1))

@@ -1,7 +1,7 @@
 """Which words of a title are nouns: upstream's reward compares them.
 
 Upstream uses spaCy with one of two models that give different scores. The default here is TextBlob's PatternTagger,
-whose lexicon comes with its package. Scores of different taggers are not comparable, so each says its name.
+whose lexicon comes with its package. Scores by different taggers are not comparable, so each score names its tagger.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Tagger(ABC):
-    """Finds nouns. `name` goes wherever scores go."""
+    """Finds nouns. Every score is reported with the tagger's `name`."""
 
     name: str
 
@@ -40,7 +40,7 @@ class TextBlobTagger(Tagger):
 
 
 class SpacyTagger(Tagger):
-    """A model of spaCy, which the operator has installed. Raises ImportError, OSError."""
+    """A spaCy model that the operator installed. Raises ImportError, OSError."""
 
     def __init__(self, model: str) -> None:
         super().__init__()

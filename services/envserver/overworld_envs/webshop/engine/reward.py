@@ -1,7 +1,7 @@
-"""What a purchase is worth, 0 to 1: upstream's `get_reward` with all its sub-scores.
+"""The score of a purchase, 0 to 1: upstream's `get_reward` with all its sub-scores.
 
-Source: web_agent_site/engine/goal.py of princeton-nlp/WebShop @64fa2a5. Its peculiarities are kept: titles of the very
-same product may not match in full, "x-large" passes for "large", and "titanium" holds the colour "tan".
+Source: web_agent_site/engine/goal.py of princeton-nlp/WebShop @64fa2a5. Its peculiarities are kept: the title of
+the very same product may not match in full, "x-large" passes for "large", and "titanium" holds the colour "tan".
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from dataclasses import dataclass
 
 from rapidfuzz import fuzz
 
-from overworld_envs.webshop.colours import simplified
-from overworld_envs.webshop.goals import Goal
-from overworld_envs.webshop.products import Product
-from overworld_envs.webshop.tagger import Tagger
+from overworld_envs.webshop.catalogue.goals import Goal
+from overworld_envs.webshop.catalogue.products import Product
+from overworld_envs.webshop.engine.colours import simplified
+from overworld_envs.webshop.engine.tagger import Tagger
 
 _SIMILAR = 85
 
 
 @dataclass(frozen=True, slots=True)
 class TypeScore:
-    """Whether it is the kind of product that was asked for."""
+    """How well the product's kind matches the goal's."""
 
     factor: float
-    """1, 0.5, 0.1 or 0: everything else is multiplied with it."""
+    """1, 0.5, 0.1 or 0; everything else is multiplied by it."""
     query_match: bool
     category_match: bool
     title_score: float
@@ -33,7 +33,7 @@ class TypeScore:
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """The score and how it came about. Shares `r_*` are 0 to 1, weights `w_*` add up to 1; None: nothing was asked."""
+    """The score and its parts. Fractions `r_*` are 0 to 1, weights `w_*` add up to 1; None: nothing was asked for."""
 
     score: float
     type: TypeScore
@@ -46,7 +46,7 @@ class Reward:
     tagger: str
 
     def metrics(self) -> dict[str, float]:
-        """All of it in numbers, under upstream's names."""
+        """All parts as numbers, under upstream's names."""
         metrics = {
             "score": self.score,
             "r_type": self.type.factor,
@@ -63,7 +63,7 @@ class Reward:
         return metrics
 
     def report(self) -> str:
-        """All of it in words."""
+        """All parts in words."""
         options = "" if self.r_option is None else f"options {self.r_option:.2f} (weight {self.w_option:.2f}), "
         return (
             f"Your score: {self.score:.4g} of 1. Type {self.type.factor:g} (title {self.type.title_score:.2f}, "
@@ -74,7 +74,7 @@ class Reward:
 
 
 def reward(goal: Goal, product: Product, price: float, options: Mapping[str, str], tagger: Tagger) -> Reward:
-    """For buying `product` at `price` dollars with the chosen `options` (name -> value)."""
+    """The reward for buying `product` at `price` dollars with the chosen `options` (name -> value)."""
     kind = type_score(goal, product, tagger)
     attributes = matched_attributes(goal.attributes, product)
     matched = matched_options(goal.options, list(options.values()))
@@ -118,7 +118,7 @@ def matched_attributes(wanted: Collection[str], product: Product) -> int:
 
 
 def matched_options(wanted: Sequence[tuple[str, str] | str], chosen: Sequence[str]) -> int:
-    """How many of the goal's options some chosen value meets."""
+    """How many of the goal's options are met by some chosen value."""
     values = [simplified(value) for value in chosen]
     return sum(any(_similar(value, simplified(option)) for value in values) for option in wanted)
 

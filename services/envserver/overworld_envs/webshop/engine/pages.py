@@ -1,6 +1,6 @@
 """The pages of the shop: what each shows and what can be clicked on it, apart from how it looks.
 
-`frame.py` draws them, `page_text.py` writes them as upstream's text env does; a browser could show them as well.
+`frames` draws them, `page_text.py` writes them as upstream's text env does; a browser could show them as well.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from overworld_envs.webshop.products import Product
+from overworld_envs.webshop.catalogue.products import Product
 
 Target = str | tuple[str, str]
 """What a click means: a button's name or a product's id, or an option (name, value)."""
@@ -34,10 +34,10 @@ class Page(ABC):
 
 @dataclass(frozen=True, slots=True)
 class SearchPage(Page):
-    """Where a search begins."""
+    """The page with the search field."""
 
     def clickables(self) -> dict[str, Target]:
-        """The button, which does nothing: one searches with words."""
+        """The button, which does nothing when clicked: a search needs words."""
         return {SEARCH: SEARCH}
 
 
@@ -51,7 +51,7 @@ class ResultsPage(Page):
     total: int
     products: tuple[Product, ...]
     viewed: frozenset[str]
-    """Ids of products that were looked at since the search began."""
+    """Ids of the products viewed since the search began."""
     has_next: bool
 
     def clickables(self) -> dict[str, Target]:
@@ -66,13 +66,13 @@ class ItemPage(Page):
 
     product: Product
     chosen: Mapping[str, str]
-    """Option name -> value, in the order of choosing."""
+    """Option name -> value, in the order in which they were chosen."""
     shows_attributes: bool
 
     def clickables(self) -> dict[str, Target]:
         """Buttons, then the options' values. As upstream, a button hides a value of the same text.
 
-        Of two options with one value in common the later has it.
+        If two options have a value in common, the click chooses the later option.
         """
         buttons = {button: button for button in (BACK, PREVIOUS, *self.sub_pages, BUY)}
         values = {value: (name, value) for name, values in self.product.options.items() for value in values}
@@ -80,7 +80,7 @@ class ItemPage(Page):
 
     @property
     def sub_pages(self) -> tuple[str, ...]:
-        """The sub-pages that there are."""
+        """Names of the sub-pages that the product has."""
         return SUB_PAGES if self.shows_attributes else SUB_PAGES[:-1]
 
 
@@ -97,7 +97,7 @@ class SubPage(Page):
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """What stands there. There are no reviews: upstream does not load them."""
+        """The paragraphs. There are no reviews: upstream does not load them."""
         product = self.product
         match self.name:
             case "description":

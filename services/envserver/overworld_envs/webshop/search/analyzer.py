@@ -17,7 +17,7 @@ _STOP_WORDS = (
 STOP_WORDS = frozenset(_STOP_WORDS.split())
 
 _MAX_TOKEN = 255
-"""Lucene cuts longer words into pieces of so many UTF-16 units."""
+"""Lucene cuts longer words into pieces of this many UTF-16 units."""
 
 
 def terms(text: str) -> list[str]:
@@ -59,11 +59,11 @@ def _lower(character: str) -> str:
     return lowered if len(lowered) == 1 else lowered[0]
 
 
-# The author's version with its later changes, which is Lucene's, too; NLTK's own extensions differ.
+# The author's own revision, which Lucene uses too; NLTK's extensions differ.
 _STEMMER = PorterStemmer(mode=PorterStemmer.MARTIN_EXTENSIONS)
 
 
-# Lucene 8 has the tables of Unicode 9 and Emoji 12: more symbols were pictographs, some marks were no letters yet.
+# Lucene 8 has the tables of Unicode 9 and Emoji 12: more symbols were pictographs, and some marks were not letters yet.
 _OLDER_PICTOGRAPHS = (
     r"\u2388\u2600-\u2605\u2607-\u2612\u2614-\u2685\u2690-\u2705\u2708-\u2712\u2763-\u2767"
     r"\U0001F000-\U0001F0FF\U0001F10D-\U0001F10F\U0001F12F\U0001F16C-\U0001F171\U0001F1AD-\U0001F1E5"
@@ -75,7 +75,7 @@ _NEWER_LETTERS = (
 
 
 def _word_pattern() -> regex.Pattern[str]:
-    """UAX #29's rules WB4 to WB13 as one expression. What follows a letter invisibly is part of it."""
+    """UAX #29's rules WB4 to WB13 as one expression. Invisible characters after a letter are part of it."""
     tail = r"[\p{WB=Format}\p{WB=Extend}\p{WB=ZWJ}]*+"
 
     def kind(characters: str) -> str:
@@ -99,7 +99,7 @@ def _word_pattern() -> regex.Pattern[str]:
     word = f"{joiner}*{run}(?:{joiner}+{run})*{joiner}*"
     south_east_asian = f"(?:\\p{{LB=SA}}{tail})+"
     ideograph = f"[\\p{{Script=Han}}\\p{{Script=Hiragana}}]{tail}"
-    # A digit with a keycap is a number; "#" and "*" are emoji with one and nothing without.
+    # A digit with a keycap is a number; "#" and "*" are emoji with one and dropped without.
     pictograph = rf"[[\p{{Extended_Pictographic}}{_OLDER_PICTOGRAPHS}]--[0-9#*]]"
     symbol = rf"{pictograph}(?:\uFE0F(?:\u200D(?={pictograph}))?|{tail})"
     flag = rf"\p{{Regional_Indicator}}{{2}}{tail}"

@@ -1,4 +1,4 @@
-"""A product, and the rules by which upstream's loader makes one from a row of items_shuffle*.json.
+"""A product, and upstream's rules for making one from a row of items_shuffle*.json.
 
 Source: `load_products` of princeton-nlp/WebShop @64fa2a5.
 """
@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from overworld_envs.webshop.errors import CatalogueError
+from overworld_envs.webshop.catalogue.errors import CatalogueError
 
 NO_PRICE = 100.0
-"""What a product without a price costs."""
+"""The price of a product without one, in dollars."""
 
 _READ = (
     "asin", "name", "category", "query", "product_category", "full_description", "small_description", "pricing",
@@ -65,7 +65,7 @@ class Product:
 
     @property
     def document(self) -> str:
-        """What search knows of it: title, description, the first bullet and the options, in lower case."""
+        """The text that is indexed: title, description, the first bullet and the options, in lower case."""
         options = ", and ".join(f"{name}: {', '.join(values)}" for name, values in self.options.items())
         first = self.bullets[0] if self.bullets else ""
         return f"{self.title} {self.description} {first} {options}".lower()
@@ -92,7 +92,7 @@ def _instruction(fields: dict[str, Any]) -> Instruction:
 
 
 def is_skipped(asin: str) -> bool:
-    """Whether upstream's loader leaves the row out."""
+    """Whether upstream's loader skips the row."""
     return asin == "nan" or len(asin) > 10
 
 
@@ -173,7 +173,7 @@ def _options(field: Any, where: str) -> tuple[dict[str, tuple[str, ...]], dict[s
         if contents is None:
             continue
         if not isinstance(contents, list) or len(contents) > _MAX_VALUES:
-            raise CatalogueError(f"{where}: option {name!r:.80} is no list of up to {_MAX_VALUES:,} values")
+            raise CatalogueError(f"{where}: option {name!r:.80} is not a list of up to {_MAX_VALUES:,} values")
         values = []
         for content in contents:
             text = content.get("value") if isinstance(content, dict) else None
@@ -215,7 +215,7 @@ class _Reader:
         if len(value) > _MAX_CHARS:
             raise CatalogueError(f"{self._where}: {name} has {len(value):,} characters; {_MAX_CHARS:,} are allowed")
         if any("\ud800" <= character <= "\udfff" for character in value):
-            raise CatalogueError(f"{self._where}: {name} holds half a surrogate pair, which is no text")
+            raise CatalogueError(f"{self._where}: {name} holds half a surrogate pair, which is not text")
         return value
 
 

@@ -1,6 +1,6 @@
-"""A catalogue of our own in upstream's schema: as many products as wanted, all made from a seed.
+"""A generated catalogue in upstream's schema: any number of products, all made from a seed.
 
-What there is to sell is in assortment.toml: kinds of products with their attributes, options and prices. Products of a
+What is for sale is in assortment.toml: kinds of products with their attributes, options and prices. Products of a
 kind differ in attributes, options, prices and words, so a goal has one best product and many that miss something.
 """
 
@@ -18,7 +18,7 @@ import xxhash
 DEFAULT_PRODUCTS = 5_000
 
 VERSION = 1
-"""Counts up when this file would make another catalogue of the same seed and assortment."""
+"""Goes up whenever this file would make a different catalogue from the same seed and assortment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def generated(count: int, seed: int) -> Iterator[Made]:
 
 
 def assortment_digest() -> str:
-    """Of what there is to sell."""
+    """The digest of assortment.toml."""
     return xxhash.xxh3_64_hexdigest(_assortment())
 
 
@@ -80,7 +80,7 @@ def _assortment() -> bytes:
 _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _ASINS = 36**8
 _STEP = 1_100_723_141_231
-"""Has no common factor with 36, so that multiples of it are all different for 36 ** 8 numbers."""
+"""Has no factor in common with 36, so its first 36 ** 8 multiples are all different modulo 36 ** 8."""
 
 
 def _asin(number: int) -> str:

@@ -11,24 +11,23 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from overworld_envs.webshop import generator
-from overworld_envs.webshop.errors import CatalogueError
-from overworld_envs.webshop.products import KNOWN, Product, is_skipped, product
-from overworld_envs.webshop.settings import ShopSettings
+from overworld_envs.webshop.catalogue import generator
+from overworld_envs.webshop.catalogue.errors import CatalogueError
+from overworld_envs.webshop.catalogue.products import KNOWN, Product, is_skipped, product
 
 _logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 20
 _LONGEST_ROW = 64 << 20
-_BLANKS: Any = re.compile(r"[\s,]*")  # matches always
+_BLANKS: Any = re.compile(r"[\s,]*")  # always matches
 
 
 class Source(Protocol):
-    """Products, and what tells them from others."""
+    """Products, and what identifies them."""
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What the products are made of, cheap to find out; as JSON can hold it."""
+        """What the products are made from, cheap to determine; as JSON can hold it."""
 
     @property
     def size(self) -> int:
@@ -38,14 +37,7 @@ class Source(Protocol):
         """All products in order. Raises CatalogueError."""
 
     def description(self) -> str:
-        """What it is, exactly; may read all of it."""
-
-
-def source(settings: ShopSettings) -> Source:
-    """The source that the operator chose. Raises CatalogueError."""
-    if settings.data is None:
-        return Generated(settings.products or generator.DEFAULT_PRODUCTS, settings.seed)
-    return Files(settings.data, settings.products)
+        """What it is, exactly; may read every file."""
 
 
 class Generated:
@@ -68,7 +60,7 @@ class Generated:
         }
 
     def products(self) -> Iterator[Product]:
-        """Makes them."""
+        """Generates them."""
         for made in generator.generated(self._count, self._seed):
             yield product(made.row, made.notes, made.human, f"generated product {made.row['asin']}")
 
@@ -99,11 +91,11 @@ class Files:
 
     @property
     def size(self) -> int:
-        """Of all files, in bytes."""
+        """The size of all files in bytes."""
         return sum(file.stat().st_size for file in self._files)
 
     def products(self) -> Iterator[Product]:
-        """Upstream's loading rules: the first of several rows with one id counts, some ids are left out."""
+        """The products by upstream's rules: the first of several rows with one id counts, some ids are skipped."""
         notes = _members(self._notes, dict)
         human = _members(self._human, list) if self._human in self._files else {}
         seen: set[str] = set()
@@ -147,7 +139,7 @@ class Files:
 def _rows_file(folder: Path, count: int | None) -> Path:
     if not folder.is_dir():
         raise CatalogueError(
-            f"OVERWORLD_WEBSHOP_DATA={folder} is no folder; it must hold upstream's items_shuffle*.json"
+            f"OVERWORLD_WEBSHOP_DATA={folder} is not a folder; it must hold upstream's items_shuffle*.json"
         )
     names = ["items_shuffle.json"] if count is None else [f"items_shuffle_{count}.json", "items_shuffle.json"]
     found = sorted(folder.glob("items_shuffle*.json"))
@@ -164,7 +156,7 @@ def _rows_file(folder: Path, count: int | None) -> Path:
 
 
 def _rows(file: Path) -> Iterator[Any]:
-    """The elements of a list, one after another, by the parser that upstream uses: it takes NaN, for example."""
+    """The elements of a list, one by one, read by the parser that upstream uses: it accepts NaN, for example."""
     decoder = json.JSONDecoder()
     with file.open(encoding="utf-8") as content:
         try:
@@ -178,7 +170,7 @@ def _rows(file: Path) -> Iterator[Any]:
             while not text.startswith("]", at := _BLANKS.match(text, at).end()):
                 try:
                     row, at = decoder.raw_decode(text, at)
-                except ValueError:  # perhaps only cut off
+                except ValueError:  # perhaps only cut off at the end of a chunk
                     more = content.read(max(_CHUNK, len(text) - at))
                     if not more or len(text) - at > _LONGEST_ROW:
                         raise
@@ -204,4 +196,4 @@ def _members(file: Path, kind: type) -> dict[str, Any]:
 
 def _broken(file: Path, error: Exception) -> str:
     reason = " ".join(str(error).split())
-    return f"{file} ({file.stat().st_size:,} bytes) is no complete JSON: {reason:.200}. Was the download cut off?"
+    return f"{file} ({file.stat().st_size:,} bytes) holds no complete JSON: {reason:.200}. Was the download cut off?"

@@ -1,4 +1,4 @@
-"""Colour words, which upstream's reward takes for the whole of an option's value.
+"""Colour words: upstream's reward replaces an option's value by the colour in it.
 
 The list and its order are data of WebShop (web_agent_site/engine/normalize.py, MIT); see NOTICE.
 """
@@ -18,7 +18,7 @@ _COLOURS = _WORDS.split()
 
 
 def simplified(option: str | tuple[str, str]) -> str:
-    """The first colour word within the value, as part of any word ("colored" holds "red"); without one the value.
+    """The first colour word within the value, as part of any word ("colored" holds "red"); else the value.
 
     A pair (name, value) of a synthetic goal is only looked at as a whole: a colour must be the whole name or value.
     """

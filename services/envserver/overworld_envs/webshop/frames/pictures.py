@@ -12,8 +12,8 @@ import numpy as np
 from overworld.authoring.env import Pixels
 from PIL import Image, ImageDraw
 
-from overworld_envs.webshop.products import Product
-from overworld_envs.webshop.typeface import SPRITES, Style, lines, text_width, word_sprite
+from overworld_envs.webshop.catalogue.products import Product
+from overworld_envs.webshop.frames.typeface import SPRITES, Style, lines, text_width, word_sprite
 
 _logger = logging.getLogger(__name__)
 
@@ -22,13 +22,13 @@ _MAX_PIXELS = 40_000_000
 
 
 class Pictures:
-    """Pictures in `folder`, each named as the last part of its URL, e.g. "41abc.jpg"; None: placeholders only."""
+    """Pictures in `folder`, each named as the last part of its URL, e.g. "41abc.jpg"; placeholders if it is None."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
 
     def picture(self, product: Product, url: str, size: int) -> Pixels:
-        """A square, uint8 [size, size, 3]."""
+        """The picture at `url`, or the placeholder for `product`, uint8 [size, size, 3]."""
         name = url.rsplit("/", 1)[-1]
         if self._folder is not None and _FILE.fullmatch(name):
             path = self._folder / name
@@ -39,7 +39,7 @@ class Pictures:
 
 
 def placeholder(product: Product, size: int) -> Pixels:
-    """A coloured square that says what kind of product it stands for."""
+    """A coloured square with the product's kind on it, uint8 [size, size, 3]."""
     label = product.query or product.category
 
     def draw() -> Pixels:
@@ -77,7 +77,7 @@ def _loaded(path: Path, size: int) -> Pixels:
             small = image.convert("RGB")
             small.thumbnail((size, size))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        _logger.warning("%s is no picture that can be shown: %s", path, error)
+        _logger.warning("%s cannot be shown as a picture: %s", path, error)
         return _cross(size)
     square = Image.new("RGB", (size, size), (255, 255, 255))
     square.paste(small, ((size - small.width) // 2, (size - small.height) // 2))

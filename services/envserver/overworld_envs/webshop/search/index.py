@@ -1,7 +1,7 @@
-"""Search: BM25 with the scores of Lucene 8 and ties by document id, over arrays that lie in files and are mapped.
+"""Search: BM25 with the scores of Lucene 8 and ties by document id, over arrays in mapped files.
 
-As Pyserini's LuceneSearcher with its defaults: k1 0.9, b 0.4, a query is the sum over its words. All arithmetic is in
-single precision where Lucene's is, so that the order is Lucene's, too.
+As Pyserini's LuceneSearcher with its defaults: k1 0.9, b 0.4, and a query's score is the sum over its words. Arithmetic
+is in single precision wherever Lucene's is, so the order is Lucene's, too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from overworld_envs.webshop.analyzer import terms
+from overworld_envs.webshop.search.analyzer import terms
 
 K1, B = np.float32(0.9), np.float32(0.4)
 
@@ -23,7 +23,7 @@ _ONE = np.float32(1)
 
 
 def build(documents: Iterable[str], ids: list[str]) -> Iterator[tuple[str, NDArray[Any] | bytes]]:
-    """The index of `documents`, file by file. `ids` are theirs and decide between equal scores."""
+    """The index of `documents`, file by file. `ids` are the documents' ids, which break ties."""
     vocabulary: dict[str, int] = {}
     term_of, document_of, count_of, lengths = array("i"), array("i"), array("i"), array("i")
     for document, text in enumerate(documents):
@@ -73,7 +73,7 @@ def _coded_length(lengths: NDArray[np.int32]) -> NDArray[np.int64]:
 
 
 class SearchIndex:
-    """A built index in `folder`. Only what a query touches is ever read, and processes share it."""
+    """A built index in `folder`. Only what a query touches is read, and processes share it."""
 
     def __init__(self, folder: Path) -> None:
         def load(name: str) -> NDArray[Any]:
@@ -87,10 +87,10 @@ class SearchIndex:
         self._saturations: NDArray[np.float32] = load("saturations.npy")
         self._ranks = load("ranks.npy")
         self._held = int(load("held.npy")[0])
-        """Documents that have a term; Lucene counts no others."""
+        """How many documents have a term; Lucene counts no others."""
 
     def search(self, text: str, limit: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The best documents for `text`, at most `limit`, and their scores; the best first."""
+        """The numbers of the best documents for `text`, at most `limit`, and their scores; best first."""
         postings = [
             (self._documents[start:end], self._scores(start, end, count))
             for start, end, count in self._found(Counter(terms(text)))
@@ -102,7 +102,7 @@ class SearchIndex:
             totals[documents] += scores
         rounded = totals.astype(np.float32)
         hits = np.flatnonzero(rounded)
-        if len(hits) > limit:  # all that are as good as the last one, so that ids decide between them
+        if len(hits) > limit:  # keep all that tie with the last one, so that ids break the tie
             least = np.partition(rounded[hits], len(hits) - limit)[len(hits) - limit]
             hits = hits[rounded[hits] >= least]
         best = hits[np.lexsort((self._ranks[hits], -rounded[hits]))][:limit]
@@ -116,7 +116,7 @@ class SearchIndex:
         return scores
 
     def _found(self, counts: Mapping[str, int]) -> Iterator[tuple[int, int, int]]:
-        """Where the postings of each known term begin and end, and how often the query has it."""
+        """Start and end of each known term's postings, and how often the term is in the query."""
         for term, count in counts.items():
             at = self._place(term.encode("utf-8", "surrogatepass"))
             if at is not None:

@@ -1,7 +1,7 @@
 """The prepared catalogue: products, prices, goals and search index as files that all workers map and share.
 
-It is made once from its source, in a folder of the cache whose name depends on what it is made of. Nothing of it is
-kept in memory but what was read last.
+It is made once from its source, in a folder of the cache whose name is a digest of what it is made from. Only what was
+read last stays in memory.
 """
 
 from __future__ import annotations
@@ -23,27 +23,28 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from overworld_envs.webshop import goals, search_index
-from overworld_envs.webshop.errors import CatalogueError
-from overworld_envs.webshop.goals import KINDS, Goal, Kind
-from overworld_envs.webshop.products import Product
-from overworld_envs.webshop.search_index import SearchIndex
-from overworld_envs.webshop.settings import ShopSettings
-from overworld_envs.webshop.sources import Source, source
+from overworld_envs.webshop.catalogue import goals
+from overworld_envs.webshop.catalogue.errors import CatalogueError
+from overworld_envs.webshop.catalogue.goals import KINDS, Goal, Kind
+from overworld_envs.webshop.catalogue.products import Product
+from overworld_envs.webshop.catalogue.sources import Source
+from overworld_envs.webshop.search import index
+from overworld_envs.webshop.search.index import SearchIndex
 
 _logger = logging.getLogger(__name__)
 
 _FORMAT = 1
 _META = "catalogue.json"
+_AGAIN = "; the next start prepares it again"
 
 
 class Catalogue:
-    """A prepared catalogue. Raises CatalogueError if the folder holds another one, or not all of it."""
+    """A prepared catalogue. Raises CatalogueError if the folder holds a different or an incomplete one."""
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         meta = _checked_meta(folder, identity)
         self.description: str = meta["description"]
-        self._text = (folder / "products.bin").open("rb", buffering=0)  # read, not mapped: what was read is not kept
+        self._text = (folder / "products.bin").open("rb", buffering=0)  # read: mapped pages would stay in memory
         self._starts = _mapped(folder, "products")
         self._asins = _mapped(folder, "asins")
         self._asin_order = _mapped(folder, "asin_order")
@@ -62,7 +63,7 @@ class Catalogue:
         return int(self._asin_order[at]) if at < len(self._asins) and self._asins[at] == asin else None
 
     def price(self, number: int) -> float:
-        """What the product costs, in dollars; drawn if the shop shows a range."""
+        """The product's price in dollars; drawn if the shop shows a range."""
         return float(self._prices[number])
 
     def goal_count(self, kind: Kind) -> int:
@@ -75,7 +76,7 @@ class Catalogue:
         return goals.goal(kind, self.product(int(row["product"])), row)
 
     def goal_totals(self, kind: Kind) -> NDArray[np.float64]:
-        """Sums of the goals' weights up to and with each."""
+        """Cumulative sums of the goals' weights, float64 [goals]."""
         totals: NDArray[np.float64] = self._goals[kind]["total"]
         return totals
 
@@ -86,38 +87,37 @@ class Catalogue:
         return Product.from_json(os.pread(self._text.fileno(), end - start, start))
 
 
-def opened(settings: ShopSettings, *, build_up_to: int | None = None) -> Catalogue:
-    """The operator's catalogue; it is prepared if it is not there.
+def prepared(origin: Source, cache: Path, price_seed: int, *, build_up_to: int | None = None) -> Catalogue:
+    """The catalogue of the products of `origin`, made in a folder of `cache` unless an earlier process made it.
 
-    A source of more than `build_up_to` bytes is refused instead. Raises CatalogueError.
+    A source of more than `build_up_to` bytes is refused instead of being prepared. Raises CatalogueError.
     """
-    origin = source(settings)
-    identity = {"format": _FORMAT, "price_seed": settings.price_seed, **origin.identity}
-    folder = settings.cache / xxhash.xxh3_128_hexdigest(json.dumps(identity, sort_keys=True).encode())
+    identity = {"format": _FORMAT, "price_seed": price_seed, **origin.identity}
+    folder = cache / xxhash.xxh3_128_hexdigest(json.dumps(identity, sort_keys=True).encode())
     try:
         if not folder.exists():
-            settings.cache.mkdir(parents=True, exist_ok=True)
-            with _lock(settings.cache / f"{folder.name}.lock"):
+            cache.mkdir(parents=True, exist_ok=True)
+            with _lock(cache / f"{folder.name}.lock"):
                 if not folder.exists():  # another process may have been faster
                     if build_up_to is not None and origin.size > build_up_to:
                         raise CatalogueError(
                             f"a catalogue of {origin.size / 1e6:,.0f} MB takes minutes to prepare: "
                             "run python -m overworld_envs.webshop once, then start the server"
                         )
-                    _build(folder, origin, identity, settings.price_seed)
+                    _build(folder, origin, identity, price_seed)
     except OSError as error:
         raise CatalogueError(
-            f"the catalogue cannot be prepared in {settings.cache}: {error} "
+            f"the catalogue cannot be prepared in {cache}: {error} "
             "(OVERWORLD_WEBSHOP_CACHE names a folder that can be written)"
         ) from None
     return Catalogue(folder, identity)
 
 
 def _build(folder: Path, origin: Source, identity: Mapping[str, Any], price_seed: int) -> None:
-    """Makes the folder, whole or not at all."""
+    """Writes the folder completely, or not at all."""
     _logger.info("preparing the catalogue in %s", folder)
     unfinished = folder.with_suffix(".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed
     unfinished.mkdir()
     try:
         writer = _Writer(unfinished)
@@ -140,7 +140,7 @@ def _build(folder: Path, origin: Source, identity: Mapping[str, Any], price_seed
         order = sorted(range(len(asins)), key=asins.__getitem__)
         writer.array("asins", np.array([asins[at] for at in order]))
         writer.array("asin_order", np.array(order, np.int32))
-        for name, content in search_index.build((product.document for product in read), asins):
+        for name, content in index.build((product.document for product in read), asins):
             writer.content(name, content)
         writer.meta(identity, origin.description())
         os.rename(unfinished, folder)
@@ -180,7 +180,7 @@ class _Writer:
 
 @dataclass(frozen=True)
 class _Stored:
-    """The products that were written, as often as they are needed."""
+    """The products that were written, read again in each iteration."""
 
     folder: Path
 
@@ -197,17 +197,17 @@ def _checked_meta(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
         damaged = [name for name, digest in meta["files"].items() if _digest(folder / name) != digest]
         same = meta["identity"] == identity
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CatalogueError(f"{folder} is no prepared catalogue ({error}): delete it, it will be made anew") from None
+        raise CatalogueError(f"{folder} holds no prepared catalogue ({error}): delete it{_AGAIN}") from None
     if not same:
-        raise CatalogueError(f"{folder} was prepared from other data: delete it, it will be made anew")
+        raise CatalogueError(f"{folder} was prepared from other data: delete it{_AGAIN}")
     if damaged:
-        raise CatalogueError(f"{folder}: {', '.join(damaged)} changed since: delete the folder, it will be made anew")
+        raise CatalogueError(f"{folder}: {', '.join(damaged)} changed since: delete the folder{_AGAIN}")
     checked: dict[str, Any] = meta
     return checked
 
 
 def _digest(file: Path) -> str:
-    """Of a file's content; read, not mapped, so that it does not count as this process's memory."""
+    """The digest of a file, which is read, not mapped, so that it does not count as this process's memory."""
     digest = xxhash.xxh3_64()
     with file.open("rb") as content:
         while block := content.read(1 << 20):
@@ -222,7 +222,7 @@ def _mapped(folder: Path, name: str) -> NDArray[Any]:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Held by one process at a time; given back also if it dies."""
+    """Held by one process at a time; the kernel releases it if that process dies."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""One shopper's way through the shop: which page is shown, what an action does, what a purchase earns."""
+"""One shopper's visit: which page is shown, what an action does, what a purchase earns."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 import re
 from typing import Literal
 
-from overworld_envs.webshop.goals import Goal
-from overworld_envs.webshop.pages import (
+from overworld_envs.webshop.catalogue.goals import Goal
+from overworld_envs.webshop.catalogue.products import Product
+from overworld_envs.webshop.engine.pages import (
     BACK,
     BUY,
     MOST_RESULTS,
@@ -23,9 +24,8 @@ from overworld_envs.webshop.pages import (
     SearchPage,
     SubPage,
 )
-from overworld_envs.webshop.products import Product
-from overworld_envs.webshop.reward import Reward, reward
-from overworld_envs.webshop.shop import Shop
+from overworld_envs.webshop.engine.reward import Reward, reward
+from overworld_envs.webshop.engine.shop import Shop
 
 Rules = Literal["strict", "compat"]
 
@@ -72,7 +72,7 @@ class Session:
         return SearchPage(text)
 
     def understood(self, action: str) -> str | None:
-        """The action in its plain form, e.g. "click[buy now]"; None if it would do nothing now."""
+        """The action in its canonical form, e.g. "click[buy now]"; None if it would do nothing now."""
         match = (_ACTION.fullmatch if self._strict else _UPSTREAM_ACTION.match)(action)
         if match is None:
             return None
@@ -84,7 +84,7 @@ class Session:
         return f"{verb}[{argument}]" if may else None
 
     def act(self, action: str) -> float:
-        """Does what `understood` understands, else nothing; the reward, which only a purchase brings."""
+        """Carries the action out if `understood` accepts it. Returns the reward, which is 0 except for a purchase."""
         understood = self.understood(action)
         if understood is None:
             return 0.0
@@ -112,7 +112,7 @@ class Session:
         return 0.0
 
     def url(self) -> str:
-        """Upstream's address of the page."""
+        """The page's URL in upstream's env."""
         base = "http://127.0.0.1:3000"
         words = "+".join(self._words or ())
         item = f"{self._name}/{self._asin}/{words}/{self._number}"

@@ -1,79 +1,26 @@
-"""Pages as frames: our own layout of a shop, drawn by copying sprites of words, buttons and pictures.
-
-A frame has a fixed size. The head (instruction and navigation) stays, what is below it scrolls; a bar at the right says
-where one is. Lengths are in units of 1/640 of the width, so a smaller frame shows the same page with fewer pixels.
-"""
+"""Lays out pages of the shop as frames of a fixed size."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
-from overworld.authoring.env import Pixels
-from PIL import Image, ImageDraw
-
-from overworld_envs.webshop.pages import DonePage, ItemPage, Page, ResultsPage, SearchPage, SubPage
-from overworld_envs.webshop.pictures import Pictures
-from overworld_envs.webshop.products import Product
-from overworld_envs.webshop.typeface import SPRITES, Colour, Style, lines, text_width, word_sprite
-
-WHITE: Colour = (255, 255, 255)
-INK: Colour = (25, 28, 32)
-GREY: Colour = (100, 106, 112)
-PALE: Colour = (243, 244, 246)
-LINE: Colour = (214, 218, 222)
-BAR: Colour = (28, 42, 66)
-NOTE: Colour = (255, 247, 214)
-LINK: Colour = (0, 88, 153)
-VISITED: Colour = (110, 52, 140)
-PRICE: Colour = (168, 30, 20)
-BUY: Colour = (255, 190, 60)
-
-_UNITS = 640
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """A sprite and where its upper left corner is."""
-
-    x: int
-    y: int
-    sprite: Pixels
-
-
-class Layout:
-    """A page with everything in its place; `height` is that of what scrolls, in pixels."""
-
-    def __init__(self, head: list[_Piece], body: list[_Piece], top: int, height: int) -> None:
-        self._head = head
-        self._body = body
-        self._top = top
-        self.height = height
-
-    def draw(self, canvas: Pixels, scroll: int) -> None:
-        """Draws all of `canvas`, uint8 [height, width, 3], with the body `scroll` pixels up."""
-        canvas[...] = _row(canvas.shape[1], WHITE)
-        for piece in self._body:
-            _paste(canvas, piece.sprite, piece.x, self._top + piece.y - scroll)
-        canvas[: self._top] = _row(canvas.shape[1], WHITE)  # what scrolled under the head
-        for piece in self._head:
-            _paste(canvas, piece.sprite, piece.x, piece.y)
-        self._draw_bar(canvas, scroll)
-
-    def view_height(self, canvas_height: int) -> int:
-        """How much of the body can be seen at once, in pixels."""
-        return max(1, canvas_height - self._top)
-
-    def _draw_bar(self, canvas: Pixels, scroll: int) -> None:
-        """The scroll bar."""
-        height, width, _ = canvas.shape
-        view = self.view_height(height)
-        if self.height <= view:
-            return
-        bar = max(2, width // 100)
-        canvas[self._top :, -bar:] = LINE
-        start = self._top + view * scroll // self.height
-        canvas[start : start + max(2, view * view // self.height), -bar:] = GREY
+from overworld_envs.webshop.catalogue.products import Product
+from overworld_envs.webshop.engine.pages import DonePage, ItemPage, Page, ResultsPage, SearchPage, SubPage
+from overworld_envs.webshop.frames.layout import Layout
+from overworld_envs.webshop.frames.pictures import Pictures
+from overworld_envs.webshop.frames.sheet import (
+    BAR,
+    BUY,
+    GREY,
+    INK,
+    LINE,
+    LINK,
+    NOTE,
+    PALE,
+    PRICE,
+    VISITED,
+    WHITE,
+    Sheet,
+)
+from overworld_envs.webshop.frames.typeface import lines, text_width
 
 
 class Renderer:
@@ -86,13 +33,13 @@ class Renderer:
 
     def layout(self, page: Page) -> Layout:
         """A page, ready to be drawn."""
-        sheet = _Sheet(self._width)
+        sheet = Sheet(self._width)
         if isinstance(page, SearchPage):
             self._search(sheet, page)
             return Layout([], sheet.pieces, 0, sheet.y)
         self._head(sheet, page)
         top = sheet.y
-        body = _Sheet(self._width)
+        body = Sheet(self._width)
         match page:
             case ResultsPage():
                 self._results(body, page)
@@ -104,8 +51,8 @@ class Renderer:
                 self._done(body, page)
         return Layout(sheet.pieces, body.pieces, top, body.y)
 
-    def _head(self, sheet: _Sheet, page: Page) -> None:
-        """The shop's name, the instruction, and what leads elsewhere."""
+    def _head(self, sheet: Sheet, page: Page) -> None:
+        """The shop's name, the instruction, and the navigation."""
         unit = sheet.unit
         sheet.banner()
         goal = sheet.style(14, INK, NOTE)
@@ -135,7 +82,7 @@ class Renderer:
             sheet.rows(list(lines(text, note, max(room, 1), limit=1)), x, sheet.y + unit(5), note)
         sheet.y += sheet.button_height + unit(6)
 
-    def _search(self, sheet: _Sheet, page: SearchPage) -> None:
+    def _search(self, sheet: Sheet, page: SearchPage) -> None:
         unit = sheet.unit
         sheet.banner()
         sheet.y += unit(40)
@@ -155,7 +102,7 @@ class Renderer:
         sheet.button("Search", unit(48) + field, sheet.y, BUY, INK, width=unit(88), height=unit(36))
         sheet.y += unit(60)
 
-    def _results(self, sheet: _Sheet, page: ResultsPage) -> None:
+    def _results(self, sheet: Sheet, page: ResultsPage) -> None:
         unit = sheet.unit
         if not page.products:
             note = sheet.style(16, GREY, WHITE)
@@ -168,7 +115,7 @@ class Renderer:
             self._card(sheet, product, product.asin in page.viewed, x, y, width, height)
             sheet.y = y + height + gap
 
-    def _card(self, sheet: _Sheet, product: Product, viewed: bool, x: int, y: int, width: int, height: int) -> None:
+    def _card(self, sheet: Sheet, product: Product, viewed: bool, x: int, y: int, width: int, height: int) -> None:
         """One result: picture, id, title and price."""
         unit = sheet.unit
         sheet.rounded(x, y, width, height, WHITE, LINE)
@@ -186,7 +133,7 @@ class Renderer:
         )
         sheet.rows(list(lines(product.title, title, room, limit=3)), left, top + unit(17), title)
 
-    def _item(self, sheet: _Sheet, page: ItemPage) -> None:
+    def _item(self, sheet: Sheet, page: ItemPage) -> None:
         unit, product = sheet.unit, page.product
         side = unit(170)
         images = [product.option_images[value] for value in page.chosen.values() if value in product.option_images]
@@ -213,8 +160,8 @@ class Renderer:
             y = self._values(sheet, values, chosen, y + unit(3)) + unit(7)
         sheet.y = y
 
-    def _values(self, sheet: _Sheet, values: tuple[str, ...], chosen: str | None, y: int) -> int:
-        """A button for each value; where they end."""
+    def _values(self, sheet: Sheet, values: tuple[str, ...], chosen: str | None, y: int) -> int:
+        """Places a button for each value. Returns the y below them."""
         unit = sheet.unit
         x = unit(12)
         for value in values:
@@ -225,7 +172,7 @@ class Renderer:
             x += sheet.button(value, x, y, BAR if picked else WHITE, WHITE if picked else INK) + unit(6)
         return y + sheet.button_height
 
-    def _sub_page(self, sheet: _Sheet, page: SubPage) -> None:
+    def _sub_page(self, sheet: Sheet, page: SubPage) -> None:
         unit = sheet.unit
         heading = sheet.style(18, INK, WHITE, bold=True)
         text = sheet.style(15, INK, WHITE)
@@ -239,7 +186,7 @@ class Renderer:
             y += unit(6)
         sheet.y = y
 
-    def _done(self, sheet: _Sheet, page: DonePage) -> None:
+    def _done(self, sheet: Sheet, page: DonePage) -> None:
         unit, room = sheet.unit, sheet.width - sheet.unit(40)
         heading, text = sheet.style(20, INK, WHITE, bold=True), sheet.style(15, INK, WHITE)
         chosen = ", ".join(f"{name}: {value}" for name, value in page.chosen.items()) or "none"
@@ -250,96 +197,3 @@ class Renderer:
         for paragraph in (bought, f"Options: {chosen}", page.report):
             y = sheet.rows(list(lines(paragraph, text, room)), unit(16), y, text) + unit(8)
         sheet.y = y
-
-
-class _Sheet:
-    """Where pieces are put; `y` is how far down it is used."""
-
-    def __init__(self, width: int) -> None:
-        self.width = width
-        self.pieces: list[_Piece] = []
-        self.y = 0
-        self.button_height = self.unit(25)
-        self._label_size = max(4, self.unit(14))
-
-    def unit(self, length: float) -> int:
-        """Units in pixels."""
-        return round(length * self.width / _UNITS)
-
-    def style(self, size: int, colour: Colour, background: Colour, *, bold: bool = False) -> Style:
-        """Text of `size` units."""
-        return Style(max(4, self.unit(size)), colour, background, "Semibold" if bold else "Regular")
-
-    def put(self, sprite: Pixels, x: int, y: int) -> None:
-        """Places a sprite."""
-        self.pieces.append(_Piece(x, y, sprite))
-
-    def rows(self, rows: list[list[tuple[int, str]]], x: int, y: int, style: Style) -> int:
-        """Places lines of words; where the next line would be."""
-        for row in rows:
-            for offset, word in row:
-                self.pieces.append(_Piece(x + offset, y, word_sprite(word, style)))
-            y += style.height
-        return y
-
-    def banner(self) -> None:
-        """The bar with the shop's name."""
-        height = self.unit(26)
-        self.box(0, 0, self.width, height, BAR)
-        name = self.style(16, WHITE, BAR, bold=True)
-        self.rows([[(0, "WebShop")]], self.unit(12), self.unit(3), name)
-        self.y = height
-
-    def box(self, x: int, y: int, width: int, height: int, colour: Colour) -> None:
-        """A filled rectangle."""
-        key = ("box", width, height, colour)
-        self.put(SPRITES.get(key, lambda: np.full((height, width, 3), colour, np.uint8)), x, y)
-
-    def rounded(self, x: int, y: int, width: int, height: int, colour: Colour, edge: Colour) -> None:
-        """A rectangle with round corners on white."""
-
-        def draw() -> Pixels:
-            scale = 4
-            image = Image.new("RGB", (width * scale, height * scale), WHITE)
-            right, bottom = width * scale - 1, height * scale - 1
-            radius, line = min(self.unit(5), height // 2) * scale, max(1, self.unit(1)) * scale
-            ImageDraw.Draw(image).rounded_rectangle((0, 0, right, bottom), radius, colour, edge, line)
-            return np.array(image.reduce(scale))
-
-        if width > 0 and height > 0:
-            self.put(SPRITES.get(("rounded", width, height, colour, edge), draw), x, y)
-
-    def button_width(self, label: str) -> int:
-        """Of a button, in pixels; at most that of the sheet."""
-        style = Style(self._label_size, INK, WHITE)
-        return max(1, min(text_width(label, style) + self.unit(18), self.width - self.unit(28)))
-
-    def button(
-        self, label: str, x: int, y: int, colour: Colour, ink: Colour, *, width: int = 0, height: int = 0
-    ) -> int:
-        """Places a button; its width."""
-        width, height = width or self.button_width(label), height or self.button_height
-        self.rounded(x, y, width, height, colour, LINE if colour != BAR else BAR)
-        style = Style(self._label_size, ink, colour)
-        room = max(1, width - self.unit(12))
-        rows = list(lines(label, style, room, limit=1))
-        left = x + max(self.unit(6), (width - text_width(label, style)) // 2)
-        self.rows(rows, left, y + (height - style.height) // 2, style)
-        return width
-
-
-def _row(width: int, colour: Colour) -> Pixels:
-    return SPRITES.get(("row", width, colour), lambda: np.full((1, width, 3), colour, np.uint8))
-
-
-def _paste(canvas: Pixels, sprite: Pixels, x: int, y: int) -> None:
-    """Copies what of `sprite` lies within `canvas`."""
-    height, width, _ = sprite.shape
-    bottom, right, _ = canvas.shape
-    if y >= 0 and x >= 0 and y + height <= bottom and x + width <= right:
-        canvas[y : y + height, x : x + width] = sprite
-        return
-    top, left = max(y, 0), max(x, 0)
-    part = sprite[top - y : bottom - y, left - x : right - x] if y < bottom and x < right else sprite[:0]
-    if part.size:
-        canvas[top : top + part.shape[0], left : left + part.shape[1]] = part

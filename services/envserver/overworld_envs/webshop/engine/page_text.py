@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from overworld_envs.webshop.pages import DonePage, ItemPage, Page, ResultsPage, SearchPage, SubPage
+from overworld_envs.webshop.engine.pages import DonePage, ItemPage, Page, ResultsPage, SearchPage, SubPage
 
 _Node = tuple[str, str]
 """Kind and text. Kinds: text, button, value (not chosen), chosen, link, visited (link)."""
 
 
 def plain(page: Page) -> str:
-    """Mode "text": everything in a row. Which options are chosen cannot be seen."""
+    """Mode "text": all texts in one line. It does not show which options are chosen."""
     return " [SEP] ".join(text.strip() for _, text in _nodes(page) if text.strip())
 
 
 def rich(page: Page) -> str:
-    """Mode "text_rich": a line for each text, with marks for what can be clicked and what was."""
+    """Mode "text_rich": one line per text, with marks for what can be clicked and what has been."""
     lines: list[str] = []
     for kind, text in _nodes(page):
         if not text.strip():

@@ -1,7 +1,7 @@
 """Goals: what an agent is asked to buy. Upstream's `get_human_goals` and `get_synthetic_goals`, kept as a table.
 
-A goal is a product, the number of its instruction (human) or of its combination of options (synthetic), and a limit of
-the price; its text is made when it is played. So millions of goals take 32 bytes each, in a file that is mapped.
+A goal is a product, the number of its instruction (human) or of its combination of options (synthetic), and a price
+limit; its text is made when it is played. So each of millions of goals takes 32 bytes, in a file that is mapped.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from overworld_envs.webshop.errors import CatalogueError
-from overworld_envs.webshop.products import Product
+from overworld_envs.webshop.catalogue.errors import CatalogueError
+from overworld_envs.webshop.catalogue.products import Product
 
 Kind = Literal["synthetic", "human"]
 KINDS: tuple[Kind, ...] = ("synthetic", "human")
 
 NO_LIMIT = 1_000_000.0
-"""The limit of a goal that names none."""
+"""The price limit of a goal that names none."""
 
 ROW = np.dtype([("product", "<i4"), ("variant", "<i4"), ("price_upper", "<f8"), ("weight", "<f8"), ("total", "<f8")])
-"""A goal; `total` is the sum of the weights up to and with it."""
+"""A goal; `total` is the sum of the weights up to and including its own."""
 
 _ORDER_SEED = 233
 """Upstream shuffles the goals with this seed; only their number matters."""
@@ -55,7 +55,7 @@ class Goal:
 
 
 def drawn_prices(pricings: Iterable[Sequence[float]], rng: random.Random) -> NDArray[np.float64]:
-    """What each product costs: that of a range is drawn, in the products' order."""
+    """The price of each product, float64 [products]; that of a range is drawn, in the products' order."""
     return np.array([pricing[0] if len(pricing) == 1 else rng.uniform(*pricing) for pricing in pricings], np.float64)
 
 
@@ -64,7 +64,7 @@ def goal_table(
 ) -> NDArray[np.void]:
     """The goals of all products in upstream's shuffled order, as rows of dtype ROW. Raises CatalogueError.
 
-    `rng` is in the state that drawing the prices left it in.
+    `rng` is in the state in which drawing the prices left it.
     """
     rows: list[tuple[int, int, float]] = []
     attributes: list[tuple[str, ...]] = []
@@ -136,7 +136,7 @@ def combination(options: Mapping[str, Sequence[str]], number: int) -> tuple[tupl
 
 
 def splits(count: int) -> dict[str, range]:
-    """Split -> goals. The paper's, where there are goals enough for each; otherwise "all" alone."""
+    """Split -> goals. The paper's splits if there are enough goals for them; otherwise only "all"."""
     everything = {"all": range(count)}
     if count <= 2 * (TEST + EVAL):
         return everything
@@ -149,9 +149,9 @@ def splits(count: int) -> dict[str, range]:
 
 
 def weighted_draw(totals: Sequence[float] | NDArray[np.float64], seed: int, *, compat: bool) -> int:
-    """A goal by weight. With `compat` as upstream after `random.seed(seed)`, which is off by one.
+    """A goal drawn by weight. With `compat` as upstream draws it after `random.seed(seed)`, which is off by one.
 
-    Upstream then never draws the first goal, and each goal with the weight of the one before it.
+    Upstream never draws the first goal, and draws each other goal with the weight of the one before it.
     """
     rng = random.Random(seed)
     if compat:

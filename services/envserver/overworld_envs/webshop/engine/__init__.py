@@ -1,0 +1,1 @@
+"""WebShop's rules, pages and rewards, as upstream's; it knows nothing of Overworld."""

@@ -1,0 +1,1 @@
+"""Upstream's search engine: Lucene's terms and BM25 scores."""
