@@ -67,7 +67,7 @@ soak: $(READY) ## long runs that look for leaks
 lint: $(READY) ## ruff, mypy, import-linter, buf, hadolint, and the generated code's freshness
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(PACKAGES) benchmarks demo scripts/gallery.py
+	$(BIN)/mypy $(PACKAGES) benchmarks demo tests scripts/gallery.py
 	$(BIN)/lint-imports
 	cd proto && ../$(BIN)/buf lint
 	$(BIN)/hadolint services/*/Dockerfile vlm/Dockerfile examples/*/Dockerfile

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from overworld.host.process import ServerProcess
 
@@ -9,7 +11,7 @@ from tests.support.toy_env import ENVS
 
 
 @pytest.fixture(scope="session")
-def toy_server():
+def toy_server() -> Iterator[ServerProcess]:
     """A server for tests that leave it as it is."""
     with ServerProcess(*ENVS, arguments=("--workers", "2", "--slots", "32", "--allow-expert")) as server:
         yield server

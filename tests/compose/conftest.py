@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import uuid
+from collections.abc import Iterator
 
 import pytest
 
@@ -34,7 +35,7 @@ def engine() -> None:
 
 
 @pytest.fixture(scope="session")
-def stack(engine):
+def stack(engine: None) -> Iterator[Stack]:
     """The stack as `docker compose up` starts it, with images built from this working tree and secrets of its own."""
     stack = Stack(f"overworld-test-{uuid.uuid4().hex[:8]}")
     try:

@@ -82,7 +82,7 @@ class Stack:
 
     def up(self, *services: str, **variables: str) -> None:
         """Starts services and what they depend on, and waits until these are healthy."""
-        self.compose("up", "--detach", "--no-build", *services, **variables)
+        self.compose("up", "--detach", "--no-build", *services, check=True, **variables)
 
     def down(self) -> None:
         """Takes everything away."""
@@ -96,7 +96,7 @@ class Stack:
     def container(self, service: str) -> dict[str, Any]:
         """What the engine says of a service's container."""
         (container,) = json.loads(run("docker", "inspect", self.identity(service)).stdout)
-        return container  # type: ignore[no-any-return]
+        return container
 
     def execute(self, service: str, *command: str, check: bool = True) -> Done:
         """Runs a command in a service's container."""

@@ -1,6 +1,7 @@
 """Settings and samples for tests of the learner."""
 
 import dataclasses
+from typing import Any
 
 import torch
 from overworld_trainer.config import TrainerConfig
@@ -9,16 +10,19 @@ from overworld_trainer.learner import Learner
 from overworld_trainer.rollout import Step
 from overworld_trainer.samples import Samples
 from overworld_vlm.engine import Engine, Request
+from overworld_vlm.load import VLM
+from torch import nn
 
+from tests.support.optional import present
 from tests.support.tiny_vlm import mixed_prompts
 
 WHOLE = 1000
 """As a minibatch: all samples."""
 
 
-def settings(**changes):
+def settings(**changes: Any) -> TrainerConfig:
     """Settings of one pass over all samples in one optimizer step, without warm-up; sections are merged."""
-    sections = {
+    sections: dict[str, dict[str, Any]] = {
         "policy": {"epochs": 1, "minibatch": WHOLE, "microbatch": 4, "lr": 1e-3, "max_grad_norm": 1e9},
         "critic": {"layers": [16], "epochs": 1, "minibatch": WHOLE, "lr": 1e-3, "warmup_updates": 0},
         "clone": {"updates": 1},
@@ -27,14 +31,17 @@ def settings(**changes):
     }
     plain = {key: value for key, value in changes.items() if key not in sections}
     merged = {key: value | changes.get(key, {}) for key, value in sections.items()}
-    return TrainerConfig(**({"run": "unused", "envs": [{"id": "toy/Count"}], "updates": 5} | merged | plain))
+    required: dict[str, Any] = {"run": "unused", "envs": [{"id": "toy/Count"}], "updates": 5}
+    return TrainerConfig(**(required | merged | plain))
 
 
-def make_learner(vlm, config, seed=0):
+def make_learner(vlm: VLM, config: TrainerConfig, seed: int = 0) -> Learner:
     return Learner(config, vlm, Critic(vlm.hidden_size, config.critic.layers, seed))
 
 
-def make_samples(vlm, count=11, noise=0.0, value_input="last_prompt_token", temperature=1.0):
+def make_samples(
+    vlm: VLM, count: int = 11, noise: float = 0.0, value_input: str = "last_prompt_token", temperature: float = 1.0
+) -> Samples:
     """Replies that the model sampled to prompts of all kinds, with advantages and targets out of the blue."""
     prompts = mixed_prompts(vlm)
     requests = [
@@ -44,12 +51,19 @@ def make_samples(vlm, count=11, noise=0.0, value_input="last_prompt_token", temp
     Engine(vlm, value_input=value_input).run(requests)
     random = torch.Generator().manual_seed(1)
 
-    def draw(*size):
+    def draw(*size: int) -> torch.Tensor:
         return torch.randn(*size, generator=random)
 
     steps = [
         Step(
-            0, 0, request.prompt, torch.tensor(request.tokens), torch.tensor(request.logps), request.features, 1, False
+            0,
+            0,
+            request.prompt,
+            torch.tensor(request.tokens),
+            torch.tensor(request.logps),
+            present(request.features),
+            1,
+            False,
         )
         for request in requests
     ]
@@ -66,21 +80,21 @@ def make_samples(vlm, count=11, noise=0.0, value_input="last_prompt_token", temp
     )
 
 
-def changed(samples, **fields):
+def changed(samples: Samples, **fields: Any) -> Samples:
     return dataclasses.replace(samples, **fields)
 
 
-def weights(module):
+def weights(module: nn.Module) -> dict[str, torch.Tensor]:
     """A copy of a model's or critic's weights."""
     return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
 
 
-def moved(before, module):
+def moved(before: dict[str, torch.Tensor], module: nn.Module) -> set[str]:
     """The names of the weights that are not what they were."""
     return {name for name, parameter in module.named_parameters() if not torch.equal(parameter, before[name])}
 
 
-def gradients(module):
+def gradients(module: nn.Module) -> dict[str, torch.Tensor]:
     """By name, those that are not zero."""
     return {
         name: parameter.grad.clone()

@@ -23,6 +23,7 @@ class Puppet(Env):
     """Says in each turn what to do. The picture has a colour of its own in each turn of each episode."""
 
     options_model = PuppetOptions
+    options: PuppetOptions
     spec = EnvSpec(
         id="puppet/Puppet",
         task="Obey.",
@@ -34,14 +35,14 @@ class Puppet(Env):
         provenance={"rules": "puppet 1"},
     )
 
-    def reset(self, seed, split, task):
+    def reset(self, seed: int, split: str, task: int | None) -> Observation:
         if seed in self.options.failing_seeds:
             raise RuntimeError("this seed is cursed")
         self._random = np.random.default_rng(seed)
         self._turn = 0
         return self._look()
 
-    def step(self, action):
+    def step(self, action: str) -> Transition:
         if action == "raise":
             raise RuntimeError("as you wish")
         if action == "crash":
@@ -51,14 +52,14 @@ class Puppet(Env):
         reward = {"win": 2.0, "lose": -4.0}.get(action, 1.0 + 0.125 * self._turn)
         return Transition(self._look(), reward, end, None if end is None else end is End.TASK)
 
-    def expert(self):
+    def expert(self) -> Expert:
         word = self._word()
         return Expert(word, f"I shall {word}.")
 
-    def _word(self):
+    def _word(self) -> str:
         return self.options.script[self._turn % len(self.options.script)]
 
-    def _look(self):
+    def _look(self) -> Observation:
         canvas = self.canvas("view", self.options.size, self.options.size)
         canvas[...] = self._random.integers(0, 256, 3, np.uint8)
         return Observation((Image("view", canvas), f"Do: {self._word()}"))
@@ -76,21 +77,21 @@ class Choice(Env):
         has_expert=True,
     )
 
-    def reset(self, seed, split, task):
+    def reset(self, seed: int, split: str, task: int | None) -> Observation:
         self._turn = self._right = 0
         return self._look()
 
-    def step(self, action):
+    def step(self, action: str) -> Transition:
         self._turn += 1
         self._right += action == "right"
         over = self._turn == 4
         success = self._right == 4 if over else None
         return Transition(self._look(), float(action == "right"), End.TASK if over else None, success)
 
-    def expert(self):
+    def expert(self) -> Expert:
         return Expert("left", "Which one?")
 
-    def _look(self):
+    def _look(self) -> Observation:
         return Observation((Image("view", np.full((28, 28, 3), 50 * self._turn, np.uint8)),))
 
 

@@ -5,26 +5,29 @@ import fcntl
 import hashlib
 import itertools
 import json
-import os
+from pathlib import Path
+from typing import Any
 
+import pytest
 from overworld import Runner
 from overworld.evaluation.conversation import Conversation, Recipe
+from overworld.host.process import ServerProcess
 from overworld_trainer.clone import Demonstration, clone
 from overworld_trainer.config import CloneConfig, TrainerConfig
-from overworld_vlm.load import save
+from overworld_vlm.load import VLM, save
 from overworld_vlm.tiny import make_tiny
 
 from tests.support.scripted_env import REPLIES, WORDS, Puppet, PuppetOptions
+from tests.support.shared_folder import shared_folder
 from tests.support.tiny_vlm import SIZES
 
 CHANGING = ("time/", "charts/SPS")
 """Metrics that no two runs share."""
 
 
-def obedient_folder(tmp_path_factory):
+def obedient_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the model is; of tests that run side by side one makes it for all."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "obedient"
+    folder = shared_folder(tmp_path_factory) / "obedient"
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
@@ -32,11 +35,11 @@ def obedient_folder(tmp_path_factory):
     return folder
 
 
-def _make_obedient():
+def _make_obedient() -> VLM:
     """At temperature .1 it does nothing but what it is told; at 1 it errs now and then."""
     numbers = itertools.count()
 
-    def demonstrations():
+    def demonstrations() -> list[Demonstration]:
         batch = []
         for word in WORDS:
             number = next(numbers)
@@ -58,7 +61,7 @@ def _make_obedient():
     return vlm
 
 
-def run_fields(server, folder, model, /, **changes):
+def run_fields(server: ServerProcess, folder: str | Path, model: str | Path, /, **changes: Any) -> dict[str, Any]:
     """Settings of a small run with all that a resumed run has to remember."""
     fields = {
         "run": str(folder),
@@ -87,17 +90,17 @@ def run_fields(server, folder, model, /, **changes):
     return fields | changes
 
 
-def run_settings(*arguments, **changes):
-    return TrainerConfig(**run_fields(*arguments, **changes))
+def run_settings(server: ServerProcess, folder: str | Path, model: str | Path, /, **changes: Any) -> TrainerConfig:
+    return TrainerConfig(**run_fields(server, folder, model, **changes))
 
 
-def lines(folder):
+def lines(folder: Path) -> list[str]:
     """The metrics that were written, one update each."""
     path = folder / "metrics.jsonl"
     return path.read_text().splitlines() if path.exists() else []
 
 
-def numbers(folder):
+def numbers(folder: Path) -> list[str]:
     """The metrics but for those that no two runs share, as text."""
     return [
         json.dumps({name: value for name, value in json.loads(line).items() if not name.startswith(CHANGING)})
@@ -105,13 +108,13 @@ def numbers(folder):
     ]
 
 
-def tensors(folder, update):
+def tensors(folder: Path, update: int) -> dict[str, str]:
     """Digests of all that a checkpoint holds of weights, critic and optimizers."""
     path = folder / "checkpoints" / f"{update:06}"
     files = sorted(path.rglob("*.safetensors"))
     return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
-def progress(folder, update):
+def progress(folder: Path, update: int) -> dict[str, Any]:
     """What a checkpoint knows of the open episodes and the guard."""
     return json.loads((folder / "checkpoints" / f"{update:06}" / "trainer" / "state.json").read_text())

@@ -19,7 +19,7 @@ PACKAGES = {
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_a_package_has_the_version_the_licence_and_the_notice_of_the_repository(package):
+def test_a_package_has_the_version_the_licence_and_the_notice_of_the_repository(package: str) -> None:
     project = tomllib.loads((ROOT / PACKAGES[package] / "pyproject.toml").read_text())["project"]
     assert project["dynamic"] == ["version"]
     assert project["license-files"] == ["LICENSE", "NOTICE"]
@@ -33,7 +33,7 @@ FILES = ("docker-compose*.yml", "k8s/**/*.yaml", "k8s/README.md", "examples/**/*
 TAG = re.compile(r"\boverworld/[\w-]+:([\w.-]+)|\bnewTag: *([\w.-]+)")
 
 
-def test_images_have_the_version_as_their_tag():
+def test_images_have_the_version_as_their_tag() -> None:
     paths = sorted(path for pattern in FILES for path in ROOT.glob(pattern))
     tags = {path: ["".join(found) for found in TAG.findall(path.read_text())] for path in paths}
     assert sum(map(len, tags.values())) > 15

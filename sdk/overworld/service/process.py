@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from overworld.errors import ServiceError
 
@@ -55,7 +55,7 @@ class ServiceProcess:
         state = "running" if status is None else f"ended with status {status}"
         return f"<{type(self).__name__} at {self.address}, process {self.process.pid}, {state}>"
 
-    def __enter__(self) -> ServiceProcess:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

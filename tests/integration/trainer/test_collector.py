@@ -1,65 +1,73 @@
 """Rollouts from a real server: what is recorded, how episodes end, fail and go on."""
 
 import json
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
-from overworld import End, Outcome, Reset, Session
+from overworld import End, Outcome, Reset, Result, Session
 from overworld.evaluation.conversation import Conversation, Recipe
+from overworld.host.process import ServerProcess
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.critic import Critic
 from overworld_trainer.learner import Learner
 from overworld_trainer.reference import Reference, score_all
-from overworld_trainer.rollout import Collector, EnvError, as_arrays
+from overworld_trainer.rollout import Collector, EnvError, Rollout, Step, as_arrays
 from overworld_trainer.samples import make_samples
 from overworld_trainer.seeds import episode_seed
-from overworld_vlm.batch import encode
+from overworld_vlm.batch import Prompt, encode
+from overworld_vlm.load import VLM
 from overworld_vlm.score import prefill_features
 
+from tests.support.optional import present
 from tests.support.scripted_env import REPLIES
 from tests.support.tiny_vlm import make_vlm
 
+Played = dict[str, Any] | list[str]
+"""An env's settings, or the puppet's options, or its script alone."""
 
-def settings(server, *envs, **changes):
+
+def settings(server: ServerProcess, *envs: Played, **changes: Any) -> TrainerConfig:
     """Settings to play the given envs, or the puppet with a script, four slots of it."""
-    envs = [
+    played = [
         {"id": "puppet/Puppet", "slots": 4, "options": env} if "id" not in env else env
         for env in ({"script": env} if isinstance(env, list) else env for env in envs)
     ]
-    fields = {
+    fields: dict[str, Any] = {
         "run": "unused", "servers": server.address, "clone": {"updates": 1}, "temperature": 0.1, "max_new_tokens": 24,
         "gamma": 0.9, "retry_budget": 20.0, "critic": {"input": "prompt_mean"},
     }  # fmt: skip
-    return TrainerConfig(**(fields | {"envs": envs} | changes))
+    return TrainerConfig(**(fields | {"envs": played} | changes))
 
 
 CRITIC = Critic(32, (16,), seed=4)
 
 
-def value(features):
+def value(features: torch.Tensor) -> torch.Tensor:
     return 100 * CRITIC(features)
 
 
-def play(server, vlm, *envs, steps=4, **changes):
+def play(server: ServerProcess, vlm: VLM, *envs: Played, steps: int = 4, **changes: Any) -> Rollout:
     with Collector(settings(server, *envs, **changes), vlm) as collector:
         collector.restore()
         return collector.collect(steps, value)
 
 
-def column(rollout, field):
+def column(rollout: Rollout, field: str) -> list[list[Any]]:
     return [[getattr(step, field) for step in row] for row in rollout.steps]
 
 
-def same_prompt(one, other):
+def same_prompt(one: Prompt, other: Prompt) -> bool:
     return (
         torch.equal(one.ids, other.ids)
-        and (one.patches is other.patches is None or torch.equal(one.patches, other.patches))
+        and (one.patches is other.patches is None or torch.equal(present(one.patches), present(other.patches)))
         and torch.equal(one.positions, other.positions)
         and one.next == other.next
     )
 
 
-def same_steps(ours, theirs):
+def same_steps(ours: Sequence[Step], theirs: Sequence[Step]) -> bool:
     """Whether two rows of steps hold the same decisions."""
     fields = ("turn", "reward", "end", "outcome", "failed", "cut", "thinking")
     return len(ours) == len(theirs) and all(
@@ -71,7 +79,15 @@ def same_steps(ours, theirs):
     )
 
 
-def replay(server, vlm, options, slot, episode, actions, recipe=None):
+def replay(
+    server: ServerProcess,
+    vlm: VLM,
+    options: dict[str, Any],
+    slot: int,
+    episode: int,
+    actions: Sequence[str | None],
+    recipe: Recipe | None = None,
+) -> tuple[Result, Prompt]:
     """What an own session shows after these actions in an episode of the run: its result and the prompt to it."""
     with Session(server.address, "puppet/Puppet", 1, options=options) as session:
         conversation = Conversation(session.spec, recipe or Recipe())
@@ -83,12 +99,12 @@ def replay(server, vlm, options, slot, episode, actions, recipe=None):
     return result, encode(vlm, as_arrays(conversation.messages()))
 
 
-def value_of(vlm, prompt):
+def value_of(vlm: VLM, prompt: Prompt) -> float:
     with torch.no_grad():
         return float(value(prefill_features(vlm, [prompt], "prompt_mean", 1)))
 
 
-def test_a_rollout_holds_what_was_seen_said_and_earned(server, obedient) -> None:
+def test_a_rollout_holds_what_was_seen_said_and_earned(server: ServerProcess, obedient: VLM) -> None:
     rollout = play(server, obedient, ["go", "go", "win"], steps=4)
     assert column(rollout, "turn") == [[0, 1, 2, 0]] * 4
     assert rollout.rewards.tolist() == [[1.125, 1.25, 2.0, 1.125]] * 4
@@ -109,7 +125,7 @@ def test_a_rollout_holds_what_was_seen_said_and_earned(server, obedient) -> None
             assert len(step.logps) == len(step.reply)
 
 
-def test_values_are_the_critics_of_the_prompts(server, obedient) -> None:
+def test_values_are_the_critics_of_the_prompts(server: ServerProcess, obedient: VLM) -> None:
     rollout = play(server, obedient, ["go", "go", "win"], steps=4)
     for n, row in enumerate(rollout.steps):
         for t, step in enumerate(row):
@@ -117,7 +133,7 @@ def test_values_are_the_critics_of_the_prompts(server, obedient) -> None:
     assert torch.equal(rollout.next_values[:, :2], rollout.values[:, 1:3])
 
 
-def test_an_end_by_the_task_or_a_rule_is_not_bootstrapped(server, obedient) -> None:
+def test_an_end_by_the_task_or_a_rule_is_not_bootstrapped(server: ServerProcess, obedient: VLM) -> None:
     for word, end in (("win", End.TASK), ("lose", End.RULE)):
         rollout = play(server, obedient, ["go", word], steps=3)
         assert column(rollout, "end") == [[None, end, None]] * 4
@@ -126,7 +142,7 @@ def test_an_end_by_the_task_or_a_rule_is_not_bootstrapped(server, obedient) -> N
         assert [one.success for one in rollout.episodes] == [end is End.TASK] * 4
 
 
-def test_a_time_limit_is_bootstrapped_with_the_true_final_observation(server, obedient) -> None:
+def test_a_time_limit_is_bootstrapped_with_the_true_final_observation(server: ServerProcess, obedient: VLM) -> None:
     options = {"script": ["go"], "max_turns": 3}
     rollout = play(server, obedient, options, steps=5)
     assert column(rollout, "end") == [[None, None, End.TIME_LIMIT, None, None]] * 4
@@ -140,7 +156,7 @@ def test_a_time_limit_is_bootstrapped_with_the_true_final_observation(server, ob
         assert abs(float(rollout.values[slot, 3]) - expected) > 1e-2  # the next episode's first state is another
 
 
-def test_a_time_limit_may_be_a_penalty_instead(server, obedient) -> None:
+def test_a_time_limit_may_be_a_penalty_instead(server: ServerProcess, obedient: VLM) -> None:
     options = {"script": ["go"], "max_turns": 2}
     rollout = play(server, obedient, options, steps=3, time_limit="penalty", recipe=Recipe(turns_left=True))
     assert rollout.bootstraps.tolist() == [[True, False, True]] * 4
@@ -150,7 +166,7 @@ def test_a_time_limit_may_be_a_penalty_instead(server, obedient) -> None:
     assert ["Turns left: 2" in row[0] and "Turns left: 1" in row[1] for row in texts] == [True] * 4
 
 
-def test_an_end_in_a_rollouts_last_step_is_the_end_that_it_is(server, obedient) -> None:
+def test_an_end_in_a_rollouts_last_step_is_the_end_that_it_is(server: ServerProcess, obedient: VLM) -> None:
     options = {"script": ["go"], "max_turns": 2}
     limit = play(server, obedient, options, steps=2)
     assert limit.bootstraps.all()
@@ -161,7 +177,7 @@ def test_an_end_in_a_rollouts_last_step_is_the_end_that_it_is(server, obedient) 
     assert task.bootstraps.tolist() == [[True, False]] * 4
 
 
-def test_episodes_go_on_over_the_border_between_rollouts(server, obedient) -> None:
+def test_episodes_go_on_over_the_border_between_rollouts(server: ServerProcess, obedient: VLM) -> None:
     script = ["go", "go", "go", "win"]
     whole = play(server, obedient, script, steps=6)
     with Collector(settings(server, script), obedient) as collector:
@@ -179,7 +195,9 @@ def test_episodes_go_on_over_the_border_between_rollouts(server, obedient) -> No
 
 
 @pytest.mark.parametrize("word", ["raise", "crash"])
-def test_a_failed_step_is_invalid_and_the_slot_goes_on_with_a_new_episode(server, obedient, word) -> None:
+def test_a_failed_step_is_invalid_and_the_slot_goes_on_with_a_new_episode(
+    server: ServerProcess, obedient: VLM, word: str
+) -> None:
     rollout = play(server, obedient, ["go", word], steps=5)
     assert rollout.valid.tolist() == [[True, False, True, False, True]] * 4
     assert column(rollout, "turn") == [[0, 1, 0, 1, 0]] * 4
@@ -196,12 +214,12 @@ def test_a_failed_step_is_invalid_and_the_slot_goes_on_with_a_new_episode(server
     assert [step.turn for step in samples.steps] == [0] * 12
 
 
-def test_a_rollout_in_which_everything_fails_is_an_error(server, obedient) -> None:
+def test_a_rollout_in_which_everything_fails_is_an_error(server: ServerProcess, obedient: VLM) -> None:
     with pytest.raises(EnvError, match="every step of the rollout failed"):
         play(server, obedient, ["raise"], steps=3)
 
 
-def test_an_episode_that_cannot_be_started_is_passed_over(server, obedient) -> None:
+def test_an_episode_that_cannot_be_started_is_passed_over(server: ServerProcess, obedient: VLM) -> None:
     cursed = [episode_seed(0, 0, 0, 1), episode_seed(0, 0, 0, 2), episode_seed(0, 0, 3, 2)]
     options = {"script": ["win"], "failing_seeds": cursed}
     rollout = play(server, obedient, options, steps=3)
@@ -212,20 +230,22 @@ def test_an_episode_that_cannot_be_started_is_passed_over(server, obedient) -> N
             assert same_prompt(step.prompt, replay(server, obedient, options, slot, episode, [])[1])
 
 
-def test_a_slot_in_which_no_episode_can_be_started_is_an_error(server, obedient) -> None:
+def test_a_slot_in_which_no_episode_can_be_started_is_an_error(server: ServerProcess, obedient: VLM) -> None:
     cursed = [episode_seed(0, 0, 1, episode) for episode in (1, 2, 3)]
     with pytest.raises(EnvError, match=r"puppet/Puppet: 3 episodes in a row could not be started: .*cursed"):
         play(server, obedient, {"script": ["win"], "failing_seeds": cursed}, steps=2)
     play(server, obedient, {"script": ["win"], "failing_seeds": cursed[:2]}, steps=2)
 
 
-def test_a_first_episode_that_cannot_be_started_is_an_error(server, obedient) -> None:
+def test_a_first_episode_that_cannot_be_started_is_an_error(server: ServerProcess, obedient: VLM) -> None:
     with pytest.raises(EnvError, match="cursed"):
         play(server, obedient, {"failing_seeds": [episode_seed(0, 0, 2, 0)]}, steps=1)
 
 
 @pytest.mark.parametrize(("word", "outcome"), [("mumble", Outcome.NO_ACTION), ("fly", Outcome.NOT_ADMISSIBLE)])
-def test_replies_without_an_admissible_action_stay_in_the_batch(server, obedient, word, outcome) -> None:
+def test_replies_without_an_admissible_action_stay_in_the_batch(
+    server: ServerProcess, obedient: VLM, word: str, outcome: Outcome
+) -> None:
     env = {"id": "puppet/Puppet", "slots": 4, "fallback_reward": -0.5, "options": {"script": ["go", word]}}
     rollout = play(server, obedient, env, steps=3)
     assert column(rollout, "outcome") == [[Outcome.EXECUTED, outcome, outcome]] * 4
@@ -239,20 +259,20 @@ def test_replies_without_an_admissible_action_stay_in_the_batch(server, obedient
         assert [row[1].thinking for row in rollout.steps] == [len(row[1].reply) for row in rollout.steps]
 
 
-def test_replies_that_are_cut_stay_in_the_batch(server, obedient) -> None:
+def test_replies_that_are_cut_stay_in_the_batch(server: ServerProcess, obedient: VLM) -> None:
     rollout = play(server, obedient, ["go"], steps=2, max_new_tokens=5)
     assert column(rollout, "cut") == [[True, True]] * 4
     assert [[len(step.reply) for step in row] for row in rollout.steps] == [[5, 5]] * 4
     assert rollout.valid.all()
 
 
-def test_what_cannot_be_read_is_played_as_well(server, clueless) -> None:
+def test_what_cannot_be_read_is_played_as_well(server: ServerProcess, clueless: VLM) -> None:
     rollout = play(server, clueless, ["go"], {"id": "gym_cards/NumberLine", "slots": 3}, steps=3, temperature=1.0)
     assert {step.outcome for row in rollout.steps for step in row} == {Outcome.NO_ACTION}
     assert rollout.valid.all()
 
 
-def test_several_envs_are_played_at_once(server, obedient) -> None:
+def test_several_envs_are_played_at_once(server: ServerProcess, obedient: VLM) -> None:
     envs = (
         {"id": "puppet/Puppet", "slots": 3, "options": {"script": ["go", "win"]}},
         {"id": "gym_cards/NumberLine", "slots": 2, "options": {"max_turns": 2}, "fallback_reward": -0.25},
@@ -274,10 +294,10 @@ def test_several_envs_are_played_at_once(server, obedient) -> None:
     assert {step.prompt.grids.prod().item() for row in rollout.steps[5:] for step in row} == {16}
 
 
-def test_a_slots_replies_depend_on_nothing_but_its_own_episode(server, clueless) -> None:
+def test_a_slots_replies_depend_on_nothing_but_its_own_episode(server: ServerProcess, clueless: VLM) -> None:
     """Sampling is keyed by run, slot, episode and turn: neither the others nor the batch matter."""
 
-    def steps(slots, **changes):
+    def steps(slots: int, **changes: Any) -> list[list[Step]]:
         env = {"id": "gym_cards/NumberLine", "slots": slots}
         return play(server, clueless, env, steps=2, temperature=1.0, **changes).steps
 
@@ -290,7 +310,7 @@ def test_a_slots_replies_depend_on_nothing_but_its_own_episode(server, clueless)
     assert not any(same_steps(ours, theirs) for ours, theirs in zip(steps(5, seed=1), expected, strict=True))
 
 
-def test_history_shows_the_last_turns_oldest_first_and_none_twice(server, obedient) -> None:
+def test_history_shows_the_last_turns_oldest_first_and_none_twice(server: ServerProcess, obedient: VLM) -> None:
     recipe = Recipe(history=3)
     options = {"script": ["go", "go", "go", "win"]}
     rollout = play(server, obedient, options, steps=5, recipe=recipe)
@@ -308,7 +328,9 @@ def test_history_shows_the_last_turns_oldest_first_and_none_twice(server, obedie
         (["go", "go", "raise"], Recipe()),
     ],
 )
-def test_a_collector_goes_on_from_its_state_as_if_nothing_had_happened(server, obedient, script, recipe) -> None:
+def test_a_collector_goes_on_from_its_state_as_if_nothing_had_happened(
+    server: ServerProcess, obedient: VLM, script: list[str], recipe: Recipe
+) -> None:
     env = {"script": script, "max_turns": 5}
     config = settings(server, env, {"id": "gym_cards/NumberLine", "slots": 3}, recipe=recipe)
     with Collector(config, obedient) as collector:
@@ -328,7 +350,7 @@ def test_a_collector_goes_on_from_its_state_as_if_nothing_had_happened(server, o
         assert torch.allclose(getattr(rollout, field), getattr(expected, field), atol=1e-3), field
 
 
-def test_a_state_of_other_slots_or_another_env_is_refused(server, obedient) -> None:
+def test_a_state_of_other_slots_or_another_env_is_refused(server: ServerProcess, obedient: VLM) -> None:
     with Collector(settings(server, ["go", "go", "win"]), obedient) as collector:
         collector.restore()
         collector.collect(2, value)
@@ -344,7 +366,7 @@ def test_a_state_of_other_slots_or_another_env_is_refused(server, obedient) -> N
 
 
 @pytest.mark.parametrize("value_input", ["last_prompt_token", "prompt_mean"])
-def test_in_the_first_minibatch_after_a_rollout_every_ratio_is_one(server, value_input) -> None:
+def test_in_the_first_minibatch_after_a_rollout_every_ratio_is_one(server: ServerProcess, value_input: str) -> None:
     """Over gRPC, with several envs, picture sizes and a history, more slots than the engine takes at once."""
     vlm = make_vlm()
     config = settings(

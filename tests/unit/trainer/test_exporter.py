@@ -9,7 +9,7 @@ from overworld_trainer.exporter import Exporter
 from prometheus_client.parser import text_string_to_metric_families
 
 
-def free_port():
+def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -9,15 +10,22 @@ from overworld import End, Outcome
 from overworld_trainer.metrics import MetricsLog, rollout_metrics, sample_metrics
 from overworld_trainer.rollout import Episode, Rollout, Step
 from overworld_trainer.samples import Samples
+from overworld_vlm.batch import Prompt
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+NO_PROMPT = cast(Prompt, None)
+"""Metrics do not look at prompts."""
 
-def step(turn, tokens, outcome, cut=False, failed=False):
-    return Step(0, turn, None, torch.zeros(tokens), torch.zeros(tokens), None, 0, cut, outcome=outcome, failed=failed)
+
+def step(turn: int, tokens: int, outcome: Outcome | None, cut: bool = False, failed: bool = False) -> Step:
+    nothing = torch.zeros(0)
+    return Step(
+        0, turn, NO_PROMPT, torch.zeros(tokens), torch.zeros(tokens), nothing, 0, cut, outcome=outcome, failed=failed
+    )
 
 
 @pytest.fixture
-def rollout():
+def rollout() -> Rollout:
     steps = [
         [step(0, 4, Outcome.EXECUTED), step(1, 8, Outcome.NO_ACTION, cut=True)],
         [step(3, 2, Outcome.NOT_ADMISSIBLE), step(0, 6, None, failed=True)],
@@ -33,7 +41,7 @@ def rollout():
     return Rollout(steps, none, none, values, none, none, none, episodes, 0.25, 0.75)
 
 
-def test_a_rollouts_metrics(rollout) -> None:
+def test_a_rollouts_metrics(rollout: Rollout) -> None:
     assert rollout_metrics(rollout, ["toy/A", "toy/B"]) == {
         "replies/unparseable": 0.25,
         "replies/inadmissible": 0.25,
@@ -59,7 +67,7 @@ def test_a_rollouts_metrics(rollout) -> None:
     }
 
 
-def test_one_env_is_not_listed_by_itself_and_no_episodes_have_no_return(rollout) -> None:
+def test_one_env_is_not_listed_by_itself_and_no_episodes_have_no_return(rollout: Rollout) -> None:
     assert not [name for name in rollout_metrics(rollout, ["toy/A"]) if name.endswith("toy/A")]
     rollout.episodes.clear()
     metrics = rollout_metrics(rollout, ["toy/A"])
@@ -67,14 +75,14 @@ def test_one_env_is_not_listed_by_itself_and_no_episodes_have_no_return(rollout)
     assert "charts/success_rate" not in metrics
 
 
-def test_one_env_with_several_options_is_one_env(rollout) -> None:
+def test_one_env_with_several_options_is_one_env(rollout: Rollout) -> None:
     metrics = rollout_metrics(rollout, ["toy/A", "toy/A"])
     assert metrics["charts/episodic_return/toy/A"] == metrics["charts/episodic_return"]
 
 
-def samples(targets, values):
-    targets, values = torch.tensor(targets), torch.tensor(values)
-    return Samples([], [], [], targets, targets, targets, targets, values, 0.7)
+def samples(targets: list[float], values: list[float]) -> Samples:
+    wanted = torch.tensor(targets)
+    return Samples([], [], [], wanted, wanted, wanted, wanted, torch.tensor(values), 0.7)
 
 
 def test_explained_variance() -> None:
@@ -89,11 +97,11 @@ def test_explained_variance() -> None:
     assert sample_metrics(samples([3.0, 3.0], [1.0, 2.0]), 1.0)["losses/explained_variance"] == 0.0
 
 
-def lines(folder):
+def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def board(folder):
+def board(folder: Path) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
 
@@ -117,7 +125,7 @@ def test_a_line_is_there_as_soon_as_its_update_is_done(tmp_path: Path) -> None:
     log.close()
 
 
-def resumed(folder, update, env_steps) -> None:
+def resumed(folder: Path, update: int, env_steps: int) -> None:
     """What is there after five updates, a fall back to `update`, and one update more."""
     log = MetricsLog(folder, 0, 0)
     for number in range(5):
@@ -129,7 +137,7 @@ def resumed(folder, update, env_steps) -> None:
 
 
 @pytest.mark.parametrize("update", [0, 3, 5])
-def test_a_resumed_run_cuts_off_what_it_will_write_again(tmp_path: Path, update) -> None:
+def test_a_resumed_run_cuts_off_what_it_will_write_again(tmp_path: Path, update: int) -> None:
     resumed(tmp_path, update, 32 * update)
     expected = [*map(float, range(update)), 100.0]
     assert [line["update"] for line in lines(tmp_path)] == list(range(update + 1))
@@ -138,7 +146,7 @@ def test_a_resumed_run_cuts_off_what_it_will_write_again(tmp_path: Path, update)
 
 
 @pytest.mark.parametrize("torn", ['{"update": 5, "env_st', "\0\0\0\0", "\n"])
-def test_a_line_that_was_torn_by_a_crash_is_dropped(tmp_path: Path, torn) -> None:
+def test_a_line_that_was_torn_by_a_crash_is_dropped(tmp_path: Path, torn: str) -> None:
     log = MetricsLog(tmp_path, 0, 0)
     log.write(0, 32, {"a": 1.0})
     log.close()

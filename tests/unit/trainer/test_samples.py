@@ -1,38 +1,54 @@
 """From a rollout to samples: who is compared with whom, what is left out."""
 
+from collections.abc import Sequence
+from typing import cast
+
 import pytest
 import torch
+from overworld_trainer.config import TrainerConfig
 from overworld_trainer.rollout import Rollout, Step
-from overworld_trainer.samples import make_samples
+from overworld_trainer.samples import Samples, make_samples
+from overworld_vlm.batch import Prompt
+from torch import Tensor
 
 from tests.support.learning import settings
 
 ENVS = [{"id": "toy/Count", "weight": 0.5}, {"id": "toy/Other", "weight": 2.0}]
 
 
-def make_rollout(rewards, values, envs, failed=(), lengths=None):
+NO_PROMPT = cast(Prompt, None)
+"""Samples are made without a look at prompts."""
+
+
+def make_rollout(
+    rewards: list[list[float]],
+    values: list[list[float]],
+    envs: list[int],
+    failed: Sequence[tuple[int, int]] = (),
+    lengths: list[list[int]] | None = None,
+) -> Rollout:
     """One row per slot; each step ends its own episode, so that the advantage is the reward minus the value."""
-    rewards = torch.tensor(rewards, dtype=torch.float64)
-    shape = rewards.shape
+    earned = torch.tensor(rewards, dtype=torch.float64)
+    shape = earned.shape
     valid = torch.tensor([[(n, t) not in failed for t in range(shape[1])] for n in range(shape[0])])
     steps = [
         [
-            Step(envs[n], t, None, torch.zeros(1), torch.zeros(1), torch.tensor([n * 10.0 + t]), 0, False)
+            Step(envs[n], t, NO_PROMPT, torch.zeros(1), torch.zeros(1), torch.tensor([n * 10.0 + t]), 0, False)
             for t in range(shape[1])
         ]
         for n in range(shape[0])
     ]
     never = torch.zeros(shape, dtype=torch.bool)
-    values = torch.tensor(values, dtype=torch.float64)
-    return Rollout(steps, valid, rewards, values, torch.full(shape, 9.0).double(), never, never, [], 0.0, 0.0)
+    valued = torch.tensor(values, dtype=torch.float64)
+    return Rollout(steps, valid, earned, valued, torch.full(shape, 9.0).double(), never, never, [], 0.0, 0.0)
 
 
-def logps_of(rollout):
+def logps_of(rollout: Rollout) -> list[Tensor]:
     """The log-probs of each step name it."""
     return [step.features.clone() for row in rollout.steps for step in row]
 
 
-def samples_of(rollout, config, scales=(1.0,)):
+def samples_of(rollout: Rollout, config: TrainerConfig, scales: Sequence[float] = (1.0,)) -> Samples:
     logps = logps_of(rollout)
     return make_samples(rollout, logps, [logp + 0.5 for logp in logps], scales, config)
 
