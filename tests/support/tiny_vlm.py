@@ -5,7 +5,8 @@ import torch
 from overworld.authoring.env import Pixels
 from overworld_vlm.batch import Message, Prompt, encode
 from overworld_vlm.load import VLM
-from overworld_vlm.tiny import TinyConfig, make_tiny
+from overworld_vlm.tiny import make_tiny
+from overworld_vlm.tiny_config import TinyConfig
 
 torch.set_num_threads(1)  # tests run side by side
 

@@ -7,12 +7,11 @@ minibatch would let long replies dominate.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-KlKind = Literal["k3_loss", "k2_loss", "k1_reward", "none"]
+from overworld_trainer.config import KlKind
 
 _MAX_LOG_RATIO = 10.0
 

@@ -16,7 +16,8 @@ from overworld.service.process import ServiceProcess
 from overworld_vlm import checkpoint
 from overworld_vlm.checkpoint import Manifest
 from overworld_vlm.load import VLM
-from overworld_vlm.tiny import TinyConfig, make_tiny
+from overworld_vlm.tiny import make_tiny
+from overworld_vlm.tiny_config import TinyConfig
 from peft import LoraConfig, get_peft_model
 
 TEXTS = ['{"thoughts": "The target is 3 and the current number is 5.", "action": "+"}', "Say something. " * 3] * 40

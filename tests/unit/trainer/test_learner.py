@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from overworld_trainer.losses import KlKind, policy_loss
+from overworld_trainer.config import KlKind
+from overworld_trainer.losses import policy_loss
 from overworld_trainer.policy import _with_new_adapter
 from overworld_trainer.samples import Samples
 from overworld_vlm.load import VLM

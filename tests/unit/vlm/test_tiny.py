@@ -7,7 +7,8 @@ import pytest
 import torch
 from overworld_vlm.batch import Prompt, collate, encode, hidden_states
 from overworld_vlm.load import VLM, load, save
-from overworld_vlm.tiny import TinyConfig, make_tiny
+from overworld_vlm.tiny import make_tiny
+from overworld_vlm.tiny_config import TinyConfig
 from torch import Tensor
 from transformers import Qwen2VLForConditionalGeneration
 
