@@ -181,7 +181,7 @@ def test_a_run_in_several_simulators_survives_crashes_of_env_server_and_trainer(
     stack.wait("the run finished", lambda: stack.state("trainer") == ("exited", 0))
     assert stack.updates("killed") == 6
     log = stack.logs("trainer")
-    assert any("going on from /runs/killed/checkpoints/" in line for line in log)
+    assert any("resuming from /runs/killed/checkpoints/" in line for line in log)
     for line in log:
         assert {"time", "level", "logger", "message"} <= json.loads(line).keys()
     envs = {env["id"] for env in card(stack, "killed@latest")["envs"]}
@@ -249,7 +249,7 @@ def test_sigterm_stops_every_service_within_its_grace(stack: Stack) -> None:
     stack.up("trainer", TRAIN_RUN="stopped", TRAIN_ARGUMENTS=f"updates={done + 1}")
     stack.wait("the run finished", lambda: stack.state("trainer") == ("exited", 0))
     assert stack.updates("stopped") == done + 1
-    assert any("going on from" in line for line in stack.logs("trainer"))
+    assert any("resuming from" in line for line in stack.logs("trainer"))
 
     threads = [threading.Thread(target=stop, args=(service,)) for service in SERVERS]
     for thread in threads:

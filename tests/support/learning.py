@@ -9,8 +9,9 @@ from overworld_trainer.critic import Critic
 from overworld_trainer.learner import Learner
 from overworld_trainer.rollout import Step
 from overworld_trainer.samples import Samples
-from overworld_vlm.engine import Engine, Request
+from overworld_vlm.engine import Engine
 from overworld_vlm.load import VLM
+from overworld_vlm.writer import Request
 from torch import nn
 
 from tests.support.optional import present
@@ -22,7 +23,7 @@ WHOLE = 1000
 
 def settings(**changes: Any) -> TrainerConfig:
     """Settings of one pass over all samples in one optimizer step, without warm-up; sections are merged."""
-    sections: dict[str, dict[str, Any]] = {
+    sections = {
         "policy": {"epochs": 1, "minibatch": WHOLE, "microbatch": 4, "lr": 1e-3, "max_grad_norm": 1e9},
         "critic": {"layers": [16], "epochs": 1, "minibatch": WHOLE, "lr": 1e-3, "warmup_updates": 0},
         "clone": {"updates": 1},
@@ -45,7 +46,7 @@ def make_samples(
     """Replies that the model sampled to prompts of all kinds, with advantages and targets out of the blue."""
     prompts = mixed_prompts(vlm)
     requests = [
-        Request(prompts[number % len(prompts)], 1 + number * 5 % 13, (3, number), temperature)
+        Request(prompts[number % len(prompts)], 1 + number * 5 % 13, key=(3, number), temperature=temperature)
         for number in range(count)
     ]
     Engine(vlm, value_input=value_input).run(requests)
@@ -56,27 +57,27 @@ def make_samples(
 
     steps = [
         Step(
-            0,
-            0,
-            request.prompt,
-            torch.tensor(request.tokens),
-            torch.tensor(request.logps),
-            present(request.features),
-            1,
-            False,
+            env=0,
+            turn=0,
+            prompt=request.prompt,
+            reply=torch.tensor(request.tokens),
+            logps=torch.tensor(request.logps),
+            features=request.features,
+            thinking=1,
+            cut=False,
         )
         for request in requests
     ]
     return Samples(
-        steps,
-        [step.logps + noise * draw(len(step.logps)) for step in steps],
-        [step.logps + noise * draw(len(step.logps)) for step in steps],
-        draw(count),
-        torch.ones(count),
-        torch.stack([step.features for step in steps]),
-        draw(count),
-        draw(count),
-        1.0,
+        steps=steps,
+        old_logps=[step.logps + noise * draw(len(step.logps)) for step in steps],
+        ref_logps=[step.logps + noise * draw(len(step.logps)) for step in steps],
+        advantages=draw(count),
+        weights=torch.ones(count),
+        features=torch.stack([present(step.features) for step in steps]),
+        targets=draw(count),
+        old_values=draw(count),
+        advantage_std=1.0,
     )
 
 

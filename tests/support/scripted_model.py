@@ -50,7 +50,7 @@ def _make_obedient() -> VLM:
             conversation.observe(runner.reset(number))
             for _ in range(turns):
                 conversation.observe(runner.step("go"))
-            batch.append(Demonstration(conversation.messages(), REPLIES[word]))
+            batch.append(Demonstration(messages=conversation.messages(), reply=REPLIES[word]))
         return batch
 
     texts = [text for one in demonstrations() for text in (one.messages[0]["content"][-1]["text"], one.reply)]

@@ -24,7 +24,7 @@ class PromptError(ValueError):
     """Messages that cannot become a prompt; the message says why."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Prompt:
     """An encoded prompt, on the CPU. L tokens, P patches, n images.
 
@@ -44,8 +44,11 @@ class Prompt:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        return f"Prompt({len(self)} tokens, {len(self.grids)} images)"
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Batch:
     """B prompts, each followed by a reply or not, padded to L tokens, on the model's device.
 
@@ -59,6 +62,10 @@ class Batch:
     patches: Tensor | None
     grids: Tensor
     prompt_lengths: Tensor
+
+    def __repr__(self) -> str:
+        rows, columns = self.ids.shape
+        return f"Batch({rows} x {columns} tokens, {int(self.mask.sum())} of them not padding, {len(self.grids)} images)"
 
 
 def encode(vlm: VLM, messages: Sequence[Message]) -> Prompt:
@@ -81,7 +88,7 @@ def encode(vlm: VLM, messages: Sequence[Message]) -> Prompt:
     try:
         template_ids: list[int] = vlm.tokenizer(text, add_special_tokens=False)["input_ids"]
     except TypeError as error:  # half a surrogate pair, which JSON may hold
-        raise PromptError("the messages are no valid Unicode") from error
+        raise PromptError("the messages are not valid Unicode") from error
     if template_ids.count(vlm.image_token_id) != len(images):
         raise PromptError("the model's chat template does not show all images")
     patches, grids = None, torch.zeros((0, 3), dtype=torch.int64)
@@ -92,7 +99,8 @@ def encode(vlm: VLM, messages: Sequence[Message]) -> Prompt:
             raise PromptError(f"an image cannot be used: {error}") from error
         patches, grids = processed["pixel_values"].to(vlm.dtype), processed["image_grid_thw"]
     ids = torch.tensor(_expand(vlm, template_ids, grids))
-    return Prompt(ids, *_positions(vlm, ids, grids), patches, grids)
+    positions, following = _positions(vlm, ids, grids)
+    return Prompt(ids=ids, positions=positions, next=following, patches=patches, grids=grids)
 
 
 def collate(vlm: VLM, prompts: Sequence[Prompt], replies: Sequence[Tensor] | None = None) -> Batch:
@@ -112,17 +120,17 @@ def collate(vlm: VLM, prompts: Sequence[Prompt], replies: Sequence[Tensor] | Non
     patches = [prompt.patches for prompt in prompts if prompt.patches is not None]
     device = vlm.device
     return Batch(
-        ids.to(device),
-        mask.to(device),
-        positions.to(device),
-        torch.cat(patches).to(device) if patches else None,
-        torch.cat([prompt.grids for prompt in prompts]).to(device),
-        torch.tensor([len(prompt) for prompt in prompts], device=device),
+        ids=ids.to(device),
+        mask=mask.to(device),
+        positions=positions.to(device),
+        patches=torch.cat(patches).to(device) if patches else None,
+        grids=torch.cat([prompt.grids for prompt in prompts]).to(device),
+        prompt_lengths=torch.tensor([len(prompt) for prompt in prompts], device=device),
     )
 
 
 def hidden_states(vlm: VLM, batch: Batch, cache: Any = None) -> Tensor:
-    """The last layer's hidden states, [B, L, hidden]; fills the cache if there is one."""
+    """The last layer's hidden states, [B, L, hidden]. Fills `cache` if it is given."""
     output = vlm.core.model(
         input_ids=batch.ids,
         attention_mask=batch.mask,
@@ -158,7 +166,7 @@ def _without_specials(vlm: VLM, content: Any) -> Any:
             before = ""
             continue
         text = _without_specials(vlm, part["text"])
-        if any(special in before + text for special in vlm.special_texts):  # one that is spread over texts
+        if any(special in before + text for special in vlm.special_texts):  # it spans several texts
             text = "\u200b" + text
         parts.append({**part, "text": text})
         before = (before + text)[-longest:]
@@ -175,7 +183,7 @@ def _expand(vlm: VLM, template_ids: list[int], grids: Tensor) -> list[int]:
 
 
 def _positions(vlm: VLM, ids: Tensor, grids: Tensor) -> tuple[Tensor, int]:
-    """The prompt's positions [3, L] and the next one after it."""
+    """The prompt's positions, [3, L], and that of the first token after it."""
     if not len(grids):
         return torch.arange(len(ids)).expand(3, -1), len(ids)
     positions, _ = vlm.core.model.get_rope_index(

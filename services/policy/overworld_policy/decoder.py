@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from overworld_vlm import checkpoint
-from overworld_vlm.engine import Engine, Request
+from overworld_vlm.engine import Engine
 from overworld_vlm.load import VLM, load, torch_device, torch_dtype
+from overworld_vlm.writer import Request
 from peft import PeftModel
 
 from overworld_policy.config import PolicyServerConfig

@@ -124,7 +124,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_numbers(
     if kind == "adapter":
         command = Command(tmp_path, fields)
         assert command.process.wait(60) == 0
-        assert "going on from" in (tmp_path / "log").read_text()
+        assert "resuming from" in (tmp_path / "log").read_text()
     else:
         train(run_settings(server, tmp_path / "run", model, updates=UPDATES))
     same(tmp_path / "run", undisturbed[kind])
@@ -160,7 +160,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
         train(run_settings(server, tmp_path / "run", model, updates=UPDATES))
     said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert any("000004" in message and file in message for message in said)
-    assert any("going on from" in record.getMessage() and "000002" in record.getMessage() for record in caplog.records)
+    assert any("resuming from" in record.getMessage() and "000002" in record.getMessage() for record in caplog.records)
     same(tmp_path / "run", undisturbed["model"])
 
 

@@ -16,7 +16,8 @@ from overworld.authoring.env import Pixels
 from overworld.evaluation.openai_client import OpenAIModel
 from overworld_vlm.batch import encode
 from overworld_vlm.checkpoint import load_checkpoint
-from overworld_vlm.engine import Engine, Request
+from overworld_vlm.engine import Engine
+from overworld_vlm.writer import Request
 
 from tests.integration.policy.conftest import Served, serve, start_and_fail
 

@@ -8,15 +8,17 @@ import pytest
 import torch
 from overworld.host.process import ServerProcess
 from overworld_trainer.clone import Demonstration, Demonstrations, clone
+from overworld_trainer.codec import as_arrays
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.display import Display
+from overworld_trainer.episodes import EnvError
 from overworld_trainer.policy import load_policy, make_start
-from overworld_trainer.rollout import EnvError, as_arrays
 from overworld_trainer.run import Run
 from overworld_vlm import checkpoint
 from overworld_vlm.batch import encode
-from overworld_vlm.engine import Engine, Request
+from overworld_vlm.engine import Engine
 from overworld_vlm.score import score
+from overworld_vlm.writer import Request
 
 from tests.support.scripted_model import run_settings
 from tests.support.tiny_vlm import make_vlm
@@ -31,7 +33,7 @@ def settings(server: ServerProcess, folder: str | Path, **changes: Any) -> Train
 
 
 def demonstrations(server: ServerProcess, count: int = 6, **changes: Any) -> list[list[Demonstration]]:
-    with Demonstrations(settings(server, "unused", **changes)) as source:
+    with Demonstrations.open(settings(server, "unused", **changes)) as source:
         return [source.batch() for _ in range(count)]
 
 
@@ -121,7 +123,7 @@ def test_the_start_is_a_whole_model_that_is_the_reference_and_the_base(
     server: ServerProcess, tmp_path: Path, lora: dict[str, int] | None
 ) -> None:
     config = settings(server, tmp_path / "run", clone={"updates": 3, "lora": lora}, model=TINY | {"lora": {"r": 2}})
-    run = Run(config)
+    run = Run.open(config)
     assert not run.has_start
     make_start(run, Display(config))
     vlm, manifest = checkpoint.load_checkpoint(run.start)
@@ -140,7 +142,7 @@ def test_cloning_an_adapter_changes_the_merged_model(server: ServerProcess, tmp_
     starts = []
     for name, updates in (("few", 1), ("many", 4)):
         config = settings(server, tmp_path / name, clone={"updates": updates, "lr": 1e-2, "lora": {"r": 4}})
-        run = Run(config)
+        run = Run.open(config)
         make_start(run, Display(config))
         starts.append(checkpoint.load_checkpoint(run.start)[0].model.state_dict())
     changed = {name for name in starts[0] if not torch.equal(starts[0][name], starts[1][name])}

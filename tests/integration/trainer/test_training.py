@@ -12,8 +12,8 @@ import pytest
 import torch
 import yaml
 from overworld.host.process import ServerProcess
-from overworld.service import program
-from overworld_trainer.command import main
+from overworld.service.program import run
+from overworld_trainer import command
 from overworld_trainer.guard import RunStoppedError
 from overworld_trainer.train import train
 from overworld_vlm import checkpoint
@@ -167,7 +167,7 @@ def ends_with(
     path.write_text(yaml.safe_dump(fields))
     monkeypatch.setattr("overworld.service.log.configure", lambda: None)
     with pytest.raises(SystemExit) as caught:
-        program.run(main, [str(path)], "overworld_trainer")
+        run(command.main, [str(path)], "overworld_trainer")
     assert caught.value.code == 1
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("overworld_trainer: ")]
     assert len(said) == 1
@@ -255,4 +255,4 @@ def test_the_command_itself_says_one_line_and_exits_with_1(tmp_path: Path) -> No
     assert process.returncode == 1
     assert process.stdout == ""
     assert len(process.stderr.splitlines()) == 1
-    assert process.stderr.startswith("overworld_trainer: settings: ")
+    assert process.stderr.startswith("overworld_trainer: gamma = 1 with time_limit = bootstrap")

@@ -1,11 +1,13 @@
 """The updates: what they minimise, which weights they touch, and when."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 from overworld_trainer.config import KlKind
 from overworld_trainer.losses import policy_loss
+from overworld_trainer.metrics import Metric
 from overworld_trainer.policy import _with_new_adapter
 from overworld_trainer.samples import Samples
 from overworld_vlm.load import VLM
@@ -289,8 +291,8 @@ def test_entropies_of_thoughts_and_action_are_told_apart() -> None:
     vlm = make_vlm()
     samples = make_samples(vlm)
     thinking = [min(number % 4, len(step.reply)) for number, step in enumerate(samples.steps)]
-    for step, tokens in zip(samples.steps, thinking, strict=True):
-        step.thinking = tokens
+    steps = [dataclasses.replace(step, thinking=tokens) for step, tokens in zip(samples.steps, thinking, strict=True)]
+    samples = changed(samples, steps=steps)
     metrics = make_learner(vlm, settings()).update(samples, 0)
     with torch.no_grad():
         rows = [score(make_vlm(), [step.prompt], [step.reply]).entropy[0] for step in samples.steps]
@@ -317,6 +319,7 @@ def test_an_update_repeats_exactly() -> None:
     samples = make_samples(first, noise=0.3)
     config = settings(policy={"minibatch": 4, "epochs": 2})
     ours, theirs = (make_learner(vlm, config).update(samples, 0) for vlm in (first, second))
+    assert ours.pop(Metric.SECONDS_LEARNING) > 0 < theirs.pop(Metric.SECONDS_LEARNING)
     assert ours == theirs
     assert moved(weights(first.model), second.model) == set()
 

@@ -11,10 +11,12 @@ import torch
 import yaml
 from overworld.errors import SettingsError
 from overworld_trainer.config import TrainerConfig
+from overworld_trainer.episodes import PlayerState
 from overworld_trainer.learner import Learner
+from overworld_trainer.metrics import Metric, Metrics
 from overworld_trainer.policy import _with_new_adapter, load_policy
 from overworld_trainer.reference import Reference, score_all
-from overworld_trainer.run import Progress, Run, read_progress, restore_learner
+from overworld_trainer.run import Run, TrainerState, read_state, restore_learner
 from overworld_vlm import checkpoint
 from overworld_vlm.load import VLM, ModelError, save
 from torch import Tensor
@@ -23,8 +25,16 @@ from tests.support.learning import make_learner, make_samples, moved, settings, 
 from tests.support.optional import present
 from tests.support.tiny_vlm import make_vlm
 
-SLOTS = [{"episode": 2, "actions": ["up", None], "reward": 0.1 + 0.2}]
+SLOTS: list[PlayerState] = [{"episode": 2, "actions": ["up", None], "reward": 0.1 + 0.2}]
 GUARD = {"clipped": 1, "invalid": 0, "valid_at_start": 1 / 3}
+
+
+def state_after(update: int) -> TrainerState:
+    return TrainerState(update=update, env_steps=update * 32, max_logprob_error=1e-6, slots=SLOTS, guard=GUARD)
+
+
+def without_seconds(metrics: Metrics) -> Metrics:
+    return {name: value for name, value in metrics.items() if name != Metric.SECONDS_LEARNING}
 
 
 def trained(vlm: VLM, config: TrainerConfig, updates: int = 2) -> Learner:
@@ -39,17 +49,17 @@ def trained(vlm: VLM, config: TrainerConfig, updates: int = 2) -> Learner:
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """A run with the checkpoints 0, 2, 4 and 6 of a whole model; the last two can be resumed."""
-    run = Run(settings(run=tmp_path / "run"))
-    run.save(make_vlm(), Progress(), {"toy/Count": {"rules": "toy 1"}})
+    run = Run.open(settings(run=tmp_path / "run"))
+    run.save(make_vlm(), TrainerState(), {"toy/Count": {"rules": "toy 1"}})
     vlm = make_vlm()
     learner = trained(vlm, run.config)
     for update in (2, 4, 6):
-        run.save(vlm, Progress(update, update * 32, 1e-6, SLOTS, GUARD), {"toy/Count": {"rules": "toy 1"}}, learner)
+        run.save(vlm, state_after(update), {"toy/Count": {"rules": "toy 1"}}, learner)
     return run
 
 
 def test_progress_comes_back_to_the_digit(run: Run) -> None:
-    assert read_progress(present(run.latest())) == Progress(6, 192, 1e-6, SLOTS, GUARD)
+    assert read_state(present(run.latest())) == state_after(6)
 
 
 def test_the_learner_comes_back_to_the_bit_and_goes_on_alike(run: Run) -> None:
@@ -59,7 +69,7 @@ def test_the_learner_comes_back_to_the_bit_and_goes_on_alike(run: Run) -> None:
     after = make_learner(theirs, run.config, seed=9)
     restore_learner(run.checkpoint(6), after)
     samples = make_samples(make_vlm(), noise=0.3)
-    assert before.update(samples, 2) == after.update(samples, 2)
+    assert without_seconds(before.update(samples, 2)) == without_seconds(after.update(samples, 2))
     assert moved(weights(ours.model), theirs.model) == set()
     assert moved(weights(before.critic), after.critic) == set()
 
@@ -95,7 +105,7 @@ def test_a_crash_while_pruning_damages_no_checkpoint(run: Run, monkeypatch: pyte
     learner = make_learner(vlm, run.config)
     monkeypatch.setattr(shutil, "rmtree", killed_halfway)
     with pytest.raises(KeyboardInterrupt):
-        run.save(vlm, Progress(8), {}, learner)
+        run.save(vlm, TrainerState(update=8), {}, learner)
     for path in checkpoint.find(run.checkpoints):
         checkpoint.load_checkpoint(path)
     assert run.latest() == run.checkpoint(8)
@@ -134,22 +144,22 @@ def test_without_a_checkpoint_to_resume_from_a_run_begins_anew(run: Run) -> None
 )
 def test_other_settings_are_refused_by_name(run: Run, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(SettingsError, match=words) as caught:
-        Run(settings(run=run.folder, **changes))
+        Run.open(settings(run=run.folder, **changes))
     assert "another folder" in str(caught.value)
     assert yaml.safe_load((run.folder / "config.yaml").read_text())["seed"] == 0
 
 
 def test_a_run_that_came_to_nothing_may_begin_anew_with_other_settings(tmp_path: Path) -> None:
     """As after a typo in an env's name."""
-    Run(settings(run=tmp_path / "run", seed=1))
-    Run(settings(run=tmp_path / "run", seed=2))
+    Run.open(settings(run=tmp_path / "run", seed=1))
+    Run.open(settings(run=tmp_path / "run", seed=2))
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["seed"] == 2
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match=r"cannot be written by user \d+ \(Not a directory\); mount"):
-        Run(settings(run=tmp_path / "file" / "run"))
+        Run.open(settings(run=tmp_path / "file" / "run"))
 
 
 def test_what_does_not_change_the_numbers_may_be_changed(run: Run) -> None:
@@ -157,13 +167,13 @@ def test_what_does_not_change_the_numbers_may_be_changed(run: Run) -> None:
         "updates": 50, "checkpoint_every": 3, "keep_checkpoints": 1, "servers": "10.0.0.1:5", "token": "secret",
         "threads": 2, "retry_budget": 5.0, "metrics_host": "0.0.0.0", "metrics_port": 9464,
     }  # fmt: skip
-    assert Run(settings(run=run.folder, **changes)).latest() == run.checkpoint(6)
+    assert Run.open(settings(run=run.folder, **changes)).latest() == run.checkpoint(6)
     assert "secret" not in (run.folder / "config.yaml").read_text()
 
 
 def test_a_run_goes_on_where_its_folder_was_moved_to(run: Run, tmp_path: Path) -> None:
     run.folder.rename(tmp_path / "elsewhere")
-    assert present(Run(settings(run=tmp_path / "elsewhere")).latest()).name == "000006"
+    assert present(Run.open(settings(run=tmp_path / "elsewhere")).latest()).name == "000006"
 
 
 def test_settings_are_written_whole_or_not_at_all(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +185,7 @@ def test_settings_are_written_whole_or_not_at_all(run: Run, monkeypatch: pytest.
 
     monkeypatch.setattr("pathlib.Path.rename", killed)
     with pytest.raises(KeyboardInterrupt):
-        Run(settings(run=run.folder, updates=50))
+        Run.open(settings(run=run.folder, updates=50))
     assert (run.folder / "config.yaml").read_text() == before
 
 
@@ -211,10 +221,10 @@ def test_a_resumed_model_is_the_checkpoints_and_its_reference_still_the_start(ru
 @pytest.fixture
 def adapted(tmp_path: Path) -> Run:
     """A run that trains an adapter to a cloned start, with the checkpoints 0 and 2."""
-    run = Run(settings(run=tmp_path / "adapted", model={"lora": {"r": 2, "alpha": 4}}))
-    run.save(make_vlm(), Progress(), {})
+    run = Run.open(settings(run=tmp_path / "adapted", model={"lora": {"r": 2, "alpha": 4}}))
+    run.save(make_vlm(), TrainerState(), {})
     vlm, _ = load_policy(run, None)
-    run.save(vlm, Progress(2, 64, 0.0, SLOTS, GUARD), {}, trained(vlm, run.config))
+    run.save(vlm, state_after(2), {}, trained(vlm, run.config))
     return run
 
 
@@ -239,7 +249,7 @@ def test_a_resumed_adapter_learns_on_alike(adapted: Run) -> None:
     after = make_learner(theirs, config)
     restore_learner(adapted.checkpoint(2), after)
     samples = make_samples(make_vlm(), noise=0.3)
-    assert before.update(samples, 2) == after.update(samples, 2)
+    assert without_seconds(before.update(samples, 2)) == without_seconds(after.update(samples, 2))
     assert moved(weights(ours.model), theirs.model) == set()
 
 

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 import pytest
-from overworld_trainer.rollout import Collector
+from overworld_trainer.codec import count_thinking
 from overworld_vlm.load import VLM
 
 REPLY = '{"thoughts": "The count is 1.", "action": "up"}'
@@ -15,13 +15,10 @@ class Count(Protocol):
 
 @pytest.fixture
 def thinking(vlm: VLM) -> Count:
-    collector = object.__new__(Collector)
-    collector._vlm = vlm
-
     def count(text: str, end: bool = True) -> tuple[list[int], int]:
         tokens = vlm.tokenizer(text, add_special_tokens=False)["input_ids"]
         tokens += [vlm.tokenizer.eos_token_id] if end else []
-        return tokens, collector._thinking(tokens)
+        return tokens, count_thinking(vlm, tokens)
 
     return count
 

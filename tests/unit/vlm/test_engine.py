@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 from overworld_vlm.batch import Prompt, PromptError, collate, encode, hidden_states
-from overworld_vlm.engine import Engine, Request
+from overworld_vlm.engine import Engine
 from overworld_vlm.load import VLM
 from overworld_vlm.score import Scores, prefill_features, prompt_features, score
+from overworld_vlm.writer import Request
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
@@ -219,7 +220,7 @@ def test_a_reply_ends_with_its_end_token_which_counts(brief: VLM) -> None:
 
 def test_an_end_token_in_the_last_place_is_an_end_not_a_cut(brief: VLM) -> None:
     whole = next(request for request in run(brief, make_requests(brief)) if request.finish == "stop")
-    (again,) = run(brief, [Request(whole.prompt, len(whole.tokens), whole.key, whole.temperature)])
+    (again,) = run(brief, [Request(whole.prompt, len(whole.tokens), key=whole.key, temperature=whole.temperature)])
     assert (again.tokens, again.finish) == (whole.tokens, "stop")
 
 
@@ -230,7 +231,7 @@ def test_stop_ends_a_reply_early(vlm: VLM, prompts: list[Prompt]) -> None:
         seen.append(len(tokens))
         return len(tokens) == 3
 
-    stopped, other = run(vlm, [Request(prompts[1], 9, (1,), stop=stop), Request(prompts[2], 9, (2,))])
+    stopped, other = run(vlm, [Request(prompts[1], 9, key=(1,), stop=stop), Request(prompts[2], 9, key=(2,))])
     assert (len(stopped.tokens), stopped.finish, seen) == (3, "stop", [1, 2, 3])
     assert (len(other.tokens), other.finish) == (9, "length")
 
@@ -278,7 +279,7 @@ def test_a_reply_may_fill_the_models_length(vlm: VLM) -> None:
     config = vlm.core.config.text_config
     length, config.max_position_embeddings = config.max_position_embeddings, len(long) + 100
     try:
-        (request,) = run(vlm, [Request(long, 100, (1,), stop=lambda tokens: False)])
+        (request,) = run(vlm, [Request(long, 100, key=(1,), stop=lambda tokens: False)])
     finally:
         config.max_position_embeddings = length
     assert request.finish == "stop" or len(request.tokens) == 100
@@ -298,7 +299,7 @@ def test_decoding_refuses_a_model_in_train_mode() -> None:
 @pytest.mark.parametrize("value_input", INPUTS)
 def test_features_are_those_of_the_prompt_alone(vlm: VLM, prompts: list[Prompt], value_input: str) -> None:
     """Decoding, teacher forcing and plain prefills give the same; a reply must not leak into a baseline."""
-    requests = run(vlm, [Request(prompt, 5, (1,)) for prompt in prompts], max_batch=4, value_input=value_input)
+    requests = run(vlm, [Request(prompt, 5, key=(1,)) for prompt in prompts], max_batch=4, value_input=value_input)
     decoded = torch.stack([present(request.features) for request in requests])
     with torch.no_grad():
         forced = score(vlm, prompts, tensors(requests), value_input=value_input).features
@@ -333,9 +334,42 @@ def test_bf16_decodes_and_scores_nearly_alike(vlm: VLM) -> None:
     """The difference is what the trainer's guard watches: .05 on average is too much."""
     half = make_vlm()
     half.model.to(torch.bfloat16)
-    requests = run(half, [Request(encode(half, [user(picture(1), "Go.")]), 20, (number,)) for number in range(4)])
+    requests = run(half, [Request(encode(half, [user(picture(1), "Go.")]), 20, key=(number,)) for number in range(4)])
     with torch.no_grad():
         scores = score(half, [request.prompt for request in requests], tensors(requests))
     assert scores.logps.dtype == scores.features.dtype == torch.float32
     sampled = torch.nn.utils.rnn.pad_sequence([torch.tensor(request.logps) for request in requests], batch_first=True)
     assert float((scores.logps - sampled).abs()[scores.mask].mean()) < 0.05
+
+
+def test_run_writes_its_own_requests_and_leaves_the_others_unfinished(vlm: VLM) -> None:
+    prompt = mixed_prompts(vlm)[0]
+    long, short = Request(prompt, 20, key=(1,)), Request(prompt, 2, key=(2,))
+    engine = Engine(vlm)
+    engine.add(long)
+    engine.run([short])
+    assert (short.finish, long.finish) == ("length", None)
+    assert 0 < len(long.tokens) < 20
+    alone = Request(prompt, 20, key=(1,))
+    while not engine.idle:
+        engine.step()
+    Engine(vlm).run([alone])
+    assert long.tokens == alone.tokens
+
+
+def test_objects_say_what_they_are(vlm: VLM) -> None:
+    text, picture_and_text, *_ = prompts = mixed_prompts(vlm)
+    assert repr(text) == f"Prompt({len(text)} tokens, 0 images)"
+    assert repr(picture_and_text) == f"Prompt({len(picture_and_text)} tokens, 1 images)"
+    assert "qwen2_vl" in repr(vlm)
+    assert "float32 on cpu" in repr(vlm)
+    request = Request(text, 3)
+    assert repr(request) == f"Request({text!r}, 0 of 3 tokens, unfinished)"
+    engine = Engine(vlm)
+    engine.add(request)
+    assert repr(engine) == f"Engine({vlm!r}, 0 requests running, 1 waiting)"
+    batch = collate(vlm, [text, picture_and_text])
+    tokens = len(text) + len(picture_and_text)
+    assert repr(batch) == f"Batch(2 x {batch.ids.shape[1]} tokens, {tokens} of them not padding, 1 images)"
+    scores = score(vlm, prompts[:2], [torch.tensor([1, 2, 3]), torch.tensor([4])])
+    assert repr(scores) == "Scores(2 replies, 4 tokens, the longest of 3)"
