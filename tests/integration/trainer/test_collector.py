@@ -57,7 +57,7 @@ def value(features: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def collecting(
-    config: TrainerConfig, vlm: VLM, state: Sequence[PlayerState] | None = None
+    config: TrainerConfig, vlm: VLM, state: list[PlayerState] | None = None
 ) -> Iterator[tuple[Collector, Episodes]]:
     """A collector that writes with the model, and its episodes."""
     writer = Engine(vlm, max_batch=config.max_batch, value_input=config.critic.input)

@@ -16,12 +16,15 @@ from overworld_trainer.summary import rollout_metrics, sample_metrics
 from overworld_vlm.batch import Prompt
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+NO_PROMPT = cast(Prompt, None)
+"""Metrics do not look at prompts."""
+
 
 def step(turn: int, tokens: int, outcome: Outcome | None, cut: bool = False, failed: bool = False) -> Step:
     return Step(
         env=0,
         turn=turn,
-        prompt=cast(Prompt, None),  # metrics do not look at prompts
+        prompt=NO_PROMPT,
         reply=torch.zeros(tokens),
         logps=torch.zeros(tokens),
         features=None,
@@ -97,15 +100,15 @@ def test_one_env_with_several_options_is_one_env(rollout: Rollout) -> None:
 
 
 def samples(targets: list[float], values: list[float], value_at_start: float | None = None) -> Samples:
-    aims = torch.tensor(targets)
+    wanted = torch.tensor(targets)
     return Samples(
         steps=[],
         old_logps=[],
         ref_logps=[],
-        advantages=aims,
-        weights=aims,
-        features=aims,
-        targets=aims,
+        advantages=wanted,
+        weights=wanted,
+        features=wanted,
+        targets=wanted,
         old_values=torch.tensor(values),
         advantage_std=0.7,
         value_at_start=value_at_start,

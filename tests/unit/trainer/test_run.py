@@ -13,7 +13,7 @@ from overworld.errors import SettingsError
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.episodes import PlayerState
 from overworld_trainer.learner import Learner
-from overworld_trainer.metrics import Metric, Metrics
+from overworld_trainer.metrics import Metric
 from overworld_trainer.policy import _with_new_adapter, load_policy
 from overworld_trainer.reference import Reference, score_all
 from overworld_trainer.run import Run, TrainerState, read_state, restore_learner
@@ -33,7 +33,7 @@ def state_after(update: int) -> TrainerState:
     return TrainerState(update=update, env_steps=update * 32, max_logprob_error=1e-6, slots=SLOTS, guard=GUARD)
 
 
-def without_seconds(metrics: Metrics) -> Metrics:
+def without_seconds(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name != Metric.SECONDS_LEARNING}
 
 

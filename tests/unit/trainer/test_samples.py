@@ -15,10 +15,11 @@ from torch import Tensor
 from tests.support.learning import settings
 from tests.support.optional import present
 
+ENVS = [{"id": "toy/Count", "weight": 0.5}, {"id": "toy/Other", "weight": 2.0}]
+
+
 NO_PROMPT = cast(Prompt, None)
 """Samples are made without a look at prompts."""
-
-ENVS = [{"id": "toy/Count", "weight": 0.5}, {"id": "toy/Other", "weight": 2.0}]
 
 
 def make_rollout(
@@ -49,7 +50,6 @@ def make_rollout(
         for n in range(shape[0])
     ]
     never = torch.zeros(shape, dtype=torch.bool)
-    valued = torch.tensor(values, dtype=torch.float64)
     rollout = Rollout(
         steps=steps,
         next_prompts=[],
@@ -62,7 +62,7 @@ def make_rollout(
         features=torch.stack([present(step.features) for step in rollout.flat]),
         valid=valid,
         rewards=earned,
-        values=valued,
+        values=torch.tensor(values, dtype=torch.float64),
         next_values=torch.full(shape, 9.0).double(),
         bootstraps=never,
         continues=never.clone(),
