@@ -29,7 +29,7 @@ def last_words(done: subprocess.CompletedProcess[str], program: str) -> str:
 
 def train(stack: Stack, *arguments: str, **variables: str) -> str:
     command = ("run", "--rm", "--no-deps", "-T", "trainer", "/settings.yaml", "run=/runs/bad", "updates=1", *arguments)
-    return last_words(stack.compose(*command, check=False, **variables), "overworld_trainer")
+    return last_words(stack.compose(*command, check=False, **variables), "overworld train")
 
 
 def container(name: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -63,12 +63,12 @@ def test_a_trainer_with_another_token_says_so(stack: Stack, tmp_path: Path) -> N
     token = ("--volume", f"{other}:/token:ro", "--env", "OVERWORLD_TOKEN_FILE=/token")
     command = ("run", "--rm", "--no-deps", "-T", *token)
     done = stack.compose(*command, "trainer", "/settings.yaml", "run=/runs/bad", "servers=gym-cards:50051", check=False)
-    assert "the bearer token is not this server's; check OVERWORLD_TOKEN" in last_words(done, "overworld_trainer")
+    assert "the bearer token is not this server's; check OVERWORLD_TOKEN" in last_words(done, "overworld train")
 
 
 def test_a_trainer_without_a_volume_says_so() -> None:
-    said = last_words(container("trainer", "--tmpfs", "/tmp"), "overworld_trainer")
-    assert said.startswith("overworld_trainer: run: /runs/tiny cannot be written by user 10001 (Read-only file system)")
+    said = last_words(container("trainer", "--tmpfs", "/tmp"), "overworld train")
+    assert said.startswith("overworld train: run: /runs/tiny cannot be written by user 10001 (Read-only file system)")
     assert "mount a volume" in said
 
 
@@ -77,7 +77,7 @@ def test_a_policy_server_that_cannot_read_its_volume_says_so(tmp_path: Path) -> 
     mine = ("--volume", f"{tmp_path}:/runs:ro", "--env", "OVERWORLD_INSECURE=true", "--tmpfs", "/tmp")
     if os.getuid() == 10001:
         pytest.skip("the user of these tests is the services' own")
-    said = last_words(container("policy-server", *mine), "overworld_policy")
+    said = last_words(container("policy-server", *mine), "overworld policy")
     assert "/runs is not there, or user 10001 cannot read it; mount the volume" in said
 
 
@@ -86,7 +86,7 @@ def test_services_without_their_secret_do_not_start() -> None:
     assert "OVERWORLD_TOKEN_FILE: /run/secrets/env/token cannot be read (No such file or directory)" in said
     said = last_words(container("gym-cards"), "overworld")
     assert "without a token" in said
-    said = last_words(container("policy-server", "--tmpfs", "/tmp"), "overworld_policy")
+    said = last_words(container("policy-server", "--tmpfs", "/tmp"), "overworld policy")
     assert "without a key" in said
 
 

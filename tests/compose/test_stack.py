@@ -98,9 +98,8 @@ def test_only_the_policy_server_is_published_and_only_on_loopback(stack: Stack) 
         ]
         for service in SERVERS
     }
-    expected: dict[str, list[tuple[str, str, str]]] = {service: [] for service in SERVERS} | {
-        "policy-server": [("8000/tcp", "127.0.0.1", str(stack.port))]
-    }
+    expected: dict[str, list[tuple[str, str, str]]] = {service: [] for service in SERVERS}
+    expected["policy-server"] = [("8000/tcp", "127.0.0.1", str(stack.port))]
     assert published == expected
     assert httpx.get(f"http://127.0.0.1:{stack.port}/health").json() == {"status": "ok"}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -193,7 +192,8 @@ def card(stack: Stack, name: str) -> dict[str, Any]:
     """What /v1/models says of a model."""
     headers = {"Authorization": f"Bearer {stack.policy_key}"}
     listed = httpx.get(f"http://127.0.0.1:{stack.port}/v1/models", headers=headers).json()["data"]
-    return next(entry for entry in listed if entry["id"] == name)["overworld"]
+    described: dict[str, Any] = next(entry for entry in listed if entry["id"] == name)["overworld"]
+    return described
 
 
 def test_the_documented_command_trains_and_evaluates(stack: Stack) -> None:

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     quieten_transformers()
     if config.threads:
         torch.set_num_threads(config.threads)
-    print(f"overworld_policy: listening on http://{config.host}:{listener.getsockname()[1]}/v1", flush=True)
+    print(f"overworld policy: listening on http://{config.host}:{listener.getsockname()[1]}/v1", flush=True)
     settings = uvicorn.Config(
         create_app(config), log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE_SECONDS
     )
