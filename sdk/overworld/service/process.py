@@ -42,10 +42,13 @@ class ServiceProcess:
             address, said = self._listen()
         except BaseException:
             self.kill()
+            self._let_go()
             raise
         if address is None:
+            status = self.process.wait()
+            self._let_go()
             words = said if log is None else "\n".join(log.read_text().splitlines()[-10:])
-            raise ServiceError(f"{module} did not start (status {self.process.wait()}): {words.strip()}")
+            raise ServiceError(f"{module} did not start (status {status}): {words.strip()}")
         self.address = address
         # What it says later must go somewhere, or it would block when the pipe is full.
         threading.Thread(target=self._drain, name=f"stdout of {module}", daemon=True).start()
@@ -71,6 +74,13 @@ class ServiceProcess:
         """SIGKILL: a crash."""
         self.process.kill()
         self.process.wait()
+
+    def _let_go(self) -> None:
+        """Closes what tied us to a process that did not start."""
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        _drop(self._leash)
+        self._leash = None
 
     def _listen(self) -> tuple[str | None, str]:
         """The address, and what was said before."""

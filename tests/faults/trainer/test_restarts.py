@@ -88,9 +88,8 @@ class Command:
         path = tmp_path / "run.yaml"
         path.write_text(yaml.safe_dump(fields))
         self.folder = tmp_path / "run"
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "overworld_trainer", str(path)], stderr=(tmp_path / "log").open("w")
-        )
+        with (tmp_path / "log").open("w") as log:
+            self.process = subprocess.Popen([sys.executable, "-m", "overworld_trainer", str(path)], stderr=log)
 
     def wait_for(self, updates: int) -> None:
         deadline = time.monotonic() + 60

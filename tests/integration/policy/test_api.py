@@ -289,7 +289,7 @@ def test_a_key_is_asked_for(runs: Path) -> None:
         assert keyed.http.get("/models", headers={"Authorization": "Bearer s3cret"}).status_code == 200
         assert httpx.get(keyed.url.removesuffix("/v1") + "/health").status_code == 200
     finally:
-        keyed.process.stop()
+        keyed.stop()
 
 
 def test_a_client_learns_with_which_options_a_model_was_trained(served: Served) -> None:
@@ -329,7 +329,7 @@ def test_the_latest_checkpoint_is_served_without_a_restart(copied: Path) -> None
         after = served.chat(model="whole@latest")["system_fingerprint"]
         assert after == served.chat(model="whole@0")["system_fingerprint"] != before
     finally:
-        served.process.stop()
+        served.stop()
 
 
 def test_damaged_checkpoints_are_refused_and_the_others_go_on(copied: Path) -> None:
@@ -348,7 +348,7 @@ def test_damaged_checkpoints_are_refused_and_the_others_go_on(copied: Path) -> N
         assert "not the one" in served.error(model="adapted@2", status=404)["message"]
         served.chat(model="whole@0")
     finally:
-        served.process.stop()
+        served.stop()
 
 
 def test_more_models_than_memory_holds_take_turns(runs: Path) -> None:
@@ -359,7 +359,7 @@ def test_more_models_than_memory_holds_take_turns(runs: Path) -> None:
         assert replies[0] == replies[5]
         assert replies[1] == replies[4] != replies[3]
     finally:
-        served.process.stop()
+        served.stop()
 
 
 def test_bounds_of_image_sizes_are_applied(runs: Path) -> None:
@@ -368,12 +368,12 @@ def test_bounds_of_image_sizes_are_applied(runs: Path) -> None:
     try:
         small = served.chat([{"role": "user", "content": [part(url)]}])["usage"]["prompt_tokens"]
     finally:
-        served.process.stop()
+        served.stop()
     served = serve(runs)
     try:
         large = served.chat([{"role": "user", "content": [part(url)]}])["usage"]["prompt_tokens"]
     finally:
-        served.process.stop()
+        served.stop()
     assert large - small == 100 - 4
 
 
@@ -392,4 +392,4 @@ def test_sigterm_finishes_requests_in_flight(runs: Path) -> None:
     thread.join()
     assert served.process.process.wait(15) == 0
     assert answer["text"]
-    served.process.stop()
+    served.stop()
