@@ -1,4 +1,4 @@
-"""What tests share: a server that runs the toy envs."""
+"""Fixtures of several packages: a server with the toy envs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from tests.support.toy_env import ENVS
 
 @pytest.fixture(scope="session")
 def toy_server() -> Iterator[ServerProcess]:
-    """A server for tests that leave it as it is."""
+    """A server shared by tests that do not change it."""
     with ServerProcess(*ENVS, arguments=("--workers", "2", "--slots", "32", "--allow-expert")) as server:
         yield server

@@ -18,12 +18,12 @@ from tests.support.optional import present
 from tests.support.tiny_vlm import mixed_prompts
 
 WHOLE = 1000
-"""As a minibatch: all samples."""
+"""A minibatch size that takes in all samples."""
 
 
 def settings(**changes: Any) -> TrainerConfig:
-    """Settings of one pass over all samples in one optimizer step, without warm-up; sections are merged."""
-    sections = {
+    """Settings for one optimizer step on all samples, without warm-up; `changes` are merged into the sections."""
+    sections: dict[str, dict[str, Any]] = {
         "policy": {"epochs": 1, "minibatch": WHOLE, "microbatch": 4, "lr": 1e-3, "max_grad_norm": 1e9},
         "critic": {"layers": [16], "epochs": 1, "minibatch": WHOLE, "lr": 1e-3, "warmup_updates": 0},
         "clone": {"updates": 1},
@@ -43,7 +43,7 @@ def make_learner(vlm: VLM, config: TrainerConfig, seed: int = 0) -> Learner:
 def make_samples(
     vlm: VLM, count: int = 11, noise: float = 0.0, value_input: str = "last_prompt_token", temperature: float = 1.0
 ) -> Samples:
-    """Replies that the model sampled to prompts of all kinds, with advantages and targets out of the blue."""
+    """Replies that the model samples for prompts of all kinds, with random advantages and targets."""
     prompts = mixed_prompts(vlm)
     requests = [
         Request(prompts[number % len(prompts)], 1 + number * 5 % 13, key=(3, number), temperature=temperature)
@@ -91,12 +91,12 @@ def weights(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def moved(before: dict[str, torch.Tensor], module: nn.Module) -> set[str]:
-    """The names of the weights that are not what they were."""
+    """The names of the weights that differ from `before`."""
     return {name for name, parameter in module.named_parameters() if not torch.equal(parameter, before[name])}
 
 
 def gradients(module: nn.Module) -> dict[str, torch.Tensor]:
-    """By name, those that are not zero."""
+    """The non-zero gradients, by parameter name."""
     return {
         name: parameter.grad.clone()
         for name, parameter in module.named_parameters()

@@ -1,4 +1,4 @@
-"""Envs for tests of the trainer: one tells the agent what to do, so that an agent that obeys plays any script."""
+"""Envs for tests of the trainer. `Puppet` tells the agent what to do: an obedient agent plays any script."""
 
 import os
 
@@ -14,13 +14,13 @@ REPLIES = {
 
 
 class PuppetOptions(Options):
-    script: list[str] = Field(default=["go"], description="what to do in each turn, over and over")
+    script: list[str] = Field(default=["go"], description="what to do in each turn, repeated from the start")
     failing_seeds: list[int] = Field(default=[], description="seeds of episodes that cannot be started")
     size: int = 28
 
 
 class Puppet(Env):
-    """Says in each turn what to do. The picture has a colour of its own in each turn of each episode."""
+    """Says in each turn what to do. Each turn of each episode shows a picture of another colour."""
 
     options_model = PuppetOptions
     options: PuppetOptions
@@ -96,7 +96,7 @@ class Choice(Env):
 
 
 class Free(Choice):
-    """As above, but actions are free text, and none are listed."""
+    """As `Choice`, but actions are free text and none is listed."""
 
     spec = EnvSpec(
         id="puppet/Free", task="Say it.", success="It was said.", action=ActionSpec(max_text_bytes=64), has_expert=True

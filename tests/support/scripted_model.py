@@ -1,4 +1,4 @@
-"""A model that does as the puppet is told, and runs that train it further."""
+"""A model cloned to do what `Puppet` asks for, and runs that train it further."""
 
 import dataclasses
 import fcntl
@@ -22,11 +22,11 @@ from tests.support.shared_folder import shared_folder
 from tests.support.tiny_vlm import SIZES
 
 CHANGING = ("time/", "charts/SPS")
-"""Metrics that no two runs share."""
+"""Prefixes of metrics that differ between any two runs."""
 
 
 def obedient_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the model is; of tests that run side by side one makes it for all."""
+    """The folder of the model; the first test process that needs it makes it for all."""
     folder = shared_folder(tmp_path_factory) / "obedient"
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -36,7 +36,7 @@ def obedient_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _make_obedient() -> VLM:
-    """At temperature .1 it does nothing but what it is told; at 1 it errs now and then."""
+    """At temperature 0.1 it always does what it is told; at 1 it errs now and then."""
     numbers = itertools.count()
 
     def demonstrations() -> list[Demonstration]:
@@ -62,7 +62,7 @@ def _make_obedient() -> VLM:
 
 
 def run_fields(server: ServerProcess, folder: str | Path, model: str | Path, /, **changes: Any) -> dict[str, Any]:
-    """Settings of a small run with all that a resumed run has to remember."""
+    """Settings of a small run in which everything occurs that a resumed run has to remember."""
     fields = {
         "run": str(folder),
         "updates": 5,
@@ -95,13 +95,13 @@ def run_settings(server: ServerProcess, folder: str | Path, model: str | Path, /
 
 
 def lines(folder: Path) -> list[str]:
-    """The metrics that were written, one update each."""
+    """The lines of metrics.jsonl, one per update."""
     path = folder / "metrics.jsonl"
     return path.read_text().splitlines() if path.exists() else []
 
 
 def numbers(folder: Path) -> list[str]:
-    """The metrics but for those that no two runs share, as text."""
+    """The metrics of each update as text, without those that differ between any two runs."""
     return [
         json.dumps({name: value for name, value in json.loads(line).items() if not name.startswith(CHANGING)})
         for line in lines(folder)
@@ -109,12 +109,12 @@ def numbers(folder: Path) -> list[str]:
 
 
 def tensors(folder: Path, update: int) -> dict[str, str]:
-    """Digests of all that a checkpoint holds of weights, critic and optimizers."""
+    """SHA-256 of each file of tensors in a checkpoint: weights, critic and optimizers."""
     path = folder / "checkpoints" / f"{update:06}"
     files = sorted(path.rglob("*.safetensors"))
     return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def progress(folder: Path, update: int) -> dict[str, Any]:
-    """What a checkpoint knows of the open episodes and the guard."""
+    """The trainer's state in a checkpoint: open episodes, guard, counters."""
     return json.loads((folder / "checkpoints" / f"{update:06}" / "trainer" / "state.json").read_text())

@@ -27,7 +27,7 @@ def picture(seed: int, height: int = 28, width: int = 28, channels: int = 3) -> 
 
 
 def user(*parts: str | Pixels) -> Message:
-    """A user's message of texts and pictures."""
+    """A user message with these texts and pictures."""
     content = [
         {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": part} for part in parts
     ]

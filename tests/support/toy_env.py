@@ -1,4 +1,4 @@
-"""An env for tests: counts up to three, and misbehaves on request."""
+"""Envs for tests of host and client: they count, wait, and misbehave on request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ToyOptions(Options):
 
 
 class Toy(Env):
-    """Counts up and down: three wins, minus three is cut off. The picture shows the count and the episode's chance."""
+    """Counts up and down: 3 wins, -3 ends the episode. The picture shows the count and the episode's random number."""
 
     options_model = ToyOptions
     options: ToyOptions
@@ -131,7 +131,7 @@ class Reach(Env):
 
 
 class Slow(Env):
-    """Every step takes a while; draws nothing, so that only texts can tell two episodes apart."""
+    """Each step takes 0.15 s. Without pictures: only texts tell two episodes apart."""
 
     spec = EnvSpec(id="toy/Slow", task="Wait.", success="never", action=ActionSpec(("wait", "crash", "print")))
 
@@ -154,7 +154,7 @@ class GateOptions(Options):
 
 
 class Gated(Env):
-    """Its constructor and its steps wait for, and are counted in, files of a folder: the tests direct them."""
+    """Constructor and steps wait for files in a folder and are counted there, so that tests control them."""
 
     options_model = GateOptions
     options: GateOptions

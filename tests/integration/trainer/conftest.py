@@ -20,7 +20,7 @@ ENVS = (
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[ServerProcess]:
-    """A server for tests that leave it as it is."""
+    """A server shared by tests that do not change it."""
     with ServerProcess(*ENVS, arguments=("--workers", "2", "--slots", "128", "--allow-expert")) as server:
         yield server
 

@@ -7,7 +7,7 @@ from tests.support.tiny_vlm import make_vlm, mixed_prompts
 
 @pytest.fixture(scope="session")
 def vlm() -> VLM:
-    """A model for tests that leave it as it is."""
+    """A model shared by tests that do not change it."""
     return make_vlm()
 
 
