@@ -56,6 +56,10 @@ class Served:
     http: httpx.Client
     process: ServiceProcess
 
+    def stop(self) -> None:
+        self.http.close()
+        self.process.stop()
+
     def chat(
         self,
         content: str | list[dict[str, Any]] = "Say something.",
@@ -104,7 +108,7 @@ def serve(runs: Path, *arguments: str, **environment: str) -> Served:
 def served(runs: Path) -> Iterator[Served]:
     served = serve(runs, f"base={runs}/adapted/checkpoints/000000/weights", "max_messages=100", "max_images=4")
     yield served
-    served.process.stop()
+    served.stop()
 
 
 @pytest.fixture

@@ -98,6 +98,14 @@ def test_base_and_adapters_of_it_answer_at_the_same_time(served: Served) -> None
     assert [together[number] for number in range(len(names))] == [alone[name] for name in names]
 
 
+def test_more_models_in_use_than_are_to_be_kept_do_not_let_go_of_each_other(runs: Path) -> None:
+    served = serve(runs, f"base={runs}/adapted/checkpoints/000000/weights", "max_loaded=1")
+    try:
+        test_base_and_adapters_of_it_answer_at_the_same_time(served)
+    finally:
+        served.stop()
+
+
 def test_shapes_of_messages_that_harnesses_send(served: Served) -> None:
     url, _ = picture(kind="PNG", label="jpeg")
     jpeg, _ = picture(kind="JPEG")
@@ -289,7 +297,7 @@ def test_a_key_is_asked_for(runs: Path) -> None:
         assert keyed.http.get("/models", headers={"Authorization": "Bearer s3cret"}).status_code == 200
         assert httpx.get(keyed.url.removesuffix("/v1") + "/health").status_code == 200
     finally:
-        keyed.process.stop()
+        keyed.stop()
 
 
 def test_a_client_learns_with_which_options_a_model_was_trained(served: Served) -> None:
@@ -329,7 +337,7 @@ def test_the_latest_checkpoint_is_served_without_a_restart(copied: Path) -> None
         after = served.chat(model="whole@latest")["system_fingerprint"]
         assert after == served.chat(model="whole@0")["system_fingerprint"] != before
     finally:
-        served.process.stop()
+        served.stop()
 
 
 def test_damaged_checkpoints_are_refused_and_the_others_go_on(copied: Path) -> None:
@@ -348,7 +356,7 @@ def test_damaged_checkpoints_are_refused_and_the_others_go_on(copied: Path) -> N
         assert "not the one" in served.error(model="adapted@2", status=404)["message"]
         served.chat(model="whole@0")
     finally:
-        served.process.stop()
+        served.stop()
 
 
 def test_more_models_than_memory_holds_take_turns(runs: Path) -> None:
@@ -359,7 +367,7 @@ def test_more_models_than_memory_holds_take_turns(runs: Path) -> None:
         assert replies[0] == replies[5]
         assert replies[1] == replies[4] != replies[3]
     finally:
-        served.process.stop()
+        served.stop()
 
 
 def test_bounds_of_image_sizes_are_applied(runs: Path) -> None:
@@ -368,12 +376,12 @@ def test_bounds_of_image_sizes_are_applied(runs: Path) -> None:
     try:
         small = served.chat([{"role": "user", "content": [part(url)]}])["usage"]["prompt_tokens"]
     finally:
-        served.process.stop()
+        served.stop()
     served = serve(runs)
     try:
         large = served.chat([{"role": "user", "content": [part(url)]}])["usage"]["prompt_tokens"]
     finally:
-        served.process.stop()
+        served.stop()
     assert large - small == 100 - 4
 
 
@@ -392,4 +400,4 @@ def test_sigterm_finishes_requests_in_flight(runs: Path) -> None:
     thread.join()
     assert served.process.process.wait(15) == 0
     assert answer["text"]
-    served.process.stop()
+    served.stop()
