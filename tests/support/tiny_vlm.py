@@ -44,3 +44,8 @@ MIXED = [
 
 def mixed_prompts(vlm):
     return [encode(vlm, [message]) for message in MIXED]
+
+
+def pixels(prompt):
+    """What the vision tower sees of a prompt's pictures."""
+    return prompt.media["pixel_values"]
