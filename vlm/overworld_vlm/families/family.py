@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-_LINEAR = r"(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+LINEAR = r"(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+"""The linear layers of a language model's block, by the names that all of them use."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +38,7 @@ class Family(ABC):
     """The Hugging Face class: a `model` that gives hidden states and an `lm_head`."""
     image_processor_class: ClassVar[Any]
     """The variant that needs Pillow only."""
-    lora_targets: ClassVar[str] = rf".*language_model.*\.{_LINEAR}"
+    lora_targets: ClassVar[str] = rf".*language_model.*\.{LINEAR}"
     """Regular expression of the modules that get adapters: the language model's linear layers."""
     vision_lora_targets: ClassVar[str]
     """Regular expression of the vision tower's linear layers, for whoever wants to adapt it too."""
