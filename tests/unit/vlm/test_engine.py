@@ -116,9 +116,8 @@ def test_an_adapter_counts_in_decoding_and_scoring_alike() -> None:
 def test_greedy_replies_are_those_of_transformers(vlm: VLM, prompts: list[Prompt]) -> None:
     requests = run(vlm, [Request(prompt, 12, temperature=0) for prompt in prompts], max_batch=4)
     for prompt, request in zip(prompts, requests, strict=True):
-        images = {} if prompt.patches is None else {"pixel_values": prompt.patches, "image_grid_thw": prompt.grids}
         generated = vlm.model.generate(
-            **images,
+            **prompt.media,
             input_ids=prompt.ids[None],
             attention_mask=torch.ones_like(prompt.ids)[None],
             mm_token_type_ids=(prompt.ids == vlm.image_token_id).int()[None],
