@@ -131,9 +131,13 @@ def collate(vlm: VLM, prompts: Sequence[Prompt], replies: Sequence[Tensor] | Non
     )
 
 
-def hidden_states(vlm: VLM, batch: Batch, cache: Any = None) -> Tensor:
-    """The last layer's hidden states, [B, L, hidden]. Fills `cache` if it is given."""
-    return vlm.family.hidden_states(vlm.core, batch.ids, batch.mask, batch.positions, batch.media, cache)
+def hidden_states(vlm: VLM, batch: Batch, cache: Any = None, features: Tensor | None = None) -> Tensor:
+    """The last layer's hidden states, [B, L, hidden]; fills the cache if there is one.
+
+    features  of the batch's pictures, as `Family.features` gives them, if they are known; they spare the vision tower
+    """
+    images = batch.media if features is None else features
+    return vlm.family.hidden_states(vlm.core, batch.ids, batch.mask, batch.positions, images, cache)
 
 
 def _rgb(image: Any) -> np.ndarray:

@@ -369,6 +369,6 @@ def test_objects_say_what_they_are(vlm: VLM) -> None:
     assert repr(engine) == f"Engine({vlm!r}, 0 requests running, 1 waiting)"
     batch = collate(vlm, [text, picture_and_text])
     tokens = len(text) + len(picture_and_text)
-    assert repr(batch) == f"Batch(2 x {batch.ids.shape[1]} tokens, {tokens} of them not padding, 1 images)"
+    assert repr(batch) == f"Batch(2 x {batch.ids.shape[1]} tokens, {tokens} of them not padding)"
     scores = score(vlm, prompts[:2], [torch.tensor([1, 2, 3]), torch.tensor([4])])
     assert repr(scores) == "Scores(2 replies, 4 tokens, the longest of 3)"

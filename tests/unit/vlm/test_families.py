@@ -153,6 +153,28 @@ def test_features_of_prefill_decoding_and_scoring_agree(vlm: VLM, prompts: list[
     )
 
 
+def test_features_of_pictures_may_be_computed_once(folder: Path) -> None:
+    """One picture at a time, then used without the vision tower: same hidden states, same gradients."""
+    vlm = load(folder, freeze_vision=True)
+    batch = collate(vlm, mixed_prompts(vlm), [torch.arange(30, 33)] * len(MIXED))
+    weights = [weight for weight in vlm.model.parameters() if weight.requires_grad]
+    expected = hidden_states(vlm, batch)
+    upstream = torch.linspace(-1, 1, expected.numel()).view_as(expected) * batch.mask[..., None]
+    gradients = torch.autograd.grad((expected * upstream).sum(), weights, allow_unused=True)
+    with torch.no_grad():
+        pictures = [one for prompt in mixed_prompts(vlm) for one in prompt.pictures]
+        features = torch.cat([vlm.family.features(vlm.core, one.media) for one in pictures], 1)
+    assert features.shape[1] == int((batch.ids == vlm.image_token_id).sum())
+    for tower in vlm.family.vision:
+        setattr(vlm.core.model, tower, None)
+    hidden = hidden_states(vlm, batch, features=features)
+    assert torch.allclose(hidden, expected, rtol=0, atol=1e-6)
+    again = torch.autograd.grad((hidden * upstream).sum(), weights, allow_unused=True)
+    steepest = max(float(theirs.abs().max()) for theirs in gradients if theirs is not None)
+    for ours, theirs in zip(again, gradients, strict=True):
+        assert ours is theirs is None or torch.allclose(ours / steepest, theirs / steepest, rtol=0, atol=1e-6)
+
+
 def test_greedy_replies_are_those_of_transformers(vlm: VLM, folder: Path) -> None:
     model = own_model(folder)
     banned = vlm.banned.nonzero().squeeze(1).tolist()

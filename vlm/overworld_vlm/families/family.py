@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -108,13 +108,21 @@ class Family(ABC):
         """The positions of a prompt, int64 [axes, L], and the one after it, which its reply starts at."""
         return torch.arange(len(ids)).expand(self.position_axes, -1), len(ids)
 
+    def features(self, model: Any, media: Mapping[str, Tensor]) -> Tensor:
+        """What the vision tower makes of pictures, [levels, image tokens, hidden], the pictures' tokens in order.
+
+        Level 0 takes the place of the image tokens' embeddings; further ones enter later layers.
+        """
+        output = model.model.get_image_features(**self.vision_arguments(media), return_dict=True)
+        return rows(output.pooler_output)[None]
+
     def hidden_states(
         self,
         model: Any,
         ids: Tensor,
         mask: Tensor | dict[str, Tensor],
         positions: Tensor,
-        media: Mapping[str, Tensor],
+        images: Mapping[str, Tensor] | Tensor,
         cache: Any = None,
     ) -> Tensor:
         """The last layer's hidden states, [B, L, hidden]; fills the cache if there is one.
@@ -123,19 +131,44 @@ class Family(ABC):
         ids        int64 [B, L]
         mask       bool [B, L], where tokens are; or, with a cache that is filled, as `SlotCache` gives it
         positions  int64 [axes, B, L]
-        media      of all pictures, in order
+        images     the media of all pictures, in order; or their `features`, which spare the vision tower
         """
-        output = model.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions[0] if self.position_axes == 1 else positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
-            **self.arguments(ids, media),
-        )
+        shared = {
+            "attention_mask": mask,
+            "position_ids": positions[0] if self.position_axes == 1 else positions,
+            "past_key_values": cache,
+            "use_cache": cache is not None,
+            **self.arguments(ids),
+        }
+        if isinstance(images, Tensor):
+            hidden = self.read_features(model, ids, images, shared)
+        else:
+            hidden = model.model(input_ids=ids, **self.vision_arguments(images), **shared).last_hidden_state
+        return hidden
+
+    def read_features(self, model: Any, ids: Tensor, features: Tensor, shared: Mapping[str, Any]) -> Tensor:
+        """Hidden states from the `features` of all pictures; `shared`: the forward's other arguments."""
+        output = model.model(inputs_embeds=self.embeddings(model, ids, features), **shared)
         hidden: Tensor = output.last_hidden_state
         return hidden
 
-    def arguments(self, ids: Tensor, media: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the model's forward takes besides tokens, mask, positions and cache."""
+    def embeddings(self, model: Any, ids: Tensor, features: Tensor) -> Tensor:
+        """What the language model's first layer sees, [B, L, hidden]."""
+        embeddings: Tensor = model.get_input_embeddings()(ids)
+        at = (ids == self.image_token_id)[..., None]
+        return embeddings.masked_scatter(at, features[0].to(embeddings))
+
+    def vision_arguments(self, media: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the model's forward takes of pictures."""
         return dict(media)
+
+    def arguments(self, ids: Tensor) -> dict[str, Tensor]:
+        """What the model's forward takes besides tokens, pictures, mask, positions and cache."""
+        return {}
+
+
+def rows(features: Tensor | Sequence[Tensor]) -> Tensor:
+    """Image tokens in order, [tokens, hidden], from however a model groups them by image."""
+    if not isinstance(features, Tensor):
+        return torch.cat([rows(one) for one in features])
+    return features.flatten(0, -2)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from torch import Tensor
 from transformers import Gemma3ForConditionalGeneration
@@ -57,6 +55,6 @@ class Gemma3(Family):
             if getattr(self.image_processor, name, None) is None:
                 setattr(self.image_processor, name, value)
 
-    def arguments(self, ids: Tensor, media: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def arguments(self, ids: Tensor) -> dict[str, Tensor]:
         """Image tokens are marked: from them the model makes its masks."""
-        return {**media, "token_type_ids": (ids == self.image_token_id).long()}
+        return {"token_type_ids": (ids == self.image_token_id).long()}

@@ -43,6 +43,6 @@ class SmolVLM(Family):
         patches = (pixels.shape[-1] // self.config.vision_config.patch_size) ** 2
         return Picture({"pixel_values": pixels}, text, patches // self.config.scale_factor**2)
 
-    def arguments(self, ids: Tensor, media: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def vision_arguments(self, media: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The model wants tiles per prompt, but uses only their order: they all go to the first."""
         return {name: tensor[None] for name, tensor in media.items()}
