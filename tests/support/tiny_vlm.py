@@ -47,3 +47,8 @@ MIXED = [
 
 def mixed_prompts(vlm: VLM) -> list[Prompt]:
     return [encode(vlm, [message]) for message in MIXED]
+
+
+def pixels(prompt: Prompt) -> torch.Tensor:
+    """What the vision tower sees of a prompt's pictures."""
+    return prompt.media["pixel_values"]

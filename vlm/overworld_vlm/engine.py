@@ -38,7 +38,7 @@ class Engine(Writer):
         self._value_input = value_input
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
-        self._cache = SlotCache(vlm.core.config.text_config.num_hidden_layers)
+        self._cache = SlotCache(vlm.core.config.text_config)
 
     def __repr__(self) -> str:
         return f"Engine({self._vlm!r}, {len(self._running)} requests running, {len(self._waiting)} waiting)"
@@ -97,14 +97,16 @@ class Engine(Writer):
         device = self._vlm.device
         mask = self._cache.begin_token()
         positions = [request.prompt.next + len(request.tokens) - 1 for request in self._running]
-        output = self._vlm.core.model(
-            input_ids=torch.tensor([[request.tokens[-1]] for request in self._running], device=device),
-            attention_mask=mask,
-            position_ids=torch.tensor(positions, device=device)[None, :, None].expand(3, -1, 1),
-            past_key_values=self._cache,
-            use_cache=True,
+        family = self._vlm.family
+        hidden = family.hidden_states(
+            self._vlm.core,
+            torch.tensor([[request.tokens[-1]] for request in self._running], device=device),
+            mask,
+            torch.tensor(positions, device=device)[None, :, None].expand(family.position_axes, -1, 1),
+            {},
+            self._cache,
         )
-        self._choose(self._running, output.last_hidden_state[:, 0])
+        self._choose(self._running, hidden[:, 0])
 
     def _choose(self, requests: Sequence[Request], hidden: Tensor) -> None:
         """Chooses the next token of each request from its hidden state, [B, hidden]."""

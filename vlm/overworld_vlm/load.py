@@ -16,32 +16,13 @@ from typing import Any
 import torch
 import transformers
 from peft import PeftModel
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2VLForConditionalGeneration
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from overworld_vlm.families import FAMILIES, Family
 
 
 class ModelError(Exception):
     """A model or checkpoint that cannot be used; the message says what is wrong with it and what to do."""
-
-
-@dataclass(frozen=True)
-class _Family:
-    """What differs between model families."""
-
-    model: Any
-    image_processor: Any
-    lora_targets: str
-    """Regular expression of the modules that get adapters: the language model's linear layers."""
-
-
-FAMILIES = {
-    "qwen2_vl": _Family(
-        Qwen2VLForConditionalGeneration,
-        Qwen2VLImageProcessorPil,
-        r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
-    ),
-}
-"""`model_type` of config.json -> how to load it."""
 
 
 @dataclass(eq=False, repr=False)
@@ -63,10 +44,11 @@ class VLM:
         """The Hugging Face model, without PEFT's wrapper but with its adapter layers."""
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
-    @property
-    def family(self) -> _Family:
-        """The model's family."""
-        return FAMILIES[self.core.config.model_type]
+    @cached_property
+    def family(self) -> Family:
+        """What is particular to the model's family."""
+        config = self.core.config
+        return FAMILIES[config.model_type](config, self.tokenizer, self.image_processor)
 
     @property
     def device(self) -> torch.device:
@@ -94,21 +76,28 @@ class VLM:
 
     @property
     def image_token_id(self) -> int:
-        """The token that stands for a patch of an image."""
-        token: int = self.core.config.image_token_id
-        return token
+        """The token that stands for a part of an image."""
+        return self.family.image_token_id
+
+    @cached_property
+    def end_id(self) -> int:
+        """The token that ends a reply in the chat template; a reply to be learnt ends with it."""
+        end = self.tokenizer.get_vocab().get(self.family.end_of_turn, self.tokenizer.eos_token_id)
+        assert isinstance(end, int)
+        return end
 
     @cached_property
     def eos_ids(self) -> frozenset[int]:
         """The tokens that end a reply."""
         configured = self.core.generation_config.eos_token_id
         ids = configured if isinstance(configured, list) else [configured]
-        return frozenset(token for token in (*ids, self.tokenizer.eos_token_id) if token is not None)
+        return frozenset(token for token in (*ids, self.tokenizer.eos_token_id, self.end_id) if token is not None)
 
     @cached_property
     def special_texts(self) -> list[str]:
-        """The special tokens as texts."""
-        return [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        """The special tokens as texts, with those that stand for images."""
+        special = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        return list(dict.fromkeys([*special, self.family.placeholder, self.family.image_token]))
 
     @cached_property
     def banned(self) -> torch.Tensor:
@@ -119,13 +108,26 @@ class VLM:
         banned = torch.zeros(self.core.lm_head.weight.shape[0], dtype=torch.bool)
         banned[len(self.tokenizer) :] = True
         special = [token for token, added in self.tokenizer.added_tokens_decoder.items() if added.special]
-        banned[special] = True
+        banned[[*special, self.image_token_id]] = True
         banned[list(self.eos_ids)] = False
         return banned.to(self.device)
 
 
-def load(folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> VLM:
-    """Loads the model in `folder`, ready for inference. Raises ModelError."""
+def load(
+    folder: str | Path,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    tiling: bool | None = None,
+    freeze_vision: bool = False,
+) -> VLM:
+    """Loads the model in `folder`, ready for inference. Raises ModelError.
+
+    min_pixels, max_pixels, tiling  how images are resized and cut; see `Family.set_images`. `save` keeps them.
+    freeze_vision  leaves the vision tower and its projector without gradients (an adapter does so by itself)
+    """
     folder = Path(folder)
     family = _family(folder)
     if not any(folder.glob("*.safetensors")):
@@ -134,7 +136,7 @@ def load(folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.flo
             "not loaded"
         )
     try:
-        model, found = family.model.from_pretrained(
+        model, found = family.model_class.from_pretrained(
             folder,
             dtype=dtype,
             attn_implementation="sdpa",
@@ -143,7 +145,7 @@ def load(folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.flo
             output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        image_processor = family.image_processor.from_pretrained(folder, local_files_only=True)
+        image_processor = family.image_processor_class.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers, tokenizers and safetensors each raise their own
         raise ModelError(f"the model in {folder} cannot be loaded: {type(error).__name__}: {error}") from error
     if found["missing_keys"]:  # transformers would fill them with random ones
@@ -157,7 +159,15 @@ def load(folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.flo
         tokenizer.chat_template = _chat_template(folder)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return VLM(model.to(device).eval(), tokenizer, image_processor)
+    vlm = VLM(model.to(device).eval(), tokenizer, image_processor)
+    try:
+        vlm.family.set_images(min_pixels, max_pixels, tiling)
+    except ValueError as error:
+        raise ModelError(f"{folder}: {error}") from error
+    if freeze_vision:
+        for name in family.vision:
+            getattr(model.model, name).requires_grad_(False)
+    return vlm
 
 
 def save(vlm: VLM, folder: str | Path) -> None:
@@ -190,7 +200,7 @@ def quieten_transformers() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
-def _family(folder: Path) -> _Family:
+def _family(folder: Path) -> type[Family]:
     try:
         model_type = str(json.loads((folder / "config.json").read_text())["model_type"])
     except (FileNotFoundError, NotADirectoryError):
@@ -198,7 +208,10 @@ def _family(folder: Path) -> _Family:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{folder}/config.json cannot be read: {error}") from error
     if model_type not in FAMILIES:
-        raise ModelError(f"{folder} holds a {model_type!r} model; known are {sorted(FAMILIES)}")
+        raise ModelError(
+            f"{folder} holds a {model_type!r} model; known are {sorted(FAMILIES)}. To add its family, describe it in a "
+            "file of overworld_vlm/families (a subclass of Family) and enter it in FAMILIES there"
+        )
     return FAMILIES[model_type]
 
 

@@ -98,6 +98,14 @@ def test_base_and_adapters_of_it_answer_at_the_same_time(served: Served) -> None
     assert [together[number] for number in range(len(names))] == [alone[name] for name in names]
 
 
+def test_more_models_in_use_than_are_to_be_kept_do_not_let_go_of_each_other(runs: Path) -> None:
+    served = serve(runs, f"base={runs}/adapted/checkpoints/000000/weights", "max_loaded=1")
+    try:
+        test_base_and_adapters_of_it_answer_at_the_same_time(served)
+    finally:
+        served.stop()
+
+
 def test_shapes_of_messages_that_harnesses_send(served: Served) -> None:
     url, _ = picture(kind="PNG", label="jpeg")
     jpeg, _ = picture(kind="JPEG")

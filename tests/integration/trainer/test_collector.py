@@ -103,7 +103,8 @@ def column(rollout: Rollout, field: str) -> list[list[Any]]:
 def same_prompt(one: Prompt, other: Prompt) -> bool:
     return (
         torch.equal(one.ids, other.ids)
-        and (one.patches is other.patches is None or torch.equal(present(one.patches), present(other.patches)))
+        and one.media.keys() == other.media.keys()
+        and all(torch.equal(one.media[name], other.media[name]) for name in one.media)
         and torch.equal(one.positions, other.positions)
         and one.next == other.next
     )
@@ -335,7 +336,7 @@ def test_several_envs_are_played_at_once(server: ServerProcess, obedient: VLM) -
     assert End.TIME_LIMIT in ends[1]
     assert ends[2] == {End.RULE}
     assert [one.env for one in rollout.episodes].count(0) == 6
-    assert {step.prompt.grids.prod().item() for row in rollout.steps[5:] for step in row} == {16}
+    assert {step.prompt.media["image_grid_thw"].prod().item() for row in rollout.steps[5:] for step in row} == {16}
 
 
 def test_a_slots_replies_depend_on_nothing_but_its_own_episode(server: ServerProcess, clueless: VLM) -> None:
@@ -358,7 +359,7 @@ def test_history_shows_the_last_turns_oldest_first_and_none_twice(server: Server
     recipe = Recipe(history=3)
     options = {"script": ["go", "go", "go", "win"]}
     rollout, _ = play(server, obedient, options, steps=5, recipe=recipe)
-    assert [[len(step.prompt.grids) for step in row] for row in rollout.steps] == [[1, 2, 3, 3, 1]] * 4
+    assert [[len(step.prompt.pictures) for step in row] for row in rollout.steps] == [[1, 2, 3, 3, 1]] * 4
     final, prompt = replay(server, obedient, options, 2, 0, ["go"] * 3, recipe)
     assert same_prompt(rollout.steps[2][3].prompt, prompt)
     assert final.turn == 3

@@ -6,8 +6,7 @@ import torch
 from overworld_vlm.batch import Message, Prompt, PromptError, collate, encode, hidden_states
 from overworld_vlm.load import VLM
 
-from tests.support.optional import present
-from tests.support.tiny_vlm import MIXED, make_vlm, picture, user
+from tests.support.tiny_vlm import MIXED, make_vlm, picture, pixels, user
 
 
 def special_counts(vlm: VLM, prompt: Prompt) -> dict[str, int]:
@@ -28,7 +27,7 @@ def test_special_tokens_within_a_text_are_plain_text(vlm: VLM, number: int) -> N
         plain = [{"role": "system", "content": "x"}, user(image, "Go."), {"role": "user", "content": "x"}]
         prompt = encode(vlm, messages)
         assert special_counts(vlm, prompt) == special_counts(vlm, encode(vlm, plain))
-        assert torch.equal(prompt.grids, encode(vlm, plain).grids)
+        assert torch.equal(prompt.media["image_grid_thw"], encode(vlm, plain).media["image_grid_thw"])
         shown = vlm.tokenizer.decode(prompt.ids)
         assert shown.replace("\u200b", "").count(text) == 2
 
@@ -63,7 +62,7 @@ def test_ordinary_texts_are_tokenised_as_the_chat_template_alone_does(vlm: VLM, 
     expected = vlm.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
     assert prompt.ids.tolist() == expected
     assert torch.equal(prompt.positions, torch.arange(len(expected)).expand(3, -1))
-    assert (prompt.next, prompt.patches, tuple(prompt.grids.shape)) == (len(expected), None, (0, 3))
+    assert (prompt.next, prompt.pictures, prompt.media) == (len(expected), (), {})
 
 
 def test_the_prompt_ends_with_the_opening_of_the_assistants_turn(vlm: VLM) -> None:
@@ -75,7 +74,7 @@ def test_the_prompt_ends_with_the_opening_of_the_assistants_turn(vlm: VLM) -> No
 def test_grey_pictures_are_shown_as_coloured_ones(vlm: VLM) -> None:
     grey = picture(0, 30, 56, 1)
     one, other = encode(vlm, [user(grey)]), encode(vlm, [user(np.repeat(grey, 3, 2))])
-    assert torch.equal(present(one.patches), present(other.patches))
+    assert torch.equal(pixels(one), pixels(other))
     assert torch.equal(one.ids, other.ids)
 
 
@@ -85,21 +84,21 @@ def test_pictures_may_be_views_and_read_only(vlm: VLM) -> None:
     view = whole[::-1, 10:66]
     view.setflags(write=False)
     one, other = encode(vlm, [user(view)]), encode(vlm, [user(view.copy())])
-    assert torch.equal(present(one.patches), present(other.patches))
-    assert not torch.equal(present(one.patches), present(encode(vlm, [user(whole[:, 10:66])]).patches))
+    assert torch.equal(pixels(one), pixels(other))
+    assert not torch.equal(pixels(one), pixels(encode(vlm, [user(whole[:, 10:66])])))
 
 
 @pytest.mark.parametrize("height", [1, 3, 27, 28, 29, 56, 200])
 @pytest.mark.parametrize("width", [1, 3, 28, 100])
 def test_pictures_of_any_size_take_a_token_per_four_patches(vlm: VLM, height: int, width: int) -> None:
-    pixels = picture(0, height, width)
-    prompt = encode(vlm, [user("Look:", pixels, "Go.")])
-    ((time, rows, columns),) = prompt.grids.tolist()
+    image = picture(0, height, width)
+    prompt = encode(vlm, [user("Look:", image, "Go.")])
+    ((time, rows, columns),) = prompt.media["image_grid_thw"].tolist()
     assert time == 1
-    assert len(present(prompt.patches)) == rows * columns
+    assert len(pixels(prompt)) == rows * columns
     assert int((prompt.ids == vlm.image_token_id).sum()) == rows * columns // 4
-    alone = vlm.image_processor(images=[pixels], return_tensors="pt", input_data_format="channels_last")
-    assert torch.equal(present(prompt.patches), alone["pixel_values"])
+    alone = vlm.image_processor(images=[image], return_tensors="pt", input_data_format="channels_last")
+    assert torch.equal(pixels(prompt), alone["pixel_values"])
 
 
 def test_pictures_are_bounded_in_size(vlm: VLM) -> None:
@@ -116,11 +115,11 @@ def test_several_pictures_stand_where_the_messages_have_them(vlm: VLM) -> None:
         user("then", pictures[2]),
     ]
     prompt = encode(vlm, messages)
-    alone = [encode(vlm, [user(pixels)]) for pixels in pictures]
-    assert torch.equal(present(prompt.patches), torch.cat([present(one.patches) for one in alone]))
-    assert torch.equal(prompt.grids, torch.cat([one.grids for one in alone]))
+    alone = [encode(vlm, [user(image)]) for image in pictures]
+    for name, tensor in prompt.media.items():
+        assert torch.equal(tensor, torch.cat([one.media[name] for one in alone]))
     shown = vlm.tokenizer.decode(prompt.ids)
-    first, second, third = ("<|image_pad|>" * int(one.grids.prod() // 4) for one in alone)
+    first, second, third = ("<|image_pad|>" * one.pictures[0].run for one in alone)
     for part in (f"{first}<|vision_end|>first<|vision_start|>{second}", f"then<|vision_start|>{third}<|vision_end|>"):
         assert part in shown
 
@@ -182,8 +181,7 @@ def test_positions_are_those_that_transformers_computes(vlm: VLM, prompts: list[
         theirs = vlm.core.model(
             input_ids=prompt.ids[None],
             attention_mask=torch.ones_like(prompt.ids)[None],
-            pixel_values=prompt.patches,
-            image_grid_thw=prompt.grids if len(prompt.grids) else None,
+            **prompt.media,
             mm_token_type_ids=(prompt.ids == vlm.image_token_id).int()[None],
         ).last_hidden_state
     assert torch.allclose(ours, theirs, atol=1e-5)

@@ -116,9 +116,8 @@ def test_an_adapter_counts_in_decoding_and_scoring_alike() -> None:
 def test_greedy_replies_are_those_of_transformers(vlm: VLM, prompts: list[Prompt]) -> None:
     requests = run(vlm, [Request(prompt, 12, temperature=0) for prompt in prompts], max_batch=4)
     for prompt, request in zip(prompts, requests, strict=True):
-        images = {} if prompt.patches is None else {"pixel_values": prompt.patches, "image_grid_thw": prompt.grids}
         generated = vlm.model.generate(
-            **images,
+            **prompt.media,
             input_ids=prompt.ids[None],
             attention_mask=torch.ones_like(prompt.ids)[None],
             mm_token_type_ids=(prompt.ids == vlm.image_token_id).int()[None],
@@ -370,6 +369,6 @@ def test_objects_say_what_they_are(vlm: VLM) -> None:
     assert repr(engine) == f"Engine({vlm!r}, 0 requests running, 1 waiting)"
     batch = collate(vlm, [text, picture_and_text])
     tokens = len(text) + len(picture_and_text)
-    assert repr(batch) == f"Batch(2 x {batch.ids.shape[1]} tokens, {tokens} of them not padding, 1 images)"
+    assert repr(batch) == f"Batch(2 x {batch.ids.shape[1]} tokens, {tokens} of them not padding)"
     scores = score(vlm, prompts[:2], [torch.tensor([1, 2, 3]), torch.tensor([4])])
     assert repr(scores) == "Scores(2 replies, 4 tokens, the longest of 3)"

@@ -61,7 +61,7 @@ def test_a_config_that_cannot_be_read(folder: Path) -> None:
 
 def test_a_model_of_an_unknown_family_is_named_with_the_known_ones(folder: Path) -> None:
     edit(folder / "config.json", model_type="llama")
-    refused(folder, "'llama'", "qwen2_vl")
+    refused(folder, "'llama'", "qwen2_vl", "gemma3", "overworld_vlm/families", "FAMILIES")
 
 
 def test_a_folder_without_weights(folder: Path) -> None:
