@@ -37,13 +37,21 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "qwen2_vl": ("Qwen2-VL-7B-Instruct", {"min_pixels": 56**2, "max_pixels": 12_845_056}, {}),
     "qwen2_5_vl": ("Qwen2.5-VL-7B-Instruct", {"min_pixels": 56**2, "max_pixels": 12_845_056}, {}),
     "qwen3_vl": ("Qwen3-VL-8B-Instruct", {"min_pixels": 256**2, "max_pixels": 4096**2, "patch_size": 16}, {}),
-    "gemma3": ("gemma-3-4b-it", {"size": {"height": 896, "width": 896}}, {"mm_tokens_per_image": 256}),
+    "gemma3": (
+        "gemma-3-4b-it",
+        {"size": {"height": 896, "width": 896}},
+        {"mm_tokens_per_image": 256, "image_size": 896},
+    ),
     "smolvlm": (
         "SmolVLM2-2.2B-Instruct",
         {"size": {"longest_edge": 4 * 384}, "max_image_size": {"longest_edge": 384}},
         {"patch_size": 14, "scale_factor": 3},
     ),
-    "internvl": ("InternVL3-8B-hf", {"size": {"height": 448, "width": 448}}, {"image_seq_length": 256}),
+    "internvl": (
+        "InternVL3-8B-hf",
+        {"size": {"height": 448, "width": 448}},
+        {"image_seq_length": 256, "image_size": [448, 448]},
+    ),
 }
 """A model of each family, with what its image processor and its config say of images."""
 
@@ -99,7 +107,7 @@ def _tokens(model_type: str, tiny: VLM) -> list[Row]:
     name, images, changes = PUBLISHED[model_type]
     config = copy.deepcopy(tiny.core.config)
     for key, value in changes.items():
-        setattr(config.vision_config if key == "patch_size" else config, key, value)
+        setattr(config.vision_config if hasattr(config.vision_config, key) else config, key, value)
     published = type(tiny.family)(config, tiny.tokenizer, tiny.family.image_processor_class(**images))
     rows = []
     for height, width in FRAMES:

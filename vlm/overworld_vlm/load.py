@@ -164,6 +164,13 @@ def load(
         vlm.family.set_images(min_pixels, max_pixels, tiling)
     except ValueError as error:
         raise ModelError(f"{folder}: {error}") from error
+    try:
+        vlm.family.image_tokens(64, 64)
+    except Exception as error:  # image processors do not check their settings and raise what they like
+        raise ModelError(
+            f"the image processor in {folder} cannot be used: {type(error).__name__}: {error}; check "
+            "preprocessor_config.json"
+        ) from error
     if freeze_vision:
         for name in family.vision:
             getattr(model.model, name).requires_grad_(False)

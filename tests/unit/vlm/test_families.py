@@ -290,6 +290,16 @@ def test_the_vision_tower_is_frozen_if_asked(folder: Path) -> None:
     assert all((weight.grad is not None) == weight.requires_grad for weight in vlm.model.parameters())
 
 
+def test_an_image_processor_of_another_size_is_refused(folder, tmp_path: Path) -> None:
+    vlm = load(folder)
+    if model_type(vlm) not in ("gemma3", "internvl"):
+        return  # they take images of any size
+    vlm.image_processor.size = {"height": 40, "width": 40}
+    save(vlm, tmp_path)
+    with pytest.raises(ModelError, match=r"\(40, 40\) pixels.*\(32, 32\)"):
+        load(tmp_path)
+
+
 def test_tokens_of_an_image_are_those_in_the_prompt(vlm: VLM) -> None:
     without, with_one = (len(encode(vlm, [user(*parts)])) for parts in (["a", "b"], ["a", picture(0, 40, 60), "b"]))
     around = 2 if model_type(vlm) in RESIZING else 1 if model_type(vlm) == "internvl" else 0

@@ -135,6 +135,27 @@ def test_a_folder_without_an_image_processor(folder: Path) -> None:
     refused(folder, "image processor")
 
 
+@pytest.mark.parametrize(
+    "size",
+    [
+        {"height": 3, "width": 4},
+        {"shortest_edge": 5},
+        {"shortest_edge": "a", "longest_edge": 9},
+        {"shortest_edge": 99, "longest_edge": 9},
+        7,
+    ],
+)
+def test_an_image_processor_that_bounds_no_area(folder: Path, size: object) -> None:
+    edit(folder / "preprocessor_config.json", size=size)
+    refused(folder, "min_pixels", "max_pixels", "preprocessor_config.json")
+
+
+@pytest.mark.parametrize("change", [{"patch_size": 0}, {"image_mean": [1]}, {"merge_size": "a"}])
+def test_an_image_processor_that_takes_no_image(folder: Path, change: dict[str, Any]) -> None:
+    edit(folder / "preprocessor_config.json", **change)
+    refused(folder, "image processor", "preprocessor_config.json")
+
+
 def test_a_folder_without_a_chat_template(folder: Path) -> None:
     (folder / "chat_template.jinja").unlink()
     refused(folder, "no chat template")

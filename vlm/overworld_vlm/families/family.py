@@ -167,6 +167,15 @@ class Family(ABC):
         return {}
 
 
+def tiles(processed: Mapping[str, Tensor], size: int | Sequence[int]) -> Tensor:
+    """The tiles of a processed image, [n, 3, size, size]. Raises ValueError if the vision tower takes another size."""
+    pixels = processed["pixel_values"]
+    wanted = (size, size) if isinstance(size, int) else tuple(size)
+    if pixels.shape[-2:] != wanted:
+        raise ValueError(f"it makes images of {tuple(pixels.shape[-2:])} pixels, and the model takes those of {wanted}")
+    return pixels
+
+
 def rows(features: Tensor | Sequence[Tensor]) -> Tensor:
     """Image tokens in order, [tokens, hidden], from however a model groups them by image."""
     if not isinstance(features, Tensor):

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import Gemma3ForConditionalGeneration
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
-from overworld_vlm.families.family import Family, Picture
+from overworld_vlm.families.family import Family, Picture, tiles
 
 _PAN_AND_SCAN = {
     "pan_and_scan_min_crop_size": 256,
@@ -35,7 +35,7 @@ class Gemma3(Family):
     def picture(self, image: np.ndarray) -> Picture:
         """The image, then crops of it if tiling is on, with Gemma3Processor's words around them."""
         processed = self.image_processor(images=[image], return_tensors="pt", input_data_format="channels_last")
-        pixels = processed["pixel_values"]
+        pixels = tiles(processed, self.config.vision_config.image_size)
         end = self.tokenizer.convert_ids_to_tokens(self.config.eoi_token_id)
         text = whole = f"\n\n{self.placeholder}{self.image_token}{end}\n\n"
         crops = len(pixels) - 1

@@ -38,10 +38,13 @@ class Qwen2VL(Family):
                 f"a {self.config.model_type} model takes images whole: leave tiling off and set max_pixels instead"
             )
         size = dict(self.image_processor.size)
-        low = size["shortest_edge"] if min_pixels is None else min_pixels
-        high = size["longest_edge"] if max_pixels is None else max_pixels
-        if not 0 < low <= high:
-            raise ValueError(f"min_pixels ({low}) must be at least 1 and at most max_pixels ({high})")
+        low = size.get("shortest_edge") if min_pixels is None else min_pixels
+        high = size.get("longest_edge") if max_pixels is None else max_pixels
+        if not (isinstance(low, int) and isinstance(high, int) and 0 < low <= high):
+            raise ValueError(
+                f"images are bounded by min_pixels = {low!r} and max_pixels = {high!r}, which must be whole numbers "
+                "with 0 < min_pixels <= max_pixels: set both, or correct the size in preprocessor_config.json"
+            )
         self.image_processor.size = type(self.image_processor.size)(shortest_edge=low, longest_edge=high)
 
     def positions(self, model: Any, ids: Tensor, media: Mapping[str, Tensor]) -> tuple[Tensor, int]:
