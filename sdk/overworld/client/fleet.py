@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from overworld.authoring.env import EnvSpec
-from overworld.authoring.runner import Result
+from overworld.authoring.runner import Fallback, Result
 from overworld.client.channel import ServerInfo, server_info
 from overworld.client.session import Move, Moves, Reset, Results, Session
 from overworld.errors import ContractError, Reason, ServerBrokenError, ServerLostError
@@ -86,6 +86,21 @@ class Fleet:
     def options(self) -> dict[str, Any]:
         """The complete options."""
         return self._parts[0].session.options
+
+    @property
+    def fallback(self) -> Fallback:
+        """As `Session.fallback`."""
+        return self._parts[0].session.fallback
+
+    @property
+    def fallback_reward(self) -> float:
+        """As `Session.fallback_reward`."""
+        return self._parts[0].session.fallback_reward
+
+    @property
+    def expert(self) -> bool:
+        """As `Session.expert`."""
+        return self._parts[0].session.expert
 
     @property
     def addresses(self) -> list[str]:

@@ -204,6 +204,21 @@ class Session:
         """Whether frames come through shared memory."""
         return self._memory is not None
 
+    @property
+    def fallback(self) -> Fallback:
+        """What happens to an action that cannot be executed."""
+        return Fallback(self._request.fallback)
+
+    @property
+    def fallback_reward(self) -> float:
+        """The reward of a skipped turn."""
+        return self._request.fallback_reward
+
+    @property
+    def expert(self) -> bool:
+        """Whether results carry the expert's advice."""
+        return self._request.expert
+
     def reset(self, seeds: Sequence[int]) -> Results:
         """Starts an episode with each of the seeds in slots 0, 1, ...; `step` takes `Reset`s for anything else."""
         return self.step([Reset(seed=seed) for seed in seeds])
