@@ -10,12 +10,12 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from google.protobuf import json_format
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from overworld.authoring.env import Action, EnvSpec, Image, Observation
 from overworld.client.session import Reset
@@ -39,15 +39,36 @@ Uint64 = Annotated[int, Field(ge=0, lt=2**64)]
 Name = Annotated[str, Field(max_length=1024)]
 Text = Annotated[str, Field(max_length=1 << 20)]
 Xxh64 = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+Shape = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(max_length=32, fail_fast=True, strict=False)]
 Side = Annotated[int, Field(ge=1, le=65_536)]
 
 
-class Record(BaseModel):
-    """Base of the records: immutable, without unknown fields; types are not converted, numbers are finite."""
+def at_most(count: int) -> BeforeValidator:
+    """Bounds a map before its members are looked at."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_by_name=True, hide_input_in_errors=True
-    )
+    def check(members: Any) -> Any:
+        if isinstance(members, dict) and len(members) > count:
+            raise ValueError(f"there are {len(members):,} members; the bound is {count:,}")
+        return members
+
+    return BeforeValidator(check)
+
+
+class Record(BaseModel):
+    """Base of the records: immutable, without unknown fields; types are not converted, numbers are finite.
+
+    Pydantic collects all errors, at a kilobyte each. So that a line of millions of wrong things costs no more than one
+    of right ones, lists fail at the first error and unknown fields are taken in and refused at once.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+    @model_validator(mode="after")
+    def _refuse_unknown(self) -> Self:
+        if self.model_extra:
+            name = next(iter(self.model_extra))
+            raise ValueError(f"the field {name[:100]!r} is unknown")
+        return self
 
     def to_line(self) -> bytes:
         """One line of JSON in UTF-8: keys sorted, fields that have their default left out."""
@@ -60,7 +81,7 @@ class TensorRecord(Record):
     """A tensor of the contract, whole."""
 
     dtype: Literal["bool", "uint8", "int32", "int64", "float32", "float64"]
-    shape: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(max_length=32)]
+    shape: Shape
     data: Annotated[str, Field(max_length=_MAX_TENSOR_BYTES * 4 // 3 + 4)]
     """Its elements in C order, little-endian, as base64."""
 
@@ -89,7 +110,7 @@ class TensorDigest(Record):
     """A large tensor of an observation, by the XXH64 of what TensorRecord.data would encode. A replay gives it back."""
 
     dtype: Literal["bool", "uint8", "int32", "int64", "float32", "float64"]
-    shape: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(max_length=32)]
+    shape: Shape
     xxh64: Xxh64
 
 
@@ -130,15 +151,17 @@ class ImageRecord(Record):
         return self.height * self.width * self.channels
 
 
-Parts = Annotated[tuple[Text | ImageRecord, ...], Field(max_length=256)]
+Parts = Annotated[tuple[Text | ImageRecord, ...], Field(max_length=256, fail_fast=True)]
 
 
 class ObservationRecord(Record):
     """What an env showed: texts and pictures in order, the admissible actions if listed, tensors by name."""
 
     parts: Parts = ()
-    admissible: Annotated[tuple[Annotated[str, Field(max_length=65_536)], ...], Field(max_length=65_536)] = ()
-    tensors: Annotated[dict[Name, TensorRecord | TensorDigest], Field(max_length=256)] = {}
+    admissible: Annotated[
+        tuple[Annotated[str, Field(max_length=65_536)], ...], Field(max_length=65_536, fail_fast=True)
+    ] = ()
+    tensors: Annotated[dict[Name, TensorRecord | TensorDigest], at_most(256)] = {}
 
     @classmethod
     def of(cls, observation: Observation) -> ObservationRecord:
@@ -182,12 +205,12 @@ class Turn(Record):
     executed: ActionRecord | None = None
     outcome: Literal["executed", "no_action", "not_admissible", "failed"]
     reward: float
-    metrics: Annotated[dict[Name, float], Field(max_length=1024)] = {}
+    metrics: Annotated[dict[Name, float], at_most(1024)] = {}
     cut: bool = False
     fingerprint: Name = ""
     sampling_seed: Uint64 | None = None
-    tokens: Annotated[tuple[Uint64, ...], Field(max_length=1 << 20)] | None = None
-    logprobs: Annotated[tuple[float, ...], Field(max_length=1 << 20)] | None = None
+    tokens: Annotated[tuple[Uint64, ...], Field(max_length=1 << 20, fail_fast=True)] | None = None
+    logprobs: Annotated[tuple[float, ...], Field(max_length=1 << 20, fail_fast=True)] | None = None
     value: float | None = None
 
     @model_validator(mode="after")
@@ -213,9 +236,9 @@ class Episode(Record):
     seed: Uint64
     split: Name = ""
     task: Uint64 | None = None
-    prefix: Annotated[tuple[ActionRecord | None, ...], Field(max_length=_MAX_TURNS)] = ()
+    prefix: Annotated[tuple[ActionRecord | None, ...], Field(max_length=_MAX_TURNS, fail_fast=True)] = ()
     sample: Uint64 = 0
-    turns: Annotated[tuple[Turn, ...], Field(max_length=_MAX_TURNS)]
+    turns: Annotated[tuple[Turn, ...], Field(max_length=_MAX_TURNS, fail_fast=True)]
     final: ObservationRecord | None = None
     end: Literal["TASK", "RULE", "TIME_LIMIT"] | None = None
     success: bool = False
@@ -292,7 +315,7 @@ class Header(Record):
     recipe: Recipe
     model: ModelRecord | None = None
     substitution: Name = ""
-    versions: dict[Name, Name]
+    versions: Annotated[dict[Name, Name], at_most(256)]
 
     @model_validator(mode="after")
     def _check(self) -> Header:

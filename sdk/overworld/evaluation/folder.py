@@ -55,8 +55,8 @@ FILES = (REPORT, HEADER, EPISODES, FRAMES, RUN)
 VARYING = (RUN,)
 """The files that differ between two runs of the same evaluation: dates, durations, addresses. All others do not."""
 
-_MAX_HEADER_BYTES = 4 << 20
-_MAX_LINE_BYTES = 32 << 20
+_MAX_HEADER_BYTES = 1 << 20
+_MAX_LINE_BYTES = 16 << 20
 _FRAME = re.compile(r"[0-9a-f]{16}\.png(\.part)?")
 _BLOCK_BYTES = 1 << 20
 _PNG_START = struct.Struct(">8sI4sIIBBBBB")
@@ -154,8 +154,10 @@ class EpisodeWriter:
     def __enter__(self) -> EpisodeWriter:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._file.close()
+        if kind is not None and (self._path / EPISODES).stat().st_size == 0:
+            _delete(self._path)  # it failed before there was an episode: the folder is free for another try
 
     def keep(self, images: Iterable[Image], records: Iterable[ImageRecord]) -> None:
         """Writes pictures that are not there yet, each under the name that its record says."""

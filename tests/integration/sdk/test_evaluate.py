@@ -171,6 +171,15 @@ def test_a_kept_folder_is_not_overwritten_unasked(fleet, tmp_path: Path) -> None
     assert after == contents(fresh), "nothing of the first evaluation is left"
 
 
+def test_an_evaluation_that_fails_before_its_first_episode_ends_leaves_the_folder_free(fleet, tmp_path: Path) -> None:
+    names = iter("ab" * 100)
+    with pytest.raises(ModelChangedError):
+        play(Scripted(lambda *_: act("up"), lambda: next(names)), fleet, seeds(1, 2), keep=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    play(always("up"), fleet, seeds(1, 2), keep=tmp_path)
+    assert EpisodeFolder(tmp_path).count() == 2
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     files = (path for path in folder.rglob("*") if path.is_file() and path.name not in VARYING)
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}

@@ -25,7 +25,9 @@ from overworld.evaluation.episodes import (
     Episode,
     Header,
     ImageRecord,
+    ModelRecord,
     ObservationRecord,
+    Record,
     TensorDigest,
     TensorRecord,
     Turn,
@@ -34,6 +36,7 @@ from overworld.evaluation.episodes import (
     env_record,
 )
 from overworld.evaluation.folder import VARYING, EpisodeFolder, EpisodeWriter, decisions
+from pydantic import ValidationError
 
 from tests.support.toy_env import Reach, Toy, ToyOptions
 
@@ -266,6 +269,31 @@ def test_a_malformed_line_is_named(tmp_path: Path, line: bytes) -> None:
         next(read)
 
 
+_TURN = b'{"observation":{%s},"outcome":"executed","reward":0%s}'
+_MEMBERS = b",".join(b'"%x":""' % number for number in range(50_000))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"seed":1,"turns":[' + b"0," * 50_000 + b'0],"error":"x"}',
+        b"{" + _MEMBERS + b"}",
+        b'{"seed":1,"turns":[%s],"error":"x"}' % (_TURN % (b"", b"," + _MEMBERS)),
+        b'{"seed":1,"turns":[%s],"error":"x"}' % (_TURN % (b"", b',"metrics":{%s}' % _MEMBERS)),
+        b'{"seed":1,"turns":[%s],"error":"x"}' % (_TURN % (b"", b',"logprobs":[' + b'"",' * 50_000 + b"0]")),
+        b'{"seed":1,"turns":[%s],"error":"x"}' % (_TURN % (b'"tensors":{%s}' % _MEMBERS, b"")),
+        b'{"seed":1,"turns":[%s],"error":"x"}' % (_TURN % (b'"parts":[{%s}]' % _MEMBERS, b"")),
+        b'{"seed":1,"turns":[%s],"error":"x"}' % (_TURN % (b'"parts":[' + b"0," * 50_000 + b"0]", b"")),
+        b'{"seed":1,"turns":[%s],"error":"x"}' % (_TURN % (b'"admissible":[' + b"0," * 50_000 + b'""]', b"")),
+    ],
+)
+def test_a_line_of_many_wrong_things_costs_no_more_than_one(line: bytes) -> None:
+    """Pydantic would make an error of a kilobyte for each: 16 GB for a line of 32 MB."""
+    with pytest.raises(ValidationError) as refused:
+        Episode.model_validate_json(line)
+    assert refused.value.error_count() < 20
+
+
 def test_a_line_that_is_too_long_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = written(tmp_path, episode(turn(reply="x" * 5000)))
     monkeypatch.setattr(folder_module, "_MAX_LINE_BYTES", 4000)
@@ -462,8 +490,8 @@ def test_other_versions_and_other_files_are_told_apart(tmp_path: Path) -> None:
         path.write_text(text, errors="surrogateescape")
         with pytest.raises(EvaluationError, match=r"header\.json"):
             EpisodeFolder(tmp_path / "kept")
-    path.write_bytes(b" " * ((4 << 20) + 1))
-    with pytest.raises(EvaluationError, match="4,194,304"):
+    path.write_bytes(b" " * ((1 << 20) + 1))
+    with pytest.raises(EvaluationError, match="1,048,576"):
         EpisodeFolder(tmp_path / "kept")
 
 
@@ -523,3 +551,11 @@ def test_episodes_are_read_one_at_a_time(tmp_path: Path) -> None:
     assert folder.count() == 1001
     runner = Runner(Toy(ToyOptions()))
     assert next(decisions(folder)).messages[0]["content"][-1]["text"].startswith(runner.spec.task)
+
+
+@pytest.mark.parametrize(
+    "record", [Episode, Turn, ObservationRecord, ImageRecord, TensorRecord, TensorDigest, Header, ModelRecord]
+)
+def test_the_specification_names_every_field(record: type[Record]) -> None:
+    specification = (Path(__file__).parents[3] / "docs" / "episodes.md").read_text()
+    assert [name for name in record.model_fields if f"`{name}`" not in specification] == []

@@ -105,3 +105,8 @@ def test_the_same_folder_gives_the_same_bytes(folder: EpisodeFolder, tmp_path: P
     for name in ("a.parquet", "b.parquet"):
         export_parquet(folder, tmp_path / name)
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+
+
+def test_the_specification_names_every_column() -> None:
+    specification = (Path(__file__).parents[3] / "docs" / "episodes.md").read_text().partition("## As a table")[2]
+    assert [name for name in parquet._SCHEMA.names if f"`{name}`" not in specification] == []
