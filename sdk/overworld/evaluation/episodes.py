@@ -70,12 +70,6 @@ class Record(BaseModel):
             raise ValueError(f"the field {name[:100]!r} is unknown")
         return self
 
-    def to_line(self) -> bytes:
-        """One line of JSON in UTF-8: keys sorted, fields that have their default left out."""
-        fields = self.model_dump(exclude_defaults=True)
-        text = json.dumps(fields, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return text.encode() + b"\n"
-
 
 class TensorRecord(Record):
     """A tensor of the contract, whole."""
@@ -273,6 +267,12 @@ class Episode(Record):
         """What two plays of the same episode have in common."""
         return self.seed, self.split, self.task, self.prefix, self.sample
 
+    def to_line(self) -> bytes:
+        """One line of JSON in UTF-8: keys sorted, fields that have their default left out."""
+        fields = self.model_dump(exclude_defaults=True)
+        text = json.dumps(fields, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode() + b"\n"
+
     def reset_at(self, turn: int) -> Reset:
         """The reset that leads to where turn number `turn` was decided; the number of turns: to the end.
 
@@ -323,8 +323,8 @@ class Header(Record):
         self.spec()
         return self
 
-    def to_line(self) -> bytes:
-        """Indented, and with every field: `format` and `version` must stand in the file."""
+    def to_json(self) -> bytes:
+        """As it stands in the file: JSON in UTF-8, keys sorted."""
         text = json.dumps(self.model_dump(), sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1)
         return text.encode() + b"\n"
 

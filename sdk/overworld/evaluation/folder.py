@@ -148,7 +148,7 @@ class EpisodeWriter:
                 "there may be deleted (--overwrite)"
             )
         (path / FRAMES).mkdir()
-        _replace(path / HEADER, [header.to_line()])
+        _replace(path / HEADER, [header.to_json()])
         self._file = (path / EPISODES).open("xb", buffering=0)
 
     def __enter__(self) -> EpisodeWriter:

@@ -60,7 +60,7 @@ def export_parquet(folder: EpisodeFolder, file: Path) -> int:
     """
     if file.exists():
         raise EvaluationError(f"{file} exists already: name another file, or delete it")
-    schema = _SCHEMA.with_metadata({"overworld": folder.header.to_line()})
+    schema = _SCHEMA.with_metadata({"overworld": folder.header.to_json()})
     part = file.with_name(file.name + ".part")
     count = 0
     try:
