@@ -5,7 +5,7 @@ Everything is padded on the right; the attention mask hides it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from overworld_vlm.families import Picture
 from overworld_vlm.load import VLM
 
 Message = dict[str, Any]
@@ -24,41 +25,49 @@ class PromptError(ValueError):
     """Messages that cannot become a prompt; the message says why."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Prompt:
-    """An encoded prompt, on the CPU. L tokens, P patches, n images.
+    """An encoded prompt, on the CPU, of L tokens.
 
     ids        int64 [L]
-    positions  int64 [3, L]: temporal, row and column position (M-RoPE)
+    positions  int64 [axes, L]: one number per token, or temporal, row and column position (M-RoPE)
     next       the position of the first token of the reply
-    patches    [P, patch size] in the model's type, or None without images
-    grids      int64 [n, 3]: each image's patches in time, rows, columns
+    pictures   its images in order, their media in the model's type
     """
 
     ids: Tensor
     positions: Tensor
     next: int
-    patches: Tensor | None
-    grids: Tensor
+    pictures: tuple[Picture, ...]
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        return f"Prompt({len(self)} tokens, {len(self.pictures)} images)"
 
-@dataclass(frozen=True, slots=True, eq=False)
+    @property
+    def media(self) -> dict[str, Tensor]:
+        """The media of all of its pictures."""
+        return _join(self.pictures)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Batch:
     """B prompts, each followed by a reply or not, padded to L tokens, on the model's device.
 
-    ids [B, L], mask bool [B, L], positions [3, B, L], patches [sum of P, patch size] or None, grids [sum of n, 3],
-    prompt_lengths [B].
+    ids [B, L], mask bool [B, L], positions [axes, B, L], media of all pictures in order, prompt_lengths [B].
     """
 
     ids: Tensor
     mask: Tensor
     positions: Tensor
-    patches: Tensor | None
-    grids: Tensor
+    media: dict[str, Tensor]
     prompt_lengths: Tensor
+
+    def __repr__(self) -> str:
+        rows, columns = self.ids.shape
+        return f"Batch({rows} x {columns} tokens, {int(self.mask.sum())} of them not padding)"
 
 
 def encode(vlm: VLM, messages: Sequence[Message]) -> Prompt:
@@ -74,25 +83,27 @@ def encode(vlm: VLM, messages: Sequence[Message]) -> Prompt:
         if part["type"] == "image"
     ]
     plain = [{**message, "content": _without_specials(vlm, message["content"])} for message in messages]
+    if vlm.family.content_as_parts:
+        plain = [{**message, "content": _parts(message["content"])} for message in plain]
     try:
         text = vlm.tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # templates are programs and raise what they like
         raise PromptError(f"the model's chat template does not take these messages: {error}") from error
-    try:
-        template_ids: list[int] = vlm.tokenizer(text, add_special_tokens=False)["input_ids"]
-    except TypeError as error:  # half a surrogate pair, which JSON may hold
-        raise PromptError("the messages are no valid Unicode") from error
-    if template_ids.count(vlm.image_token_id) != len(images):
+    pieces = text.split(vlm.family.placeholder)
+    if len(pieces) != len(images) + 1:
         raise PromptError("the model's chat template does not show all images")
-    patches, grids = None, torch.zeros((0, 3), dtype=torch.int64)
-    if images:
-        try:
-            processed = vlm.image_processor(images=images, return_tensors="pt", input_data_format="channels_last")
-        except ValueError as error:
-            raise PromptError(f"an image cannot be used: {error}") from error
-        patches, grids = processed["pixel_values"].to(vlm.dtype), processed["image_grid_thw"]
-    ids = torch.tensor(_expand(vlm, template_ids, grids))
-    return Prompt(ids, *_positions(vlm, ids, grids), patches, grids)
+    try:
+        pictures = tuple(_picture(vlm, image) for image in images)
+    except ValueError as error:
+        raise PromptError(f"an image cannot be used: {error}") from error
+    text = pieces[0] + "".join(picture.text + piece for picture, piece in zip(pictures, pieces[1:], strict=True))
+    try:
+        short_ids: list[int] = vlm.tokenizer(text, add_special_tokens=False)["input_ids"]
+    except TypeError as error:  # half a surrogate pair, which JSON may hold
+        raise PromptError("the messages are not valid Unicode") from error
+    ids = torch.tensor(_expand(vlm, short_ids, pictures))
+    positions, following = vlm.family.positions(vlm.core, ids, _join(pictures))
+    return Prompt(ids=ids, positions=positions, next=following, pictures=pictures)
 
 
 def collate(vlm: VLM, prompts: Sequence[Prompt], replies: Sequence[Tensor] | None = None) -> Batch:
@@ -102,38 +113,31 @@ def collate(vlm: VLM, prompts: Sequence[Prompt], replies: Sequence[Tensor] | Non
     size = len(prompts), max(lengths)
     ids = torch.full(size, int(vlm.tokenizer.pad_token_id), dtype=torch.int64)
     mask = torch.zeros(size, dtype=torch.bool)
-    positions = torch.zeros((3, *size), dtype=torch.int64)
+    positions = torch.zeros((vlm.family.position_axes, *size), dtype=torch.int64)
     for row, (prompt, reply, length) in enumerate(zip(prompts, replies, lengths, strict=True)):
         ids[row, : len(prompt)] = prompt.ids
         ids[row, len(prompt) : length] = reply
         mask[row, :length] = True
         positions[:, row, : len(prompt)] = prompt.positions
         positions[:, row, len(prompt) : length] = prompt.next + torch.arange(len(reply))
-    patches = [prompt.patches for prompt in prompts if prompt.patches is not None]
     device = vlm.device
+    media = _join(picture for prompt in prompts for picture in prompt.pictures)
     return Batch(
-        ids.to(device),
-        mask.to(device),
-        positions.to(device),
-        torch.cat(patches).to(device) if patches else None,
-        torch.cat([prompt.grids for prompt in prompts]).to(device),
-        torch.tensor([len(prompt) for prompt in prompts], device=device),
+        ids=ids.to(device),
+        mask=mask.to(device),
+        positions=positions.to(device),
+        media={name: tensor.to(device) for name, tensor in media.items()},
+        prompt_lengths=torch.tensor([len(prompt) for prompt in prompts], device=device),
     )
 
 
-def hidden_states(vlm: VLM, batch: Batch, cache: Any = None) -> Tensor:
-    """The last layer's hidden states, [B, L, hidden]; fills the cache if there is one."""
-    output = vlm.core.model(
-        input_ids=batch.ids,
-        attention_mask=batch.mask,
-        position_ids=batch.positions,
-        pixel_values=batch.patches,
-        image_grid_thw=batch.grids if batch.patches is not None else None,
-        past_key_values=cache,
-        use_cache=cache is not None,
-    )
-    hidden: Tensor = output.last_hidden_state
-    return hidden
+def hidden_states(vlm: VLM, batch: Batch, cache: Any = None, features: Tensor | None = None) -> Tensor:
+    """The last layer's hidden states, [B, L, hidden]; fills the cache if there is one.
+
+    features  of the batch's pictures, as `Family.features` gives them, if they are known; they spare the vision tower
+    """
+    images = batch.media if features is None else features
+    return vlm.family.hidden_states(vlm.core, batch.ids, batch.mask, batch.positions, images, cache)
 
 
 def _rgb(image: Any) -> np.ndarray:
@@ -158,27 +162,40 @@ def _without_specials(vlm: VLM, content: Any) -> Any:
             before = ""
             continue
         text = _without_specials(vlm, part["text"])
-        if any(special in before + text for special in vlm.special_texts):  # one that is spread over texts
+        if any(special in before + text for special in vlm.special_texts):  # it spans several texts
             text = "\u200b" + text
         parts.append({**part, "text": text})
         before = (before + text)[-longest:]
     return parts
 
 
-def _expand(vlm: VLM, template_ids: list[int], grids: Tensor) -> list[int]:
-    """Repeats each image's token once per patch group."""
-    counts = iter((grids.prod(1) // vlm.image_processor.merge_size**2).tolist())
+def _parts(content: Any) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _picture(vlm: VLM, image: np.ndarray) -> Picture:
+    """An image as the model takes it, in the model's type."""
+    picture = vlm.family.picture(image)
+    media = {
+        name: tensor.to(vlm.dtype) if tensor.is_floating_point() else tensor for name, tensor in picture.media.items()
+    }
+    return Picture(media, picture.text, picture.run)
+
+
+def _join(pictures: Iterable[Picture]) -> dict[str, Tensor]:
+    """The media of several pictures; empty without any."""
+    media = [picture.media for picture in pictures]
+    return {name: torch.cat([one[name] for one in media]) for name in media[0]} if media else {}
+
+
+def _expand(vlm: VLM, short_ids: list[int], pictures: Sequence[Picture]) -> list[int]:
+    """Repeats each image token as often as its picture says."""
+    family = vlm.family
+    runs = [picture.run for picture in pictures for _ in range(picture.text.count(family.image_token))]
+    if short_ids.count(family.image_token_id) != len(runs):
+        raise PromptError("the model's chat template shows image tokens that belong to no image")
+    following = iter(runs)
     ids: list[int] = []
-    for token in template_ids:
-        ids += [token] * (next(counts) if token == vlm.image_token_id else 1)
+    for token in short_ids:
+        ids += [token] * (next(following) if token == family.image_token_id else 1)
     return ids
-
-
-def _positions(vlm: VLM, ids: Tensor, grids: Tensor) -> tuple[Tensor, int]:
-    """The prompt's positions [3, L] and the next one after it."""
-    if not len(grids):
-        return torch.arange(len(ids)).expand(3, -1), len(ids)
-    positions, _ = vlm.core.model.get_rope_index(
-        ids[None], mm_token_type_ids=(ids == vlm.image_token_id).int()[None], image_grid_thw=grids
-    )
-    return positions[:, 0], int(positions.max()) + 1

@@ -1,4 +1,4 @@
-"""Keys and values of the replies that are being written: they join and leave without the others being copied."""
+"""Keys and values of the replies being written: replies join and leave without copying those of the others."""
 
 from __future__ import annotations
 
@@ -10,24 +10,27 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
 _GROWTH = 64
-"""Room is added in steps of so many tokens and, at least, by half."""
+"""Capacity grows to a multiple of so many tokens, and by at least half."""
 
 
 class SlotCache(Cache):
-    """One row per running reply, rows 0 to `rows` - 1 in use, each of its own length.
+    """One row per running reply: rows 0 to `rows` - 1 are in use, each with its own length.
 
-    `update` (called by the model's attention, layer by layer) puts one new token per row where the row ends.
+    `update` (called by the model's attention, layer by layer) puts one new token per row where the row ends. Layers
+    that attend to a sliding window keep all tokens, too; their mask hides those that have left the window.
     """
 
-    def __init__(self, layers: int) -> None:
-        self._layers = [_SlotLayer(self) for _ in range(layers)]
+    def __init__(self, text_config: Any) -> None:
+        self._layers = [_SlotLayer(self) for _ in range(text_config.num_hidden_layers)]
+        sliding = "sliding_attention" in (getattr(text_config, "layer_types", None) or ())
+        self._window: int | None = text_config.sliding_window if sliding else None
         super().__init__(layers=self._layers)
         self.rows = 0
         self.longest = 0
         self.lengths = torch.zeros(0, dtype=torch.int64)
 
     def join(self, prefilled: DynamicCache, lengths: Tensor) -> None:
-        """Adds rows with the first `lengths` [B] tokens of a cache that was filled with right-padded prompts."""
+        """Adds rows: the first `lengths` [B] tokens of a cache that right-padded prompts have filled."""
         count, longest = len(lengths), int(lengths.max())
         for layer, source in zip(self._layers, prefilled.layers, strict=True):
             layer.reserve(source.keys, self.rows + count, longest + 1)
@@ -48,13 +51,21 @@ class SlotCache(Cache):
         self.lengths = self.lengths[:last]
         self.rows = last
 
-    def begin_token(self) -> Tensor:
-        """Makes room for one more token per row. Returns the attention mask, bool [rows, 1, 1, longest]."""
+    def begin_token(self) -> Tensor | dict[str, Tensor]:
+        """Makes room for one more token per row. Returns the attention mask, bool [rows, 1, 1, longest].
+
+        A model with layers that attend to a sliding window gets a mask for each type of layer.
+        """
         self.lengths = self.lengths + 1
         self.longest = int(self.lengths.max())
         for layer in self._layers:
             layer.reserve(layer.keys, self.rows, self.longest)
-        return (torch.arange(self.longest, device=self.lengths.device) < self.lengths[:, None])[:, None, None, :]
+        at, ends = torch.arange(self.longest, device=self.lengths.device), self.lengths[:, None]
+        full = (at < ends)[:, None, None, :]
+        if self._window is None:
+            return full
+        within = (at >= ends - self._window)[:, None, None, :]
+        return {"full_attention": full, "sliding_attention": full & within}
 
 
 class _SlotLayer(DynamicLayer):
@@ -96,5 +107,5 @@ class _SlotLayer(DynamicLayer):
         return self.keys[:rows, :, :longest], self.values[:rows, :, :longest]
 
     def get_seq_length(self) -> int:
-        """Tokens before the one that is being computed, in the longest row."""
+        """Tokens before the current one in the longest row."""
         return max(self._cache.longest - 1, 0)

@@ -1,6 +1,6 @@
 """Loads a vision-language model from a folder in Hugging Face's layout.
 
-Only local folders and only safetensors: nothing is downloaded, nothing is unpickled, no code of a model's is run.
+Only local folders and only safetensors: nothing is downloaded, nothing is unpickled, no code in a model folder is run.
 """
 
 from __future__ import annotations
@@ -16,55 +16,43 @@ from typing import Any
 import torch
 import transformers
 from peft import PeftModel
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2VLForConditionalGeneration
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from overworld_vlm.families import FAMILIES, Family
 
 
 class ModelError(Exception):
     """A model or checkpoint that cannot be used; the message says what is wrong with it and what to do."""
 
 
-@dataclass(frozen=True)
-class _Family:
-    """What differs between model families."""
-
-    model: Any
-    image_processor: Any
-    lora_targets: str
-    """Regular expression of the modules that get adapters: the language model's linear layers."""
-
-
-FAMILIES = {
-    "qwen2_vl": _Family(
-        Qwen2VLForConditionalGeneration,
-        Qwen2VLImageProcessorPil,
-        r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
-    ),
-}
-"""`model_type` of config.json -> how to load it."""
-
-
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class VLM:
-    """A model with all that is needed to talk to it. `model` may be wrapped by PEFT."""
+    """A model with its tokenizer and image processor. `model` may be wrapped by PEFT."""
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
     image_processor: Any
+
+    def __repr__(self) -> str:
+        weights = sum(parameter.numel() for parameter in self.model.parameters())
+        adapter = " with adapters" if isinstance(self.model, PeftModel) else ""
+        kind = f"{self.core.config.model_type}{adapter}"
+        return f"VLM({kind}, {weights / 1e6:.3g} M weights, {str(self.dtype).removeprefix('torch.')} on {self.device})"
 
     @property
     def core(self) -> Any:
         """The Hugging Face model, without PEFT's wrapper but with its adapter layers."""
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
-    @property
-    def family(self) -> _Family:
-        """The model's family."""
-        return FAMILIES[self.core.config.model_type]
+    @cached_property
+    def family(self) -> Family:
+        """What is particular to the model's family."""
+        config = self.core.config
+        return FAMILIES[config.model_type](config, self.tokenizer, self.image_processor)
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the weights."""
         device: torch.device = self.core.lm_head.weight.device
         return device
 
@@ -82,44 +70,64 @@ class VLM:
 
     @property
     def max_length(self) -> int:
-        """Tokens of prompt and reply together."""
+        """Most tokens of prompt and reply together."""
         length: int = self.core.config.text_config.max_position_embeddings
         return length
 
     @property
     def image_token_id(self) -> int:
-        """The token that stands for a patch of an image."""
-        token: int = self.core.config.image_token_id
-        return token
+        """The token that stands for a part of an image."""
+        return self.family.image_token_id
+
+    @cached_property
+    def end_id(self) -> int:
+        """The token that ends a reply in the chat template; a reply to be learnt ends with it."""
+        end = self.tokenizer.get_vocab().get(self.family.end_of_turn, self.tokenizer.eos_token_id)
+        assert isinstance(end, int)
+        return end
 
     @cached_property
     def eos_ids(self) -> frozenset[int]:
         """The tokens that end a reply."""
         configured = self.core.generation_config.eos_token_id
         ids = configured if isinstance(configured, list) else [configured]
-        return frozenset(token for token in (*ids, self.tokenizer.eos_token_id) if token is not None)
+        return frozenset(token for token in (*ids, self.tokenizer.eos_token_id, self.end_id) if token is not None)
 
     @cached_property
     def special_texts(self) -> list[str]:
-        """The special tokens as texts."""
-        return [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        """The special tokens as texts, with those that stand for images."""
+        special = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        return list(dict.fromkeys([*special, self.family.placeholder, self.family.image_token]))
 
     @cached_property
     def banned(self) -> torch.Tensor:
-        """Tokens that a reply can never mean, bool [vocabulary]: special ones but for EOS, and rows that only pad.
+        """Tokens that a reply may not contain, bool [vocabulary]: special ones but EOS, and rows that only pad.
 
         They are banned alike wherever log-probs are computed; a sampled image token would make scoring fail.
         """
         banned = torch.zeros(self.core.lm_head.weight.shape[0], dtype=torch.bool)
         banned[len(self.tokenizer) :] = True
         special = [token for token, added in self.tokenizer.added_tokens_decoder.items() if added.special]
-        banned[special] = True
+        banned[[*special, self.image_token_id]] = True
         banned[list(self.eos_ids)] = False
         return banned.to(self.device)
 
 
-def load(folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> VLM:
-    """Loads the model in `folder`, ready for inference. Raises ModelError."""
+def load(
+    folder: str | Path,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    tiling: bool | None = None,
+    freeze_vision: bool = False,
+) -> VLM:
+    """Loads the model in `folder`, ready for inference. Raises ModelError.
+
+    min_pixels, max_pixels, tiling  how images are resized and cut; see `Family.set_images`. `save` keeps them.
+    freeze_vision  leaves the vision tower and its projector without gradients (an adapter does so by itself)
+    """
     folder = Path(folder)
     family = _family(folder)
     if not any(folder.glob("*.safetensors")):
@@ -128,7 +136,7 @@ def load(folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.flo
             "not loaded"
         )
     try:
-        model, found = family.model.from_pretrained(
+        model, found = family.model_class.from_pretrained(
             folder,
             dtype=dtype,
             attn_implementation="sdpa",
@@ -137,10 +145,10 @@ def load(folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.flo
             output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        image_processor = family.image_processor.from_pretrained(folder, local_files_only=True)
+        image_processor = family.image_processor_class.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers, tokenizers and safetensors each raise their own
         raise ModelError(f"the model in {folder} cannot be loaded: {type(error).__name__}: {error}") from error
-    if found["missing_keys"]:  # transformers would go on with random ones
+    if found["missing_keys"]:  # transformers would fill them with random ones
         raise ModelError(f"the weights in {folder} are incomplete: {', '.join(sorted(found['missing_keys']))} missing")
     if len(tokenizer) > len(model.lm_head.weight):
         raise ModelError(
@@ -151,7 +159,15 @@ def load(folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.flo
         tokenizer.chat_template = _chat_template(folder)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return VLM(model.to(device).eval(), tokenizer, image_processor)
+    vlm = VLM(model.to(device).eval(), tokenizer, image_processor)
+    try:
+        vlm.family.set_images(min_pixels, max_pixels, tiling)
+    except ValueError as error:
+        raise ModelError(f"{folder}: {error}") from error
+    if freeze_vision:
+        for name in family.vision:
+            getattr(model.model, name).requires_grad_(False)
+    return vlm
 
 
 def save(vlm: VLM, folder: str | Path) -> None:
@@ -179,12 +195,12 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def quieten_transformers() -> None:
-    """Keeps out of a service's log its libraries' progress bars and what they warn each other of."""
+    """Keeps transformers' progress bars and deprecation warnings out of a service's log."""
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
-def _family(folder: Path) -> _Family:
+def _family(folder: Path) -> type[Family]:
     try:
         model_type = str(json.loads((folder / "config.json").read_text())["model_type"])
     except (FileNotFoundError, NotADirectoryError):
@@ -192,12 +208,15 @@ def _family(folder: Path) -> _Family:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{folder}/config.json cannot be read: {error}") from error
     if model_type not in FAMILIES:
-        raise ModelError(f"{folder} holds a {model_type!r} model; known are {sorted(FAMILIES)}")
+        raise ModelError(
+            f"{folder} holds a {model_type!r} model; known are {sorted(FAMILIES)}. To add its family, describe it in a "
+            "file of overworld_vlm/families (a subclass of Family) and enter it in FAMILIES there"
+        )
     return FAMILIES[model_type]
 
 
 def _chat_template(folder: Path) -> str:
-    """The template where older model folders keep it."""
+    """The chat template from where older model folders keep it. Raises ModelError."""
     read: dict[str, Callable[[str], Any]] = {
         "chat_template.jinja": str,
         "chat_template.json": lambda text: json.loads(text)["chat_template"],
@@ -209,6 +228,6 @@ def _chat_template(folder: Path) -> str:
             except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
                 raise ModelError(f"{folder}/{name} cannot be read: {error!r}") from error
             if not isinstance(template, str):
-                raise ModelError(f"{folder}/{name} holds no text")
+                raise ModelError(f"{folder}/{name} is not text")
             return template
     raise ModelError(f"{folder} has no chat template (chat_template.jinja, or in tokenizer_config.json)")

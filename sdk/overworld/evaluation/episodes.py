@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from overworld.authoring.env import Action, EnvSpec, Image, Observation
-from overworld.client.session import Reset
+from overworld.client.moves import Reset
 from overworld.contract.frames import pixels_hash
 from overworld.contract.wire import spec_from_proto, spec_to_proto, tensor_from_proto, tensor_to_proto
 from overworld.evaluation.conversation import Recipe

@@ -199,9 +199,15 @@ def decisions(folder: EpisodeFolder) -> Iterator[Decision]:
         conversation = Conversation(folder.spec, folder.header.recipe)
         outcome, executed = None, None
         for number, turn in enumerate(episode.turns):
-            conversation.observe(
-                Result(0, 0, len(episode.prefix) + number, folder.seen(turn), outcome=outcome, executed=executed)
+            result = Result(
+                slot=0,
+                episode=0,
+                turn=len(episode.prefix) + number,
+                observation=folder.seen(turn),
+                outcome=outcome,
+                executed=executed,
             )
+            conversation.observe(result)
             yield Decision(episode, number, turn, conversation.messages())
             outcome = None if turn.outcome == "failed" else Outcome[turn.outcome.upper()]
             executed = action_of(turn.executed)

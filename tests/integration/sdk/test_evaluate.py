@@ -5,17 +5,20 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 from overworld import ContractError, Fallback, Fleet, Reset
+from overworld.authoring.env import Pixels
 from overworld.contract.frames import pixels_hash
 from overworld.errors import EvaluationError, ModelChangedError
-from overworld.evaluation.conversation import Recipe
-from overworld.evaluation.episodes import ObservationRecord
-from overworld.evaluation.evaluate import compare, evaluate, tasks_of_split
+from overworld.evaluation.conversation import Message, Recipe
+from overworld.evaluation.episodes import Episode, ObservationRecord
+from overworld.evaluation.evaluate import Model, Report, compare, evaluate, tasks_of_split
 from overworld.evaluation.folder import VARYING, EpisodeFolder, decisions
 from overworld.evaluation.openai_client import Answer
 from overworld.host.process import ServerProcess
@@ -29,12 +32,16 @@ class Scripted:
     max_tokens = 64
     url = "nowhere"
 
-    def __init__(self, reply, fingerprint="weights") -> None:
+    def __init__(
+        self,
+        reply: Callable[[str, list[Pixels], int], str],
+        fingerprint: Callable[[], str] = lambda: "weights",
+    ) -> None:
         self._reply = reply
-        self._fingerprint = fingerprint if callable(fingerprint) else lambda: fingerprint
-        self.asked = []
+        self._fingerprint = fingerprint
+        self.asked: list[tuple[str, list[Pixels], int]] = []
 
-    def answer_all(self, prompts):
+    def answer_all(self, prompts: Sequence[tuple[list[Message], int]]) -> list[Answer]:
         answers = []
         for messages, seed in prompts:
             *images, text = messages[0]["content"]
@@ -43,29 +50,29 @@ class Scripted:
         return answers
 
 
-def act(action) -> str:
+def act(action: str) -> str:
     return f'{{"thoughts": "hm", "action": "{action}"}}'
 
 
-def always(action):
+def always(action: str) -> Scripted:
     return Scripted(lambda *_: act(action))
 
 
-def seeds(*numbers):
+def seeds(*numbers: int) -> list[Reset]:
     return [Reset(seed=number) for number in numbers]
 
 
 @pytest.fixture
-def fleet(toy_server: ServerProcess):
+def fleet(toy_server: ServerProcess) -> Iterator[Fleet]:
     with Fleet([toy_server.address], "toy/Count", 4) as fleet:
         yield fleet
 
 
-def play(model, fleet, tasks, **arguments):
+def play(model: Model, fleet: Fleet, tasks: list[Reset], **arguments: Any) -> tuple[Report, list[Episode]]:
     return evaluate(model, fleet, tasks, recipe=Recipe(), **arguments)
 
 
-def test_wins_and_losses_are_counted(fleet) -> None:
+def test_wins_and_losses_are_counted(fleet: Fleet) -> None:
     report, episodes = play(Scripted(lambda text, *_: act("up")), fleet, seeds(*range(10)))
     assert (report.episodes, report.success.value, report.positive_return, report.mean_return) == (10, 1.0, 1.0, 3.0)
     assert report.success.low == pytest.approx(0.722467, abs=1e-5)
@@ -78,7 +85,7 @@ def test_wins_and_losses_are_counted(fleet) -> None:
 
 
 def test_replies_without_an_admissible_action_skip_the_turn_and_are_counted(toy_server: ServerProcess) -> None:
-    def stutter(text, *_):
+    def stutter(text: str, *_: object) -> str:
         return "I don't know" if "count 0" in text else act("fly") if "count 1" in text else act("up")
 
     turns = iter(range(1000))
@@ -92,7 +99,7 @@ def test_replies_without_an_admissible_action_skip_the_turn_and_are_counted(toy_
     assert [turn.executed for turn in episode.turns if turn.outcome != "executed"] == [None] * invalid
 
 
-def test_an_episode_that_crashes_is_a_failure_and_the_others_count(fleet) -> None:
+def test_an_episode_that_crashes_is_a_failure_and_the_others_count(fleet: Fleet) -> None:
     model = Scripted(lambda text, pixels, seed: act("raise" if pixels[0][0, 0, 1] == 10 and seed % 2 else "up"))
     report, episodes = play(model, fleet, seeds(*range(12)))
     crashed = [episode for episode in episodes if episode.error]
@@ -103,7 +110,7 @@ def test_an_episode_that_crashes_is_a_failure_and_the_others_count(fleet) -> Non
 
 
 def test_the_number_of_slots_does_not_matter(toy_server: ServerProcess) -> None:
-    def noisy(text, pixels, seed):
+    def noisy(text: str, pixels: list[Pixels], seed: int) -> str:
         return act(("up", "down")[seed >> 20 & 1])
 
     results = []
@@ -113,7 +120,7 @@ def test_the_number_of_slots_does_not_matter(toy_server: ServerProcess) -> None:
     assert results[0] == results[1] == results[2]
 
 
-def test_the_noise_is_keyed_by_task_and_turn(fleet) -> None:
+def test_the_noise_is_keyed_by_task_and_turn(fleet: Fleet) -> None:
     model = always("up")
     play(model, fleet, seeds(1, 2, 3))
     asked = [seed for _, _, seed in model.asked]
@@ -124,7 +131,7 @@ def test_the_noise_is_keyed_by_task_and_turn(fleet) -> None:
     assert [seed for _, _, seed in again.asked] == asked
 
 
-def test_blank_frames_show_nothing(fleet) -> None:
+def test_blank_frames_show_nothing(fleet: Fleet) -> None:
     model = always("up")
     report, _ = play(model, fleet, seeds(1, 2), blank_frames=True)
     assert report.blank_frames
@@ -133,7 +140,7 @@ def test_blank_frames_show_nothing(fleet) -> None:
         assert re.search(r"count \d", text), "only the pictures are blank"
 
 
-def test_episodes_and_pictures_are_kept(fleet, tmp_path: Path) -> None:
+def test_episodes_and_pictures_are_kept(fleet: Fleet, tmp_path: Path) -> None:
     report, episodes = play(always("up"), fleet, seeds(3, 4), keep=tmp_path)
     assert json.loads((tmp_path / "report.json").read_text()) == report.to_json()
     folder = EpisodeFolder(tmp_path)
@@ -148,15 +155,16 @@ def test_episodes_and_pictures_are_kept(fleet, tmp_path: Path) -> None:
         assert turn.observation.parts == (image, f"count {count}")
         assert (turn.reply, turn.thoughts, turn.action, turn.executed) == (act("up"), "hm", "up", "up")
         assert (turn.reward, turn.metrics, turn.fingerprint) == (1.0, {"count": count + 1.0}, "weights")
+    assert episodes[0].final is not None
     assert episodes[0].final.parts[1] == "count 3"
-    used = {image.xxh64 for one in episodes for seen in (*(turn.observation for turn in one.turns), one.final)
-            for image in seen.images}  # fmt: skip
+    seen = [observed for one in episodes for observed in (*(turn.observation for turn in one.turns), one.final)]
+    used = {image.xxh64 for observed in seen if observed is not None for image in observed.images}
     assert {path.stem for path in (tmp_path / "frames").iterdir()} == used
     run = json.loads((tmp_path / "run.json").read_text())
     assert (run["servers"], run["slots"], run["model_url"]) == (fleet.addresses, 4, "nowhere")
 
 
-def test_a_kept_folder_is_not_overwritten_unasked(fleet, tmp_path: Path) -> None:
+def test_a_kept_folder_is_not_overwritten_unasked(fleet: Fleet, tmp_path: Path) -> None:
     play(always("up"), fleet, seeds(*range(5)), keep=tmp_path)
     before = contents(tmp_path)
     model = always("down")
@@ -171,7 +179,7 @@ def test_a_kept_folder_is_not_overwritten_unasked(fleet, tmp_path: Path) -> None
     assert after == contents(fresh), "nothing of the first evaluation is left"
 
 
-def test_an_evaluation_that_fails_before_its_first_episode_ends_leaves_the_folder_free(fleet, tmp_path: Path) -> None:
+def test_an_evaluation_that_fails_before_its_first_episode_ends_leaves_no_files(fleet: Fleet, tmp_path: Path) -> None:
     names = iter("ab" * 100)
     with pytest.raises(ModelChangedError):
         play(Scripted(lambda *_: act("up"), lambda: next(names)), fleet, seeds(1, 2), keep=tmp_path)
@@ -186,7 +194,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_what_is_kept_depends_neither_on_the_run_nor_on_the_slots(toy_server: ServerProcess, tmp_path: Path) -> None:
-    def noisy(text, pixels, seed):
+    def noisy(text: str, pixels: list[Pixels], seed: int) -> str:
         return ("hm", act("fly"), act("up"), act("down"))[seed >> 20 & 3]
 
     kept = []
@@ -198,11 +206,11 @@ def test_what_is_kept_depends_neither_on_the_run_nor_on_the_slots(toy_server: Se
     assert {"episodes.jsonl", "header.json", "report.json"} < set(kept[0])
 
 
-def test_what_a_killed_evaluation_kept_can_be_read(fleet, tmp_path: Path) -> None:
+def test_what_a_killed_evaluation_kept_can_be_read(fleet: Fleet, tmp_path: Path) -> None:
     class KilledError(Exception):
         pass
 
-    def dies(done):
+    def dies(done: int) -> None:
         if done >= 4:
             raise KilledError
 
@@ -216,10 +224,12 @@ def test_what_a_killed_evaluation_kept_can_be_read(fleet, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("blank", [False, True])
 @pytest.mark.parametrize("history", [1, 3])
-def test_the_messages_of_each_turn_are_rebuilt(toy_server: ServerProcess, tmp_path: Path, history, blank) -> None:
+def test_the_messages_of_each_turn_are_rebuilt(
+    toy_server: ServerProcess, tmp_path: Path, history: int, blank: bool
+) -> None:
     """From the folder alone: what the model saw, to the pixel, through skipped turns and crashes."""
 
-    def noisy(text, pixels, seed):
+    def noisy(text: str, pixels: list[Pixels], seed: int) -> str:
         replies = ("hm", act("fly"), act("up"), act("up"), act("down"), act("private"), act("raise"))
         return replies[(seed >> 20) % len(replies)]
 
@@ -245,13 +255,13 @@ def test_the_messages_of_each_turn_are_rebuilt(toy_server: ServerProcess, tmp_pa
 
 
 @pytest.mark.parametrize(("env", "fallback"), [("toy/Count", Fallback.SKIP), ("toy/Commands", Fallback.RANDOM)])
-def test_any_turn_can_be_reached_again(toy_server: ServerProcess, tmp_path: Path, env, fallback) -> None:
+def test_any_turn_can_be_reached_again(toy_server: ServerProcess, tmp_path: Path, env: str, fallback: Fallback) -> None:
     """By a reset of a new session that knows only the folder, without the model."""
 
-    def noisy(text, pixels, seed):
+    def noisy(text: str, pixels: list[Pixels], seed: int) -> str:
         return ("hm", act("fly"), act("up"), act("down"))[seed >> 20 & 3]
 
-    arguments = {"options": {"max_turns": 9}, "fallback": fallback, "fallback_reward": -0.1}
+    arguments: dict[str, Any] = {"options": {"max_turns": 9}, "fallback": fallback, "fallback_reward": -0.1}
     with Fleet([toy_server.address], env, 4, **arguments) as fleet:
         tasks = [*seeds(0, 1, 2), Reset(3, prefix=("up", "nonsense", None))]
         play(Scripted(noisy), fleet, tasks, keep=tmp_path)
@@ -266,22 +276,24 @@ def test_any_turn_can_be_reached_again(toy_server: ServerProcess, tmp_path: Path
             seen = [*(turn.observation for turn in episode.turns), episode.final]
             for number, expected in enumerate(seen):
                 (result,) = fleet.step([episode.reset_at(number)])
+                assert expected is not None
                 if number:
                     before = episode.turns[number - 1]
                     assert (result.reward, result.executed) == (before.reward, before.executed)
                 assert ObservationRecord.of(result.observation) == expected
                 checked += 1
+            assert result.end is not None
             assert result.end.name == episode.end
     assert checked > 12
 
 
-def test_a_model_that_changes_on_the_way_is_noticed(fleet) -> None:
+def test_a_model_that_changes_on_the_way_is_noticed(fleet: Fleet) -> None:
     names = iter("aaab" * 100)
     with pytest.raises(ModelChangedError, match="changed in the middle"):
-        play(Scripted(lambda *_: act("up"), lambda: next(names)), fleet, seeds(1, 2))
+        play(Scripted(lambda *_: act("up"), fingerprint=lambda: next(names)), fleet, seeds(1, 2))
 
 
-def test_each_task_of_a_split_once(fleet) -> None:
+def test_each_task_of_a_split_once(fleet: Fleet) -> None:
     tasks = tasks_of_split(fleet.spec.splits, "four")
     assert [task.task for task in tasks] == [0, 1, 2, 3]
     _, episodes = play(always("up"), fleet, tasks)
@@ -291,7 +303,7 @@ def test_each_task_of_a_split_once(fleet) -> None:
             tasks_of_split(fleet.spec.splits, split)
 
 
-def test_two_models_are_compared_in_the_same_episodes(fleet) -> None:
+def test_two_models_are_compared_in_the_same_episodes(fleet: Fleet) -> None:
     _, good = play(always("up"), fleet, seeds(*range(9)))
     _, bad = play(always("down"), fleet, seeds(*range(9)))
     result = compare(bad, good)
@@ -301,7 +313,7 @@ def test_two_models_are_compared_in_the_same_episodes(fleet) -> None:
         compare(good, bad[:-1])
 
 
-def overworld(*arguments):
+def overworld(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "overworld", *arguments],
         capture_output=True,
@@ -322,7 +334,7 @@ def overworld(*arguments):
         (["--split", "nothing"], "four"),
     ],
 )
-def test_the_command_says_what_was_wrong(toy_server: ServerProcess, arguments, says) -> None:
+def test_the_command_says_what_was_wrong(toy_server: ServerProcess, arguments: list[str], says: str) -> None:
     given = ["--servers", toy_server.address, "recipe.history=1", "--options.max_turns=20", *arguments]
     failed = overworld("eval", "toy/Count", "--model", "m", *given)
     assert failed.returncode == 1
@@ -330,7 +342,7 @@ def test_the_command_says_what_was_wrong(toy_server: ServerProcess, arguments, s
     assert "Traceback" not in failed.stderr
 
 
-def test_comparing_folders(fleet, tmp_path: Path) -> None:
+def test_comparing_folders(fleet: Fleet, tmp_path: Path) -> None:
     play(always("down"), fleet, seeds(*range(8)), keep=tmp_path / "a")
     play(always("up"), fleet, seeds(*range(8)), keep=tmp_path / "b")
     shown = overworld("compare", str(tmp_path / "a"), str(tmp_path / "b"))

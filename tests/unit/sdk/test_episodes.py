@@ -86,7 +86,7 @@ def shown(path: Path, *pictures: np.ndarray) -> tuple[EpisodeFolder, list[ImageR
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     image = Image("view", PICTURE)
-    tensors = {
+    tensors: dict[str, np.ndarray[Any, Any]] = {
         "joints": np.array([0.1, -0.0, math.nan, math.inf], np.float32),
         "count": np.array(2**62, np.int64),
         "depth": np.ones((100, 100), np.float64),
@@ -132,7 +132,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert depth.xxh64 == f"{pixels_hash(np.frombuffer(tensors['depth'].tobytes(), np.uint8)):016x}"
     action = action_of(again.turns[1].action)
     assert isinstance(action, np.ndarray)
-    assert (action.dtype, action.tolist()) == (np.float32, [0.25, 1.0])
+    assert (action.dtype.name, action.tolist()) == ("float32", [0.25, 1.0])
 
 
 def test_the_lines_are_as_specified(tmp_path: Path) -> None:

@@ -5,27 +5,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from overworld_vlm.batch import collate, encode, hidden_states
+from overworld_vlm.batch import Prompt, collate, encode, hidden_states
 from overworld_vlm.load import VLM, load, save
-from overworld_vlm.tiny import TinyConfig, make_tiny
+from overworld_vlm.tiny import make_tiny
+from overworld_vlm.tiny_config import TinyConfig
+from torch import Tensor
 from transformers import Qwen2VLForConditionalGeneration
 
-from tests.support.tiny_vlm import MIXED, SIZES, TEXTS, make_vlm, user
+from tests.support.tiny_vlm import MIXED, SIZES, TEXTS, make_vlm, pixels, user
 
 
-def logits(vlm, prompts):
+def logits(vlm: VLM, prompts: list[Prompt]) -> Tensor:
     with torch.no_grad():
         return vlm.core.lm_head(hidden_states(vlm, collate(vlm, prompts)))
 
 
-def test_a_saved_model_loads_back_with_the_same_prompts_and_identical_logits(vlm: VLM, prompts, tmp_path: Path) -> None:
+def test_a_saved_model_loads_back_with_the_same_prompts_and_identical_logits(
+    vlm: VLM, prompts: list[Prompt], tmp_path: Path
+) -> None:
     save(vlm, tmp_path)
     again = load(tmp_path)
     for message, prompt in zip(MIXED, prompts, strict=True):
         other = encode(again, [message])
         assert torch.equal(other.ids, prompt.ids)
         assert torch.equal(other.positions, prompt.positions)
-        assert other.patches is prompt.patches is None or torch.equal(other.patches, prompt.patches)
+        assert other.media.keys() == prompt.media.keys()
+        assert all(torch.equal(other.media[name], prompt.media[name]) for name in prompt.media)
     assert torch.equal(logits(again, prompts), logits(vlm, prompts))
     assert again.eos_ids == vlm.eos_ids
     assert not again.model.training
@@ -70,7 +75,7 @@ def test_what_makes_it_see_is_in_place(vlm: VLM) -> None:
     layer = vlm.model.model.language_model.layers[0].mlp.up_proj.weight
     assert float(layer.detach().std()) == pytest.approx(0.08, rel=0.1)
     assert float(vlm.model.model.visual.blocks[0].attn.qkv.weight.detach().std()) == pytest.approx(0.08, rel=0.1)
-    white, black = (encode(vlm, [user(np.full((28, 28, 3), value, np.uint8))]).patches for value in (255, 0))
+    white, black = (pixels(encode(vlm, [user(np.full((28, 28, 3), value, np.uint8))])) for value in (255, 0))
     assert float(white.abs().max()) < 1e-6
     assert float((black + 2.5).abs().max()) < 1e-6  # (0 - 1) / 0.4
 

@@ -1,0 +1,56 @@
+"""Qwen2-VL: images of any size, a token per 2 x 2 patches, positions in time, rows and columns (M-RoPE)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from transformers import Qwen2VLForConditionalGeneration
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from overworld_vlm.families.family import Family, Picture
+
+
+class Qwen2VL(Family):
+    """https://arxiv.org/abs/2409.12191."""
+
+    model_class = Qwen2VLForConditionalGeneration
+    image_processor_class = Qwen2VLImageProcessorPil
+    vision_lora_targets = r".*visual\.blocks\..*\.(qkv|proj|fc1|fc2)"
+    vision = ("visual",)
+    position_axes = 3
+
+    def picture(self, image: np.ndarray) -> Picture:
+        """One image token per group of patches, as Qwen2VLProcessor has it."""
+        processed = self.image_processor(images=[image], return_tensors="pt", input_data_format="channels_last")
+        grid = processed["image_grid_thw"]
+        media = {"pixel_values": processed["pixel_values"], "image_grid_thw": grid}
+        return Picture(media, self.image_token, int(grid.prod()) // self.image_processor.merge_size**2)
+
+    def set_images(
+        self, min_pixels: int | None = None, max_pixels: int | None = None, tiling: bool | None = None
+    ) -> None:
+        """Sets how large images are."""
+        if tiling:
+            raise ValueError(
+                f"a {self.config.model_type} model takes images whole: leave tiling off and set max_pixels instead"
+            )
+        size = dict(self.image_processor.size)
+        low = size["shortest_edge"] if min_pixels is None else min_pixels
+        high = size["longest_edge"] if max_pixels is None else max_pixels
+        if not 0 < low <= high:
+            raise ValueError(f"min_pixels ({low}) must be at least 1 and at most max_pixels ({high})")
+        self.image_processor.size = type(self.image_processor.size)(shortest_edge=low, longest_edge=high)
+
+    def positions(self, model: Any, ids: Tensor, media: Mapping[str, Tensor]) -> tuple[Tensor, int]:
+        """M-RoPE, by the model's own rule."""
+        if not media:
+            return super().positions(model, ids, media)
+        positions, _ = model.model.get_rope_index(
+            ids[None],
+            mm_token_type_ids=(ids == self.image_token_id).int()[None],
+            image_grid_thw=media["image_grid_thw"],
+        )
+        return positions[:, 0], int(positions.max()) + 1
