@@ -15,7 +15,8 @@ from typing import Any
 
 from overworld import Fleet, OverworldError
 from overworld.evaluation.conversation import Recipe
-from overworld.evaluation.evaluate import Episode, Report, evaluate, tasks_of_split
+from overworld.evaluation.episodes import Episode
+from overworld.evaluation.evaluate import Report, evaluate, tasks_of_split
 from overworld.evaluation.openai_client import OpenAIModel
 from overworld.service import malloc
 from overworld.service.process import ServiceProcess, run

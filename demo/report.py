@@ -11,8 +11,10 @@ from typing import Any
 
 import jinja2
 import matplotlib
-from overworld.evaluation.conversation import read_reply
-from overworld.evaluation.evaluate import Episode, Report
+from overworld.evaluation.conversation import data_url
+from overworld.evaluation.episodes import Episode
+from overworld.evaluation.evaluate import Report
+from overworld.evaluation.folder import EpisodeFolder
 from overworld_trainer.metrics import Metric
 
 _HERE = Path(__file__).parent
@@ -59,7 +61,7 @@ def write_report(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     ).get_template("report.html.j2")
     strips = {
-        name: [_strip(folder / "evaluations" / name, episode) for episode in _telling(episodes)]
+        name: [_strip(EpisodeFolder(folder / "evaluations" / name), episode) for episode in _telling(episodes)]
         for name, (_, episodes) in evaluations.items()
     }
     html = page.render(summary=summary, names=list(evaluations), curves=_curves(updates), strips=strips)
@@ -74,18 +76,15 @@ def _telling(episodes: Sequence[Episode]) -> list[Episode]:
     return [by_length[index] for index in at]
 
 
-def _strip(folder: Path, episode: Episode) -> dict[str, Any]:
+def _strip(folder: EpisodeFolder, episode: Episode) -> dict[str, Any]:
     """An episode for the template: pictures as data URLs."""
     return {
         "success": episode.success,
-        "reward": episode.reward,
         "end": episode.end or episode.error,
         "turns": [
             {
-                "pictures": [
-                    _data_url((folder / "frames" / f"{name}.png").read_bytes(), "png") for name in turn.frames
-                ],
-                "thoughts": read_reply(turn.reply).thoughts or turn.reply,
+                "pictures": [data_url(image.pixels) for image in folder.seen(turn).images],
+                "thoughts": turn.thoughts or turn.reply,
                 "action": turn.executed,
                 "reward": turn.reward,
             }
@@ -113,8 +112,4 @@ def _curves(updates: Sequence[Mapping[str, Any]]) -> str:
         image = io.BytesIO()
         figure.savefig(image, format="svg", metadata={"Date": None})
         pyplot.close(figure)
-    return _data_url(image.getvalue(), "svg+xml")
-
-
-def _data_url(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return f"data:image/svg+xml;base64,{base64.b64encode(image.getvalue()).decode()}"

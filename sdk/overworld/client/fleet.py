@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from overworld.authoring.env import EnvSpec
-from overworld.authoring.runner import Result
+from overworld.authoring.runner import Fallback, Result
 from overworld.client.channel import ServerInfo, server_info
 from overworld.client.moves import Move, Moves, Reset
 from overworld.client.results import Results
@@ -90,6 +90,21 @@ class Fleet:
     def options(self) -> dict[str, Any]:
         """The complete options."""
         return self._parts[0].session.options
+
+    @property
+    def fallback(self) -> Fallback:
+        """As `Session.fallback`."""
+        return self._parts[0].session.fallback
+
+    @property
+    def fallback_reward(self) -> float:
+        """As `Session.fallback_reward`."""
+        return self._parts[0].session.fallback_reward
+
+    @property
+    def expert(self) -> bool:
+        """As `Session.expert`."""
+        return self._parts[0].session.expert
 
     @property
     def addresses(self) -> list[str]:

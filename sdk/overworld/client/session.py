@@ -64,6 +64,9 @@ class Session:
         retry_budget: float = 120.0,
     ) -> None:
         self.name = str(uuid.uuid4())
+        self.fallback = fallback
+        self.fallback_reward = fallback_reward
+        self.expert = expert
         request = pb.OpenRequest(
             session=self.name,
             env_id=env_id,

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from overworld.evaluation.evaluate import compare, read_episodes
+from overworld.evaluation.evaluate import compare
+from overworld.evaluation.folder import EpisodeFolder
 from overworld.service.extras import needs_extra
 from overworld.service.settings import Settings
 
@@ -29,7 +30,7 @@ class CompareConfig(Settings):
 def main(arguments: Sequence[str]) -> int:
     """Prints the paired differences."""
     config = CompareConfig.load(arguments, "overworld compare")
-    result = compare(read_episodes(config.first), read_episodes(config.second))
+    result = compare(EpisodeFolder(config.first), EpisodeFolder(config.second))
     table = Table("second - first", "difference", "95 % interval", title=f"{result['episodes']} episodes, paired")
     for name in ("success", "return"):
         interval = result[name]

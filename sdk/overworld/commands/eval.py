@@ -44,6 +44,7 @@ class EvalConfig(Settings):
     slots: int = Field(default=16, ge=1, description="episodes played at once")
     blank_frames: bool = Field(default=False, description="show white pictures instead, as a control")
     keep: Path | None = Field(default=None, description="folder for report, episodes and pictures")
+    overwrite: bool = Field(default=False, description="delete the evaluation that the folder holds, if any")
     timeout: float = Field(default=60.0, gt=0, description="seconds to wait for a lost server, of envs or of the model")
 
 
@@ -83,6 +84,7 @@ def main(arguments: Sequence[str]) -> int:
                 recipe=config.recipe or model.recipe() or Recipe(),
                 blank_frames=config.blank_frames,
                 keep=config.keep,
+                overwrite=config.overwrite,
                 on_progress=lambda done: progress.update(bar, completed=done),
             )
         except OSError as error:

@@ -6,10 +6,13 @@ Every episode that is started counts, one that crashes as a failure. Replies wit
 from __future__ import annotations
 
 import hashlib
-import json
+import importlib.metadata
+import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,12 +24,22 @@ from overworld.client.fleet import Fleet
 from overworld.client.moves import Act, Reset
 from overworld.contract.frames import pixels_hash
 from overworld.errors import ContractError, EvaluationError, ModelChangedError, Reason
-from overworld.evaluation.conversation import Conversation, Message, Recipe, png
+from overworld.evaluation.conversation import Conversation, Message, Recipe
+from overworld.evaluation.episodes import (
+    Episode,
+    Header,
+    ModelRecord,
+    ObservationRecord,
+    Turn,
+    action_record,
+    env_record,
+    problem,
+)
+from overworld.evaluation.folder import EpisodeWriter
 from overworld.evaluation.openai_client import Answer
 from overworld.evaluation.statistics import Interval, mcnemar, paired_difference, wilson
 
 _BLANK = 255
-_EPISODES = "episodes.jsonl"
 
 
 class Model(Protocol):
@@ -34,36 +47,11 @@ class Model(Protocol):
 
     name: str
     temperature: float
+    max_tokens: int
+    url: str
 
     def answer_all(self, prompts: Sequence[tuple[list[Message], int]]) -> list[Answer]:
         """Replies to (messages, seed of the sampling noise), in order."""
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One decision. `frames` names the pictures that the prompt showed last, by their xxh64."""
-
-    frames: tuple[str, ...]
-    reply: str
-    outcome: str
-    executed: str | None
-    reward: float
-    cut: bool
-
-
-@dataclass(slots=True)
-class Episode:
-    """One episode as it was played. `error` says why it broke off, if it did; then it counts as a failure."""
-
-    seed: int
-    split: str
-    task: int | None
-    turns: list[Turn] = field(default_factory=list)
-    reward: float = 0.0
-    success: bool = False
-    end: str = ""
-    metrics: dict[str, float] = field(default_factory=dict)
-    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,50 +88,59 @@ def evaluate(
     recipe: Recipe,
     blank_frames: bool = False,
     keep: Path | None = None,
+    overwrite: bool = False,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[Report, list[Episode]]:
     """Plays each task once, as many at a time as the fleet has slots.
 
     The noise of sampling is keyed by the task and the turn, so neither the number of slots nor their order matters.
-    `blank_frames` shows white pictures instead, as a control. With `keep`, episodes and pictures are written there.
-    `on_progress` is told how many episodes are finished. Raises what model and fleet raise, and ModelChangedError.
+    `blank_frames` shows white pictures instead, as a control. With `keep`, episodes, pictures and the report are
+    written to that folder (docs/episodes.md); `overwrite` deletes an evaluation that it holds already. `on_progress` is
+    told how many episodes are finished. Raises what model and fleet raise, ModelChangedError, EvaluationError and
+    OSError.
     """
     if not tasks:
         raise EvaluationError("there is nothing to play: name seeds or a split")
-    frames = _Frames(keep)
-    games = [_Game(task, Conversation(fleet.spec, recipe)) for task in tasks]
-    waiting = list(reversed(games))
-    playing: dict[int, _Game] = {}
-    fingerprints: set[str] = set()
-    while waiting or playing:
-        free = [slot for slot in range(len(fleet)) if slot not in playing][: len(waiting)]
-        starts = {slot: waiting.pop() for slot in free}
-        for result in fleet.step({slot: game.task for slot, game in starts.items()}) if starts else ():
-            starts[result.slot].begin(result, blank_frames)
-        playing |= {slot: game for slot, game in starts.items() if not game.over}
-        answers = model.answer_all([game.prompt() for game in playing.values()])
-        fingerprints.update(answer.fingerprint for answer in answers)
-        if len(fingerprints) > 1:
-            raise ModelChangedError(f"{model.name} changed in the middle of the evaluation: {sorted(fingerprints)}")
-        acts = {
-            slot: Act(game.conversation.read(answer.text).action, answer.text)
-            for (slot, game), answer in zip(playing.items(), answers, strict=True)
-        }
-        shown = {slot: frames.keep(game.conversation) for slot, game in playing.items()}
-        replies = dict(zip(playing, answers, strict=True))
-        for result in fleet.step(acts) if acts else ():
-            playing[result.slot].go_on(result, replies[result.slot], shown[result.slot], blank_frames)
-        if keep is not None:  # as they end: what comes later may fail
-            ended = [game for game in {**starts, **playing}.values() if game.over]
-            _append(keep, [game.episode for game in ended])
-        playing = {slot: game for slot, game in playing.items() if not game.over}
-        on_progress(len(games) - len(waiting) - len(playing))
-    episodes = [game.episode for game in games]
-    report = _report(model, fingerprints, fleet, recipe, blank_frames, episodes)
-    if keep is not None:
-        (keep / "report.json").write_text(json.dumps(report.to_json(), indent=1))
-        (keep / _EPISODES).unlink()
-        _append(keep, episodes)  # in the order of the tasks
+    started, clock = datetime.now(UTC), time.monotonic()
+    with ExitStack() as stack:
+        writer = None
+        if keep is not None:
+            header = _header(model, fleet, recipe, blank_frames)
+            writer = stack.enter_context(EpisodeWriter(keep, header, overwrite=overwrite))
+        games = [_Game(task, Conversation(fleet.spec, recipe), blank_frames, writer) for task in tasks]
+        waiting = list(reversed(games))
+        playing: dict[int, _Game] = {}
+        fingerprints: set[str] = set()
+        while waiting or playing:
+            free = [slot for slot in range(len(fleet)) if slot not in playing][: len(waiting)]
+            starts = {slot: waiting.pop() for slot in free}
+            for result in fleet.step({slot: game.task for slot, game in starts.items()}) if starts else ():
+                starts[result.slot].begin(result)
+            playing |= {slot: game for slot, game in starts.items() if game.episode is None}
+            answers = model.answer_all([(game.conversation.messages(), game.noise()) for game in playing.values()])
+            fingerprints.update(answer.fingerprint for answer in answers)
+            if len(fingerprints) > 1:
+                raise ModelChangedError(f"{model.name} changed in the middle of the evaluation: {sorted(fingerprints)}")
+            acts = {slot: game.decide(answer) for (slot, game), answer in zip(playing.items(), answers, strict=True)}
+            for result in fleet.step(acts) if acts else ():
+                playing[result.slot].go_on(result)
+            if writer is not None:  # as they end: what comes later may fail
+                for game in {**starts, **playing}.values():
+                    if game.episode is not None:
+                        writer.append(game.episode)
+            playing = {slot: game for slot, game in playing.items() if game.episode is None}
+            on_progress(len(games) - len(waiting) - len(playing))
+        episodes = [game.episode for game in games if game.episode is not None]
+        report = _report(model, fingerprints, fleet, recipe, blank_frames, episodes)
+        if writer is not None:
+            run = {
+                "model_url": model.url,
+                "seconds": round(time.monotonic() - clock, 3),
+                "servers": fleet.addresses,
+                "slots": len(fleet),
+                "started": started.isoformat(timespec="seconds"),
+            }
+            writer.finish(episodes, report.to_json(), run)
     return report, episodes
 
 
@@ -157,108 +154,114 @@ def tasks_of_split(splits: Mapping[str, int], split: str, seed: int = 0) -> list
     return [Reset(seed=seed, split=split, task=task) for task in range(splits[split])]
 
 
-def compare(first: Sequence[Episode], second: Sequence[Episode]) -> dict[str, Any]:
+def compare(first: Iterable[Episode], second: Iterable[Episode]) -> dict[str, Any]:
     """Two models in the same episodes: difference in success and in return (second - first), and McNemar's p-value.
 
     Raises EvaluationError if the episodes are not the same.
     """
-    tasks = [[(one.seed, one.split, one.task) for one in episodes] for episodes in (first, second)]
-    if tasks[0] != tasks[1]:
+    outcomes = [[(one.key, one.success, one.total_reward) for one in episodes] for episodes in (first, second)]
+    if [key for key, *_ in outcomes[0]] != [key for key, *_ in outcomes[1]]:
         raise EvaluationError(
             "the two evaluations did not play the same episodes: compare only the same seeds or split"
         )
-    won, other_won = ([one.success for one in episodes] for episodes in (first, second))
-    earned, other_earned = ([one.reward for one in episodes] for episodes in (first, second))
+    won, other_won = ([success for _, success, _ in one] for one in outcomes)
+    earned, other_earned = ([reward for *_, reward in one] for one in outcomes)
     return {
-        "episodes": len(first),
+        "episodes": len(won),
         "success": asdict(paired_difference(won, other_won)),
         "return": asdict(paired_difference(earned, other_earned)),
         "mcnemar_p": mcnemar(won, other_won),
     }
 
 
-def read_episodes(folder: Path) -> list[Episode]:
-    """The episodes that an evaluation kept in `folder`. Raises EvaluationError."""
-    episodes = []
-    path = folder / _EPISODES
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise EvaluationError(f"{path} cannot be read ({error}); name a folder that an evaluation kept") from None
-    for number, line in enumerate(lines, 1):
-        try:
-            fields = json.loads(line)
-            turns = [Turn(**{**turn, "frames": tuple(turn["frames"])}) for turn in fields.pop("turns")]
-            episodes.append(Episode(**fields, turns=turns))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise EvaluationError(f"{path}, line {number}, is not an episode: {error!r}") from None
-    return episodes
-
-
 class _Game:
-    """A task that is played."""
+    """A task that is played. `episode` is its record, once it is over."""
 
-    def __init__(self, task: Reset, conversation: Conversation) -> None:
+    def __init__(self, task: Reset, conversation: Conversation, blank: bool, writer: EpisodeWriter | None) -> None:
         self.task = task
         self.conversation = conversation
-        self.episode = Episode(task.seed, task.split, task.task)
-        self.over = False
-        self._turn = 0
+        self.episode: Episode | None = None
+        self._blank = blank
+        self._writer = writer
+        self._turns: list[Turn] = []
+        self._decided: dict[str, Any] = {}
 
-    def begin(self, result: Result, blank: bool) -> None:
+    def begin(self, result: Result) -> None:
         """Takes the result of the reset."""
-        self._observe(result, blank)
+        with self._recording():
+            self._observe(result)
 
-    def prompt(self) -> tuple[list[Message], int]:
-        """The messages and the seed of this turn's noise."""
-        name = repr((self.task.seed, self.task.split, self.task.task, self._turn)).encode()
+    def noise(self) -> int:
+        """The seed of this turn's sampling noise."""
+        name = repr((self.task.seed, self.task.split, self.task.task, len(self._turns))).encode()
         # 53 bits: what JSON numbers hold exactly everywhere.
-        return self.conversation.messages(), int.from_bytes(hashlib.blake2b(name, digest_size=8).digest()) >> 11
+        return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest()) >> 11
 
-    def go_on(self, result: Result, answer: Answer, frames: tuple[str, ...], blank: bool) -> None:
+    def decide(self, answer: Answer) -> Act:
+        """What the answer to this turn's prompt means."""
+        reply = self.conversation.read(answer.text)
+        self._decided |= {
+            "reply": answer.text,
+            "thoughts": reply.thoughts,
+            "action": reply.action,
+            "cut": answer.cut,
+            "fingerprint": answer.fingerprint,
+            "sampling_seed": self.noise(),
+        }
+        return Act(reply.action, answer.text)
+
+    def go_on(self, result: Result) -> None:
         """Takes the result of an action."""
-        outcome = "failed" if result.outcome is None else result.outcome.name.lower()
-        executed = None if result.executed is None else str(result.executed)
-        self.episode.turns.append(Turn(frames, answer.text, outcome, executed, result.reward, answer.cut))
-        self.episode.reward += result.reward
-        self._turn += 1
-        self._observe(result, blank)
+        with self._recording():
+            outcome = "failed" if result.outcome is None else result.outcome.name.lower()
+            fields = {
+                "outcome": outcome,
+                "executed": action_record(result.executed),
+                "reward": result.reward,
+                "metrics": dict(result.metrics),
+            }
+            self._turns.append(Turn.model_validate(self._decided | fields))
+            self._observe(result)
 
-    def _observe(self, result: Result, blank: bool) -> None:
+    def _observe(self, result: Result) -> None:
         if result.error is not None:
-            self.episode.error = f"{result.error.reason}: {result.error.message}"
-        elif result.end is not None:
-            self.episode.success, self.episode.end = bool(result.success), result.end.name
-            self.episode.metrics = dict(result.metrics)
-        self.over = result.error is not None or result.end is not None
-        if not self.over:
-            self.conversation.observe(_without_pictures(result) if blank else result)
+            self._finish(error=f"{result.error.reason}: {result.error.message}")
+            return
+        observed = self._record(result.observation)
+        if result.end is not None:
+            self._finish(final=observed, end=result.end.name, success=bool(result.success))
+            return
+        self._decided = {"observation": observed}
+        if self._blank:
+            result = _without_pictures(result)
+            self._decided["shown"] = self._record(result.observation).parts
+        self.conversation.observe(result)
 
+    def _record(self, observation: Observation) -> ObservationRecord:
+        record = ObservationRecord.of(observation)
+        if self._writer is not None:
+            self._writer.keep(observation.images, record.images)
+        return record
 
-class _Frames:
-    """Keeps each different picture once, as frames/<xxh64>.png."""
+    def _finish(self, **ending: Any) -> None:
+        task = self.task
+        prefix = tuple(action_record(action) for action in task.prefix)
+        fields = {"seed": task.seed, "split": task.split, "task": task.task, "prefix": prefix}
+        self.episode = Episode.model_validate(fields | {"turns": tuple(self._turns)} | ending)
 
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = None if folder is None else folder / "frames"
-        if folder is not None and self._folder is not None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            (folder / _EPISODES).write_text("")
-        self._kept: set[str] = set()
-
-    def keep(self, conversation: Conversation) -> tuple[str, ...]:
-        """The names of the pictures of the present turn."""
-        images = conversation.latest.images
-        names = tuple(f"{image.xxh64 or 0:016x}" for image in images)
-        for name, image in zip(names, images, strict=True):
-            if self._folder is not None and name not in self._kept:
-                (self._folder / f"{name}.png").write_bytes(png(image.pixels))
-                self._kept.add(name)
-        return names
+    @contextmanager
+    def _recording(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            raise EvaluationError(
+                f"turn {len(self._turns)} of the episode of seed {self.task.seed} cannot be recorded: {problem(error)}"
+            ) from error
 
 
 def _without_pictures(result: Result) -> Result:
     """The result with white pictures of the same sizes."""
-    parts = tuple(_blank(part) if isinstance(part, Image) else part for part in result.observation.parts)
+    parts = tuple(_white(part) if isinstance(part, Image) else part for part in result.observation.parts)
     blank = Observation(parts, result.observation.admissible)
     return Result(
         slot=result.slot,
@@ -270,14 +273,27 @@ def _without_pictures(result: Result) -> Result:
     )
 
 
-def _blank(image: Image) -> Image:
+def _white(image: Image) -> Image:
     pixels = np.full_like(image.pixels, _BLANK)
     return Image(image.name, pixels, pixels_hash(pixels))
 
 
-def _append(folder: Path, episodes: Sequence[Episode]) -> None:
-    with (folder / _EPISODES).open("a") as file:
-        file.writelines(json.dumps(asdict(episode)) + "\n" for episode in episodes)
+def _header(model: Model, fleet: Fleet, recipe: Recipe, blank_frames: bool) -> Header:
+    fields = {
+        "env": env_record(fleet.spec),
+        "options": fleet.options,
+        "fallback": fleet.fallback.name,
+        "fallback_reward": fleet.fallback_reward,
+        "expert": fleet.expert,
+        "recipe": recipe,
+        "model": ModelRecord(name=model.name, temperature=model.temperature, max_tokens=model.max_tokens),
+        "substitution": "blank_frames" if blank_frames else "",
+        "versions": {"overworld": importlib.metadata.version("overworld")},
+    }
+    try:
+        return Header.model_validate(fields)
+    except ValueError as error:
+        raise EvaluationError(f"the evaluation of {fleet.spec.id} cannot be recorded: {problem(error)}") from None
 
 
 def _report(
@@ -299,8 +315,8 @@ def _report(
         blank_frames=blank_frames,
         episodes=count,
         success=wilson(sum(episode.success for episode in episodes), count),
-        positive_return=sum(episode.reward > 0 for episode in episodes) / count,
-        mean_return=sum(episode.reward for episode in episodes) / count,
+        positive_return=sum(episode.total_reward > 0 for episode in episodes) / count,
+        mean_return=sum(episode.total_reward for episode in episodes) / count,
         mean_length=len(turns) / count,
         invalid_replies=invalid / max(len(turns), 1),
         cut_replies=sum(turn.cut for turn in turns) / max(len(turns), 1),

@@ -54,8 +54,8 @@ class OpenAIModel:
     ) -> None:
         self.name = name
         self.temperature = temperature
-        self._url = url.rstrip("/")
-        self._max_tokens = max_tokens
+        self.max_tokens = max_tokens
+        self.url = url.rstrip("/")
         self._budget = retry_budget
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         limits = httpx.Limits(max_connections=concurrency)
@@ -75,7 +75,7 @@ class OpenAIModel:
         try:
             return None if not described else Recipe.model_validate(described["recipe"])
         except (ValidationError, KeyError, TypeError) as error:
-            raise ModelServerError(f"{self._url} describes {self.name!r} with an invalid recipe: {error}") from None
+            raise ModelServerError(f"{self.url} describes {self.name!r} with an invalid recipe: {error}") from None
 
     def options(self, env_id: str) -> dict[str, Any]:
         """The options of the env in which the model was trained, if its server says so; else none.
@@ -86,7 +86,7 @@ class OpenAIModel:
         try:
             return next((dict(env["options"]) for env in described.get("envs", ()) if env["id"] == env_id), {})
         except (KeyError, TypeError, ValueError) as error:
-            raise ModelServerError(f"{self._url} describes {self.name!r} with invalid envs: {error!r}") from None
+            raise ModelServerError(f"{self.url} describes {self.name!r} with invalid envs: {error!r}") from None
 
     def answer_all(self, prompts: Sequence[tuple[list[Message], int]]) -> list[Answer]:
         """Replies to (messages, seed), in order. Raises ModelServerError."""
@@ -97,7 +97,7 @@ class OpenAIModel:
         body = {
             "model": self.name,
             "messages": to_openai(messages),
-            "max_tokens": self._max_tokens,
+            "max_tokens": self.max_tokens,
             "temperature": self.temperature,
             "seed": seed,
         }
@@ -107,11 +107,10 @@ class OpenAIModel:
             text = choice["message"]["content"]
             if not isinstance(text, str):
                 raise TypeError(f"the content is {type(text).__name__}")
+            text = text.encode(errors="replace").decode()  # JSON can hold half a surrogate pair
             return Answer(text, choice.get("finish_reason") == "length", str(response.get("system_fingerprint") or ""))
         except (KeyError, IndexError, TypeError) as error:
-            raise ModelServerError(
-                f"{self._url} gave an answer without choices[0].message.content: {error!r}"
-            ) from None
+            raise ModelServerError(f"{self.url} gave an answer without choices[0].message.content: {error!r}") from None
 
     def _described(self) -> Any:
         """What the server says of the model beyond OpenAI's fields."""
@@ -119,7 +118,7 @@ class OpenAIModel:
         entries = [entry for entry in listed.get("data", []) if isinstance(entry, dict)]
         names = [entry.get("id") for entry in entries]
         if self.name not in names:
-            raise ModelServerError(f"{self._url} has no model {self.name!r}; it has {names}")
+            raise ModelServerError(f"{self.url} has no model {self.name!r}; it has {names}")
         return entries[names.index(self.name)].get("overworld")
 
     def _send(self, method: str, path: str, body: Any) -> dict[str, Any]:
@@ -127,20 +126,20 @@ class OpenAIModel:
         pause = _FIRST_PAUSE
         while True:
             try:
-                response = self._http.request(method, self._url + path, json=body)
+                response = self._http.request(method, self.url + path, json=body)
                 if response.status_code not in _RETRIED:
                     break
                 problem = f"status {response.status_code}: {response.text[:500]}"
             except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-                raise ModelServerError(f"{self._url!r} is not an address like http://host:port/v1: {error}") from None
+                raise ModelServerError(f"{self.url!r} is not an address like http://host:port/v1: {error}") from None
             except httpx.TransportError as error:
                 problem = f"{type(error).__name__}: {error}"
             if time.monotonic() + pause > deadline:
                 raise ModelServerError(
-                    f"{self._url} did not answer within {self._budget:g} s ({problem}); is it running?"
+                    f"{self.url} did not answer within {self._budget:g} s ({problem}); is it running?"
                 )
             if pause == _FIRST_PAUSE:
-                _logger.warning("%s%s: %s; trying again for %g s", self._url, path, problem, self._budget)
+                _logger.warning("%s%s: %s; trying again for %g s", self.url, path, problem, self._budget)
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
         try:
@@ -148,5 +147,5 @@ class OpenAIModel:
         except ValueError:
             content = None
         if response.is_error or not isinstance(content, dict):
-            raise ModelServerError(f"{self._url}{path}: status {response.status_code}: {response.text[:500]}")
+            raise ModelServerError(f"{self.url}{path}: status {response.status_code}: {response.text[:500]}")
         return content

@@ -12,23 +12,16 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-from overworld import ContractError, Fleet, Reset
+from overworld import ContractError, Fallback, Fleet, Reset
 from overworld.authoring.env import Pixels
 from overworld.contract.frames import pixels_hash
-from overworld.errors import ModelChangedError
-from overworld.evaluation.conversation import Recipe
-from overworld.evaluation.evaluate import (
-    Episode,
-    Model,
-    Report,
-    compare,
-    evaluate,
-    read_episodes,
-    tasks_of_split,
-)
+from overworld.errors import EvaluationError, ModelChangedError
+from overworld.evaluation.conversation import Message, Recipe
+from overworld.evaluation.episodes import Episode, ObservationRecord
+from overworld.evaluation.evaluate import Model, Report, compare, evaluate, tasks_of_split
+from overworld.evaluation.folder import VARYING, EpisodeFolder, decisions
 from overworld.evaluation.openai_client import Answer
 from overworld.host.process import ServerProcess
-from overworld_vlm.batch import Message
 
 
 class Scripted:
@@ -36,6 +29,8 @@ class Scripted:
 
     name = "scripted"
     temperature = 0.0
+    max_tokens = 64
+    url = "nowhere"
 
     def __init__(
         self,
@@ -148,12 +143,148 @@ def test_blank_frames_show_nothing(fleet: Fleet) -> None:
 def test_episodes_and_pictures_are_kept(fleet: Fleet, tmp_path: Path) -> None:
     report, episodes = play(always("up"), fleet, seeds(3, 4), keep=tmp_path)
     assert json.loads((tmp_path / "report.json").read_text()) == report.to_json()
-    assert read_episodes(tmp_path) == episodes
-    for turn in episodes[0].turns:
-        (name,) = turn.frames
-        pixels = np.asarray(PIL.Image.open(tmp_path / "frames" / f"{name}.png"))
-        assert f"{pixels_hash(pixels):016x}" == name
-        assert turn.reply == act("up")
+    folder = EpisodeFolder(tmp_path)
+    assert list(folder) == episodes
+    assert folder.spec == fleet.spec
+    assert (folder.header.options, folder.header.fallback) == (fleet.options, "SKIP")
+    for count, turn in enumerate(episodes[0].turns):
+        (image,) = turn.observation.images
+        pixels = np.asarray(PIL.Image.open(tmp_path / "frames" / f"{image.xxh64}.png"))
+        assert f"{pixels_hash(pixels):016x}" == image.xxh64
+        assert pixels[0, 0, 0] == count + 10
+        assert turn.observation.parts == (image, f"count {count}")
+        assert (turn.reply, turn.thoughts, turn.action, turn.executed) == (act("up"), "hm", "up", "up")
+        assert (turn.reward, turn.metrics, turn.fingerprint) == (1.0, {"count": count + 1.0}, "weights")
+    assert episodes[0].final is not None
+    assert episodes[0].final.parts[1] == "count 3"
+    seen = [observed for one in episodes for observed in (*(turn.observation for turn in one.turns), one.final)]
+    used = {image.xxh64 for observed in seen if observed is not None for image in observed.images}
+    assert {path.stem for path in (tmp_path / "frames").iterdir()} == used
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert (run["servers"], run["slots"], run["model_url"]) == (fleet.addresses, 4, "nowhere")
+
+
+def test_a_kept_folder_is_not_overwritten_unasked(fleet: Fleet, tmp_path: Path) -> None:
+    play(always("up"), fleet, seeds(*range(5)), keep=tmp_path)
+    before = contents(tmp_path)
+    model = always("down")
+    with pytest.raises(EvaluationError, match="another folder"):
+        play(model, fleet, seeds(1), keep=tmp_path)
+    assert model.asked == [], "nothing is played"
+    assert contents(tmp_path) == before
+    play(model, fleet, seeds(1), keep=tmp_path, overwrite=True)
+    fresh = tmp_path / "fresh"
+    play(always("down"), fleet, seeds(1), keep=fresh)
+    after = {name: data for name, data in contents(tmp_path).items() if not name.startswith("fresh")}
+    assert after == contents(fresh), "nothing of the first evaluation is left"
+
+
+def test_an_evaluation_that_fails_before_its_first_episode_ends_leaves_no_files(fleet: Fleet, tmp_path: Path) -> None:
+    names = iter("ab" * 100)
+    with pytest.raises(ModelChangedError):
+        play(Scripted(lambda *_: act("up"), lambda: next(names)), fleet, seeds(1, 2), keep=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    play(always("up"), fleet, seeds(1, 2), keep=tmp_path)
+    assert EpisodeFolder(tmp_path).count() == 2
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in VARYING)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_what_is_kept_depends_neither_on_the_run_nor_on_the_slots(toy_server: ServerProcess, tmp_path: Path) -> None:
+    def noisy(text: str, pixels: list[Pixels], seed: int) -> str:
+        return ("hm", act("fly"), act("up"), act("down"))[seed >> 20 & 3]
+
+    kept = []
+    for number, slots in enumerate((1, 3, 8, 8)):
+        with Fleet([toy_server.address], "toy/Count", slots, options={"max_turns": 9}) as fleet:
+            play(Scripted(noisy), fleet, seeds(*range(8)), keep=tmp_path / str(number))
+        kept.append(contents(tmp_path / str(number)))
+    assert kept[0] == kept[1] == kept[2] == kept[3]
+    assert {"episodes.jsonl", "header.json", "report.json"} < set(kept[0])
+
+
+def test_what_a_killed_evaluation_kept_can_be_read(fleet: Fleet, tmp_path: Path) -> None:
+    class KilledError(Exception):
+        pass
+
+    def dies(done: int) -> None:
+        if done >= 4:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        play(always("up"), fleet, seeds(*range(12)), keep=tmp_path, on_progress=dies)
+    folder = EpisodeFolder(tmp_path)
+    assert sorted(episode.seed for episode in folder) == [0, 1, 2, 3]
+    assert not (tmp_path / "report.json").exists(), "a folder without a report is not complete"
+    assert [len(decision.messages) for decision in decisions(folder)] == [1] * 12
+
+
+@pytest.mark.parametrize("blank", [False, True])
+@pytest.mark.parametrize("history", [1, 3])
+def test_the_messages_of_each_turn_are_rebuilt(
+    toy_server: ServerProcess, tmp_path: Path, history: int, blank: bool
+) -> None:
+    """From the folder alone: what the model saw, to the pixel, through skipped turns and crashes."""
+
+    def noisy(text: str, pixels: list[Pixels], seed: int) -> str:
+        replies = ("hm", act("fly"), act("up"), act("up"), act("down"), act("private"), act("raise"))
+        return replies[(seed >> 20) % len(replies)]
+
+    recipe = Recipe(history=history, turns_left=True)
+    options = {"max_turns": 12, "second_image": True}
+    model = Scripted(noisy)
+    with Fleet([toy_server.address], "toy/Count", 1, options=options) as fleet:
+        _, episodes = evaluate(
+            model, fleet, [*seeds(*range(6)), Reset(7, "four", 2, ("up", None))],
+            recipe=recipe, blank_frames=blank, keep=tmp_path,
+        )  # fmt: skip
+    assert any(episode.error for episode in episodes)
+    assert {"no_action", "not_admissible", "failed"} <= {turn.outcome for one in episodes for turn in one.turns}
+    rebuilt = list(decisions(EpisodeFolder(tmp_path)))
+    assert len(rebuilt) == len(model.asked) > 20
+    for decision, (text, pixels, seed) in zip(rebuilt, model.asked, strict=True):
+        *images, last = decision.messages[0]["content"]
+        assert last["text"] == text
+        assert [part["image"].pixels.tolist() for part in images] == [one.tolist() for one in pixels]
+        assert decision.turn.sampling_seed == seed
+        assert decision.turn.reply == model._reply(text, pixels, seed)
+    assert max(len(pixels) for _, pixels, _ in model.asked) == 2 * history
+
+
+@pytest.mark.parametrize(("env", "fallback"), [("toy/Count", Fallback.SKIP), ("toy/Commands", Fallback.RANDOM)])
+def test_any_turn_can_be_reached_again(toy_server: ServerProcess, tmp_path: Path, env: str, fallback: Fallback) -> None:
+    """By a reset of a new session that knows only the folder, without the model."""
+
+    def noisy(text: str, pixels: list[Pixels], seed: int) -> str:
+        return ("hm", act("fly"), act("up"), act("down"))[seed >> 20 & 3]
+
+    arguments: dict[str, Any] = {"options": {"max_turns": 9}, "fallback": fallback, "fallback_reward": -0.1}
+    with Fleet([toy_server.address], env, 4, **arguments) as fleet:
+        tasks = [*seeds(0, 1, 2), Reset(3, prefix=("up", "nonsense", None))]
+        play(Scripted(noisy), fleet, tasks, keep=tmp_path)
+    folder = EpisodeFolder(tmp_path)
+    header = folder.header
+    checked = 0
+    with Fleet(
+        [toy_server.address], folder.spec.id, 1, options=header.options, fallback=Fallback[header.fallback],
+        fallback_reward=header.fallback_reward,
+    ) as fleet:  # fmt: skip
+        for episode in folder:
+            seen = [*(turn.observation for turn in episode.turns), episode.final]
+            for number, expected in enumerate(seen):
+                (result,) = fleet.step([episode.reset_at(number)])
+                assert expected is not None
+                if number:
+                    before = episode.turns[number - 1]
+                    assert (result.reward, result.executed) == (before.reward, before.executed)
+                assert ObservationRecord.of(result.observation) == expected
+                checked += 1
+            assert result.end is not None
+            assert result.end.name == episode.end
+    assert checked > 12
 
 
 def test_a_model_that_changes_on_the_way_is_noticed(fleet: Fleet) -> None:
@@ -180,13 +311,6 @@ def test_two_models_are_compared_in_the_same_episodes(fleet: Fleet) -> None:
     assert result["mcnemar_p"] == pytest.approx(2 / 2**9)
     with pytest.raises(ValueError, match="same episodes"):
         compare(good, bad[:-1])
-
-
-def test_damaged_episode_files_are_refused(tmp_path: Path) -> None:
-    for line in ("{", '{"seed": 1}', '{"turns": 5}', "[]", '{"seed": 1, "split": "", "task": null, "turns": [{}]}'):
-        (tmp_path / "episodes.jsonl").write_text(line + "\n")
-        with pytest.raises(ValueError, match=r"episodes.jsonl|Expecting"):
-            read_episodes(tmp_path)
 
 
 def overworld(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -218,14 +342,16 @@ def test_the_command_says_what_was_wrong(toy_server: ServerProcess, arguments: l
     assert "Traceback" not in failed.stderr
 
 
-def test_comparing_folders(tmp_path: Path) -> None:
-    for name, success in (("a", False), ("b", True)):
-        (tmp_path / name).mkdir()
-        lines = [json.dumps({"seed": n, "split": "", "task": None, "turns": [], "success": success}) for n in range(8)]
-        (tmp_path / name / "episodes.jsonl").write_text("\n".join(lines))
+def test_comparing_folders(fleet: Fleet, tmp_path: Path) -> None:
+    play(always("down"), fleet, seeds(*range(8)), keep=tmp_path / "a")
+    play(always("up"), fleet, seeds(*range(8)), keep=tmp_path / "b")
     shown = overworld("compare", str(tmp_path / "a"), str(tmp_path / "b"))
     assert shown.returncode == 0
     assert "+1.000" in shown.stdout
     assert "0.00781" in shown.stdout
-    failed = overworld("compare", str(tmp_path / "a"), str(tmp_path / "c"))
-    assert failed.returncode == 1
+    (tmp_path / "a" / "header.json").unlink()
+    for first, says in (("a", "version 0"), ("c", "header.json cannot be read")):
+        failed = overworld("compare", str(tmp_path / first), str(tmp_path / "b"))
+        assert failed.returncode == 1
+        assert says in failed.stderr
+        assert "Traceback" not in failed.stderr

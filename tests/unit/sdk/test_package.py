@@ -35,7 +35,7 @@ def test_importing_the_package_loads_no_library() -> None:
 
 
 def test_a_client_needs_none_of_the_extras() -> None:
-    extras = {"redis", "httpx", "rich", "prometheus_client", "pydantic_settings", "yaml"}
+    extras = {"redis", "pyarrow", "httpx", "rich", "prometheus_client", "pydantic_settings", "yaml"}
     script = (
         "import sys\nfrom overworld import Env, Fleet, Runner, Session, make, open_registry, server_info\n"
         f"print(sorted({extras!r} & set(sys.modules)))"
@@ -51,6 +51,7 @@ def test_a_client_needs_none_of_the_extras() -> None:
         ("overworld.service.settings", "pydantic_settings", "host"),
         ("overworld.evaluation.openai_client", "httpx", "eval"),
         ("overworld.evaluation.play", "rich.console", "eval"),
+        ("overworld.evaluation.parquet", "pyarrow", "parquet"),
         ("overworld.redis_registry", "redis", "redis"),
     ],
 )

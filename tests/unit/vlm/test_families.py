@@ -290,7 +290,7 @@ def test_the_vision_tower_is_frozen_if_asked(folder: Path) -> None:
     assert all((weight.grad is not None) == weight.requires_grad for weight in vlm.model.parameters())
 
 
-def test_an_image_processor_of_another_size_is_refused(folder, tmp_path: Path) -> None:
+def test_an_image_processor_of_another_size_is_refused(folder: Path, tmp_path: Path) -> None:
     vlm = load(folder)
     if model_type(vlm) not in ("gemma3", "internvl"):
         return  # they take images of any size

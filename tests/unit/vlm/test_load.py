@@ -151,7 +151,7 @@ def test_an_image_processor_that_bounds_no_area(folder: Path, size: object) -> N
 
 
 @pytest.mark.parametrize("change", [{"patch_size": 0}, {"image_mean": [1]}, {"merge_size": "a"}])
-def test_an_image_processor_that_takes_no_image(folder: Path, change: dict[str, Any]) -> None:
+def test_an_image_processor_that_takes_no_image(folder: Path, change: dict[str, object]) -> None:
     edit(folder / "preprocessor_config.json", **change)
     refused(folder, "image processor", "preprocessor_config.json")
 

@@ -1,0 +1,308 @@
+"""A folder of episodes on disk, as docs/episodes.md specifies it: read, and written.
+
+    for episode in EpisodeFolder(path):        # one at a time, however many there are
+        ...
+    for decision in decisions(EpisodeFolder(path)):  # for supervised fine-tuning
+        decision.messages, decision.turn.reply
+
+What is read may come from a stranger: every size is checked before the work that it would cause.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import stat
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import PIL.Image
+import pydantic_core
+from pydantic import ValidationError
+
+from overworld.authoring.env import EnvSpec, Image, Observation, Outcome, Pixels
+from overworld.authoring.runner import Result
+from overworld.contract.frames import pixels_hash
+from overworld.errors import EvaluationError
+from overworld.evaluation.conversation import Conversation, Message, png
+from overworld.evaluation.episodes import (
+    MAX_FRAME_BYTES,
+    VERSION,
+    Episode,
+    Header,
+    ImageRecord,
+    ObservationRecord,
+    TensorRecord,
+    Turn,
+    action_of,
+    problem,
+)
+
+HEADER = "header.json"
+EPISODES = "episodes.jsonl"
+FRAMES = "frames"
+REPORT = "report.json"
+RUN = "run.json"
+
+FILES = (REPORT, HEADER, EPISODES, FRAMES, RUN)
+"""All that a folder holds."""
+VARYING = (RUN,)
+"""The files that differ between two runs of the same evaluation: dates, durations, addresses. All others do not."""
+
+_MAX_HEADER_BYTES = 1 << 20
+_MAX_LINE_BYTES = 16 << 20
+_FRAME = re.compile(r"[0-9a-f]{16}\.png(\.part)?")
+_BLOCK_BYTES = 1 << 20
+_PNG_START = struct.Struct(">8sI4sIIBBBBB")
+_PNG_EXTRA_BYTES = 1 << 16
+
+
+class EpisodeFolder:
+    """The episodes in the folder `path`. Raises EvaluationError if it does not hold any, or of another version."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.header = _read_header(path)
+        self.spec: EnvSpec = self.header.spec()
+        """The env."""
+
+    def __iter__(self) -> Iterator[Episode]:
+        """The episodes, one after another. Raises EvaluationError for a line that is not an episode."""
+        for number, line in self._lines():
+            try:
+                yield Episode.model_validate_json(line)
+            except ValidationError as error:
+                raise EvaluationError(
+                    f"{self.path / EPISODES}, line {number}, is not an episode: {problem(error)}"
+                ) from None
+
+    def count(self) -> int:
+        """How many episodes there are, without reading what is in them. Raises EvaluationError."""
+        with _opened(self.path / EPISODES) as file:
+            return sum(block.count(b"\n") for block in iter(lambda: file.read(_BLOCK_BYTES), b""))
+
+    def pixels(self, image: ImageRecord) -> Pixels:
+        """A picture, uint8 [height, width, channels]. Raises EvaluationError if it is not the one that was recorded."""
+        path = self.path / FRAMES / f"{image.xxh64}.png"
+        with _opened(path) as file:
+            data = file.read(image.size + image.size // 8 + _PNG_EXTRA_BYTES)
+        try:
+            # Two pictures of different shapes can have the same bytes, and so the same file.
+            pixels = _decoded(data, image).reshape(image.shape)
+        except ValueError as error:
+            raise EvaluationError(f"{path} is not a frame that was kept: {error}") from None
+        digest = f"{pixels_hash(pixels):016x}"
+        if digest != image.xxh64:
+            raise EvaluationError(f"{path} was changed: its pixels have the hash {digest}")
+        return pixels
+
+    def observation(self, record: ObservationRecord) -> Observation:
+        """What the env showed; without the tensors that are recorded by their hash. Raises EvaluationError."""
+        tensors = {name: one.array() for name, one in record.tensors.items() if isinstance(one, TensorRecord)}
+        return Observation(self._parts(record.parts), record.admissible, tensors)
+
+    def seen(self, turn: Turn) -> Observation:
+        """What the agent was shown. Raises EvaluationError."""
+        return Observation(self._parts(turn.seen), turn.observation.admissible)
+
+    def _parts(self, parts: Iterable[str | ImageRecord]) -> tuple[str | Image, ...]:
+        return tuple(
+            part if isinstance(part, str) else Image(part.name, self.pixels(part), int(part.xxh64, 16))
+            for part in parts
+        )
+
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        """The whole lines with their numbers. A last one without an end was torn by a crash, and is dropped."""
+        path = self.path / EPISODES
+        with _opened(path) as file:
+            for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE_BYTES + 1), b""), 1):
+                if len(line) > _MAX_LINE_BYTES:
+                    raise EvaluationError(f"{path}, line {number}, has more than {_MAX_LINE_BYTES:,} bytes, the bound")
+                if line.endswith(b"\n"):
+                    yield number, line
+
+
+class EpisodeWriter:
+    """Writes a folder of episodes.
+
+    Each episode is in the file when `append` returns, and its pictures are there before. Raises EvaluationError if the
+    folder holds episodes already, unless they are to be deleted (`overwrite`); OSError if it cannot be written.
+    """
+
+    def __init__(self, path: Path, header: Header, *, overwrite: bool = False) -> None:
+        self._path = path
+        self._kept: set[str] = set()
+        path.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            _delete(path)
+        held = [name for name in FILES if (path / name).exists()]
+        if held:
+            raise EvaluationError(
+                f"{path} already holds {', '.join(held)}: keep this evaluation in another folder, or say that what is "
+                "there may be deleted (--overwrite)"
+            )
+        (path / FRAMES).mkdir()
+        _replace(path / HEADER, [header.to_json()])
+        self._file = (path / EPISODES).open("xb", buffering=0)
+
+    def __enter__(self) -> EpisodeWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._file.close()
+        if kind is not None and (self._path / EPISODES).stat().st_size == 0:
+            _delete(self._path)  # it failed before there was an episode: the folder is free for another try
+
+    def keep(self, images: Iterable[Image], records: Iterable[ImageRecord]) -> None:
+        """Writes pictures that are not there yet, each under the name that its record says."""
+        for image, record in zip(images, records, strict=True):
+            if record.xxh64 not in self._kept:
+                _replace(self._path / FRAMES / f"{record.xxh64}.png", [png(image.pixels)], durable=False)
+                self._kept.add(record.xxh64)
+
+    def append(self, episode: Episode) -> None:
+        """Adds an episode at the end. Raises EvaluationError if it is too large for the format."""
+        line = _line(episode)
+        if self._file.write(line) != len(line):
+            raise OSError(f"{self._path / EPISODES} could not be written whole: is the disk full?")
+
+    def finish(self, episodes: Iterable[Episode], report: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+        """Puts the episodes in their final order, then adds the report and what differs from run to run."""
+        self._file.close()
+        _replace(self._path / EPISODES, map(_line, episodes))
+        _replace(self._path / RUN, [_json(run)])
+        _replace(self._path / REPORT, [_json(report)])
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Turn number `number` of an episode with the messages that it answered."""
+
+    episode: Episode
+    number: int
+    turn: Turn
+    messages: list[Message]
+
+
+def decisions(folder: EpisodeFolder) -> Iterator[Decision]:
+    """Every turn of every episode, each with the messages that the model was given, rebuilt by the folder's recipe.
+
+    Raises EvaluationError.
+    """
+    for episode in folder:
+        conversation = Conversation(folder.spec, folder.header.recipe)
+        outcome, executed = None, None
+        for number, turn in enumerate(episode.turns):
+            result = Result(
+                slot=0,
+                episode=0,
+                turn=len(episode.prefix) + number,
+                observation=folder.seen(turn),
+                outcome=outcome,
+                executed=executed,
+            )
+            conversation.observe(result)
+            yield Decision(episode, number, turn, conversation.messages())
+            outcome = None if turn.outcome == "failed" else Outcome[turn.outcome.upper()]
+            executed = action_of(turn.executed)
+
+
+def _read_header(folder: Path) -> Header:
+    path = folder / HEADER
+    if not path.exists() and (folder / EPISODES).exists():
+        raise EvaluationError(
+            f"{folder} has {EPISODES} but no {HEADER}: it was kept before the format had versions (that is, version 0) "
+            f"and cannot be read or converted; evaluate again, into another folder"
+        )
+    with _opened(path) as file:
+        data = file.read(_MAX_HEADER_BYTES + 1)
+    if len(data) > _MAX_HEADER_BYTES:
+        raise EvaluationError(f"{path} has more than {_MAX_HEADER_BYTES:,} bytes, the bound")
+    try:
+        fields = pydantic_core.from_json(data, allow_inf_nan=False)
+        version = fields.get("version") if isinstance(fields, dict) else None
+        if isinstance(version, int) and version != VERSION:
+            raise EvaluationError(
+                f"{path} is of version {version} of the format; this Overworld reads version {VERSION}: use the one "
+                "that wrote it, or evaluate again"
+            )
+        return Header.model_validate_json(data)
+    except ValidationError as error:
+        raise EvaluationError(f"{path} is not a header of episodes: {problem(error)}") from None
+    except EvaluationError:
+        raise
+    except ValueError as error:
+        raise EvaluationError(f"{path} is not JSON: {error}") from None
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A regular file, to read. Raises EvaluationError."""
+    try:
+        # O_NONBLOCK: opening a pipe must not hang.
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    except OSError as error:
+        raise EvaluationError(f"{path} cannot be read ({error.strerror}); name a folder that holds episodes") from None
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise EvaluationError(f"{path} is not a file; name a folder that holds episodes")
+    return file
+
+
+def _decoded(data: bytes, image: ImageRecord) -> Pixels:
+    """The pixels of a PNG file of 8 bits, grey or RGB, with as many bytes as `image`. Raises ValueError."""
+    if len(data) < _PNG_START.size:
+        raise ValueError("it is too short for a PNG file")
+    signature, _, chunk, width, height, bits, colour, *_ = _PNG_START.unpack_from(data)
+    channels = {0: 1, 2: 3}.get(colour)
+    if (signature, chunk, bits) != (b"\x89PNG\r\n\x1a\n", b"IHDR", 8) or channels is None:
+        raise ValueError("it is not a PNG file of 8 bits, grey or RGB")
+    if width * height * channels != image.size or image.size > MAX_FRAME_BYTES:  # before anything is unpacked
+        raise ValueError(f"it is {height} x {width} x {channels}; {' x '.join(map(str, image.shape))} was recorded")
+    try:
+        with PIL.Image.open(io.BytesIO(data), formats=("PNG",)) as opened:
+            return np.asarray(opened)
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        raise ValueError(f"it cannot be decoded: {error}") from None
+
+
+def _line(episode: Episode) -> bytes:
+    line = episode.to_line()
+    if len(line) > _MAX_LINE_BYTES:
+        raise EvaluationError(
+            f"the episode of seed {episode.seed} takes {len(line):,} bytes; the bound is {_MAX_LINE_BYTES:,}: play "
+            "shorter episodes, or keep none"
+        )
+    return line
+
+
+def _json(fields: Mapping[str, Any]) -> bytes:
+    return json.dumps(fields, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1).encode() + b"\n"
+
+
+def _replace(path: Path, chunks: Iterable[bytes], durable: bool = True) -> None:
+    """Writes a file so that there is either all of it or none."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.writelines(chunks)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _delete(folder: Path) -> None:
+    """Deletes the episodes that a folder holds, and nothing else. The report first: without it they are incomplete."""
+    for name in (REPORT, HEADER, EPISODES, RUN):
+        (folder / name).unlink(missing_ok=True)
+    frames = folder / FRAMES
+    if frames.is_dir():
+        for path in frames.iterdir():
+            if _FRAME.fullmatch(path.name):
+                path.unlink()
+        frames.rmdir()
