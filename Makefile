@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # ALFWorld's planner is compiled: by cmake 4, too, which would refuse its age, and by whatever `python` is on the path.
 export CMAKE_POLICY_VERSION_MINIMUM := 3.5
 
-.PHONY: help setup demo train test test-compose up up-train down study soak lint format proto bench clean
+.PHONY: help setup demo train test test-compose test-demo up up-train down dist soak lint format proto bench clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -22,7 +22,7 @@ help: ## list these targets
 
 setup: $(READY) ## make .venv and install everything in it
 
-$(READY): constraints.txt requirements-dev.txt $(PACKAGES:%=%/pyproject.toml) scripts/packages
+$(READY): constraints.txt requirements-dev.txt VERSION $(PACKAGES:%=%/pyproject.toml) scripts/packages
 	scripts/packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
@@ -36,17 +36,16 @@ demo: $(READY) ## clone, train and evaluate an agent on this machine; SEED=0
 train: $(READY) ## train the tiny model in an env; ENV=gym_cards/EZPoints UPDATES=3
 	$(BIN)/python -m demo.train --env $(ENV) --updates $(UPDATES) --seed $(SEED)
 
-test: $(READY) ## all tests that take minutes
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not study and not soak and not compose"
+test: $(READY) ## the tests that need minutes: unit, integration, faults, the demo, k8s/
+	$(BIN)/python -m pytest -n 3 --dist loadgroup -m "not demo and not soak and not compose"
 
 test-compose: $(READY) ## the stack in containers: builds, trains, crashes, recovers; needs a Docker engine
 	$(BIN)/python -m pytest -m compose tests/compose
 
-study: $(READY) ## the demo with three seeds, twice each: half an hour
-	$(BIN)/python -m pytest -m study
+test-demo: $(READY) ## the demo with three seeds, twice each: half an hour
+	$(BIN)/python -m pytest -m demo
 
 up: ## the stack in containers, until `make down`: Redis, env servers, policy server
-	scripts/secrets
 	docker compose up --build --detach --wait
 
 up-train: ## train in that stack, then evaluate; ENV=gym_cards/EZPoints UPDATES=20
@@ -56,16 +55,22 @@ up-train: ## train in that stack, then evaluate; ENV=gym_cards/EZPoints UPDATES=
 down: ## end that stack; its checkpoints stay
 	docker compose --profile train down
 
+dist: $(READY) ## wheels of all packages, in dist/
+	rm -rf dist $(PACKAGES:%=%/build)
+	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+		$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist $(PACKAGES:%=./%)
+	rm -rf $(PACKAGES:%=%/build)
+
 soak: $(READY) ## long runs that look for leaks
 	$(BIN)/python -m pytest -m soak
 
 lint: $(READY) ## ruff, mypy, import-linter, buf, hadolint, and the generated code's freshness
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(PACKAGES) benchmarks demo scripts/gallery.py
+	$(BIN)/mypy $(PACKAGES) benchmarks demo tests scripts/gallery.py
 	$(BIN)/lint-imports
 	cd proto && ../$(BIN)/buf lint
-	$(BIN)/hadolint services/*/Dockerfile examples/*/Dockerfile
+	$(BIN)/hadolint services/*/Dockerfile vlm/Dockerfile examples/*/Dockerfile
 	scripts/proto --check
 
 format: $(READY) ## let ruff put the code into form

@@ -10,11 +10,12 @@ import json
 import subprocess
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 from report import Row, finish, parser
 
-_VERSION = "0.1.0"
+_VERSION = (Path(__file__).parents[1] / "VERSION").read_text().strip()
 _BASE = "python:3.11-slim"
 _SERVICES = {
     **{

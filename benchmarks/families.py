@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 from overworld_vlm.batch import Prompt, collate, encode, hidden_states
-from overworld_vlm.engine import Engine, Request
+from overworld_vlm.engine import Engine
 from overworld_vlm.families import FAMILIES
 from overworld_vlm.load import VLM, load, quieten_transformers
 from overworld_vlm.score import score
+from overworld_vlm.writer import Request
 from report import Row, finish, parser
 from rich.progress import track
 

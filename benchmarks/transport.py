@@ -20,8 +20,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 from noise_env import GymNoise, Noise, NoiseOptions
-from overworld import Runner, Session, malloc
+from overworld import Runner, Session
 from overworld.host.process import ServerProcess
+from overworld.service import malloc
 from report import CONSOLE, Row, finish, parser
 from rich.live import Live
 from rich.table import Table

@@ -13,11 +13,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from overworld import Fleet, malloc
+from overworld import Fleet, OverworldError
 from overworld.evaluation.conversation import Recipe
 from overworld.evaluation.evaluate import Episode, Report, evaluate, tasks_of_split
-from overworld.evaluation.openai_client import ModelServerError, OpenAIModel
-from overworld.service.process import ServiceError, ServiceProcess, run
+from overworld.evaluation.openai_client import OpenAIModel
+from overworld.service import malloc
+from overworld.service.process import ServiceProcess, run
 from rich.console import Console
 from rich.table import Table
 
@@ -51,7 +52,7 @@ def main() -> None:
     try:
         with EndingOnSignals():
             evaluations = train_and_evaluate(seed, folder)
-    except (ServiceError, ModelServerError) as error:
+    except OverworldError as error:
         sys.exit(f"demo: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

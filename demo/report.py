@@ -13,14 +13,15 @@ import jinja2
 import matplotlib
 from overworld.evaluation.conversation import read_reply
 from overworld.evaluation.evaluate import Episode, Report
+from overworld_trainer.metrics import Metric
 
 _HERE = Path(__file__).parent
 _STRIPS_PER_MODEL = 3
 _CURVES = {
-    "Success in rollouts": ["charts/success_rate"],
-    "Return per episode": ["charts/episodic_return"],
-    "Replies without an action": ["replies/unparseable", "replies/inadmissible"],
-    "KL to the clone, per token": ["losses/kl_k3"],
+    "Success in rollouts": [Metric.SUCCESS_RATE],
+    "Return per episode": [Metric.EPISODIC_RETURN],
+    "Replies without an action": [Metric.REPLIES_UNPARSEABLE, Metric.REPLIES_INADMISSIBLE],
+    "KL to the clone, per token": [Metric.KL_K3],
 }
 
 Evaluations = Mapping[str, tuple[Report, Sequence[Episode]]]
@@ -38,7 +39,7 @@ def write_report(
         "updates": len(updates),
         "cpu_seconds": round(cpu_seconds, 1),
         "wall_seconds": round(wall_seconds, 1),
-        "max_rollout_train_logprob_error": max(one.get("losses/max_logprob_error", 0.0) for one in updates),
+        "max_rollout_train_logprob_error": max(one.get(Metric.MAX_LOGPROB_ERROR, 0.0) for one in updates),
     }
     for name, (report, _) in evaluations.items():
         summary[name] = {

@@ -7,7 +7,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from overworld.service.process import ServiceError, ServiceProcess, run
+from overworld.errors import OverworldError
+from overworld.service.process import ServiceProcess, run
 
 from demo.processes import EndingOnSignals
 
@@ -42,7 +43,7 @@ def main() -> None:
                 f"envs.0.id={arguments.env}", f"updates={arguments.updates}", f"seed={arguments.seed}",
                 *arguments.settings,
             )  # fmt: skip
-    except ServiceError as error:
+    except OverworldError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit(130)

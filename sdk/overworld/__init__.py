@@ -55,10 +55,13 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` im
     from overworld.client.channel import ServerInfo as ServerInfo
     from overworld.client.channel import server_info as server_info
     from overworld.client.fleet import Fleet as Fleet
-    from overworld.client.session import Act as Act
-    from overworld.client.session import Reset as Reset
-    from overworld.client.session import Results as Results
+    from overworld.client.moves import Act as Act
+    from overworld.client.moves import Reset as Reset
+    from overworld.client.results import Results as Results
     from overworld.client.session import Session as Session
+    from overworld.errors import (
+        CallFailedError as CallFailedError,
+    )
     from overworld.errors import (
         ContractError as ContractError,
     )
@@ -88,8 +91,11 @@ _NAMES = {
     "authoring.runner": "Fallback Result Runner SlotError",
     "client.channel": "ServerInfo server_info",
     "client.fleet": "Fleet",
-    "client.session": "Act Reset Results Session",
-    "errors": "ContractError OverworldError Reason ServerBrokenError ServerChangedError ServerError ServerLostError",
+    "client.moves": "Act Reset",
+    "client.results": "Results",
+    "client.session": "Session",
+    "errors": "CallFailedError ContractError OverworldError Reason "
+    "ServerBrokenError ServerChangedError ServerError ServerLostError",
     "registry": "open_registry",
 }
 _HOMES = {name: f"overworld.{module}" for module, names in _NAMES.items() for name in names.split()}

@@ -37,7 +37,7 @@ class RedisRegistry:
         """Addresses of the servers that announced the env. Empty, with a warning, if Redis cannot be reached."""
         return [address for address, envs in self._announced() if env_id in envs]
 
-    def on_offer(self) -> list[str]:
+    def known_envs(self) -> list[str]:
         """What all servers have announced."""
         return sorted({env for _, envs in self._announced() for env in envs})
 

@@ -16,7 +16,7 @@ class Registry(Protocol):
     def servers(self, env_id: str) -> list[str]:
         """Addresses "host:port" of servers that may host the env, in no special order."""
 
-    def on_offer(self) -> list[str]:
+    def known_envs(self) -> list[str]:
         """Env ids that servers are known to host, sorted; a registry that does not know says none."""
 
 
@@ -30,7 +30,7 @@ class StaticRegistry:
         """All addresses."""
         return self._addresses
 
-    def on_offer(self) -> list[str]:
+    def known_envs(self) -> list[str]:
         """None: addresses tell nothing of envs."""
         return []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import uuid
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,7 +18,7 @@ def missing() -> str:
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except FileNotFoundError:
-            return 'there is no docker here; as root on Debian 12: eval "$(scripts/docker_engine start)"'
+            return 'there is no docker here; as root on Debian 12: eval "$(.ci/docker_engine start)"'
         if done.returncode:
             return f"`{' '.join(command)}` fails: {done.stderr.strip().splitlines()[-1]}"
     return ""
@@ -34,10 +35,9 @@ def engine() -> None:
 
 
 @pytest.fixture(scope="session")
-def stack(engine, tmp_path_factory: pytest.TempPathFactory):
-    """The stack as `docker compose up` starts it, with images built from this working tree."""
-    secrets = tmp_path_factory.mktemp("compose") / "secrets"
-    stack = Stack(f"overworld-test-{uuid.uuid4().hex[:8]}", secrets)
+def stack(engine: None) -> Iterator[Stack]:
+    """The stack as `docker compose up` starts it, with images built from this working tree and secrets of its own."""
+    stack = Stack(f"overworld-test-{uuid.uuid4().hex[:8]}")
     try:
         stack.compose("build")
         stack.compose("up", "--detach", "--no-build", "--wait", *SERVERS)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+VERSION = (ROOT / "VERSION").read_text().strip()
 FILES = ("docker-compose.yml", "examples/own_env/compose.yml")
 SERVERS = ("redis", "gym-cards", "miniworld", "alfworld", "webshop", "treasure", "policy-server")
 """What `docker compose up` starts."""
@@ -41,20 +42,26 @@ def free_port() -> int:
 class Stack:
     """Containers, networks and volumes of one project."""
 
-    def __init__(self, name: str, secrets: Path, **variables: str) -> None:
+    def __init__(self, name: str, **variables: str) -> None:
         self.name = name
         self.port = free_port()
-        run("scripts/secrets", str(secrets))
-        self.environment_token = (secrets / "env_token").read_text()
-        self.policy_key = (secrets / "policy_key").read_text()
         self.variables = {
-            "OVERWORLD_SECRETS": str(secrets),
             "POLICY_PORT": str(self.port),
             "ENV_SERVER_CPUS": str(min(2, os.cpu_count() or 1)),
             "TRAIN_SETTINGS": "tests/compose/small.yaml",
             "TRAIN_ENV": "gym_cards/NumberLine",
             **variables,
         }
+
+    @property
+    def env_token(self) -> str:
+        """The env servers' token, as they read it."""
+        return self.execute("gym-cards", "cat", "/run/secrets/env/token").stdout
+
+    @property
+    def policy_key(self) -> str:
+        """The policy server's key, read as the README says."""
+        return self.execute("policy-server", "cat", "/run/secrets/policy/key").stdout
 
     def compose(self, *arguments: str, check: bool = True, **variables: Any) -> Done:
         """`docker compose` with these arguments."""
@@ -75,7 +82,7 @@ class Stack:
 
     def up(self, *services: str, **variables: str) -> None:
         """Starts services and what they depend on, and waits until these are healthy."""
-        self.compose("up", "--detach", "--no-build", *services, **variables)
+        self.compose("up", "--detach", "--no-build", *services, check=True, **variables)
 
     def down(self) -> None:
         """Takes everything away."""
@@ -89,7 +96,7 @@ class Stack:
     def container(self, service: str) -> dict[str, Any]:
         """What the engine says of a service's container."""
         (container,) = json.loads(run("docker", "inspect", self.identity(service)).stdout)
-        return container  # type: ignore[no-any-return]
+        return container
 
     def execute(self, service: str, *command: str, check: bool = True) -> Done:
         """Runs a command in a service's container."""

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import socket
 import threading
 import time
+import uuid
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,7 +20,7 @@ from overworld.evaluation.evaluate import evaluate, tasks_of_split
 from overworld.evaluation.openai_client import OpenAIModel
 from overworld.host.process import ServerProcess
 
-from tests.compose.stack import SECONDS, SERVERS, run
+from tests.compose.stack import SECONDS, SERVERS, VERSION, Stack, run
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 
@@ -29,21 +33,21 @@ METRICS = {
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_an_image_has_a_user_a_health_check_and_no_secret(stack, name) -> None:
-    (image,) = json.loads(run("docker", "image", "inspect", f"overworld/{name}:0.1.0").stdout)
+def test_an_image_has_a_user_a_health_check_and_no_secret(stack: Stack, name: str) -> None:
+    (image,) = json.loads(run("docker", "image", "inspect", f"overworld/{name}:{VERSION}").stdout)
     config = image["Config"]
     assert config["User"] == "10001:10001"
     assert config["Healthcheck"]["Test"][1] == "healthcheck"
     assert not [entry for entry in config["Env"] if re.search("token|secret|passw|api_key|index_url", entry, re.I)]
     history = run("docker", "history", "--no-trunc", "--format", "{{.CreatedBy}}", image["Id"]).stdout
-    assert stack.environment_token not in history
+    assert stack.env_token not in history
     assert stack.policy_key not in history
     files = ("docker", "run", "--rm", "--user", "0", "--network", "none", "--entrypoint", "find", image["Id"])
-    assert run(*files, "/", "-xdev", "-name", "env_token", "-o", "-xdev", "-name", "policy_key").stdout == ""
+    assert run(*files, "/secrets", "/run/secrets", "-type", "f", check=False).stdout == ""
     assert run(*files, "/etc/pip.conf", "/app", "-type", "f", check=False).stdout.split() == ["/app/constraints.txt"]
 
 
-def test_the_example_of_an_own_env_becomes_an_image(stack) -> None:
+def test_the_example_of_an_own_env_becomes_an_image(stack: Stack) -> None:
     run("docker", "build", "--tag", f"{stack.name}/treasure", "examples/own_env")
     try:
         listed = run("docker", "run", "--rm", "--entrypoint", "python3", f"{stack.name}/treasure", "-c", _ENVS).stdout
@@ -55,15 +59,22 @@ def test_the_example_of_an_own_env_becomes_an_image(stack) -> None:
 _ENVS = "from overworld.authoring import catalogue; print(list(catalogue.load(['treasure:Treasure'])))"
 
 
-def test_an_image_of_one_simulator_holds_no_torch_and_no_other_simulator(stack) -> None:
+def test_an_image_of_one_simulator_holds_no_torch_and_no_other_simulator(stack: Stack) -> None:
     listed = stack.execute("gym-cards", "pip", "list", "--format", "freeze").stdout
     packages = {line.partition("==")[0].lower() for line in listed.splitlines()}
     assert {"overworld", "overworld-envs", "numpy", "pillow"} <= packages
     assert not packages & {"torch", "transformers", "miniworld", "pyglet", "textworld", "fastapi"}
 
 
+def test_a_package_in_an_image_has_its_version_and_the_licences_of_others(stack: Stack) -> None:
+    code = "from importlib.metadata import distribution as of; d = of('overworld-envs'); print(d.version)"
+    version, notice = stack.python("gym-cards", f"{code}; print(d.read_text('licenses/NOTICE'))").split("\n", 1)
+    assert version == VERSION
+    assert "Copyright (c) 2023 Princeton Natural Language Processing" in notice
+
+
 @pytest.mark.parametrize("service", SERVERS)
-def test_a_container_runs_without_rights(stack, service) -> None:
+def test_a_container_runs_without_rights(stack: Stack, service: str) -> None:
     container = stack.container(service)
     host = container["HostConfig"]
     assert host["ReadonlyRootfs"]
@@ -78,7 +89,7 @@ def test_a_container_runs_without_rights(stack, service) -> None:
     assert "Read-only file system" in refused.stderr
 
 
-def test_only_the_policy_server_is_published_and_only_on_loopback(stack) -> None:
+def test_only_the_policy_server_is_published_and_only_on_loopback(stack: Stack) -> None:
     published = {
         service: [
             (port, entry["HostIp"], entry["HostPort"])
@@ -87,7 +98,8 @@ def test_only_the_policy_server_is_published_and_only_on_loopback(stack) -> None
         ]
         for service in SERVERS
     }
-    expected = {service: [] for service in SERVERS} | {"policy-server": [("8000/tcp", "127.0.0.1", str(stack.port))]}
+    expected: dict[str, list[tuple[str, str, str]]] = {service: [] for service in SERVERS}
+    expected["policy-server"] = [("8000/tcp", "127.0.0.1", str(stack.port))]
     assert published == expected
     assert httpx.get(f"http://127.0.0.1:{stack.port}/health").json() == {"status": "ok"}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -97,8 +109,8 @@ def test_only_the_policy_server_is_published_and_only_on_loopback(stack) -> None
         socket.create_connection((own, stack.port), timeout=5)
 
 
-def test_services_reach_whom_they_must_and_nobody_else(stack) -> None:
-    def reaches(service, host, port):
+def test_services_reach_whom_they_must_and_nobody_else(stack: Stack) -> None:
+    def reaches(service: str, host: str, port: int) -> bool:
         code = f"import socket; socket.create_connection(('{host}', {port}), timeout=3)"
         done = stack.execute(service, "python3", "-c", code, check=False)
         assert done.returncode == 0 or "rror" in done.stderr.splitlines()[-1]
@@ -114,7 +126,7 @@ def test_services_reach_whom_they_must_and_nobody_else(stack) -> None:
     assert not reaches("policy-server", *gateway)
 
 
-def test_env_servers_and_the_policy_server_ask_for_their_secret(stack) -> None:
+def test_env_servers_and_the_policy_server_ask_for_their_secret(stack: Stack) -> None:
     without_token = ("env", "--unset=OVERWORLD_TOKEN_FILE", "overworld", "ps", "treasure:50051")
     without = stack.execute("gym-cards", *without_token, check=False)
     assert without.returncode == 1
@@ -125,14 +137,32 @@ def test_env_servers_and_the_policy_server_ask_for_their_secret(stack) -> None:
     assert httpx.get(url, headers={"Authorization": f"Bearer {stack.policy_key}"}).status_code == 200
 
 
+@pytest.mark.parametrize("service", SERVERS)
+def test_a_service_can_read_its_own_secret_and_no_other(stack: Stack, service: str) -> None:
+    own = {"redis": [], "policy-server": ["/run/secrets/policy/key"]}.get(service, ["/run/secrets/env/token"])
+    assert stack.execute(service, "find", "/run/secrets", "-type", "f", check=False).stdout.split() == own
+    mounted = {"redis": set(), "policy-server": {"policy-key", "runs"}}.get(service, {"env-token"})
+    assert volumes(stack, service) == mounted
+    for path in own:
+        assert stack.execute(service, "stat", "--format=%a %u %s", path).stdout == "400 10001 64\n"
+        refused = stack.execute(service, "rm", "--force", path, check=False)
+        assert "Read-only file system" in refused.stderr
+
+
+def volumes(stack: Stack, service: str) -> set[str]:
+    """The named volumes that a service's container has mounted."""
+    mounts = stack.container(service)["Mounts"]
+    return {mount["Name"].removeprefix(f"{stack.name}_") for mount in mounts if mount["Type"] == "volume"}
+
+
 @pytest.mark.parametrize("service", METRICS)
-def test_a_service_tells_prometheus_how_it_is(stack, service) -> None:
+def test_a_service_tells_prometheus_how_it_is(stack: Stack, service: str) -> None:
     url, expected = METRICS[service]
     code = f"import urllib.request; print(urllib.request.urlopen('{url}').read().decode())"
     assert expected in stack.python(service, code)
 
 
-def test_a_run_in_several_simulators_survives_crashes_of_env_server_and_trainer(stack) -> None:
+def test_a_run_in_several_simulators_survives_crashes_of_env_server_and_trainer(stack: Stack) -> None:
     """Killed are one env server, then the trainer itself; each is back by itself and the run goes on to its end."""
     stack.up("trainer", TRAIN_RUN="killed")
     stack.wait("2 updates", lambda: stack.updates("killed") >= 2)
@@ -151,21 +181,22 @@ def test_a_run_in_several_simulators_survives_crashes_of_env_server_and_trainer(
     stack.wait("the run finished", lambda: stack.state("trainer") == ("exited", 0))
     assert stack.updates("killed") == 6
     log = stack.logs("trainer")
-    assert any("going on from /runs/killed/checkpoints/" in line for line in log)
+    assert any("resuming from /runs/killed/checkpoints/" in line for line in log)
     for line in log:
         assert {"time", "level", "logger", "message"} <= json.loads(line).keys()
     envs = {env["id"] for env in card(stack, "killed@latest")["envs"]}
     assert envs == {"gym_cards/NumberLine", "miniworld/Hallway", "island/Treasure"}
 
 
-def card(stack, name):
+def card(stack: Stack, name: str) -> dict[str, Any]:
     """What /v1/models says of a model."""
     headers = {"Authorization": f"Bearer {stack.policy_key}"}
     listed = httpx.get(f"http://127.0.0.1:{stack.port}/v1/models", headers=headers).json()["data"]
-    return next(entry for entry in listed if entry["id"] == name)["overworld"]
+    described: dict[str, Any] = next(entry for entry in listed if entry["id"] == name)["overworld"]
+    return described
 
 
-def test_the_documented_command_trains_and_evaluates(stack) -> None:
+def test_the_documented_command_trains_and_evaluates(stack: Stack) -> None:
     """One command: here two updates on the island, then ten episodes there."""
     variables = {
         "TRAIN_ENV": "island/Treasure",
@@ -174,15 +205,17 @@ def test_the_documented_command_trains_and_evaluates(stack) -> None:
         "TRAIN_ARGUMENTS": "updates=2",
         "EVAL_ARGUMENTS": "--seeds 0-9 --max-tokens 64",
     }
-    stack.compose("up", "--no-build", "trainer", "evaluator", **variables)
+    stack.compose("up", "--no-build", "trainer", "evaluator", check=True, **variables)
     assert stack.state("evaluator") == ("exited", 0)
+    assert volumes(stack, "trainer") == {"env-token", "runs"}
+    assert volumes(stack, "evaluator") == {"env-token", "policy-key", "runs"}
     report = json.loads(stack.execute("policy-server", "cat", "/runs/island/evaluation/report.json").stdout)
     assert (report["model"], report["env"], report["episodes"]) == ("island@latest", "island/Treasure", 10)
     assert report["options"]["max_turns"] == 20
     assert any("island@latest in island/Treasure, 10 episodes" in line for line in stack.logs("evaluator"))
 
 
-def test_a_checkpoint_is_evaluated_from_outside_through_the_published_port(stack) -> None:
+def test_a_checkpoint_is_evaluated_from_outside_through_the_published_port(stack: Stack) -> None:
     """As somebody with simulators of their own does it."""
     options = {"size": 56, "colours": True, "max_turns": 20}
     with (
@@ -199,13 +232,13 @@ def test_a_checkpoint_is_evaluated_from_outside_through_the_published_port(stack
     assert report.fingerprint == card(stack, "killed@latest")["weights"]
 
 
-def test_sigterm_stops_every_service_within_its_grace(stack) -> None:
+def test_sigterm_stops_every_service_within_its_grace(stack: Stack) -> None:
     """The trainer in the middle of a run, which then goes on."""
     stack.up("trainer", TRAIN_RUN="stopped", TRAIN_ARGUMENTS="updates=100000")
     stack.wait("an update", lambda: stack.updates("stopped") >= 1)
     seconds = {}
 
-    def stop(service) -> None:
+    def stop(service: str) -> None:
         started = time.monotonic()
         stack.compose("stop", service)
         seconds[service] = time.monotonic() - started
@@ -216,7 +249,7 @@ def test_sigterm_stops_every_service_within_its_grace(stack) -> None:
     stack.up("trainer", TRAIN_RUN="stopped", TRAIN_ARGUMENTS=f"updates={done + 1}")
     stack.wait("the run finished", lambda: stack.state("trainer") == ("exited", 0))
     assert stack.updates("stopped") == done + 1
-    assert any("going on from" in line for line in stack.logs("trainer"))
+    assert any("resuming from" in line for line in stack.logs("trainer"))
 
     threads = [threading.Thread(target=stop, args=(service,)) for service in SERVERS]
     for thread in threads:
@@ -228,7 +261,46 @@ def test_sigterm_stops_every_service_within_its_grace(stack) -> None:
     stack.compose("up", "--detach", "--no-build", "--wait", *SERVERS)
 
 
-def test_everything_is_taken_down(stack) -> None:
+def test_no_secret_is_printed_anywhere(stack: Stack) -> None:
+    """Not in the logs of all that ran so far, nor in what the engine and Compose tell of the containers."""
+    texts = {service: "\n".join(stack.logs(service)) for service in (*SERVERS, "secrets", "trainer", "evaluator")}
+    assert all(texts[service] for service in ("trainer", "evaluator", "redis"))
+    texts["config"] = stack.compose("config").stdout
+    texts["inspect"] = run("docker", "inspect", *stack.compose("ps", "--all", "--quiet").stdout.split()).stdout
+    for secret in (stack.env_token, stack.policy_key):
+        assert re.fullmatch("[0-9a-f]{64}", secret)
+        assert [place for place, text in texts.items() if secret in text] == []
+
+
+def test_secrets_stay_when_the_stack_goes_down_and_up(stack: Stack) -> None:
+    before = stack.env_token, stack.policy_key
+    stack.compose("down")
+    stack.compose("up", "--detach", "--no-build", "--wait", *SERVERS)
+    assert (stack.env_token, stack.policy_key) == before
+    assert card(stack, "killed@latest")
+
+
+def test_secrets_can_be_given(stack: Stack, tmp_path: Path) -> None:
+    """A folder with both; what the services read then is a copy, and another folder replaces it."""
+    other = Stack(f"overworld-test-{uuid.uuid4().hex[:8]}")
+    url = f"http://127.0.0.1:{other.port}/v1/models"
+    try:
+        for number in range(2):
+            folder = tmp_path / str(number)
+            folder.mkdir(mode=0o700)
+            given = {name: secrets.token_hex(8) for name in ("env_token", "policy_key")}
+            for name, secret in given.items():
+                (folder / name).write_text(secret)
+            services = ("gym-cards", "policy-server")
+            other.compose("up", "--detach", "--no-build", "--wait", *services, OVERWORLD_SECRETS=str(folder))
+            assert {"env_token": other.env_token, "policy_key": other.policy_key} == given
+            assert httpx.get(url, headers={"Authorization": f"Bearer {given['policy_key']}"}).status_code == 200
+            assert httpx.get(url, headers={"Authorization": f"Bearer {stack.policy_key}"}).status_code == 401
+    finally:
+        other.down()
+
+
+def test_everything_is_taken_down(stack: Stack) -> None:
     """The last test of this file: afterwards nothing of the project is left."""
     stack.down()
     for kind in (("ps", "--all"), ("volume", "ls"), ("network", "ls")):

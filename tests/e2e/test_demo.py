@@ -7,14 +7,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.support.optional import present
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "demo"]
 
 
-def run_demo(folder, seed):
+def run_demo(folder: Path, seed: int) -> dict[str, Any]:
     """The report of a demo that was run to its end."""
     done = subprocess.run(
         [*COMMAND, "--seed", str(seed), "--run", str(folder)], cwd=ROOT, capture_output=True, text=True
@@ -24,7 +27,7 @@ def run_demo(folder, seed):
     return json.loads((folder / "report.json").read_text())
 
 
-def check(report) -> None:
+def check(report: dict[str, Any]) -> None:
     """What the demo promises."""
     assert report["trained"]["success"] >= 0.95
     assert report["trained"]["positive_return"] >= 0.85
@@ -45,7 +48,7 @@ def test_the_agent_learns_to_look(tmp_path: Path) -> None:
     assert processes_of(folder) == []
 
 
-@pytest.mark.study
+@pytest.mark.demo
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_every_seed_learns_and_repeats(tmp_path: Path, seed: int) -> None:
@@ -59,7 +62,7 @@ def test_every_seed_learns_and_repeats(tmp_path: Path, seed: int) -> None:
     assert reports[0] == reports[1]
 
 
-def processes_of(folder):
+def processes_of(folder: Path) -> list[str]:
     """Processes that have the folder in their command line, or that such a one has started."""
     listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True).stdout.splitlines()
     rows = [line.split(None, 2) for line in listed]
@@ -75,7 +78,7 @@ def processes_of(folder):
         *((signal.SIGKILL, sign) for sign in ("2/4", "cloning")),
     ],
 )
-def test_an_interrupted_demo_leaves_no_process_behind(tmp_path: Path, number, sign) -> None:
+def test_an_interrupted_demo_leaves_no_process_behind(tmp_path: Path, number: int, sign: str) -> None:
     folder = tmp_path / "demo"
     demo = subprocess.Popen(
         [*COMMAND, "--run", str(folder)],
@@ -86,7 +89,8 @@ def test_an_interrupted_demo_leaves_no_process_behind(tmp_path: Path, number, si
         start_new_session=True,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )
-    for line in demo.stdout:
+    output = present(demo.stdout)
+    for line in output:
         if sign in line:
             break
     time.sleep(0.2)
@@ -95,7 +99,7 @@ def test_an_interrupted_demo_leaves_no_process_behind(tmp_path: Path, number, si
     else:
         demo.send_signal(number)
     status = demo.wait(30)
-    demo.stdout.close()
+    output.close()
     assert status == (-signal.SIGKILL if number is signal.SIGKILL else 130)
     deadline = time.monotonic() + 10
     while left := processes_of(folder):
@@ -104,7 +108,7 @@ def test_an_interrupted_demo_leaves_no_process_behind(tmp_path: Path, number, si
 
 
 @pytest.mark.parametrize("game", ["NumberLine", "EZPoints", "Points24", "Blackjack"])
-def test_the_tiny_model_trains_in_every_game(tmp_path: Path, game) -> None:
+def test_the_tiny_model_trains_in_every_game(tmp_path: Path, game: str) -> None:
     folder = tmp_path / "run"
     settings = ["clone.updates=2", "envs.0.slots=8", "rollout_steps=2", "critic.warmup_updates=1"]
     command = [sys.executable, "-m", "demo.train", "--env", f"gym_cards/{game}", "--updates", "3", "--run", str(folder)]

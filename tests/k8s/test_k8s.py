@@ -8,12 +8,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.k8s import checks
+from tests.k8s.checks import Object
 
 ROOT = Path(__file__).parents[2]
 OVERLAYS = ("overlays/local", "overlays/gpu", "overlays/own-env")
@@ -21,7 +23,7 @@ ALL = (*OVERLAYS, "evaluation")
 
 
 @functools.cache
-def rendered(overlay):
+def rendered(overlay: str) -> str:
     """The text that `kubectl apply -k` would send."""
     if shutil.which("kubectl") is None:
         why = "there is no kubectl here (1.27 or later renders k8s/)"
@@ -32,17 +34,17 @@ def rendered(overlay):
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
-def objects(overlay):
+def objects(overlay: str) -> list[Object]:
     """What an overlay holds; `evaluation` goes with the local one."""
     found = [one for one in yaml.safe_load_all(rendered(overlay)) if one]
     return found if overlay in OVERLAYS else found + objects(OVERLAYS[0])
 
 
 @pytest.mark.parametrize("overlay", ALL)
-def test_it_validates_strictly(overlay, tmp_path: Path) -> None:
+def test_it_validates_strictly(overlay: str, tmp_path: Path) -> None:
     path = tmp_path / "all.yaml"
     path.write_text(rendered(overlay))
-    command = [Path(sys.executable).with_name("kubernetes-validate"), "--strict", path]
+    command: list[str | Path] = [Path(sys.executable).with_name("kubernetes-validate"), "--strict", path]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (done.stdout + done.stderr).count("passed for resource") == len(list(yaml.safe_load_all(rendered(overlay))))
@@ -50,38 +52,38 @@ def test_it_validates_strictly(overlay, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("check", checks.CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("overlay", ALL)
-def test_it_passes(overlay, check) -> None:
+def test_it_passes(overlay: str, check: Callable[[list[Object]], Iterator[str]]) -> None:
     assert list(check(objects(overlay))) == []
 
 
 def test_a_typo_does_not_validate(tmp_path: Path) -> None:
     path = tmp_path / "all.yaml"
     path.write_text(rendered(OVERLAYS[0]).replace("readOnlyRootFilesystem:", "readOnlyRootFileSystem:", 1))
-    command = [Path(sys.executable).with_name("kubernetes-validate"), "--strict", path]
+    command: list[str | Path] = [Path(sys.executable).with_name("kubernetes-validate"), "--strict", path]
     assert subprocess.run(command, capture_output=True).returncode != 0
 
 
-def find(objects, name):
+def find(objects: list[Object], name: str) -> Object:
     return next(one for one in objects if checks.name(one) == name)
 
 
-def env_server(objects):
+def env_server(objects: list[Object]) -> Object:
     return find(objects, "Deployment/env-server-gym-cards")
 
 
-def labels(objects):
+def labels(objects: list[Object]) -> dict[str, str]:
     return checks.pod(env_server(objects))["metadata"]["labels"]
 
 
-def pod_spec(objects):
+def pod_spec(objects: list[Object]) -> Object:
     return checks.pod(env_server(objects))["spec"]
 
 
-def container(objects):
+def container(objects: list[Object]) -> Object:
     return pod_spec(objects)["containers"][0]
 
 
-def policy(objects, name):
+def policy(objects: list[Object], name: str) -> Object:
     return find(objects, f"NetworkPolicy/{name}")["spec"]
 
 
@@ -125,7 +127,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("expected", MISTAKES)
-def test_a_mistake_is_noticed(expected) -> None:
+def test_a_mistake_is_noticed(expected: str) -> None:
     broken = copy.deepcopy(objects(OVERLAYS[0]))
     MISTAKES[expected](broken)
     check, _, words = expected.partition(": ")

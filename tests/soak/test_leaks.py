@@ -8,14 +8,14 @@ from overworld.host.process import ServerProcess
 SLOTS = 16
 
 
-def memory(pid):
+def memory(pid: int) -> tuple[float, int]:
     """PSS of a process and its children, in MB, and how many files they have open."""
     server = psutil.Process(pid)
     processes = [server, *server.children(recursive=True)]
     return sum(one.memory_full_info().pss for one in processes) / 1e6, sum(one.num_fds() for one in processes)
 
 
-def play(address, env_id, seed) -> None:
+def play(address: str, env_id: str, seed: int) -> None:
     """An episode in each slot of a session of its own."""
     with Session(address, env_id, slots=SLOTS) as session:
         results = session.reset(range(seed, seed + SLOTS))
@@ -27,7 +27,7 @@ def play(address, env_id, seed) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("env_id", ["gym_cards/EZPoints", "gym_cards/Blackjack"])
-def test_a_thousand_sessions_leave_no_trace(env_id) -> None:
+def test_a_thousand_sessions_leave_no_trace(env_id: str) -> None:
     with ServerProcess("gym_cards", arguments=("--workers", "2", "--slots", str(SLOTS))) as server:
         for number in range(200):
             play(server.address, env_id, number * SLOTS)

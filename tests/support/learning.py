@@ -1,6 +1,7 @@
 """Settings and samples for tests of the learner."""
 
 import dataclasses
+from typing import Any
 
 import torch
 from overworld_trainer.config import TrainerConfig
@@ -8,17 +9,21 @@ from overworld_trainer.critic import Critic
 from overworld_trainer.learner import Learner
 from overworld_trainer.rollout import Step
 from overworld_trainer.samples import Samples
-from overworld_vlm.engine import Engine, Request
+from overworld_vlm.engine import Engine
+from overworld_vlm.load import VLM
+from overworld_vlm.writer import Request
+from torch import nn
 
+from tests.support.optional import present
 from tests.support.tiny_vlm import mixed_prompts
 
 WHOLE = 1000
-"""As a minibatch: all samples."""
+"""A minibatch size that takes in all samples."""
 
 
-def settings(**changes):
-    """Settings of one pass over all samples in one optimizer step, without warm-up; sections are merged."""
-    sections = {
+def settings(**changes: Any) -> TrainerConfig:
+    """Settings for one optimizer step on all samples, without warm-up; `changes` are merged into the sections."""
+    sections: dict[str, dict[str, Any]] = {
         "policy": {"epochs": 1, "minibatch": WHOLE, "microbatch": 4, "lr": 1e-3, "max_grad_norm": 1e9},
         "critic": {"layers": [16], "epochs": 1, "minibatch": WHOLE, "lr": 1e-3, "warmup_updates": 0},
         "clone": {"updates": 1},
@@ -27,61 +32,71 @@ def settings(**changes):
     }
     plain = {key: value for key, value in changes.items() if key not in sections}
     merged = {key: value | changes.get(key, {}) for key, value in sections.items()}
-    return TrainerConfig(**({"run": "unused", "envs": [{"id": "toy/Count"}], "updates": 5} | merged | plain))
+    required: dict[str, Any] = {"run": "unused", "envs": [{"id": "toy/Count"}], "updates": 5}
+    return TrainerConfig(**(required | merged | plain))
 
 
-def make_learner(vlm, config, seed=0):
+def make_learner(vlm: VLM, config: TrainerConfig, seed: int = 0) -> Learner:
     return Learner(config, vlm, Critic(vlm.hidden_size, config.critic.layers, seed))
 
 
-def make_samples(vlm, count=11, noise=0.0, value_input="last_prompt_token", temperature=1.0):
-    """Replies that the model sampled to prompts of all kinds, with advantages and targets out of the blue."""
+def make_samples(
+    vlm: VLM, count: int = 11, noise: float = 0.0, value_input: str = "last_prompt_token", temperature: float = 1.0
+) -> Samples:
+    """Replies that the model samples for prompts of all kinds, with random advantages and targets."""
     prompts = mixed_prompts(vlm)
     requests = [
-        Request(prompts[number % len(prompts)], 1 + number * 5 % 13, (3, number), temperature)
+        Request(prompts[number % len(prompts)], 1 + number * 5 % 13, key=(3, number), temperature=temperature)
         for number in range(count)
     ]
     Engine(vlm, value_input=value_input).run(requests)
     random = torch.Generator().manual_seed(1)
 
-    def draw(*size):
+    def draw(*size: int) -> torch.Tensor:
         return torch.randn(*size, generator=random)
 
     steps = [
         Step(
-            0, 0, request.prompt, torch.tensor(request.tokens), torch.tensor(request.logps), request.features, 1, False
+            env=0,
+            turn=0,
+            prompt=request.prompt,
+            reply=torch.tensor(request.tokens),
+            logps=torch.tensor(request.logps),
+            features=request.features,
+            thinking=1,
+            cut=False,
         )
         for request in requests
     ]
     return Samples(
-        steps,
-        [step.logps + noise * draw(len(step.logps)) for step in steps],
-        [step.logps + noise * draw(len(step.logps)) for step in steps],
-        draw(count),
-        torch.ones(count),
-        torch.stack([step.features for step in steps]),
-        draw(count),
-        draw(count),
-        1.0,
+        steps=steps,
+        old_logps=[step.logps + noise * draw(len(step.logps)) for step in steps],
+        ref_logps=[step.logps + noise * draw(len(step.logps)) for step in steps],
+        advantages=draw(count),
+        weights=torch.ones(count),
+        features=torch.stack([present(step.features) for step in steps]),
+        targets=draw(count),
+        old_values=draw(count),
+        advantage_std=1.0,
     )
 
 
-def changed(samples, **fields):
+def changed(samples: Samples, **fields: Any) -> Samples:
     return dataclasses.replace(samples, **fields)
 
 
-def weights(module):
+def weights(module: nn.Module) -> dict[str, torch.Tensor]:
     """A copy of a model's or critic's weights."""
     return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
 
 
-def moved(before, module):
-    """The names of the weights that are not what they were."""
+def moved(before: dict[str, torch.Tensor], module: nn.Module) -> set[str]:
+    """The names of the weights that differ from `before`."""
     return {name for name, parameter in module.named_parameters() if not torch.equal(parameter, before[name])}
 
 
-def gradients(module):
-    """By name, those that are not zero."""
+def gradients(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The non-zero gradients, by parameter name."""
     return {
         name: parameter.grad.clone()
         for name, parameter in module.named_parameters()

@@ -1,30 +1,33 @@
-"""A model that does as the puppet is told, and runs that train it further."""
+"""A model cloned to do what `Puppet` asks for, and runs that train it further."""
 
 import dataclasses
 import fcntl
 import hashlib
 import itertools
 import json
-import os
+from pathlib import Path
+from typing import Any
 
+import pytest
 from overworld import Runner
 from overworld.evaluation.conversation import Conversation, Recipe
+from overworld.host.process import ServerProcess
 from overworld_trainer.clone import Demonstration, clone
 from overworld_trainer.config import CloneConfig, TrainerConfig
-from overworld_vlm.load import save
+from overworld_vlm.load import VLM, save
 from overworld_vlm.tiny import make_tiny
 
 from tests.support.scripted_env import REPLIES, WORDS, Puppet, PuppetOptions
+from tests.support.shared_folder import shared_folder
 from tests.support.tiny_vlm import SIZES
 
 CHANGING = ("time/", "charts/SPS")
-"""Metrics that no two runs share."""
+"""Prefixes of metrics that differ between any two runs."""
 
 
-def obedient_folder(tmp_path_factory):
-    """Where the model is; of tests that run side by side one makes it for all."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "obedient"
+def obedient_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the model; the first test process that needs it makes it for all."""
+    folder = shared_folder(tmp_path_factory) / "obedient"
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
@@ -32,11 +35,11 @@ def obedient_folder(tmp_path_factory):
     return folder
 
 
-def _make_obedient():
-    """At temperature .1 it does nothing but what it is told; at 1 it errs now and then."""
+def _make_obedient() -> VLM:
+    """At temperature 0.1 it always does what it is told; at 1 it errs now and then."""
     numbers = itertools.count()
 
-    def demonstrations():
+    def demonstrations() -> list[Demonstration]:
         batch = []
         for word in WORDS:
             number = next(numbers)
@@ -47,7 +50,7 @@ def _make_obedient():
             conversation.observe(runner.reset(number))
             for _ in range(turns):
                 conversation.observe(runner.step("go"))
-            batch.append(Demonstration(conversation.messages(), REPLIES[word]))
+            batch.append(Demonstration(messages=conversation.messages(), reply=REPLIES[word]))
         return batch
 
     texts = [text for one in demonstrations() for text in (one.messages[0]["content"][-1]["text"], one.reply)]
@@ -58,8 +61,8 @@ def _make_obedient():
     return vlm
 
 
-def run_fields(server, folder, model, /, **changes):
-    """Settings of a small run with all that a resumed run has to remember."""
+def run_fields(server: ServerProcess, folder: str | Path, model: str | Path, /, **changes: Any) -> dict[str, Any]:
+    """Settings of a small run in which everything occurs that a resumed run has to remember."""
     fields = {
         "run": str(folder),
         "updates": 5,
@@ -87,31 +90,31 @@ def run_fields(server, folder, model, /, **changes):
     return fields | changes
 
 
-def run_settings(*arguments, **changes):
-    return TrainerConfig(**run_fields(*arguments, **changes))
+def run_settings(server: ServerProcess, folder: str | Path, model: str | Path, /, **changes: Any) -> TrainerConfig:
+    return TrainerConfig(**run_fields(server, folder, model, **changes))
 
 
-def lines(folder):
-    """The metrics that were written, one update each."""
+def lines(folder: Path) -> list[str]:
+    """The lines of metrics.jsonl, one per update."""
     path = folder / "metrics.jsonl"
     return path.read_text().splitlines() if path.exists() else []
 
 
-def numbers(folder):
-    """The metrics but for those that no two runs share, as text."""
+def numbers(folder: Path) -> list[str]:
+    """The metrics of each update as text, without those that differ between any two runs."""
     return [
         json.dumps({name: value for name, value in json.loads(line).items() if not name.startswith(CHANGING)})
         for line in lines(folder)
     ]
 
 
-def tensors(folder, update):
-    """Digests of all that a checkpoint holds of weights, critic and optimizers."""
+def tensors(folder: Path, update: int) -> dict[str, str]:
+    """SHA-256 of each file of tensors in a checkpoint: weights, critic and optimizers."""
     path = folder / "checkpoints" / f"{update:06}"
     files = sorted(path.rglob("*.safetensors"))
     return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
-def progress(folder, update):
-    """What a checkpoint knows of the open episodes and the guard."""
+def progress(folder: Path, update: int) -> dict[str, Any]:
+    """The trainer's state in a checkpoint: open episodes, guard, counters."""
     return json.loads((folder / "checkpoints" / f"{update:06}" / "trainer" / "state.json").read_text())

@@ -1,10 +1,14 @@
 """Tiny models of every family's real architecture, with its real kinds of tokenizer and image processor."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from overworld_vlm.batch import Message
 from overworld_vlm.families import FAMILIES
+from overworld_vlm.load import VLM
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
@@ -21,6 +25,9 @@ from transformers.models.smolvlm import processing_smolvlm
 from transformers.models.smolvlm.processing_smolvlm import SmolVLMProcessor
 
 from tests.support.tiny_vlm import TEXTS
+
+Parts = tuple[Any, Any, dict[str, Any]]
+"""Tokenizer, image processor, config."""
 
 _STD = 0.1  # with 0.02 a picture would hardly be felt
 _LENGTH = 4096
@@ -69,7 +76,7 @@ _GEMMA_TEMPLATE = (
 """Each as the published models have it, shortened where nothing depends on it."""
 
 
-def write_family(model_type, folder):
+def write_family(model_type: str, folder: str | Path) -> None:
     """Writes a tiny model of that type to a folder in Hugging Face's layout."""
     family = FAMILIES[model_type]
     tokenizer, image_processor, config = _PARTS[model_type]()
@@ -85,18 +92,20 @@ def write_family(model_type, folder):
     image_processor.save_pretrained(folder)
 
 
-def own_processor(vlm):
+def own_processor(vlm: VLM) -> Any:
     """The family's own Processor around the model's tokenizer and image processor.
 
     Those that also take a video processor, which needs torchvision, are made without one: nothing else of them differs.
     """
 
-    class ForImages(_PROCESSORS[vlm.core.config.model_type]):
-        def check_argument_for_proper_class(self, argument_name, argument):
+    processor: Any = _PROCESSORS[vlm.core.config.model_type]
+
+    class ForImages(processor):  # type: ignore[misc]  # which class it is depends on the model
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> None:
             if argument_name != "video_processor":
                 super().check_argument_for_proper_class(argument_name, argument)
 
-    arguments = {"image_processor": vlm.image_processor, "tokenizer": vlm.tokenizer}
+    arguments: dict[str, Any] = {"image_processor": vlm.image_processor, "tokenizer": vlm.tokenizer}
     if "video_processor" in ForImages.get_attributes():
         arguments["video_processor"] = None
     if issubclass(ForImages, SmolVLMProcessor):
@@ -107,12 +116,12 @@ def own_processor(vlm):
     return ForImages(**arguments)
 
 
-def own_inputs(vlm, message):
+def own_inputs(vlm: VLM, message: Message) -> Any:
     """What the family's own Processor makes of one message with its pictures."""
     parts = [part["image"] for part in message["content"] if part["type"] == "image"]
     images = [np.broadcast_to(image, (*image.shape[:2], 3)) for image in parts]
     text = vlm.tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
-    settings = {"text": [text], "return_tensors": "pt", "add_special_tokens": False}
+    settings: dict[str, Any] = {"text": [text], "return_tensors": "pt", "add_special_tokens": False}
     if images:
         settings |= {"images": images, "input_data_format": "channels_last"}
     for switch in ("crop_to_patches", "do_pan_and_scan"):  # these Processors do not ask the image processor
@@ -131,7 +140,7 @@ _PROCESSORS = {
 }
 
 
-def _byte_level():
+def _byte_level() -> dict[str, Any]:
     """Vocabulary and merges of a byte-level BPE."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -139,13 +148,13 @@ def _byte_level():
     return _train(bpe, 330, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
 
 
-def _train(bpe, size, **settings):
+def _train(bpe: Tokenizer, size: int, **settings: Any) -> dict[str, Any]:
     bpe.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=size, show_progress=False, **settings))
     model = json.loads(bpe.to_str())["model"]
     return {"vocab": model["vocab"], "merges": [tuple(merge) for merge in model["merges"]]}
 
 
-def _qwen_tokenizer(template, extra):
+def _qwen_tokenizer(template: str, extra: list[str] | dict[str, str]) -> Any:
     return Qwen2Tokenizer(
         **_byte_level(),
         eos_token="<|im_end|>",
@@ -155,7 +164,7 @@ def _qwen_tokenizer(template, extra):
     )
 
 
-def _qwen(patch, text, vision):
+def _qwen(patch: int, text: dict[str, Any], vision: dict[str, Any]) -> Parts:
     tokenizer = _qwen_tokenizer(_QWEN_TEMPLATE, _QWEN_TOKENS)
     token = tokenizer.convert_tokens_to_ids
     config = {
@@ -179,23 +188,23 @@ def _qwen(patch, text, vision):
     return tokenizer, processor, config
 
 
-def _qwen2_vl():
+def _qwen2_vl() -> Parts:
     return _qwen(14, {}, {"depth": 1, "embed_dim": 32})
 
 
-def _qwen2_5_vl():
+def _qwen2_5_vl() -> Parts:
     vision = {"depth": 2, "intermediate_size": 48, "out_hidden_size": 32, "window_size": 56}
     return _qwen(14, {}, {**vision, "fullatt_block_indexes": [1]})
 
 
-def _qwen3_vl():
+def _qwen3_vl() -> Parts:
     vision = {"depth": 2, "intermediate_size": 48, "out_hidden_size": 32, "num_position_embeddings": 16}
     tokenizer, processor, config = _qwen(16, {"mrope_interleaved": True}, {**vision, "deepstack_visual_indexes": [0]})
     config["text_config"]["head_dim"] = 8
     return tokenizer, processor, config
 
 
-def _gemma3():
+def _gemma3() -> Parts:
     bpe = Tokenizer(models.BPE(byte_fallback=True))
     bpe.normalizer = normalizers.Replace(" ", "▁")
     bpe.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
@@ -239,7 +248,7 @@ def _gemma3():
     return tokenizer, processor, config
 
 
-def _smolvlm():
+def _smolvlm() -> Parts:
     tiles = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
     tokenizer = GPT2Tokenizer(
         **_byte_level(),
@@ -267,7 +276,7 @@ def _smolvlm():
     return tokenizer, FAMILIES["smolvlm"].image_processor_class(**sizes), config
 
 
-def _internvl():
+def _internvl() -> Parts:
     named = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
     tokenizer = _qwen_tokenizer(_INTERNVL_TEMPLATE, {**named, "video_token": "<video>", "turn_token": "<|im_start|>"})
     config = {

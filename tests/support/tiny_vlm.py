@@ -2,8 +2,11 @@
 
 import numpy as np
 import torch
-from overworld_vlm.batch import encode
-from overworld_vlm.tiny import TinyConfig, make_tiny
+from overworld.authoring.env import Pixels
+from overworld_vlm.batch import Message, Prompt, encode
+from overworld_vlm.load import VLM
+from overworld_vlm.tiny import make_tiny
+from overworld_vlm.tiny_config import TinyConfig
 
 torch.set_num_threads(1)  # tests run side by side
 
@@ -15,16 +18,16 @@ TEXTS = [
 SIZES = TinyConfig(hidden_size=32, intermediate_size=64, vision_layers=1, vocab_size=340)
 
 
-def make_vlm(seed=0):
+def make_vlm(seed: int = 0) -> VLM:
     return make_tiny(TEXTS, SIZES, seed)
 
 
-def picture(seed, height=28, width=28, channels=3):
+def picture(seed: int, height: int = 28, width: int = 28, channels: int = 3) -> Pixels:
     return np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
 
 
-def user(*parts):
-    """A user's message of texts and pictures."""
+def user(*parts: str | Pixels) -> Message:
+    """A user message with these texts and pictures."""
     content = [
         {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": part} for part in parts
     ]
@@ -42,10 +45,10 @@ MIXED = [
 """Prompts of many lengths, with no, one and several pictures of several sizes."""
 
 
-def mixed_prompts(vlm):
+def mixed_prompts(vlm: VLM) -> list[Prompt]:
     return [encode(vlm, [message]) for message in MIXED]
 
 
-def pixels(prompt):
+def pixels(prompt: Prompt) -> torch.Tensor:
     """What the vision tower sees of a prompt's pictures."""
     return prompt.media["pixel_values"]

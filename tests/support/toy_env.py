@@ -1,4 +1,4 @@
-"""An env for tests: counts up to three, and misbehaves on request."""
+"""Envs for tests of host and client: they count, wait, and misbehave on request."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 import time
 
 import numpy as np
+from numpy.typing import NDArray
 from overworld import ActionSpec, End, Env, EnvSpec, Expert, Image, Observation, Options, Transition
 from pydantic import Field
 
@@ -18,9 +19,10 @@ class ToyOptions(Options):
 
 
 class Toy(Env):
-    """Counts up and down: three wins, minus three is cut off. The picture shows the count and the episode's chance."""
+    """Counts up and down: 3 wins, -3 ends the episode. The picture shows the count and the episode's random number."""
 
     options_model = ToyOptions
+    options: ToyOptions
     spec = EnvSpec(
         id="toy/Count",
         task="Count to three.",
@@ -38,13 +40,13 @@ class Toy(Env):
         if options.broken:
             raise RuntimeError("this toy is broken")
 
-    def reset(self, seed, split, task):
+    def reset(self, seed: int, split: str, task: int | None) -> Observation:
         self._count = 0
         self._rng = random.Random(f"{seed} {task}")
         self._chance = self._rng.randrange(100)
         return self._look()
 
-    def step(self, action):
+    def step(self, action: str) -> Transition:
         if action == "crash":
             os._exit(3)
         if action == "hang":
@@ -67,15 +69,15 @@ class Toy(Env):
             {"count": float(self._count)},
         )
 
-    def expert(self):
+    def expert(self) -> Expert:
         return Expert("up", f"The count is {self._count}.")
 
-    def _look(self, private=False):
+    def _look(self, private: bool = False) -> Observation:
         size = self.options.size
         canvas = np.empty((size, size, 3), np.uint8) if private else self.canvas("view", size, size)
         canvas[...] = self._chance
         canvas[0, 0] = self._count + 10
-        parts = [Image("view", canvas), f"count {self._count}"]
+        parts: list[str | Image] = [Image("view", canvas), f"count {self._count}"]
         if self.options.second_image:
             parts.append(Image("small", np.full((size // 2 + 1, size, 3), self._chance, np.uint8)))
         return Observation(tuple(parts), tensors={"count": np.array(self._count, np.int64)})
@@ -87,15 +89,15 @@ class Commands(Env):
     lists_admissible = True
     spec = EnvSpec(id="toy/Commands", task="Go.", success="never", action=ActionSpec(max_text_bytes=64))
 
-    def reset(self, seed, split, task):
+    def reset(self, seed: int, split: str, task: int | None) -> Observation:
         self._turn = 0
         return self._look()
 
-    def step(self, action):
+    def step(self, action: str) -> Transition:
         self._turn += 1
         return Transition(self._look(), 0.0)
 
-    def _look(self):
+    def _look(self) -> Observation:
         return Observation((), (f"go to shelf {self._turn}", f"go to shelf {self._turn}0"))
 
 
@@ -104,10 +106,10 @@ class Search(Env):
 
     spec = EnvSpec(id="toy/Search", task="Search.", success="never", action=ActionSpec(max_text_bytes=64))
 
-    def reset(self, seed, split, task):
+    def reset(self, seed: int, split: str, task: int | None) -> Observation:
         return Observation()
 
-    def step(self, action):
+    def step(self, action: str) -> Transition:
         return Transition(Observation((action,)), 0.0)
 
 
@@ -121,23 +123,23 @@ class Reach(Env):
         action=ActionSpec(low=np.zeros(2, np.float32), high=np.ones(2, np.float32)),
     )
 
-    def reset(self, seed, split, task):
+    def reset(self, seed: int, split: str, task: int | None) -> Observation:
         return Observation()
 
-    def step(self, action):
+    def step(self, action: NDArray[np.float32]) -> Transition:
         return Transition(Observation(), float(action.sum()))
 
 
 class Slow(Env):
-    """Every step takes a while; draws nothing, so that only texts can tell two episodes apart."""
+    """Each step takes 0.15 s. Without pictures: only texts tell two episodes apart."""
 
     spec = EnvSpec(id="toy/Slow", task="Wait.", success="never", action=ActionSpec(("wait", "crash", "print")))
 
-    def reset(self, seed, split, task):
+    def reset(self, seed: int, split: str, task: int | None) -> Observation:
         self._seen = [os.getpid() if seed == 99 else 0]  # seed 99 makes an episode that cannot be repeated
         return Observation((f"{self._seen}",))
 
-    def step(self, action):
+    def step(self, action: str) -> Transition:
         if action == "crash":
             os._exit(1)
         if action == "print":
@@ -152,12 +154,13 @@ class GateOptions(Options):
 
 
 class Gated(Env):
-    """Its constructor and its steps wait for, and are counted in, files of a folder: the tests direct them."""
+    """Constructor and steps wait for files in a folder and are counted there, so that tests control them."""
 
     options_model = GateOptions
+    options: GateOptions
     spec = EnvSpec(id="toy/Gated", task="Wait.", success="never", action=ActionSpec(("go", "crash")))
 
-    def __init__(self, options) -> None:
+    def __init__(self, options: GateOptions) -> None:
         super().__init__(options)
         if options.folder:
             with open(f"{options.folder}/made", "a") as file:
@@ -169,19 +172,19 @@ class Gated(Env):
             if os.path.exists(f"{options.folder}/refuse"):
                 raise RuntimeError("not any more")
 
-    def reset(self, seed, split, task):
+    def reset(self, seed: int, split: str, task: int | None) -> Observation:
         self._size = seed % 50 + 8
         self._turn = 0
         return self._look()
 
-    def step(self, action):
+    def step(self, action: str) -> Transition:
         if action == "crash":
             os._exit(1)
         time.sleep(0.05)
         self._turn += 1
         return Transition(self._look(), 0.0)
 
-    def _look(self):
+    def _look(self) -> Observation:
         canvas = self.canvas("view", self._size, self._size)
         canvas[...] = self._turn
         return Observation((Image("view", canvas),))

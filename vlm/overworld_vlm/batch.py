@@ -25,7 +25,7 @@ class PromptError(ValueError):
     """Messages that cannot become a prompt; the message says why."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Prompt:
     """An encoded prompt, on the CPU, of L tokens.
 
@@ -43,13 +43,16 @@ class Prompt:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        return f"Prompt({len(self)} tokens, {len(self.pictures)} images)"
+
     @property
     def media(self) -> dict[str, Tensor]:
         """The media of all of its pictures."""
         return _join(self.pictures)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Batch:
     """B prompts, each followed by a reply or not, padded to L tokens, on the model's device.
 
@@ -61,6 +64,10 @@ class Batch:
     positions: Tensor
     media: dict[str, Tensor]
     prompt_lengths: Tensor
+
+    def __repr__(self) -> str:
+        rows, columns = self.ids.shape
+        return f"Batch({rows} x {columns} tokens, {int(self.mask.sum())} of them not padding)"
 
 
 def encode(vlm: VLM, messages: Sequence[Message]) -> Prompt:
@@ -93,9 +100,10 @@ def encode(vlm: VLM, messages: Sequence[Message]) -> Prompt:
     try:
         short_ids: list[int] = vlm.tokenizer(text, add_special_tokens=False)["input_ids"]
     except TypeError as error:  # half a surrogate pair, which JSON may hold
-        raise PromptError("the messages are no valid Unicode") from error
+        raise PromptError("the messages are not valid Unicode") from error
     ids = torch.tensor(_expand(vlm, short_ids, pictures))
-    return Prompt(ids, *vlm.family.positions(vlm.core, ids, _join(pictures)), pictures)
+    positions, following = vlm.family.positions(vlm.core, ids, _join(pictures))
+    return Prompt(ids=ids, positions=positions, next=following, pictures=pictures)
 
 
 def collate(vlm: VLM, prompts: Sequence[Prompt], replies: Sequence[Tensor] | None = None) -> Batch:
@@ -115,11 +123,11 @@ def collate(vlm: VLM, prompts: Sequence[Prompt], replies: Sequence[Tensor] | Non
     device = vlm.device
     media = _join(picture for prompt in prompts for picture in prompt.pictures)
     return Batch(
-        ids.to(device),
-        mask.to(device),
-        positions.to(device),
-        {name: tensor.to(device) for name, tensor in media.items()},
-        torch.tensor([len(prompt) for prompt in prompts], device=device),
+        ids=ids.to(device),
+        mask=mask.to(device),
+        positions=positions.to(device),
+        media={name: tensor.to(device) for name, tensor in media.items()},
+        prompt_lengths=torch.tensor([len(prompt) for prompt in prompts], device=device),
     )
 
 
@@ -154,7 +162,7 @@ def _without_specials(vlm: VLM, content: Any) -> Any:
             before = ""
             continue
         text = _without_specials(vlm, part["text"])
-        if any(special in before + text for special in vlm.special_texts):  # one that is spread over texts
+        if any(special in before + text for special in vlm.special_texts):  # it spans several texts
             text = "\u200b" + text
         parts.append({**part, "text": text})
         before = (before + text)[-longest:]

@@ -1,4 +1,4 @@
-"""Keys and values of the replies that are being written: they join and leave without the others being copied."""
+"""Keys and values of the replies being written: replies join and leave without copying those of the others."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
 _GROWTH = 64
-"""Room is added in steps of so many tokens and, at least, by half."""
+"""Capacity grows to a multiple of so many tokens, and by at least half."""
 
 
 class SlotCache(Cache):
-    """One row per running reply, rows 0 to `rows` - 1 in use, each of its own length.
+    """One row per running reply: rows 0 to `rows` - 1 are in use, each with its own length.
 
     `update` (called by the model's attention, layer by layer) puts one new token per row where the row ends. Layers
     that attend to a sliding window keep all tokens, too; their mask hides those that have left the window.
@@ -30,7 +30,7 @@ class SlotCache(Cache):
         self.lengths = torch.zeros(0, dtype=torch.int64)
 
     def join(self, prefilled: DynamicCache, lengths: Tensor) -> None:
-        """Adds rows with the first `lengths` [B] tokens of a cache that was filled with right-padded prompts."""
+        """Adds rows: the first `lengths` [B] tokens of a cache that right-padded prompts have filled."""
         count, longest = len(lengths), int(lengths.max())
         for layer, source in zip(self._layers, prefilled.layers, strict=True):
             layer.reserve(source.keys, self.rows + count, longest + 1)
@@ -107,5 +107,5 @@ class _SlotLayer(DynamicLayer):
         return self.keys[:rows, :, :longest], self.values[:rows, :, :longest]
 
     def get_seq_length(self) -> int:
-        """Tokens before the one that is being computed, in the longest row."""
+        """Tokens before the current one in the longest row."""
         return max(self._cache.longest - 1, 0)

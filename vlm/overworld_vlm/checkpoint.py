@@ -40,7 +40,7 @@ class Base(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a checkpoint says about itself."""
+    """A checkpoint's description of itself."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -77,9 +77,9 @@ def write(
     provenance: Mapping[str, Mapping[str, str]],
     used_expert: bool,
 ) -> Manifest:
-    """Writes a checkpoint. It appears at `folder` complete or not at all, also if the machine loses power.
+    """Writes a checkpoint. It appears at `folder` complete or not at all, even if the machine loses power.
 
-    `base`: the folder of the model that an adapter belongs to. `write_trainer` fills the folder that it gets.
+    `base` is the folder of the model that an adapter belongs to. `write_trainer` fills the folder that it is given.
     """
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -139,9 +139,9 @@ def read(folder: Path, *, verify: bool = True) -> Manifest:
         try:
             inside, there = file.resolve().is_relative_to(folder.resolve()), file.is_file()
         except (OSError, ValueError) as error:  # too long, say, or with a zero byte in it
-            raise ModelError(f"{path} names {name[:80]!r}..., which no file can be called") from error
+            raise ModelError(f"{path} names {name[:80]!r}..., which is not a possible file name") from error
         if not inside:
-            raise ModelError(f"{path} names {name!r}, which lies outside of the checkpoint")
+            raise ModelError(f"{path} names {name!r}, which is outside the checkpoint")
         if name.startswith("trainer/") and not (folder / "trainer").exists():
             continue  # pruned
         if not there:
@@ -178,7 +178,7 @@ def add_adapter(vlm: VLM, folder: Path, manifest: Manifest, name: str = "default
 
 
 def base_folder(folder: Path, manifest: Manifest) -> Path:
-    """Where an adapter's base is; its weights are compared with the manifest's digest. Raises ModelError."""
+    """The folder of an adapter's base, verified against the manifest's digest. Raises ModelError."""
     assert manifest.base is not None
     path = Path(os.path.normpath(folder / manifest.base.path))
     if not path.is_dir():
@@ -195,7 +195,7 @@ def load_critic(folder: Path) -> dict[str, Tensor]:
 
 
 def find(root: Path) -> Iterator[Path]:
-    """Checkpoints of a run's folder, oldest first; unverified."""
+    """The checkpoints in a run's folder, oldest first, unverified."""
     yield from sorted(path.parent for path in root.glob("*/manifest.json") if not path.parent.name.startswith("."))
 
 
@@ -227,7 +227,7 @@ def _sha256(path: Path) -> str:
 
 
 def _flush(path: Path) -> None:
-    """Has the system write a file or a folder's entries to the disk."""
+    """Flushes a file, or a folder's entries, to the disk."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

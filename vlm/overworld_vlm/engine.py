@@ -1,49 +1,27 @@
-"""Batched decoding in which requests join and leave between tokens; trainer and policy server share it."""
+"""Batched decoding in this process: requests join and leave between tokens. Trainer and policy server share it."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from overworld_vlm.batch import Prompt, PromptError, collate, hidden_states
+from overworld_vlm.batch import PromptError, collate, hidden_states
 from overworld_vlm.cache import SlotCache
 from overworld_vlm.load import VLM
-from overworld_vlm.sampling import Key, draw, log_probs, uniform
+from overworld_vlm.sampling import draw, log_probs, uniform
 from overworld_vlm.score import prompt_features
+from overworld_vlm.writer import Request, Writer
 
 
-@dataclass(eq=False)
-class Request:
-    """A reply to be written.
-
-    temperature 0 is greedy decoding (log-probs are then those at temperature 1). `key` names the noise of sampling.
-    `stop(tokens)` may end the reply early. `cancelled` takes the request out before its next token.
-    """
-
-    prompt: Prompt
-    max_new_tokens: int
-    key: Key = ()
-    temperature: float = 1.0
-    top_p: float = 1.0
-    stop: Callable[[Sequence[int]], bool] | None = None
-    cancelled: bool = False
-    tokens: list[int] = field(default_factory=list)
-    logps: list[float] = field(default_factory=list)
-    features: Tensor | None = None
-    finish: Literal["stop", "length", "cancelled"] | None = None
-
-
-class Engine:
+class Engine(Writer):
     """Writes replies to up to `max_batch` requests at a time.
 
-    Prompts are prefilled together up to `max_prefill_tokens`. Each finished request holds its tokens (EOS included),
-    the log-prob of each and the prompt's features (fp32 [hidden], for the critic; see `prompt_features`).
+    Prompts are prefilled together up to `max_prefill_tokens`. The critic's features of the prompt (`value_input`, see
+    `prompt_features`) are recorded on the way.
     """
 
     def __init__(
@@ -62,13 +40,16 @@ class Engine:
         self._running: list[Request] = []
         self._cache = SlotCache(vlm.core.config.text_config)
 
+    def __repr__(self) -> str:
+        return f"Engine({self._vlm!r}, {len(self._running)} requests running, {len(self._waiting)} waiting)"
+
     @property
     def idle(self) -> bool:
-        """Whether no request waits or runs."""
+        """Whether no request is waiting or running."""
         return not self._waiting and not self._running
 
     def add(self, request: Request) -> None:
-        """Takes a request in; it joins before the next token. Raises PromptError if it can never fit."""
+        """Accepts a request, which joins before the next token. Raises PromptError if it can never fit."""
         if request.max_new_tokens < 1:
             raise ValueError("a reply has at least 1 token")
         if len(request.prompt) + request.max_new_tokens > self._vlm.max_length:
@@ -78,16 +59,9 @@ class Engine:
             )
         self._waiting.append(request)
 
-    def run(self, requests: Sequence[Request]) -> None:
-        """Writes all of these replies."""
-        for request in requests:
-            self.add(request)
-        while not self.idle:
-            self.step()
-
     @torch.no_grad()
     def step(self) -> list[Request]:
-        """Writes one token of each running reply, after new ones have joined. Returns those that are finished."""
+        """Writes one token of each running reply, after new ones have joined. Returns those that finished."""
         assert not self._vlm.model.training, "decode in eval mode: dropout would change the policy"
         finished = self._drop_cancelled()
         joined = self._prefill()

@@ -1,6 +1,6 @@
 """Loads a vision-language model from a folder in Hugging Face's layout.
 
-Only local folders and only safetensors: nothing is downloaded, nothing is unpickled, no code of a model's is run.
+Only local folders and only safetensors: nothing is downloaded, nothing is unpickled, no code in a model folder is run.
 """
 
 from __future__ import annotations
@@ -25,13 +25,19 @@ class ModelError(Exception):
     """A model or checkpoint that cannot be used; the message says what is wrong with it and what to do."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class VLM:
-    """A model with all that is needed to talk to it. `model` may be wrapped by PEFT."""
+    """A model with its tokenizer and image processor. `model` may be wrapped by PEFT."""
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
     image_processor: Any
+
+    def __repr__(self) -> str:
+        weights = sum(parameter.numel() for parameter in self.model.parameters())
+        adapter = " with adapters" if isinstance(self.model, PeftModel) else ""
+        kind = f"{self.core.config.model_type}{adapter}"
+        return f"VLM({kind}, {weights / 1e6:.3g} M weights, {str(self.dtype).removeprefix('torch.')} on {self.device})"
 
     @property
     def core(self) -> Any:
@@ -46,7 +52,7 @@ class VLM:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the weights."""
         device: torch.device = self.core.lm_head.weight.device
         return device
 
@@ -64,7 +70,7 @@ class VLM:
 
     @property
     def max_length(self) -> int:
-        """Tokens of prompt and reply together."""
+        """Most tokens of prompt and reply together."""
         length: int = self.core.config.text_config.max_position_embeddings
         return length
 
@@ -95,7 +101,7 @@ class VLM:
 
     @cached_property
     def banned(self) -> torch.Tensor:
-        """Tokens that a reply can never mean, bool [vocabulary]: special ones but for EOS, and rows that only pad.
+        """Tokens that a reply may not contain, bool [vocabulary]: special ones but EOS, and rows that only pad.
 
         They are banned alike wherever log-probs are computed; a sampled image token would make scoring fail.
         """
@@ -142,7 +148,7 @@ def load(
         image_processor = family.image_processor_class.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers, tokenizers and safetensors each raise their own
         raise ModelError(f"the model in {folder} cannot be loaded: {type(error).__name__}: {error}") from error
-    if found["missing_keys"]:  # transformers would go on with random ones
+    if found["missing_keys"]:  # transformers would fill them with random ones
         raise ModelError(f"the weights in {folder} are incomplete: {', '.join(sorted(found['missing_keys']))} missing")
     if len(tokenizer) > len(model.lm_head.weight):
         raise ModelError(
@@ -196,7 +202,7 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def quieten_transformers() -> None:
-    """Keeps out of a service's log its libraries' progress bars and what they warn each other of."""
+    """Keeps transformers' progress bars and deprecation warnings out of a service's log."""
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
@@ -217,7 +223,7 @@ def _family(folder: Path) -> type[Family]:
 
 
 def _chat_template(folder: Path) -> str:
-    """The template where older model folders keep it."""
+    """The chat template from where older model folders keep it. Raises ModelError."""
     read: dict[str, Callable[[str], Any]] = {
         "chat_template.jinja": str,
         "chat_template.json": lambda text: json.loads(text)["chat_template"],
@@ -229,6 +235,6 @@ def _chat_template(folder: Path) -> str:
             except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
                 raise ModelError(f"{folder}/{name} cannot be read: {error!r}") from error
             if not isinstance(template, str):
-                raise ModelError(f"{folder}/{name} holds no text")
+                raise ModelError(f"{folder}/{name} is not text")
             return template
     raise ModelError(f"{folder} has no chat template (chat_template.jinja, or in tokenizer_config.json)")

@@ -33,7 +33,7 @@ def draw(logps: Tensor, uniforms: Tensor, top_p: Tensor) -> Tensor:
 
     logps     [B, vocabulary]
     uniforms  float64 [B], in [0, 1)
-    top_p     [B]: only the likeliest tokens that make up this share are drawn from; 1: all
+    top_p     [B]: only the likeliest tokens that add up to this probability are drawn from; 1: all
     """
     probabilities = logps.double().exp()
     if bool((top_p < 1).any()):
@@ -43,5 +43,5 @@ def draw(logps: Tensor, uniforms: Tensor, top_p: Tensor) -> Tensor:
         outside[:, 0] = False
         probabilities = probabilities.masked_fill(outside.scatter(1, order, outside), 0.0)
     sums = probabilities.cumsum(-1)
-    # With right=True a token of probability 0 is never met: its sum equals that of the token before it.
+    # With right=True a token of probability 0 is never drawn: its sum equals that of the token before it.
     return torch.searchsorted(sums, uniforms[:, None].to(sums) * sums[:, -1:], right=True).squeeze(1)

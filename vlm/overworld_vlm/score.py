@@ -1,4 +1,4 @@
-"""Teacher-forced scoring: what the model, as it is now, thinks of replies that were given."""
+"""Teacher-forced scoring: the log-probs that the model, as it is now, gives to the tokens of existing replies."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from overworld_vlm.load import VLM
 from overworld_vlm.sampling import log_probs
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Scores:
-    """Of B replies, the longest of T tokens.
+    """Scores of B replies, the longest of T tokens.
 
     logps     fp32 [B, T]: log-prob of each token, 0 past the end
     entropy   fp32 [B, T]: of the distribution that each token was drawn from, 0 past the end; without gradient
-    mask      bool [B, T]: where tokens are
+    mask      bool [B, T]: True where there is a token
     features  fp32 [B, hidden]: see `prompt_features`
     """
 
@@ -27,6 +27,10 @@ class Scores:
     entropy: Tensor
     mask: Tensor
     features: Tensor
+
+    def __repr__(self) -> str:
+        rows, longest = self.mask.shape
+        return f"Scores({rows} replies, {int(self.mask.sum())} tokens, the longest of {longest})"
 
 
 def score(
@@ -43,7 +47,7 @@ def score(
     lengths = torch.tensor([len(reply) for reply in replies], device=hidden.device)
     steps = torch.arange(int(lengths.max()), device=hidden.device)
     mask = steps < lengths[:, None]
-    # Token t of a reply is predicted at the position before it; past the end, any position will do.
+    # Token t of a reply is predicted at the position before it; past the end, any position does.
     at = (batch.prompt_lengths[:, None] - 1 + steps).clamp(max=hidden.shape[1] - 2)
     rows = torch.arange(len(hidden), device=hidden.device)[:, None]
     logits = vlm.core.lm_head(hidden[rows, at])
@@ -52,15 +56,15 @@ def score(
     with torch.no_grad():
         entropy = -(logps.exp() * logps).sum(-1)
     return Scores(
-        chosen.masked_fill(~mask, 0.0),
-        entropy.masked_fill(~mask, 0.0),
-        mask,
-        prompt_features(hidden, batch.prompt_lengths, value_input),
+        logps=chosen.masked_fill(~mask, 0.0),
+        entropy=entropy.masked_fill(~mask, 0.0),
+        mask=mask,
+        features=prompt_features(hidden, batch.prompt_lengths, value_input),
     )
 
 
 def prompt_features(hidden: Tensor, prompt_lengths: Tensor, value_input: str) -> Tensor:
-    """What a critic sees of prompts, fp32 [B, hidden]: never anything of the reply, which would bias a baseline.
+    """What a critic sees of prompts, fp32 [B, hidden]: never any of the reply, which would bias the baseline.
 
     hidden       [B, L, hidden], the last layer's
     value_input  "last_prompt_token" (Eq. 4 of arXiv 2508.04280) or "prompt_mean"

@@ -1,7 +1,7 @@
-"""A tiny Qwen2-VL with a tokenizer of its own, made on the spot: it learns on a CPU within minutes.
+"""A tiny Qwen2-VL with its own tokenizer, made on the spot: it learns on a CPU within minutes.
 
-What makes it see is measured: initial weights with a standard deviation of 0.08 (not 0.02), images normalised about
-white, and coloured symbols in the picture. Without any one of the three it stays at chance.
+Measured to make it learn to see: initial weights with a standard deviation of 0.08 (not 0.02), images normalised about
+white, and coloured symbols in the picture. If any one of the three is missing, it stays at chance.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from overworld_vlm.load import VLM
+from overworld_vlm.tiny_config import TinyConfig
 
 _INITIALIZER_RANGE = 0.08
 _IMAGE_MEAN, _IMAGE_STD = 1.0, 0.4
@@ -36,19 +36,6 @@ _CHAT_TEMPLATE = (
     "{% endfor %}{% endif %}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-
-
-class TinyConfig(BaseModel):
-    """Sizes of the tiny model."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    hidden_size: int = Field(default=96, ge=16, description="width of the language model and of the vision tower")
-    layers: int = Field(default=2, ge=1, description="layers of the language model")
-    heads: int = Field(default=4, ge=1, description="attention heads; half as many for keys and values")
-    intermediate_size: int = Field(default=256, ge=16, description="width of the language model's MLPs")
-    vision_layers: int = Field(default=2, ge=1, description="layers of the vision tower")
-    vocab_size: int = Field(default=512, ge=300, description="tokens, special ones and the 256 bytes included")
 
 
 def make_tiny(texts: Iterable[str], config: TinyConfig | None = None, seed: int = 0) -> VLM:

@@ -32,7 +32,7 @@ def simulators() -> list[str]:
 def load(names: Iterable[str]) -> dict[str, type[Env]]:
     """Env id -> class for each name: a simulator ("gym_cards"), an env id ("gym_cards/EZPoints") or "module:Class".
 
-    Raises EnvUnknownError for a name that is not there; whatever the import of a simulator raises passes through.
+    Raises EnvUnknownError for an unknown name, and what importing a simulator raises.
     """
     classes: dict[str, type[Env]] = {}
     for name in names:

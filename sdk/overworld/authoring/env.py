@@ -13,7 +13,7 @@ An env knows one simulator and nothing of networks, slots or prompts:
             won = action == self._coin
             return Transition(Observation((f"It shows {self._coin}.",)), reward=float(won), end=End.TASK, success=won)
 
-`overworld.make` runs it in process, `overworld serve` behind gRPC.
+`overworld.make` runs it in process, `overworld serve` on a server.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ Action = str | int | np.integer[Any] | NDArray[Any]
 
 Pixels = NDArray[np.uint8]
 """An image: uint8 [height, width, channels], 1 (grey) or 3 (RGB) channels."""
+
+
+_REPR_CHARS = 60
 
 
 class End(enum.IntEnum):
@@ -77,7 +80,7 @@ class ActionSpec:
             raise ValueError("low and high must have one dtype and one shape")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class EnvSpec:
     """What an env is. The fields are those of the contract's EnvSpec, where they are described."""
 
@@ -99,8 +102,18 @@ class EnvSpec:
         if self.default_split not in self.splits:
             raise ValueError(f"{self.id}: default_split {self.default_split!r} is not one of {sorted(self.splits)}")
 
+    def __repr__(self) -> str:
+        action = self.action
+        if action.vocabulary:
+            actions = f"{len(action.vocabulary)} actions"
+        elif action.low is not None:
+            actions = f"actions {action.low.dtype}{list(action.low.shape)}"
+        else:
+            actions = "actions in free text"
+        return f"EnvSpec({self.id!r}, {actions}, splits={dict(self.splits)}, max_turns={self.max_turns})"
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Image:
     """An image of an observation. `xxh64` (XXH64, seed 0, of the pixels) is filled in by the host."""
 
@@ -115,10 +128,13 @@ class Image:
                 f"image {self.name!r} must be uint8 [height, width, 1 or 3], not {pixels.dtype} {list(pixels.shape)}"
             )
 
+    def __repr__(self) -> str:
+        return f"Image({self.name!r}, {list(self.pixels.shape)})"
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Observation:
-    """What the agent sees in one turn, in order; nothing of earlier turns.
+    """What the agent sees in one turn, in order, without anything from earlier turns.
 
     `admissible` narrows the vocabulary for this turn, `tensors` are numbers for agents that are not language models.
     """
@@ -126,6 +142,13 @@ class Observation:
     parts: tuple[str | Image, ...] = ()
     admissible: tuple[str, ...] = ()
     tensors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        shown = [repr(part) if isinstance(part, Image) else _shortened(part) for part in self.parts]
+        if self.admissible:
+            shown.append(f"{len(self.admissible)} admissible")
+        shown += [f"{name}: {array.dtype}{list(array.shape)}" for name, array in self.tensors.items()]
+        return f"Observation({', '.join(shown)})"
 
     @property
     def text(self) -> str:
@@ -202,7 +225,7 @@ class Env(ABC):
         """Executes an action that `resolve` gave: a text of the vocabulary or free text (str), or a tensor."""
 
     def skip(self, observation: Observation, metrics: Mapping[str, float]) -> Transition:
-        """What a turn gives in which nothing is executed, after a turn that gave `observation` and `metrics`.
+        """The transition of a turn in which nothing is executed, after one that gave `observation` and `metrics`.
 
         The simulator must stay as it is, pictures too; the session's fallback reward is added.
         """
@@ -217,7 +240,7 @@ class Env(ABC):
         return False
 
     def close(self) -> None:  # noqa: B027 - most envs have nothing to free
-        """Frees what the env holds. Called once."""
+        """Frees the env's resources. Called once."""
 
     def resolve(self, action: Action, observation: Observation) -> Action | None:
         """The admissible action that `action` means in the turn of `observation`, or None.
@@ -244,7 +267,7 @@ class Env(ABC):
     def canvas(self, name: str, height: int, width: int) -> Pixels:
         """An RGB array uint8 [height, width, 3] to draw image `name` into, the same one in each turn of an episode.
 
-        Behind the host it lies in the memory that clients read, so that drawing into it saves a copy. Its content stays
+        On a server it lies in the memory that clients read, so that drawing into it saves a copy. Its content is kept
         from turn to turn; a reset must draw all of it. Ask for it in `reset` and `step`, not in `__init__`.
         """
         canvas = self._canvases.get(name)
@@ -260,6 +283,10 @@ class Env(ABC):
 
 def _private_canvas(height: int, width: int) -> Pixels:
     return np.zeros((height, width, 3), np.uint8)
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= _REPR_CHARS else text[: _REPR_CHARS - 3] + "...")
 
 
 def _folded(text: str) -> str:

@@ -1,6 +1,6 @@
 """Plays one `Env` under the host's rules: admissibility, fallback, limit of turns, choice of task.
 
-`overworld.make` hands out a Runner for use in process; the worker of the host puts one behind each slot.
+`overworld.make` hands out a Runner for use in process; the host has one for each slot.
 """
 
 from __future__ import annotations
@@ -30,9 +30,12 @@ class SlotError:
     reset_helps: bool = True
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True, repr=False)
 class Result:
-    """What a reset or an action gave: the contract's SlotResult. In process `micros` is 0."""
+    """What a reset or an action gave: the contract's SlotResult. In process `micros` is 0.
+
+    All fields are keywords.
+    """
 
     slot: int
     episode: int
@@ -49,6 +52,20 @@ class Result:
     error: SlotError | None = None
     pending: bool = False
 
+    def __repr__(self) -> str:
+        shown = [f"slot={self.slot}", f"episode={self.episode}", f"turn={self.turn}"]
+        if self.pending:
+            shown.append("pending")
+        elif self.error is not None:
+            shown.append(f"error={self.error.reason}")
+        else:
+            shown += [f"reward={self.reward:g}", f"observation={self.observation!r}"]
+            if self.executed is not None:
+                shown.append(f"executed={self.executed!r}")
+            if self.end is not None:
+                shown += [f"end={self.end.name}", f"success={self.success}"]
+        return f"Result({', '.join(shown)})"
+
     @property
     def terminated(self) -> bool:
         """Gymnasium's flag: the episode ended in a state of the task."""
@@ -61,7 +78,7 @@ class Result:
 
 
 class Runner:
-    """One env, one episode after another.
+    """Runs one env, one episode after another.
 
     With `fallback` SKIP an action that cannot be executed leaves the simulator as it is and earns `fallback_reward`;
     with RANDOM an admissible one is drawn from the episode's seed and the turn; where none is listed, it is skipped.
@@ -110,7 +127,9 @@ class Runner:
         self._seed = seed
         self._episode = self._episode + 1 if episode is None else episode
         observation = self.env.reset(seed, split, task)
-        result = self._last = Result(self._slot, self._episode, 0, observation, expert=self._advice())
+        result = self._last = Result(
+            slot=self._slot, episode=self._episode, turn=0, observation=observation, expert=self._advice()
+        )
         for turn, action in enumerate(prefix, 1):
             if result.end is not None:
                 message = f"the episode ended at turn {turn - 1}, the prefix has {len(prefix)} actions"
@@ -140,17 +159,17 @@ class Runner:
         if end is None and turn >= self.env.options.max_turns:
             end, success = End.TIME_LIMIT, self.env.won()
         self._last = Result(
-            self._slot,
-            self._episode,
-            turn,
-            transition.observation,
-            transition.reward,
-            end,
-            success,
-            outcome,
-            executed,
-            transition.metrics,
-            self._advice() if end is None else None,
+            slot=self._slot,
+            episode=self._episode,
+            turn=turn,
+            observation=transition.observation,
+            reward=transition.reward,
+            end=end,
+            success=success,
+            outcome=outcome,
+            executed=executed,
+            metrics=transition.metrics,
+            expert=self._advice() if end is None else None,
         )
         return self._last
 

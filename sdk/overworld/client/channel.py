@@ -1,11 +1,13 @@
-"""Calls to one env server: what is lost, what is refused, and for how long it is worth trying again."""
+"""Calls to one env server: which were lost, which were refused, and for how long to try again."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +15,9 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from overworld.authoring.env import EnvSpec
-from overworld.contract.status import from_rpc_error
+from overworld.contract.status import DOMAIN, from_rpc_error
 from overworld.contract.wire import spec_from_proto
-from overworld.errors import ContractError, Retry, ServerBrokenError, ServerLostError
+from overworld.errors import CallFailedError, ContractError, Retry, ServerBrokenError, ServerLostError
 from overworld.v1 import env_pb2 as pb
 
 _logger = logging.getLogger(__name__)
@@ -44,14 +46,14 @@ _OPTIONS = [
 
 
 class CallLostError(Exception):
-    """A call got no answer; it is worth trying again. `late`: it was given up since it took long."""
+    """A call got no answer; it is worth trying again. `late`: it was given up because it took too long."""
 
     def __init__(self, message: str, *, late: bool = False) -> None:
         super().__init__(message)
         self.late = late
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ServerInfo:
     """What a server says about itself: the contract's GetServerInfoResponse."""
 
@@ -63,6 +65,10 @@ class ServerInfo:
     slots_free: int
     draining: bool
     envs: dict[str, EnvSpec]
+
+    def __repr__(self) -> str:
+        state = ", draining" if self.draining else ""
+        return f"<ServerInfo: {', '.join(self.envs)}; {self.slots_free} of {self.slots_total} slots free{state}>"
 
 
 class Channel:
@@ -77,6 +83,9 @@ class Channel:
         self._budget = retry_budget
         self._channel = grpc.insecure_channel(address, _OPTIONS)
 
+    def __repr__(self) -> str:
+        return f"<Channel to {self.address}{', closed' if self.closed.is_set() else ''}>"
+
     def close(self) -> None:
         """Ends running calls."""
         self.closed.set()
@@ -85,7 +94,7 @@ class Channel:
     def attempt(self, method: str, request: Message, timeout: float = _CALL_SECONDS) -> bytes:
         """The serialised response to one call.
 
-        Raises CallLostError; ContractError if the server refuses; grpc.RpcError for what is neither.
+        Raises CallLostError, ContractError if the server refuses, and CallFailedError for any other failure.
         """
         try:
             stub: Any = self._channel.unary_unary(f"{_SERVICE}/{method}", _serialised, bytes)
@@ -97,7 +106,10 @@ class Channel:
             if error.code() in _LOST_IN_TRANSIT or self.closed.is_set():
                 late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
                 raise CallLostError(f"{error.code().name}: {error.details()}", late=late) from None
-            raise
+            raise CallFailedError(
+                f"{self.address} answered {method} with {error.code().name} ({error.details()}), which is not an error "
+                f"of {DOMAIN}: check that an env server listens there, and read its log"
+            ) from None
         except ValueError as error:  # gRPC's way to say that the channel was closed by another thread
             raise CallLostError(str(error)) from None
         return response
@@ -105,8 +117,8 @@ class Channel:
     def call(self, method: str, request: Message, budget: float | None = None) -> bytes:
         """As `attempt`, but tries again for `budget` seconds (the channel's by default).
 
-        It does so when the call gets lost, or when the server asks to come back later. Raises ServerLostError instead
-        of CallLostError.
+        It does so when the call is lost, or when the server asks to come back later. Raises ServerLostError instead of
+        CallLostError.
         """
         backoff = self.backoff(method, budget)
         while True:
@@ -126,25 +138,31 @@ class Channel:
     def info(self, budget: float | None = None) -> ServerInfo:
         """GetServerInfo. Raises ServerBrokenError, and what `call` raises."""
         data = self.call("GetServerInfo", pb.GetServerInfoRequest(), budget)
-        try:
+        with self.reading("GetServerInfo"):
             message = pb.GetServerInfoResponse.FromString(data)
             envs = {env.id: spec_from_proto(env) for env in message.envs}
-        except (DecodeError, ValueError) as error:
-            raise ServerBrokenError(f"{self.address} describes itself in a way that makes no sense: {error}") from None
         return ServerInfo(
-            message.instance,
-            message.revision,
-            tuple(message.features),
-            dict(message.versions),
-            message.slots_total,
-            message.slots_free,
-            message.draining,
-            envs,
+            instance=message.instance,
+            revision=message.revision,
+            features=tuple(message.features),
+            versions=dict(message.versions),
+            slots_total=message.slots_total,
+            slots_free=message.slots_free,
+            draining=message.draining,
+            envs=envs,
         )
+
+    @contextlib.contextmanager
+    def reading(self, method: str) -> Iterator[None]:
+        """Reports an answer to `method` that cannot be read within this context as ServerBrokenError."""
+        try:
+            yield
+        except (DecodeError, LookupError, ValueError) as error:
+            raise ServerBrokenError(f"{self.address} answered {method} in a way that makes no sense: {error}") from None
 
 
 class Backoff:
-    """Growing pauses between attempts, until nothing has been heard of the server for the budget."""
+    """Growing pauses between attempts, until the server has been silent for the whole budget."""
 
     def __init__(self, channel: Channel, method: str, budget: float) -> None:
         self.budget = budget
@@ -157,7 +175,7 @@ class Backoff:
         """Pauses after a failed attempt.
 
         Raises when the budget is used up: ServerLostError after a lost call, or the refusal itself. A call that was
-        given up since it took long does not count against the budget while the server answers others.
+        given up because it took too long does not count against the budget while the server answers others.
         """
         channel = self._channel
         if isinstance(error, CallLostError) and error.late and self._answers():
@@ -184,7 +202,7 @@ class Backoff:
 
 
 def server_info(address: str, token: str = "", retry_budget: float = 5.0) -> ServerInfo:
-    """Asks the server at `address` who it is. Raises as `Channel.info` does."""
+    """What the server at `address` says about itself. Raises as `Channel.info` does."""
     channel = Channel(address, token, retry_budget)
     try:
         return channel.info()

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
-import grpc
-
 from overworld.authoring.env import EnvSpec
 from overworld.authoring.runner import Result
 from overworld.client.channel import ServerInfo, server_info
-from overworld.client.session import Move, Moves, Reset, Results, Session
-from overworld.errors import ContractError, Reason, ServerBrokenError, ServerLostError
+from overworld.client.moves import Move, Moves, Reset
+from overworld.client.results import Results
+from overworld.client.session import Session
+from overworld.errors import CallFailedError, ContractError, Reason, ServerBrokenError, ServerError, ServerLostError
 from overworld.registry import Registry, StaticRegistry
 
 _logger = logging.getLogger(__name__)
@@ -34,16 +34,17 @@ class _Part:
     session: Session
     first: int
     moving: threading.Lock = dataclasses.field(default_factory=threading.Lock)
-    moves: int = 0  # how often it went elsewhere, or found its server back
+    moves: int = 0  # how often it moved to another server, or found that its own is back
     unclaimed: dict[int, tuple[Move, Result]] = dataclasses.field(default_factory=dict)
 
 
 class Fleet:
     """`slots` slots of one env on the servers that `servers` names.
 
-    A server that is lost for 15 seconds is left: its slots go on elsewhere, or on it once it is back, their episodes
-    replayed. For `retry_budget` seconds that, or room at the start, is sought before ServerLostError (no server
-    answers) or ContractError NO_FREE_SLOTS (they are full) is raised. The other arguments are those of `Session`.
+    When a server has not answered for 15 seconds, its slots are moved to another one, or rebuilt on it if it comes back
+    first; their episodes are replayed. If no server has room for them within `retry_budget` seconds, or at the start
+    for all slots, ServerLostError (no server answers) or ContractError NO_FREE_SLOTS (they are full) is raised. The
+    other arguments are those of `Session`.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Fleet:
         self._budget = retry_budget
         self._arguments = {**arguments, "token": token, "retry_budget": min(retry_budget, _FAILOVER_SECONDS)}
         self._parts = self._open()
-        self._calls = ThreadPoolExecutor(_MAX_CALLS, "fleet")
+        self._submitted = ThreadPoolExecutor(_MAX_CALLS, "fleet")  # starts threads on first use
         self._steps = ThreadPoolExecutor(_MAX_CALLS * len(self._parts), "fleet-part")
 
     def __enter__(self) -> Fleet:
@@ -76,6 +77,9 @@ class Fleet:
 
     def __len__(self) -> int:
         return self._slots
+
+    def __repr__(self) -> str:
+        return f"<Fleet: {len(self)} slots of {self._env_id} on {', '.join(self.addresses)}>"
 
     @property
     def spec(self) -> EnvSpec:
@@ -119,7 +123,7 @@ class Fleet:
 
     def submit(self, moves: Moves) -> Future[Results]:
         """As `Session.submit`."""
-        return self._calls.submit(self.step, moves)
+        return self._submitted.submit(self.step, moves)
 
     def resume_point(self, slot: int) -> Reset:
         """As `Session.resume_point`."""
@@ -128,7 +132,7 @@ class Fleet:
 
     def close(self) -> None:
         """Ends the sessions."""
-        self._calls.shutdown(cancel_futures=True)
+        self._submitted.shutdown(cancel_futures=True)
         self._steps.shutdown(cancel_futures=True)
         for part in self._parts:
             part.session.close()
@@ -140,7 +144,7 @@ class Fleet:
         return index, slot - self._parts[index].first
 
     def _step_part(self, part: _Part, share: Mapping[int, Move]) -> dict[int, Result]:
-        """Results by the part's own slots."""
+        """The results, by the slots' numbers within the part."""
         results, moves = {}, dict(share)
         for slot, move in share.items():
             kept = part.unclaimed.pop(slot, None)
@@ -158,12 +162,12 @@ class Fleet:
         return results
 
     def _move(self, part: _Part, seen: int) -> None:
-        """Takes a part to a server that has room for it, or finds its own one back. Raises ServerLostError."""
+        """Moves a part to a server that has room for it, unless its own one is back. Raises ServerLostError."""
         with part.moving:
             deadline = time.monotonic() + self._budget
             lost = part.session.address
-            while part.moves == seen:  # else another call has done so
-                if self._ask(lost) is not None:  # it may still have the session; if not, the session opens itself anew
+            while part.moves == seen:  # otherwise another call has moved it
+                if self._ask(lost) is not None:  # if it does not have the session any more, the session rebuilds itself
                     part.moves += 1
                     return
                 for address, free in self._free().items():
@@ -171,10 +175,10 @@ class Fleet:
                         continue
                     try:
                         part.session.move(address)
-                    except (ServerLostError, ServerBrokenError, ContractError, grpc.RpcError) as error:
+                    except (CallFailedError, ContractError, ServerBrokenError, ServerLostError) as error:
                         _logger.warning("%s: %s", address, error)
                         continue
-                    _logger.info("%d slots went from %s to %s", len(part.session), lost, address)
+                    _logger.info("%d slots moved from %s to %s", len(part.session), lost, address)
                     part.moves += 1
                     return
                 if time.monotonic() > deadline:
@@ -192,13 +196,13 @@ class Fleet:
                 waiting = True
                 _logger.warning(
                     "%s: %d free slots are needed, there are %s; waiting for up to %g s",
-                    self._env_id, self._slots, free or self._nobody(), self._budget,
+                    self._env_id, self._slots, free or self._why_unavailable(), self._budget,
                 )  # fmt: skip
             if time.monotonic() > deadline:
                 if not free:
                     raise ServerLostError(
-                        f"within {self._budget:g} s no server offered {self._env_id}: {self._nobody()}; correct the "
-                        f"env's name, or start a server with: overworld serve {self._env_id}"
+                        f"within {self._budget:g} s no server offered {self._env_id}: {self._why_unavailable()}; "
+                        f"correct the env's name, or start a server with: overworld serve {self._env_id}"
                     )
                 raise ContractError(
                     Reason.NO_FREE_SLOTS, f"{self._slots} slots are needed, free are {free}: ask for fewer slots"
@@ -215,12 +219,11 @@ class Fleet:
             raise
         return parts
 
-    def _nobody(self) -> str:
-        """Who was asked for the env in vain."""
+    def _why_unavailable(self) -> str:
         if addresses := self._registry.servers(self._env_id):
             return f"none of {addresses} answers and has free slots"
-        if offered := self._registry.on_offer():
-            return f"nobody has announced it, on offer are {offered}"
+        if known := self._registry.known_envs():
+            return f"no server has announced it; the envs that have been announced are {known}"
         return "no server is known at all"
 
     def _free(self) -> dict[str, int]:
@@ -237,10 +240,10 @@ class Fleet:
         return {address: info.slots_free for address, info in hosting.items() if info.slots_free and not info.draining}
 
     def _ask(self, address: str) -> ServerInfo | None:
-        """What the server says of itself; None if it cannot be understood or does not answer."""
+        """What the server says about itself; None if it does not answer, or in a way that makes no sense."""
         try:
             return server_info(address, self._token, min(self._budget, _ASK_SECONDS))
-        except (ServerLostError, ServerBrokenError, grpc.RpcError) as error:
+        except ServerError as error:
             _logger.warning("%s", error)
             return None
 

@@ -1,4 +1,4 @@
-"""A gate that many may pass at a time, until one closes it behind the last of them."""
+"""A gate that many threads may pass at a time, until one closes it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Gate:
 
     @contextlib.contextmanager
     def passing(self) -> Iterator[None]:
-        """Waits while the gate is closed; it does not close while this lasts."""
+        """Waits while the gate is closed, and keeps it open within this context."""
         with self._changed:
             self._changed.wait_for(lambda: not self._closing)
             self._inside += 1
@@ -30,7 +30,7 @@ class Gate:
 
     @contextlib.contextmanager
     def closed(self) -> Iterator[None]:
-        """Closes the gate and waits until nobody is passing."""
+        """Closes the gate for this context, which begins when no thread is passing any more."""
         with self._changed:
             self._changed.wait_for(lambda: not self._closing)
             self._closing = True

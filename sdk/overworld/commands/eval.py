@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from overworld.client.fleet import Fleet
-from overworld.client.session import Reset
+from overworld.client.moves import Reset
 from overworld.errors import EvaluationError, SettingsError
 from overworld.evaluation.conversation import Recipe
 from overworld.evaluation.evaluate import Report, evaluate, tasks_of_split
@@ -44,7 +44,7 @@ class EvalConfig(Settings):
     slots: int = Field(default=16, ge=1, description="episodes played at once")
     blank_frames: bool = Field(default=False, description="show white pictures instead, as a control")
     keep: Path | None = Field(default=None, description="folder for report, episodes and pictures")
-    timeout: float = Field(default=60.0, gt=0, description="seconds to wait for a lost server")
+    timeout: float = Field(default=60.0, gt=0, description="seconds to wait for a lost server, of envs or of the model")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -59,6 +59,7 @@ def main(arguments: Sequence[str]) -> int:
             temperature=config.temperature,
             max_tokens=config.max_tokens,
             concurrency=config.slots,
+            retry_budget=config.timeout,
         ) as model,
         Fleet(
             open_registry(config.servers),

@@ -1,7 +1,7 @@
 """Frames in memory and on the wire: a file that server, workers and local clients map, and blocks of equal frames.
 
-A session's file has one region per slot, `stride` bytes apart, and a nonce behind the last. A worker writes the images
-of a slot one behind the other into its region, so the same image of all slots makes one strided block.
+A session's file has one region per slot, `stride` bytes apart, and a nonce after the last one. A worker writes the
+images of a slot back to back into its region, so the same image of all slots makes one strided block.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NONCE_BYTES = 16
 
 
 class FrameFile:
-    """The server's side: a file of `slots` regions. Memory is used where frames are written.
+    """The server's side: a file of `slots` regions. Its pages take memory once frames are written to them.
 
     `path` can be opened by processes of the same user on the same machine. Raises OSError.
     """
@@ -45,7 +45,7 @@ class FrameFile:
             self._fd, self.path = tempfile.mkstemp(prefix="overworld-frames-")
         try:
             os.ftruncate(self._fd, self.size)
-            if anonymous:  # nobody can shorten it: reading beyond its end would kill the readers
+            if anonymous:  # sealed: if someone shortened it, reading past its end would kill the readers
                 fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
             os.pwrite(self._fd, self.nonce, self.size - _NONCE_BYTES)
             self.memory = mmap.mmap(self._fd, self.size)
@@ -54,7 +54,7 @@ class FrameFile:
             raise
 
     def close(self) -> None:
-        """Gives the memory back once workers and clients have let go of it, too."""
+        """Frees the memory, as soon as workers and clients have unmapped it too."""
         self.memory.close()
         self._forget()
 
@@ -65,7 +65,7 @@ class FrameFile:
 
 
 def map_for_writing(path: str, nonce: bytes) -> mmap.mmap:
-    """The worker's side: the whole file. Raises OSError if it is gone, and another has taken its place."""
+    """The worker's side: the whole file. Raises OSError if it is gone, or if another has taken its place."""
     fd = os.open(path, os.O_RDWR)
     try:
         memory = mmap.mmap(fd, 0)
@@ -77,7 +77,7 @@ def map_for_writing(path: str, nonce: bytes) -> mmap.mmap:
 
 
 def map_for_reading(shared: pb.SharedMemory) -> mmap.mmap | None:
-    """The client's side: the file, or None if it is not there or not the one that the server means."""
+    """The client's side: the file, or None if it does not exist or is not the one that the server means."""
     try:
         # O_NONBLOCK: the path comes from the server, opening a pipe must not hang.
         fd = os.open(shared.path, os.O_RDONLY | os.O_NONBLOCK)
@@ -94,7 +94,7 @@ def map_for_reading(shared: pb.SharedMemory) -> mmap.mmap | None:
 
 
 class Region:
-    """A worker's view of one slot's region: canvases first, then whatever else an observation shows."""
+    """A worker's view of one slot's region: canvases first, then the other images of an observation."""
 
     def __init__(self, memory: mmap.mmap, slot: int, stride: int) -> None:
         self.start = slot * stride
@@ -110,11 +110,11 @@ class Region:
         return canvas
 
     def forget_canvases(self) -> None:
-        """Frees the room of all canvases."""
+        """Frees the space of all canvases."""
         self._canvas_end = 0
 
     def place(self, images: Sequence[Pixels]) -> list[int]:
-        """Writes images that are not canvases of this region behind the canvases; the offset in the file of each image.
+        """Writes images that are not canvases of this region after the canvases. Returns their offsets in the file.
 
         Raises ContractError FRAMES_TOO_LARGE.
         """
@@ -176,7 +176,7 @@ _FRAMES_TAG = pb.StepResponse.FRAMES_FIELD_NUMBER << 3 | 2
 
 
 def join_response(head: pb.StepResponse, frames: Sequence[Any]) -> bytes:
-    """The wire form of `head` with `frames` packed behind it, in one copy instead of protobuf's several.
+    """The wire form of `head` followed by `frames`, in one copy instead of protobuf's several.
 
     `frames` are contiguous buffers; `head.frames` must be empty.
     """

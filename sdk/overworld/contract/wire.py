@@ -1,4 +1,4 @@
-"""Between the contract's messages and the SDK's types."""
+"""Conversions between the contract's messages and the SDK's types."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from overworld.v1 import env_pb2 as pb
 
 CONTRACT_REVISION = 1
 MAX_REPLY_BYTES = 65_536
-"""Bound of Action.reply."""
+"""The contract's limit for Action.reply."""
 
 _DTYPES = ("bool", "uint8", "int32", "int64", "float32", "float64")
 
 
 def tensor_to_proto(array: NDArray[np.generic]) -> pb.Tensor:
-    """Raises ValueError for an element type that the contract lacks."""
+    """`array` as a message. Raises ValueError for an element type that the contract lacks."""
     if array.dtype.name not in _DTYPES:
         raise ValueError(f"a tensor has the element type {array.dtype}; the contract knows {', '.join(_DTYPES)}")
     little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
@@ -30,7 +30,7 @@ def tensor_to_proto(array: NDArray[np.generic]) -> pb.Tensor:
 
 
 def tensor_from_proto(tensor: pb.Tensor) -> NDArray[np.generic]:
-    """Raises ValueError for a tensor that contradicts itself."""
+    """The tensor as an array of its shape and dtype. Raises ValueError for a tensor that contradicts itself."""
     if tensor.dtype not in _DTYPES:
         raise ValueError(f"a tensor has the element type {tensor.dtype!r}; the contract knows {', '.join(_DTYPES)}")
     dtype = np.dtype(tensor.dtype).newbyteorder("<")
@@ -41,7 +41,7 @@ def tensor_from_proto(tensor: pb.Tensor) -> NDArray[np.generic]:
 
 
 def action_to_proto(action: Action | None, reply: str = "") -> pb.Action:
-    """`reply` is cut to the contract's bound."""
+    """The action as a message; `reply` is cut to MAX_REPLY_BYTES."""
     message = pb.Action()
     if isinstance(action, str):
         message.text = action
@@ -55,7 +55,7 @@ def action_to_proto(action: Action | None, reply: str = "") -> pb.Action:
 
 
 def action_from_proto(message: pb.Action) -> Action | None:
-    """Raises ValueError for a tensor that contradicts itself."""
+    """The action, None if it holds none. Raises ValueError for a tensor that contradicts itself."""
     kind = message.WhichOneof("value")
     if kind == "text":
         return message.text
@@ -65,7 +65,7 @@ def action_from_proto(message: pb.Action) -> Action | None:
 
 
 def spec_to_proto(spec: EnvSpec) -> pb.EnvSpec:
-    """The contract's form of `spec`."""
+    """`spec` as a message."""
     action = pb.ActionSpec(vocabulary=spec.action.vocabulary, max_text_bytes=spec.action.max_text_bytes)
     if spec.action.low is not None and spec.action.high is not None:
         action.low.CopyFrom(tensor_to_proto(spec.action.low))
@@ -88,7 +88,7 @@ def spec_to_proto(spec: EnvSpec) -> pb.EnvSpec:
 
 
 def spec_from_proto(message: pb.EnvSpec) -> EnvSpec:
-    """Raises ValueError for a spec that contradicts itself."""
+    """The spec in a message. Raises ValueError for a spec that contradicts itself."""
     action = message.action
     return EnvSpec(
         id=message.id,
@@ -121,18 +121,8 @@ def provenance_digest(provenance: Mapping[str, str], options_json: str) -> str:
     return digest.hexdigest()
 
 
-def episode_state(result: pb.SlotResult) -> bytes:
-    """What two runs of the same episode must agree in: all of a result but where its images lie and what it took."""
-    state = pb.SlotResult()
-    state.CopyFrom(result)
-    state.micros = 0
-    for image in state.observation.images:
-        image.block = image.index = 0
-    return state.SerializeToString(deterministic=True)
-
-
 def observation_to_proto(observation: Observation) -> pb.Observation:
-    """Without the images' places: block and index are the sender's to fill in."""
+    """`observation` as a message, without the places of its images: the sender fills in block and index."""
     message = pb.Observation(admissible=observation.admissible)
     for part in observation.parts:
         if isinstance(part, str):
@@ -146,7 +136,7 @@ def observation_to_proto(observation: Observation) -> pb.Observation:
 
 
 def result_to_proto(result: Result) -> pb.SlotResult:
-    """A READY result, without the images' places."""
+    """A READY result as a message, without the places of its images."""
     end: Any = result.end or pb.END_UNSPECIFIED
     outcome: Any = result.outcome or pb.OUTCOME_UNSPECIFIED
     message = pb.SlotResult(
@@ -174,33 +164,37 @@ def result_to_proto(result: Result) -> pb.SlotResult:
 
 
 def result_from_proto(message: pb.SlotResult, frame: Callable[[pb.Image], Pixels]) -> Result:
-    """`frame` gives the pixels of an image. Raises ValueError for a result that contradicts itself."""
+    """The result in a message; `frame` gives the pixels of an image.
+
+    Raises ValueError for a result that contradicts itself.
+    """
     if message.state == pb.SLOT_STATE_PENDING:
-        return Result(message.slot, message.episode, message.turn, pending=True)
+        return Result(slot=message.slot, episode=message.episode, turn=message.turn, pending=True)
     if message.state == pb.SLOT_STATE_FAILED:
         error = SlotError(message.error.reason, message.error.message, message.error.reset_helps)
-        return Result(message.slot, message.episode, message.turn, error=error)
+        return Result(slot=message.slot, episode=message.episode, turn=message.turn, error=error)
     if message.state != pb.SLOT_STATE_READY:
         raise ValueError(f"slot state {message.state} is unknown")
     observed = message.observation
     images = [Image(image.name, frame(image), image.xxh64) for image in observed.images]
+    tensors = observed.tensors
     return Result(
-        message.slot,
-        message.episode,
-        message.turn,
-        Observation(
+        slot=message.slot,
+        episode=message.episode,
+        turn=message.turn,
+        observation=Observation(
             _parts(observed.parts, images),
             tuple(observed.admissible),
-            {name: tensor_from_proto(tensor) for name, tensor in observed.tensors.items()} if observed.tensors else {},
+            {name: tensor_from_proto(tensor) for name, tensor in tensors.items()} if tensors else {},
         ),
-        message.reward,
-        End(message.end) if message.end else None,
-        message.success if message.HasField("success") else None,
-        Outcome(message.outcome) if message.outcome else None,
-        action_from_proto(message.executed) if message.HasField("executed") else None,
-        dict(message.metrics),
-        Expert(message.expert.action.text, message.expert.thoughts) if message.HasField("expert") else None,
-        message.micros,
+        reward=message.reward,
+        end=End(message.end) if message.end else None,
+        success=message.success if message.HasField("success") else None,
+        outcome=Outcome(message.outcome) if message.outcome else None,
+        executed=action_from_proto(message.executed) if message.HasField("executed") else None,
+        metrics=dict(message.metrics),
+        expert=Expert(message.expert.action.text, message.expert.thoughts) if message.HasField("expert") else None,
+        micros=message.micros,
     )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from overworld.authoring.env import Image, Observation
 from overworld.authoring.runner import Result
 from overworld.client.fleet import Fleet
-from overworld.client.session import Act, Reset
+from overworld.client.moves import Act, Reset
 from overworld.contract.frames import pixels_hash
 from overworld.errors import ContractError, EvaluationError, ModelChangedError, Reason
 from overworld.evaluation.conversation import Conversation, Message, Recipe, png
@@ -260,7 +260,14 @@ def _without_pictures(result: Result) -> Result:
     """The result with white pictures of the same sizes."""
     parts = tuple(_blank(part) if isinstance(part, Image) else part for part in result.observation.parts)
     blank = Observation(parts, result.observation.admissible)
-    return Result(result.slot, result.episode, result.turn, blank, outcome=result.outcome, executed=result.executed)
+    return Result(
+        slot=result.slot,
+        episode=result.episode,
+        turn=result.turn,
+        observation=blank,
+        outcome=result.outcome,
+        executed=result.executed,
+    )
 
 
 def _blank(image: Image) -> Image:

@@ -1,1 +1,1 @@
-"""Runs envs behind the contract: `server` speaks gRPC, `front` keeps sessions, `worker` owns the simulators."""
+"""The env server: `server` speaks gRPC, `front` keeps sessions, `worker` owns the simulators."""

@@ -1,4 +1,4 @@
-"""The front: the contract's four calls. It owns the sessions and never touches a simulator."""
+"""The front: the contract's four calls. It owns the sessions, and the pool whose workers own the simulators."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import logging
 import math
 import time
 import uuid
+from collections.abc import Sequence
 
 from overworld.contract.frames import FrameFile, join_response
 from overworld.contract.wire import CONTRACT_REVISION, spec_from_proto
 from overworld.errors import ContractError, Reason
-from overworld.host.metrics import Metrics
+from overworld.host.metrics import ServerMetrics
 from overworld.host.pool import Pool
-from overworld.host.session import Session
+from overworld.host.session import HostedSession
 from overworld.v1 import env_pb2 as pb
 
 _logger = logging.getLogger(__name__)
@@ -32,17 +33,33 @@ _REAP_SECONDS = 0.25
 class Front:
     """Implements EnvService. Each call raises ContractError for a refusal."""
 
-    def __init__(self, pool: Pool, *, slot_bytes: int, allow_expert: bool, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        envs: Sequence[str],
+        *,
+        slots: int,
+        workers: int,
+        step_timeout: float,
+        slot_bytes: int,
+        allow_expert: bool,
+        metrics: ServerMetrics,
+    ) -> None:
         self.draining = False
         self.instance = str(uuid.uuid4())
-        self._pool = pool
         self._slot_bytes = slot_bytes
         self._allow_expert = allow_expert
         self._features = ("prefix", "min_ready", "random_fallback", *(("expert",) if allow_expert else ()))
         self._metrics = metrics
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, HostedSession] = {}
         self._keys = itertools.count()
-        pool.on_lost = self._end
+        self._pool = Pool(
+            envs, slots=slots, workers=workers, step_timeout=step_timeout, metrics=metrics, on_lost=self._end
+        )
+        self._info = pb.GetServerInfoResponse()  # no envs until the workers have loaded them
+        self._reaper: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Front: {len(self._sessions)} sessions, {self._pool!r}>"
 
     async def start(self) -> None:
         """Starts the workers. Raises WorkerError if one cannot load its envs."""
@@ -51,13 +68,19 @@ class Front:
         self._count()
 
     @property
+    def failed(self) -> asyncio.Future[None]:
+        """Gets a WorkerError when a worker cannot be replaced."""
+        return self._pool.failed
+
+    @property
     def envs(self) -> list[str]:
         """Ids of the envs."""
         return [env.id for env in self._info.envs]
 
     async def stop(self) -> None:
         """Ends sessions and workers."""
-        self._reaper.cancel()
+        if self._reaper is not None:
+            self._reaper.cancel()
         for session in list(self._sessions.values()):
             self._end(session)
         await self._pool.stop()
@@ -136,7 +159,7 @@ class Front:
             self._end(session)
         return pb.CloseResponse()
 
-    def _begin(self, request: pb.OpenRequest) -> Session:
+    def _begin(self, request: pb.OpenRequest) -> HostedSession:
         self._check(request)
         slots = self._pool.take(request.slots)
         try:
@@ -149,14 +172,14 @@ class Front:
         lease = min(request.lease.seconds, _MAX_LEASE_SECONDS) + request.lease.nanos / 1e9
         if not request.HasField("lease"):
             lease = _DEFAULT_LEASE_SECONDS
-        session = Session(next(self._keys), request, slots, frames, lease)
+        session = HostedSession(
+            key=next(self._keys), request=request, slots=slots, frames=frames, lease=lease, open=self._open
+        )
         self._sessions[request.session] = session
-        session.opened = asyncio.create_task(self._open(session))
-        session.opened.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may be waiting
         self._count()
         return session
 
-    async def _open(self, session: Session) -> pb.OpenResponse:
+    async def _open(self, session: HostedSession) -> pb.OpenResponse:
         try:
             opened = await self._pool.open(session)
             session.spec = spec_from_proto(opened.spec)
@@ -200,7 +223,7 @@ class Front:
         if request.expert and not envs[request.env_id].has_expert:
             raise ContractError(Reason.FEATURE_MISSING, f"{request.env_id} has no expert")
 
-    def _end(self, session: Session) -> None:
+    def _end(self, session: HostedSession) -> None:
         if self._sessions.get(session.request.session) is session:
             del self._sessions[session.request.session]
             self._pool.close(session)

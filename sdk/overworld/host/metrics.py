@@ -1,4 +1,4 @@
-"""What an env server tells Prometheus."""
+"""The metrics that an env server exposes to Prometheus."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ with needs_extra("host"):
 _STEP_BUCKETS = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 
-class Metrics:
+class ServerMetrics:
     """The server's metrics, in a registry of its own."""
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Metrics:
             buckets=_STEP_BUCKETS,
         )
 
-    @functools.cache  # noqa: B019 - one Metrics per process; `labels` takes a lock, this is on the path of every step
+    @functools.cache  # noqa: B019 - one per process; `labels` takes a lock, and every step comes here
     def step_seconds(self, env: str) -> Histogram:
         """The histogram of an env."""
         return self._step_seconds.labels(env)

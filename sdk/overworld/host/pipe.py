@@ -1,15 +1,16 @@
-"""What front and worker say to each other: a JSON header and a message of the contract, length-prefixed, over a socket.
+"""The pipe between front and worker: length-prefixed messages over a socket, each a JSON header and a protobuf message.
 
 front to worker   {"do": "open", "session", "slots", "frames", "nonce", "stride"} + OpenRequest
                   {"do": "step", "session"} + StepRequest
                   {"do": "replay", "session"} + StepRequest: resets with prefixes, whose images are hashed and not shown
                   {"do": "close", "session"}
 worker to front   {"is": "ready"} + GetServerInfoResponse (envs and versions), or {"is": "unable", "why"}
-                  {"is": "opened", "session", "error"} + OpenResponse (spec and options)
-                  {"is": "results", "session"} + StepResponse (one block per image; offsets into the session's file)
-                  {"is": "replayed", "session"} + StepResponse (no blocks)
+                  {"is": "opened", "session", "jobs", "error"} + OpenResponse (spec and options)
+                  {"is": "results", "session", "jobs"} + StepResponse (a block per image: offsets in the session's file)
+                  {"is": "replayed", "session", "jobs"} + StepResponse (no blocks)
 
-An open and each command are jobs. A worker does its jobs in the order in which they were sent and answers each.
+An open and each command are jobs. A worker does its jobs in the order in which they were sent; `jobs` says how many a
+message answers.
 """
 
 from __future__ import annotations

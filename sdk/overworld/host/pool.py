@@ -1,8 +1,8 @@
-"""The pool of workers: spreads slots over them, routes commands and results, brings sessions back when a worker died.
+"""The pool of workers: spreads slots over them, routes commands and results, rebuilds sessions when a worker died.
 
 A session is *up* on a worker from the worker's answer to its open until the worker's death. After a death each session
-that was up there is opened anew, and each of its slots there is brought back by replaying its episode; the replay must
-lead to the state that the client knows. The slot whose command was running fails.
+that was up there is rebuilt: opened again, and each of its slots there replays its episode, which must lead to the
+state that the client knows. The slot whose command was running fails.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from overworld.authoring.env import End
-from overworld.contract.wire import episode_state
+from overworld.contract.replay import Lost, Playing
 from overworld.errors import ContractError, Reason, WorkerError
 from overworld.host import pipe
-from overworld.host.metrics import Metrics
-from overworld.host.session import Session, Slot
+from overworld.host.metrics import ServerMetrics
+from overworld.host.session import HostedSession
+from overworld.host.slot import HostedSlot, Phase
 from overworld.host.worker_process import Death, Job, WorkerProcess
 from overworld.v1 import env_pb2 as pb
 
 _RESTART_PAUSES = (0.2, 1.0, 5.0)
-"""Seconds between attempts to replace a worker: what keeps one from starting (no memory, say) may pass."""
+"""Seconds between attempts to replace a worker: what keeps it from starting (too little memory, say) may pass."""
 
 _logger = logging.getLogger(__name__)
 
@@ -34,19 +35,25 @@ class _WorkerDiedError(Exception):
 class Pool:
     """`workers` processes that share `slots` slots, each loading the envs `names`.
 
-    `on_lost(session)` is told of a session that cannot be brought back.
+    `on_lost(session)` is called for a session that cannot be rebuilt.
     """
 
-    on_lost: Callable[[Session], None]
-
     def __init__(
-        self, names: Sequence[str], *, slots: int, workers: int, step_timeout: float, metrics: Metrics
+        self,
+        names: Sequence[str],
+        *,
+        slots: int,
+        workers: int,
+        step_timeout: float,
+        metrics: ServerMetrics,
+        on_lost: Callable[[HostedSession], None],
     ) -> None:
         self.slots = slots
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Gets a WorkerError when a worker cannot be replaced."""
         self._metrics = metrics
-        self._sessions: dict[int, Session] = {}
+        self._on_lost = on_lost
+        self._sessions: dict[int, HostedSession] = {}
         self._opening: dict[tuple[int, WorkerProcess], asyncio.Future[pb.OpenResponse]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._workers = [
@@ -60,6 +67,9 @@ class Pool:
             )
             for index in range(workers)
         ]
+
+    def __repr__(self) -> str:
+        return f"<Pool: {len(self._workers)} workers, {self.free} of {self.slots} slots free>"
 
     @property
     def free(self) -> int:
@@ -77,7 +87,7 @@ class Pool:
             task.cancel()
         await asyncio.gather(*(worker.stop() for worker in self._workers))
 
-    def take(self, count: int) -> list[Slot]:
+    def take(self, count: int) -> list[HostedSlot]:
         """Takes `count` free slots, neighbours on different workers, so that any range of a session uses all cores.
 
         Raises ContractError NO_FREE_SLOTS.
@@ -91,48 +101,48 @@ class Pool:
         for index in range(count):
             worker = max(self._workers, key=lambda worker: worker.capacity - worker.used)
             worker.used += 1
-            slots.append(Slot(index, worker))
+            slots.append(HostedSlot(index=index, worker=worker))
         return slots
 
     @staticmethod
-    def give_back(slots: Sequence[Slot]) -> None:
+    def give_back(slots: Sequence[HostedSlot]) -> None:
         """The inverse of `take`."""
         for slot in slots:
             slot.worker.used -= 1
 
-    async def open(self, session: Session) -> pb.OpenResponse:
-        """Has the workers make the session's envs. Raises ContractError; then the session is closed."""
+    async def open(self, session: HostedSession) -> pb.OpenResponse:
+        """Makes the session's envs on the workers. Raises ContractError; then the session is closed."""
         self._sessions[session.key] = session
         workers = list(dict.fromkeys(slot.worker for slot in session.slots))
         try:
-            answers = await asyncio.gather(*(self._bring_up(session, worker) for worker in workers))
+            answers = await asyncio.gather(*(self._open_on(worker, session) for worker in workers))
         except ContractError:
             self.close(session)
             raise
         return answers[0]
 
-    def step(self, session: Session, commands: Sequence[pb.Command]) -> None:
-        """Has accepted commands executed; `session.finish` gets the results."""
+    def step(self, session: HostedSession, commands: Sequence[pb.Command]) -> None:
+        """Executes accepted commands; the slots get the results."""
         by_worker: dict[WorkerProcess, list[pb.Command]] = {}
         for command in commands:
             slot = session.slots[command.slot]
-            if slot.lost is not None:
-                self._finish(session, slot, _failure(slot, slot.lost), [])
-            elif not slot.rebuilding:  # else it is sent when the slot has been brought back
+            if isinstance(slot.episode, Lost):
+                self._fail(session, slot, slot.episode.reason, slot.episode.message)
+            elif slot.phase is Phase.RUNNING:  # a command that is held is sent when the slot has been rebuilt
                 by_worker.setdefault(slot.worker, []).append(command)
         for worker, batch in by_worker.items():
             worker.step(session.key, batch)
 
-    def close(self, session: Session) -> None:
+    def close(self, session: HostedSession) -> None:
         """Frees the session's slots. May be called again."""
         if self._sessions.pop(session.key, None) is None:
             return
         self.give_back(session.slots)
         for worker in session.up:
-            worker.send({"do": "close", "session": session.key})
+            worker.close(session.key)
 
-    async def _bring_up(self, session: Session, worker: WorkerProcess) -> pb.OpenResponse:
-        """Opens the session on a worker, again if that dies of something else meanwhile, and replays its slots there.
+    async def _open_on(self, worker: WorkerProcess, session: HostedSession) -> pb.OpenResponse:
+        """Opens the session on a worker, again if it dies of something else meanwhile, and replays its episodes.
 
         Raises ContractError if its env cannot be made, or if the session is closed meanwhile.
         """
@@ -158,15 +168,15 @@ class Pool:
             if (worker.starts, worker.ready.is_set()) != (start, True):
                 continue
             if session.key not in self._sessions:
-                worker.send({"do": "close", "session": session.key})
+                worker.close(session.key)
             self._check_open(session)
             session.up.add(worker)
             for slot in session.slots:
                 if slot.worker is worker:
-                    self._replay(session, slot)
+                    self._rebuild(session, slot)
             return opened
 
-    def _check_open(self, session: Session) -> None:
+    def _check_open(self, session: HostedSession) -> None:
         if session.key not in self._sessions:
             raise ContractError(Reason.SESSION_UNKNOWN, "the session was closed while it was being opened")
 
@@ -189,18 +199,26 @@ class Pool:
             if header["is"] == "replayed":
                 self._replayed(session, slot, result)
             else:
-                self._finish(
-                    session, slot, result, [response.blocks[image.block] for image in result.observation.images]
-                )
+                places = [response.blocks[image.block] for image in result.observation.images]
+                self._finish(session, slot, result, places)
 
-    def _finish(self, session: Session, slot: Slot, result: pb.SlotResult, places: list[pb.FrameBlock]) -> None:
+    def _finish(
+        self,
+        session: HostedSession,
+        slot: HostedSlot,
+        result: pb.SlotResult,
+        places: Sequence[pb.FrameBlock] = (),
+    ) -> None:
         env = session.request.env_id
         self._metrics.step_seconds(env).observe(result.micros / 1e6)
         if result.end:
             self._metrics.episodes.labels(env, End(result.end).name).inc()
         if result.state == pb.SLOT_STATE_FAILED:
             self._metrics.failures.labels(env, result.error.reason).inc()
-        session.finish(slot, result, places)
+        slot.finish(result, places)
+
+    def _fail(self, session: HostedSession, slot: HostedSlot, reason: Reason, message: str) -> None:
+        self._finish(session, slot, slot.failure(reason, message))
 
     def _on_death(self, worker: WorkerProcess, death: Death) -> None:
         self._metrics.worker_restarts.inc()
@@ -216,14 +234,14 @@ class Pool:
         self._spawn(self._restart(worker))
         for session in self._sessions.values():
             if worker not in session.up:
-                continue  # `_bring_up` is at it
+                continue  # `_open_on` takes care of it
             session.up.remove(worker)
             for slot in session.slots:
                 if slot.worker is worker:
-                    slot.rebuilding = True
+                    slot.worker_died()
                     if death.job == Job(session.key, slot.index):
                         self._lose(session, slot, death.reason, death.message)
-            self._spawn(self._bring_back(session, worker))
+            self._spawn(self._reopen_on(worker, session))
 
     async def _restart(self, worker: WorkerProcess) -> None:
         for pause in (*_RESTART_PAUSES, None):
@@ -238,55 +256,45 @@ class Pool:
             else:
                 return
 
-    async def _bring_back(self, session: Session, worker: WorkerProcess) -> None:
+    async def _reopen_on(self, worker: WorkerProcess, session: HostedSession) -> None:
         try:
-            await self._bring_up(session, worker)
+            await self._open_on(worker, session)
         except ContractError as error:
             if session.key in self._sessions:
-                _logger.error("session %s cannot be brought back: %s", session.request.session, error)
-                self.on_lost(session)
+                _logger.error("session %s cannot be rebuilt: %s", session.request.session, error)
+                self._on_lost(session)
 
-    def _replay(self, session: Session, slot: Slot) -> None:
-        """Replays the slot's episode so far, if there is one that goes on; `_replayed` takes the result."""
-        if not slot.log:
-            self._resume(session, slot)
-            return
-        first, *actions = slot.log
-        replay = pb.Command(slot=slot.index, episode=first.episode, turn=slot.log[-1].turn)
-        replay.reset.CopyFrom(first.reset)
-        replay.reset.prefix.extend(command.action for command in actions)
-        slot.worker.step(session.key, [replay], replay=True)
-
-    def _replayed(self, session: Session, slot: Slot, result: pb.SlotResult) -> None:
-        # Without a known state, a reset was accepted meanwhile: what was replayed does not matter any more.
-        if slot.known is None or episode_state(result) == episode_state(slot.known):
-            self._resume(session, slot)
+    def _rebuild(self, session: HostedSession, slot: HostedSlot) -> None:
+        """Replays the slot's episode, if one is running; `_replayed` takes the result."""
+        if isinstance(slot.episode, Playing):
+            slot.worker.step(session.key, [slot.episode.replay()], replay=True)
         else:
-            message = "replaying the episode after its process died led to another state"
-            self._lose(session, slot, Reason.REBUILD_MISMATCH, message)
-            self._resume(session, slot)
+            self._rebuilt(session, slot)
 
-    def _resume(self, session: Session, slot: Slot) -> None:
-        """The slot is where it was: what it was told meanwhile is sent."""
-        slot.rebuilding = False
-        if slot.running:
+    def _replayed(self, session: HostedSession, slot: HostedSlot, result: pb.SlotResult) -> None:
+        # If none is playing any more, a reset was accepted meanwhile: what was replayed does not matter.
+        if isinstance(slot.episode, Playing) and (why := slot.episode.mismatch(result)):
+            message = f"the episode could not be rebuilt after its process died: {why}"
+            self._lose(session, slot, Reason.REBUILD_MISMATCH, message)
+        self._rebuilt(session, slot)
+
+    @staticmethod
+    def _rebuilt(session: HostedSession, slot: HostedSlot) -> None:
+        """The slot is where it was: the command that it was given meanwhile is sent."""
+        slot.rebuilt()
+        if slot.phase is Phase.RUNNING:
             assert slot.command is not None
             slot.worker.step(session.key, [slot.command])
 
-    def _lose(self, session: Session, slot: Slot, reason: Reason, message: str) -> None:
+    def _lose(self, session: HostedSession, slot: HostedSlot, reason: Reason, message: str) -> None:
         """Fails the running command, or else the next action."""
-        error = pb.SlotError(reason=reason.name, message=f"{message}; reset the slot", reset_helps=True)
+        message += "; reset the slot"
         if slot.running:
-            self._finish(session, slot, _failure(slot, error), [])
+            self._fail(session, slot, reason, message)
         else:
-            slot.log.clear()
-            slot.lost = error
+            slot.lose(reason, message)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _failure(slot: Slot, error: pb.SlotError) -> pb.SlotResult:
-    return pb.SlotResult(slot=slot.index, episode=slot.episode, turn=slot.turn, state=pb.SLOT_STATE_FAILED, error=error)

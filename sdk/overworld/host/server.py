@@ -1,4 +1,4 @@
-"""The env server: the front behind gRPC, with health, reflection, bearer token, metrics and an orderly end."""
+"""The front as a gRPC service, with health, reflection, bearer token, metrics and graceful shutdown."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from overworld.contract.status import status_code, trailing_metadata
 from overworld.errors import ContractError, Reason, ServiceError
 from overworld.host.config import ServerConfig
 from overworld.host.front import MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, Front
-from overworld.host.metrics import Metrics
-from overworld.host.pool import Pool
+from overworld.host.metrics import ServerMetrics
 from overworld.service import malloc
 from overworld.service.extras import needs_extra
 from overworld.v1 import env_pb2 as pb
@@ -49,13 +48,15 @@ class Server:
     def __init__(self, config: ServerConfig) -> None:
         self.port = 0
         self._config = config
-        self._metrics = Metrics()
-        workers = min(config.workers or os.cpu_count() or 1, config.slots)
-        self._pool = Pool(
-            config.envs, slots=config.slots, workers=workers, step_timeout=config.step_timeout, metrics=self._metrics
-        )
+        self._metrics = ServerMetrics()
         self._front = Front(
-            self._pool, slot_bytes=config.slot_bytes, allow_expert=config.allow_expert, metrics=self._metrics
+            config.envs,
+            slots=config.slots,
+            workers=min(config.workers or os.cpu_count() or 1, config.slots),
+            step_timeout=config.step_timeout,
+            slot_bytes=config.slot_bytes,
+            allow_expert=config.allow_expert,
+            metrics=self._metrics,
         )
         self._grpc = grpc.aio.server(options=_CHANNEL_OPTIONS, interceptors=[_BearerToken(config.token)])
         self._health = health.aio.HealthServicer()
@@ -100,11 +101,11 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
         signalled = asyncio.ensure_future(stopping.wait())
-        ends: list[asyncio.Future[Any]] = [self._pool.failed, signalled]
+        ends: list[asyncio.Future[Any]] = [self._front.failed, signalled]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        if self._pool.failed.done():
+        if self._front.failed.done():
             await self.stop(0)
-            self._pool.failed.result()
+            self._front.failed.result()
         _logger.info("stopping: running sessions have %g s", self._config.grace)
         await self.stop(self._config.grace)
 
@@ -146,7 +147,7 @@ class Server:
 
         return grpc.unary_unary_rpc_method_handler(
             handle,
-            request_deserializer=None,  # broken bytes, too, get an answer of the contract's
+            request_deserializer=None,  # so that broken bytes get one of the contract's errors, too
             response_serializer=None if serialised else lambda message: message.SerializeToString(),
         )
 
@@ -195,7 +196,7 @@ def _refusing(handler: grpc.RpcMethodHandler[Any, Any], error: ContractError) ->
 
 
 def bracketed(host: str) -> str:
-    """A host as it stands before a port."""
+    """`host` as it is written in front of a port: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host
 
 

@@ -1,18 +1,19 @@
-"""The front's record of a session: what each slot was told, what it answered, and who waits for it."""
+"""The front's side of a session: checks commands, waits for results, and writes responses."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any
 
 from overworld.authoring.env import EnvSpec
 from overworld.authoring.runner import choose_task
 from overworld.contract.frames import FrameFile
 from overworld.contract.wire import MAX_REPLY_BYTES, tensor_from_proto
 from overworld.errors import ContractError, Reason
+from overworld.host.slot import HostedSlot, Waiter
 from overworld.host.worker_process import WorkerProcess
 from overworld.v1 import env_pb2 as pb
 
@@ -22,46 +23,21 @@ _VOCABULARY_TEXT_BYTES = 4096
 _MAX_PREFIX = 100_000
 
 
-@dataclass(slots=True)
-class Waiter:
-    """A Step that waits until `missing` more slots are ready."""
+class HostedSession:
+    """A client's lease on slots. `key` names it among front and workers: names of clients may be used again.
 
-    missing: int
-    done: asyncio.Future[None]
-
-
-@dataclass(slots=True)
-class Slot:
-    """One slot. `command` is the last one accepted, `result` what it gave, None while it runs."""
-
-    index: int
-    worker: WorkerProcess
-    episode: int = -1
-    turn: int = 0
-    command: pb.Command | None = None
-    result: pb.SlotResult | None = None
-    places: list[pb.FrameBlock] = field(default_factory=list)  # of the result's images, in the session's file
-    waiters: list[Waiter] = field(default_factory=list)
-    # For bringing the episode back in another worker:
-    log: list[pb.Command] = field(default_factory=list)  # of a running episode: its reset and actions, without replies
-    known: pb.SlotResult | None = None  # what the last of them gave
-    rebuilding: bool = False  # commands wait until the worker is back
-    lost: pb.SlotError | None = None  # it failed between two commands: the next action learns of it
-
-    @property
-    def running(self) -> bool:
-        """Whether the command has no result yet."""
-        return self.command is not None and self.result is None
-
-
-class Session:
-    """A client's lease on slots. `key` names it among front and workers: names of clients may come again."""
-
-    opened: asyncio.Task[pb.OpenResponse]
-    """The work of opening it."""
+    `open(session)` is started at once; `opened` is its task.
+    """
 
     def __init__(
-        self, key: int, request: pb.OpenRequest, slots: Sequence[Slot], frames: FrameFile, lease: float
+        self,
+        *,
+        key: int,
+        request: pb.OpenRequest,
+        slots: Sequence[HostedSlot],
+        frames: FrameFile,
+        lease: float,
+        open: Callable[[HostedSession], Coroutine[Any, Any, pb.OpenResponse]],
     ) -> None:
         self.key = key
         self.request = request
@@ -76,14 +52,20 @@ class Session:
         self.closed = False
         self._waiting = 0
         self._expires = math.inf
+        self.opened = asyncio.create_task(open(self))
+        self.opened.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may be waiting
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "opening" if self.spec is None else "open"
+        return f"<HostedSession {self.request.session}: {len(self.slots)} slots of {self.request.env_id}, {state}>"
 
     def renew(self) -> None:
-        """The client has been heard of."""
+        """Starts the lease again: the client has called."""
         self._expires = time.monotonic() + self.lease
 
     @property
     def expired(self) -> bool:
-        """Whether the lease has run out. It does not while a call waits."""
+        """Whether the lease has run out, which it does not while a call waits."""
         return self._waiting == 0 and self._expires < time.monotonic()
 
     def check_open(self) -> None:
@@ -92,12 +74,12 @@ class Session:
             raise ContractError(Reason.SESSION_UNKNOWN, "the session was closed while this call waited; open it again")
 
     def close(self) -> None:
-        """Refuses the calls that wait and gives the frames' memory back."""
+        """Refuses the calls that wait and frees the memory of the frames."""
         self.closed = True
         for slot in self.slots:
             for waiter in slot.waiters:
                 if not waiter.done.done():
-                    waiter.done.set_result(None)  # `check_open` tells them
+                    waiter.done.set_result(None)  # `check_open` refuses them
         self.frames.close()
 
     def accept(self, commands: Iterable[pb.Command]) -> list[pb.Command]:
@@ -117,31 +99,11 @@ class Session:
             if self._is_fresh(spec, command):
                 fresh.append(command)
         for command in fresh:
-            slot = self.slots[command.slot]
-            slot.episode, slot.turn, slot.command, slot.result = command.episode, command.turn, command, None
-            if command.WhichOneof("kind") == "reset":
-                slot.log.clear()
-                slot.known = slot.lost = None
+            self.slots[command.slot].accept(command)
         self.renew()
         return fresh
 
-    def finish(self, slot: Slot, result: pb.SlotResult, places: list[pb.FrameBlock]) -> None:
-        """The slot's command has given its result."""
-        assert slot.command is not None
-        slot.result, slot.places = result, places
-        if result.state == pb.SLOT_STATE_READY and not result.end:
-            slot.log.append(_without_reply(slot.command))
-            slot.known = result
-        else:  # nothing that could go on
-            slot.log.clear()
-            slot.known = None
-        for waiter in slot.waiters:
-            waiter.missing -= 1
-            if waiter.missing <= 0 and not waiter.done.done():
-                waiter.done.set_result(None)
-        slot.waiters.clear()
-
-    async def wait(self, slots: Sequence[Slot], min_ready: int) -> None:
+    async def wait(self, slots: Sequence[HostedSlot], min_ready: int) -> None:
         """Until `min_ready` of the slots (0: all) are ready."""
         running = [slot for slot in slots if slot.running]
         missing = (min(min_ready, len(slots)) or len(slots)) - (len(slots) - len(running))
@@ -157,7 +119,7 @@ class Session:
             self._waiting -= 1
             self.renew()
 
-    def respond(self, slots: Sequence[Slot], transport: pb.Transport) -> tuple[pb.StepResponse, list[memoryview]]:
+    def respond(self, slots: Sequence[HostedSlot], transport: pb.Transport) -> tuple[pb.StepResponse, list[memoryview]]:
         """The slots' results, and the frames to append where they travel inline."""
         response = pb.StepResponse()
         blocks: dict[tuple[int, ...], int] = {}
@@ -165,7 +127,9 @@ class Session:
         inline = transport == pb.TRANSPORT_INLINE
         for slot in slots:
             if slot.result is None:
-                response.results.add(slot=slot.index, episode=slot.episode, turn=slot.turn, state=pb.SLOT_STATE_PENDING)
+                assert slot.command is not None
+                episode, turn = slot.command.episode, slot.command.turn
+                response.results.add(slot=slot.index, episode=episode, turn=turn, state=pb.SLOT_STATE_PENDING)
                 continue
             result = response.results.add()
             result.CopyFrom(slot.result)
@@ -219,33 +183,34 @@ class Session:
                 Reason.SLOT_UNKNOWN, f"there is no slot {command.slot}; the session has 0 to {len(self.slots) - 1}"
             )
         slot = self.slots[command.slot]
-        name = (command.episode, command.turn)
-        if slot.command is not None:
-            if name == (slot.episode, slot.turn):
-                if command != slot.command:
+        last = slot.command
+        if last is not None:
+            name, last_name = (command.episode, command.turn), (last.episode, last.turn)
+            if name == last_name:
+                if command != last:
                     raise self._refusal(Reason.CONFLICT, command, "another command had this name; names are used once")
                 return False
-            if name < (slot.episode, slot.turn):
+            if name < last_name:
                 raise self._refusal(
-                    Reason.STALE, command, f"the slot is at episode {slot.episode}, turn {slot.turn} by now"
+                    Reason.STALE, command, f"the slot is at episode {last.episode}, turn {last.turn} by now"
                 )
         kind = command.WhichOneof("kind")
         if kind is None:
             raise self._refusal(Reason.REQUEST_INVALID, command, "it holds neither a reset nor an action")
-        if slot.running:
+        if last is not None and slot.running:
             raise self._refusal(
-                Reason.BUSY, command, f"episode {slot.episode}, turn {slot.turn} is running: collect its result first"
+                Reason.BUSY, command, f"episode {last.episode}, turn {last.turn} is running: collect its result first"
             )
         if kind == "reset":
-            self._check_reset(spec, slot, command)
+            self._check_reset(spec, last, command)
         else:
             self._check_next(slot, command)
             self._check_action(spec, command, command.action)
         return True
 
-    def _check_reset(self, spec: EnvSpec, slot: Slot, command: pb.Command) -> None:
+    def _check_reset(self, spec: EnvSpec, last: pb.Command | None, command: pb.Command) -> None:
         reset = command.reset
-        if command.episode == slot.episode:
+        if last is not None and command.episode == last.episode:
             raise self._refusal(Reason.REQUEST_INVALID, command, "a reset needs a new episode number, above the last")
         if len(reset.prefix) > (spec.max_turns or _MAX_PREFIX):
             raise self._refusal(Reason.REQUEST_INVALID, command, f"a prefix of {len(reset.prefix)} actions is too long")
@@ -261,16 +226,17 @@ class Session:
         for action in reset.prefix:
             self._check_action(spec, command, action)
 
-    def _check_next(self, slot: Slot, command: pb.Command) -> None:
-        if slot.command is None or command.episode != slot.episode:
+    def _check_next(self, slot: HostedSlot, command: pb.Command) -> None:
+        last = slot.command
+        if last is None or command.episode != last.episode:
             raise self._refusal(Reason.NOT_RESET, command, "this episode has not been started: send a reset first")
         assert slot.result is not None
         if slot.result.state == pb.SLOT_STATE_FAILED:
             raise self._refusal(Reason.NOT_RESET, command, f"the slot failed ({slot.result.error.reason}): reset it")
         if slot.result.end:
-            raise self._refusal(Reason.EPISODE_ENDED, command, f"the episode ended at turn {slot.turn}: reset the slot")
-        if command.turn != slot.turn + 1:
-            raise self._refusal(Reason.TURN_SKIPPED, command, f"the next turn is {slot.turn + 1}")
+            raise self._refusal(Reason.EPISODE_ENDED, command, f"the episode ended at turn {last.turn}: reset the slot")
+        if command.turn != last.turn + 1:
+            raise self._refusal(Reason.TURN_SKIPPED, command, f"the next turn is {last.turn + 1}")
 
     def _check_action(self, spec: EnvSpec, command: pb.Command, action: pb.Action) -> None:
         bound = max(spec.action.max_text_bytes, _VOCABULARY_TEXT_BYTES if spec.action.vocabulary else 0)
@@ -299,13 +265,3 @@ class Session:
         return ContractError(
             reason, f"slot {command.slot}, episode {command.episode}, turn {command.turn}: {why}; nothing was executed"
         )
-
-
-def _without_reply(command: pb.Command) -> pb.Command:
-    """A copy for the log: replies are long, and never needed again."""
-    copy = pb.Command()
-    copy.CopyFrom(command)
-    actions = copy.reset.prefix if copy.HasField("reset") else [copy.action]
-    for action in actions:
-        action.ClearField("reply")
-    return copy

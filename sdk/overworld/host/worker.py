@@ -1,6 +1,6 @@
 """A worker: the process that owns envs and runs them, all on one thread, since simulators are not thread-safe.
 
-Started by the front as `python -m overworld.host.worker <socket fd> <progress fd> <envs per worker> <env names...>`.
+Started by the front as `python -m overworld.host.worker <socket fd> <heartbeat fd> <envs per worker> <env names...>`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from overworld.contract.frames import Region, map_for_writing, pixels_hash
 from overworld.contract.wire import action_from_proto, provenance_digest, result_to_proto, spec_to_proto
 from overworld.errors import ContractError, Reason
 from overworld.host import pipe
-from overworld.host.progress import ProgressFile
+from overworld.host.heartbeat import HeartbeatFile
 from overworld.service import log
 from overworld.service.process import die_with_parent
 from overworld.v1 import env_pb2 as pb
@@ -36,7 +36,7 @@ _FLUSH_SECONDS = 0.002
 _logger = logging.getLogger(__name__)
 
 
-class _Slot:
+class _HostedRunner:
     """A runner whose frames go into the session's file."""
 
     def __init__(self, runner: Runner, region: Region, on_turn: Callable[[], None]) -> None:
@@ -77,7 +77,7 @@ class _Slot:
             finish(result, message, response)
         except ContractError as error:
             message = _failed(command, error.reason, error.message)
-        except Exception as error:  # an env may raise anything; it costs its slot, not the worker
+        except Exception as error:  # an env may raise anything; that fails its slot, not the worker
             _logger.exception("slot %d, episode %d, turn %d", command.slot, command.episode, command.turn)
             message = _failed(command, Reason.ENV_ERROR, f"{type(error).__name__}: {error}")
         response.results.append(message)
@@ -120,16 +120,16 @@ class _Slot:
 
 
 class Worker:
-    """Does the front's jobs one after the other."""
+    """Does the front's jobs in the order in which they come."""
 
     def __init__(
-        self, front: pipe.Blocking, progress: ProgressFile, capacity: int, classes: dict[str, type[Env]]
+        self, front: pipe.Blocking, heartbeat: HeartbeatFile, capacity: int, classes: dict[str, type[Env]]
     ) -> None:
         self._front = front
-        self._progress = progress
+        self._heartbeat = heartbeat
         self._classes = classes
         self._capacity = capacity
-        self._sessions: dict[int, dict[int, _Slot]] = {}
+        self._sessions: dict[int, dict[int, _HostedRunner]] = {}
         # Envs are kept for the next session: many simulators leak on close. Least recently used first.
         self._idle: OrderedDict[tuple[str, str], list[Env]] = OrderedDict()
 
@@ -148,17 +148,17 @@ class Worker:
                 case "open":
                     self._open(header, pb.OpenRequest.FromString(body))
                 case "step":
-                    self._step(header["session"], pb.StepRequest.FromString(body), "results", _Slot.run)
+                    self._step(header["session"], pb.StepRequest.FromString(body), "results", _HostedRunner.run)
                 case "replay":
-                    self._step(header["session"], pb.StepRequest.FromString(body), "replayed", _Slot.replay)
+                    self._step(header["session"], pb.StepRequest.FromString(body), "replayed", _HostedRunner.replay)
                 case "close":
                     self._close(header["session"])
 
     def _open(self, header: pipe.Header, request: pb.OpenRequest) -> None:
         session = header["session"]
-        answer: pipe.Header = {"is": "opened", "session": session, "error": None}
+        answer: pipe.Header = {"is": "opened", "session": session, "jobs": 1, "error": None}
         response = pb.OpenResponse()
-        self._progress.start()
+        self._heartbeat.start()
         try:
             self._make(header, request, response)
         except ContractError as error:
@@ -166,7 +166,7 @@ class Worker:
         except Exception as error:
             _logger.exception("opening %s", request.env_id)
             answer["error"] = [Reason.ENV_FAILED.name, f"{request.env_id}: {type(error).__name__}: {error}"]
-        self._progress.finish()
+        self._heartbeat.finish()
         self._front.send(answer, response)
 
     def _make(self, header: pipe.Header, request: pb.OpenRequest, response: pb.OpenResponse) -> None:
@@ -185,8 +185,8 @@ class Worker:
                 expert=request.expert,
                 slot=slot,
             )
-            slots[slot] = _Slot(runner, Region(memory, slot, header["stride"]), self._progress.beat)
-            self._progress.beat()
+            slots[slot] = _HostedRunner(runner, Region(memory, slot, header["stride"]), self._heartbeat.beat)
+            self._heartbeat.beat()
         spec = _complete(env.spec, options)
         response.spec.CopyFrom(spec_to_proto(spec))
         response.options_json = options_json
@@ -197,26 +197,29 @@ class Worker:
         session: int,
         request: pb.StepRequest,
         answer: str,
-        run: Callable[[_Slot, pb.Command, pb.StepResponse], None],
+        run: Callable[[_HostedRunner, pb.Command, pb.StepResponse], None],
     ) -> None:
         slots = self._sessions.get(session, {})
         response = pb.StepResponse()
         flushed = time.perf_counter()
         for command in request.commands:
-            self._progress.start()
+            self._heartbeat.start()
             slot = slots.get(command.slot)
-            if slot is None:  # the session was closed behind this message's back
+            if slot is None:  # the session was closed while this message was on its way
                 response.results.append(_failed(command, Reason.WORKER_DIED, "the session is not open here"))
             else:
                 run(slot, command, response)
-            self._progress.finish()
+            self._heartbeat.finish()
             now = time.perf_counter()
             if now - flushed > _FLUSH_SECONDS:
-                self._front.send({"is": answer, "session": session}, response)
+                self._send_results(answer, session, response)
                 response = pb.StepResponse()
                 flushed = now
         if response.results:
-            self._front.send({"is": answer, "session": session}, response)
+            self._send_results(answer, session, response)
+
+    def _send_results(self, answer: str, session: int, response: pb.StepResponse) -> None:
+        self._front.send({"is": answer, "session": session, "jobs": len(response.results)}, response)
 
     def _close(self, session: int) -> None:
         for slot in self._sessions.pop(session, {}).values():
@@ -240,7 +243,7 @@ class Worker:
 
 
 def parse_options(env_class: type[Env], options_json: str) -> Options:
-    """Raises ContractError OPTIONS_INVALID, which names every wrong option and what there is."""
+    """Raises ContractError OPTIONS_INVALID, which names every wrong option and lists those that exist."""
     try:
         return env_class.options_model.model_validate_json(options_json or "{}")
     except ValidationError as error:
@@ -252,7 +255,7 @@ def parse_options(env_class: type[Env], options_json: str) -> Options:
 
 
 def _complete(spec: EnvSpec, options: Options) -> EnvSpec:
-    """`spec` with what the host knows."""
+    """`spec` with the fields that the host fills in."""
     schema = json.dumps(type(options).model_json_schema(), separators=(",", ":"))
     return dataclasses.replace(spec, max_turns=options.max_turns, options_schema=schema)
 
@@ -268,8 +271,8 @@ def _failed(command: pb.Command, reason: Reason, message: str) -> pb.SlotResult:
 
 
 def main() -> None:
-    """The process's entry."""
-    socket_fd, progress_fd, capacity, *names = sys.argv[1:]
+    """Entry point of the process."""
+    socket_fd, heartbeat_fd, capacity, *names = sys.argv[1:]
     die_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # they may reach the whole group; the front decides when to stop
@@ -278,7 +281,7 @@ def main() -> None:
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the front is gone
         try:
             classes = catalogue.load(names)
-            worker = Worker(front, ProgressFile(int(progress_fd)), int(capacity), classes)
+            worker = Worker(front, HeartbeatFile(int(heartbeat_fd)), int(capacity), classes)
             info = worker.describe()
         except Exception as error:
             _logger.debug("loading %s", names, exc_info=True)

@@ -13,13 +13,14 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from google.protobuf.message import Message
 
 from overworld.errors import Reason, WorkerError
-from overworld.host import pipe, progress
-from overworld.host.progress import ProgressFile
+from overworld.host import heartbeat, pipe
+from overworld.host.heartbeat import HeartbeatFile
 from overworld.v1 import env_pb2 as pb
 
 _logger = logging.getLogger(__name__)
@@ -43,11 +44,57 @@ class Death(NamedTuple):
     job: Job | None
 
 
-class WorkerProcess:
-    """One worker, started anew whenever it died.
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Process:
+    """One process of a worker, from its start to its death."""
 
-    `on_message(worker, header, body)` gets what it says, `on_death(worker, death)` is told when it died, or was killed
-    since a job took too long. `ready` is set while it works; `starts` counts how often it was started.
+    process: asyncio.subprocess.Process
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    heartbeat: HeartbeatFile
+    jobs: deque[Job] = field(default_factory=deque)  # sent and not answered
+    answered: int = 0
+
+    def send(self, header: pipe.Header, message: Message | None, jobs: Sequence[Job]) -> None:
+        self.jobs.extend(jobs)
+        self.writer.write(pipe.encode(header, message))
+
+    async def receive(self) -> tuple[pipe.Header, bytes]:
+        """The next message that answers jobs."""
+        header, body = await pipe.read(self.reader)
+        for _ in range(header["jobs"]):
+            self.jobs.popleft()
+        self.answered += header["jobs"]
+        return header, body
+
+    def current_job(self) -> Job | None:
+        """The job that is being done. Answers come in the order of the jobs, so it is found by counting."""
+        now = self.heartbeat.read()
+        position = now.started - self.answered - 1
+        return self.jobs[position] if now.working and 0 <= position < len(self.jobs) else None
+
+    async def kill(self) -> int:
+        """Ends the process, if it has not ended; its exit code."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        self.writer.close()
+        return await self.process.wait()
+
+    async def stop(self) -> None:
+        """Lets the process end by itself, and kills it if it does not."""
+        if self.process.returncode is None:
+            self.writer.close()
+            try:
+                await asyncio.wait_for(self.process.wait(), 1.0)
+            except TimeoutError:
+                await self.kill()
+
+
+class WorkerProcess:
+    """One worker, which is started again whenever it died.
+
+    `on_message(worker, header, body)` gets its messages. `on_death(worker, death)` is called when it died, or was
+    killed because a job took too long. `ready` is set while it can be used; `starts` counts how often it was started.
     """
 
     def __init__(
@@ -69,77 +116,83 @@ class WorkerProcess:
         self._step_timeout = step_timeout
         self._on_message = on_message
         self._on_death = on_death
-        self._minder: asyncio.Task[None] | None = None
+        self._process: _Process | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        state = "ready" if self.ready.is_set() else "not ready"
+        return f"<WorkerProcess {self.index}: {state}, {self.used} of {self.capacity} slots used, {self.starts} starts>"
 
     async def start(self) -> pb.GetServerInfoResponse:
         """Starts the process and waits until it has loaded its envs, which it describes. Raises WorkerError."""
-        ours, theirs = socket.socketpair()
-        with tempfile.TemporaryFile() as file:
-            file.truncate(progress.SIZE)
-            self._progress = ProgressFile(file.fileno())
-            fds = theirs.fileno(), file.fileno()
-            # One thread per worker: the workers are as many as the cores.
-            threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "overworld.host.worker",
-                *map(str, fds),
-                str(self.capacity),
-                *self._names,
-                pass_fds=fds,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=sys.stderr.fileno(),  # envs may print; ours is read by whoever started the server
-                env=threads | os.environ,
-            )
-        theirs.close()
-        reader, self._writer = await asyncio.open_connection(sock=ours)
-        self._jobs: deque[Job] = deque()  # sent and not answered
-        self._answered = 0
+        process = self._process = await self._launch()
         try:
-            header, body = await asyncio.wait_for(pipe.read(reader), _START_SECONDS)
+            header, body = await asyncio.wait_for(pipe.read(process.reader), _START_SECONDS)
         except (asyncio.IncompleteReadError, TimeoutError):
             header = {"is": "unable", "why": f"worker {self.index} died while loading {', '.join(self._names)}"}
         if header["is"] == "unable":
-            self._writer.close()
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
+            await process.kill()
             raise WorkerError(header["why"])
         self.starts += 1
-        self._minder = asyncio.create_task(self._mind(reader))
+        self._supervisor = asyncio.create_task(self._supervise(process))
         self.ready.set()
         return pb.GetServerInfoResponse.FromString(body)
 
     def open(self, header: pipe.Header, request: pb.OpenRequest) -> None:
-        """Has a session opened."""
-        self._jobs.append(Job(header["session"], None))
-        self.send(header, request)
+        """Tells the worker to open a session."""
+        self._send(header, request, [Job(header["session"], None)])
 
     def step(self, session: int, commands: Sequence[pb.Command], *, replay: bool = False) -> None:
-        """Has commands executed; their results come to `on_message` in this order."""
-        self._jobs.extend(Job(session, command.slot) for command in commands)
-        self.send({"do": "replay" if replay else "step", "session": session}, pb.StepRequest(commands=commands))
+        """Tells the worker to execute commands; their results come to `on_message` in this order."""
+        jobs = [Job(session, command.slot) for command in commands]
+        self._send({"do": "replay" if replay else "step", "session": session}, pb.StepRequest(commands=commands), jobs)
 
-    def send(self, header: pipe.Header, message: Message | None = None) -> None:
-        """Sends one message; what is sent to a dead worker is lost, and `on_death` tells of it."""
-        self._writer.write(pipe.encode(header, message))
+    def close(self, session: int) -> None:
+        """Tells the worker to close a session."""
+        self._send({"do": "close", "session": session})
 
     async def stop(self) -> None:
         """Ends the process."""
-        if self._minder is not None:
-            self._minder.cancel()
-        if self._process.returncode is None:
-            self._writer.close()
-            try:
-                await asyncio.wait_for(self._process.wait(), 1.0)
-            except TimeoutError:
-                self._process.kill()
-                await self._process.wait()
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+        if self._process is not None:
+            await self._process.stop()
 
-    async def _mind(self, reader: asyncio.StreamReader) -> None:
-        """Accompanies one process to its end, and tells of it."""
-        reading, watching = asyncio.create_task(self._read(reader)), asyncio.create_task(self._watch())
+    def _send(self, header: pipe.Header, message: Message | None = None, jobs: Sequence[Job] = ()) -> None:
+        """Sends one message. What is sent to a dead worker is lost, which `on_death` reports."""
+        assert self._process is not None
+        self._process.send(header, message, jobs)
+
+    async def _launch(self) -> _Process:
+        ours, theirs = socket.socketpair()
+        with theirs, tempfile.TemporaryFile() as file:
+            file.truncate(heartbeat.SIZE)
+            beats = HeartbeatFile(file.fileno())
+            fds = theirs.fileno(), file.fileno()
+            reader, writer = await asyncio.open_connection(sock=ours)
+            # One thread per worker: there are as many workers as cores.
+            threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "overworld.host.worker",
+                    *map(str, fds),
+                    str(self.capacity),
+                    *self._names,
+                    pass_fds=fds,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=sys.stderr.fileno(),  # envs may print; ours is read by whoever started the server
+                    env=threads | os.environ,
+                )
+            except BaseException:
+                writer.close()
+                raise
+        return _Process(process=process, reader=reader, writer=writer, heartbeat=beats)
+
+    async def _supervise(self, process: _Process) -> None:
+        """Waits for the process to die or hang, and reports it."""
+        reading, watching = asyncio.create_task(self._read(process)), asyncio.create_task(self._watch(process))
         try:
             await asyncio.wait({reading, watching}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -153,42 +206,29 @@ class WorkerProcess:
                     _logger.error("worker %d", self.index, exc_info=error)
             reason, message = Reason.WORKER_DIED, "the process that ran this step died"
         self.ready.clear()
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        self._writer.close()
-        code = await self._process.wait()
+        code = await process.kill()
         if reason is Reason.WORKER_DIED:
             message += f" ({f'killed by {signal.Signals(-code).name}' if code < 0 else f'exit code {code}'})"
         _logger.error("worker %d: %s", self.index, message)
-        self._on_death(self, Death(reason, message, self._job()))
+        self._on_death(self, Death(reason, message, process.current_job()))
 
-    async def _read(self, reader: asyncio.StreamReader) -> None:
+    async def _read(self, process: _Process) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionResetError):
             while True:
-                header, body = await pipe.read(reader)
-                jobs = 1 if header["is"] == "opened" else len(pb.StepResponse.FromString(body).results)
-                for _ in range(jobs):
-                    self._jobs.popleft()
-                self._answered += jobs
+                header, body = await process.receive()
                 self._on_message(self, header, body)
 
-    async def _watch(self) -> str:
+    async def _watch(self, process: _Process) -> str:
         """Returns, with an explanation, when one job takes too long."""
-        seen, since = self._progress.read(), time.monotonic()
+        seen, since = process.heartbeat.read(), time.monotonic()
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
-            now = self._progress.read()
+            now = process.heartbeat.read()
             if not now.working or now != seen:
                 seen, since = now, time.monotonic()
                 continue
-            job = self._job()
+            job = process.current_job()
             opening = job is not None and job.slot is None
             limit = max(self._step_timeout, _START_SECONDS) if opening else self._step_timeout
             if time.monotonic() - since > limit:
                 return f"{'making the env' if opening else 'the step'} took longer than {limit:g} s (--step-timeout)"
-
-    def _job(self) -> Job | None:
-        """The job that is being done: answers come in the jobs' order, so it is so many behind the last answer."""
-        now = self._progress.read()
-        behind = now.started - self._answered - 1
-        return self._jobs[behind] if now.working and 0 <= behind < len(self._jobs) else None

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from overworld.errors import ServiceError
 
@@ -50,7 +50,12 @@ class ServiceProcess:
         # What it says later must go somewhere, or it would block when the pipe is full.
         threading.Thread(target=self._drain, name=f"stdout of {module}", daemon=True).start()
 
-    def __enter__(self) -> ServiceProcess:
+    def __repr__(self) -> str:
+        status = self.process.poll()
+        state = "running" if status is None else f"ended with status {status}"
+        return f"<{type(self).__name__} at {self.address}, process {self.process.pid}, {state}>"
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from overworld_vlm.batch import Prompt, PromptError, encode
-from overworld_vlm.engine import Request
 from overworld_vlm.load import VLM, ModelError
+from overworld_vlm.writer import Request
 from transformers import PreTrainedTokenizerBase
 
 from overworld_policy.config import PolicyServerConfig

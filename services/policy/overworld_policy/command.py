@@ -9,13 +9,10 @@ import signal
 import socket
 from collections.abc import Iterator, Sequence
 
-import torch
 import uvicorn
 from overworld.errors import ServiceError, SettingsError
 from overworld.service import log
-from overworld_vlm.load import quieten_transformers
 
-from overworld_policy.app import create_app
 from overworld_policy.config import PolicyServerConfig
 
 _GRACE_SECONDS = 30
@@ -36,7 +33,6 @@ def main(arguments: Sequence[str]) -> int:
     """Serves until a signal."""
     config = PolicyServerConfig.load(arguments, "overworld policy")
     log.configure()
-    quieten_transformers()
     if not os.access(config.runs, os.R_OK | os.X_OK):
         raise SettingsError(
             f"runs: {config.runs} is not there, or user {os.getuid()} cannot read it; mount the volume with the "
@@ -46,9 +42,16 @@ def main(arguments: Sequence[str]) -> int:
         listener = socket.create_server((config.host, config.port))
     except OSError as error:
         raise ServiceError(f"cannot listen on {config.host}:{config.port}: {error}") from None
+    # Only now: torch and transformers take seconds to import, which a wrong setting or --help need not wait for.
+    import torch
+    from overworld_vlm.load import quieten_transformers
+
+    from overworld_policy.app import create_app
+
+    quieten_transformers()
     if config.threads:
         torch.set_num_threads(config.threads)
-    print(f"overworld_policy: listening on http://{config.host}:{listener.getsockname()[1]}/v1", flush=True)
+    print(f"overworld policy: listening on http://{config.host}:{listener.getsockname()[1]}/v1", flush=True)
     settings = uvicorn.Config(
         create_app(config), log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE_SECONDS
     )

@@ -9,12 +9,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from overworld_vlm import checkpoint
-from overworld_vlm.engine import Engine, Request
+from overworld_vlm.engine import Engine
 from overworld_vlm.load import VLM, load, torch_device, torch_dtype
+from overworld_vlm.writer import Request
 from peft import PeftModel
 
 from overworld_policy.config import PolicyServerConfig
@@ -28,6 +29,14 @@ class _Base:
     """A whole model in memory, perhaps with adapters of several checkpoints in its layers."""
 
     vlm: VLM
+
+    def remove(self, adapter: str) -> None:
+        """Takes an adapter out of the layers; with the last one PEFT's wrapper goes, which cannot be without any."""
+        model = self.vlm.model
+        if set(model.peft_config) == {adapter}:
+            self.vlm = replace(self.vlm, model=model.unload())
+        else:
+            model.delete_adapter(adapter)
 
 
 @dataclass(eq=False, slots=True)
@@ -80,7 +89,8 @@ class Decoder:
             except Exception as error:  # whatever it is, it answers the request; the thread must survive
                 future.set_exception(error)
                 return
-            loaded.users += 1
+            loaded.users += 1  # first: a model without users may be let go
+            self._make_room()
             future.set_result(loaded)
 
         self._inbox.put(work)
@@ -144,7 +154,6 @@ class Decoder:
         _logger.info("loading %s from %s", model.name, folder)
         loaded = self._load_whole(folder, None) if model.manifest is None else self._load_checkpoint(folder)
         self._loaded[folder] = loaded
-        self._make_room()
         return loaded
 
     def _load_checkpoint(self, folder: Path) -> Loaded:
@@ -189,7 +198,7 @@ class Decoder:
                 continue
             del self._loaded[folder]
             if loaded.adapter is not None:
-                loaded.vlm.model.delete_adapter(loaded.adapter)
+                loaded.base.remove(loaded.adapter)
             _logger.info("let go of %s", folder)
         in_use = [loaded.base for loaded in self._loaded.values()]
         self._bases = {weights: base for weights, base in self._bases.items() if base in in_use}

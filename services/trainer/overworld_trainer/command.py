@@ -8,11 +8,8 @@ from collections.abc import Sequence
 
 from overworld.errors import SettingsError
 from overworld.service import log, malloc
-from overworld_vlm.batch import PromptError
-from overworld_vlm.load import ModelError, quieten_transformers
 
 from overworld_trainer.config import TrainerConfig
-from overworld_trainer.train import train
 
 _INTERRUPTED = 128 + signal.SIGTERM
 
@@ -22,6 +19,12 @@ def main(arguments: Sequence[str]) -> int:
     first, and the same command resumes the run.
     """
     config = TrainerConfig.load(arguments, "overworld train")
+    # Only now: torch and transformers take seconds to import, which a wrong setting or --help need not wait for.
+    from overworld_vlm.batch import PromptError
+    from overworld_vlm.load import ModelError, quieten_transformers
+
+    from overworld_trainer.train import train
+
     log.configure()
     malloc.keep_freed_memory()
     quieten_transformers()

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from overworld.evaluation.conversation import Recipe
 from overworld.service.settings import Settings
-from overworld_vlm.tiny import TinyConfig
+from overworld_vlm.tiny_config import TinyConfig
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from overworld_trainer.losses import KlKind
+KlKind = Literal["k3_loss", "k2_loss", "k1_reward", "none"]
 
 
 class _Section(BaseModel):

@@ -1,63 +1,74 @@
-"""Progress on the terminal; where nobody watches, a line of log per update."""
+"""Progress on the terminal; where nobody watches, lines of log."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from overworld_trainer.config import TrainerConfig
+from overworld_trainer.metrics import Metric, valid_replies
 
 _logger = logging.getLogger(__name__)
 
+_LOG_EVERY = 25
+_SHOWN = {
+    "return": Metric.EPISODIC_RETURN,
+    "success": Metric.SUCCESS_RATE,
+    "kl": Metric.KL_K3,
+    "valid": "valid",
+    "steps/s": Metric.STEPS_PER_SECOND,
+}
+
+ShowCloning = Callable[[int, float], None]
+"""Called after each update of the cloning with its number, from 0, and its loss."""
+
+ShowTraining = Callable[[int, int, Mapping[str, float]], None]
+"""Called after each update with the number of updates and of env steps so far and the update's metrics."""
+
 
 class Display:
-    """Shows how cloning and training go."""
+    """Shows how cloning and training are going."""
 
     def __init__(self, config: TrainerConfig) -> None:
         self._config = config
         self._console = Console(stderr=True)
 
     @contextlib.contextmanager
-    def cloning(self) -> Iterator[None]:
-        """Shows the cloning within."""
-        with self._bar("cloning", self._config.clone.updates, 0):
-            yield
+    def cloning(self) -> Iterator[ShowCloning]:
+        """A progress bar for cloning, and what to call after each of its updates."""
+        total = self._config.clone.updates
+        with self._bar("cloning", total, 0) as advance:
+
+            def show(update: int, loss: float) -> None:
+                advance(update + 1, f"loss {loss:.3f}")
+                if not self._console.is_terminal and (update + 1) % _LOG_EVERY == 0:
+                    _logger.info("cloning: update %d of %d, loss %.3f", update + 1, total, loss)
+
+            yield show
 
     @contextlib.contextmanager
-    def training(self, done: int) -> Iterator[None]:
-        """Shows the training within, of which `done` updates were made before."""
-        with self._bar("training", self._config.updates, done):
-            yield
+    def training(self, done: int) -> Iterator[ShowTraining]:
+        """A progress bar for training, of which `done` updates have been made, and what to call after each update."""
+        total = self._config.updates
+        with self._bar("training", total, done) as advance:
 
-    def cloned(self, update: int, loss: float) -> None:
-        """An update of the cloning was made."""
-        self._show(update + 1, f"loss {loss:.3f}")
-        if not self._console.is_terminal and (update + 1) % 25 == 0:
-            _logger.info("cloning: update %d of %d, loss %.3f", update + 1, self._config.clone.updates, loss)
+            def show(update: int, env_steps: int, metrics: Mapping[str, float]) -> None:
+                values = {**metrics, "valid": valid_replies(metrics)}
+                text = "  ".join(f"{label} {values[name]:.2f}" for label, name in _SHOWN.items() if name in values)
+                advance(update, text)
+                if not self._console.is_terminal:
+                    _logger.info("update %d of %d, %d steps: %s", update, total, env_steps, text)
 
-    def updated(self, update: int, env_steps: int, metrics: Mapping[str, float]) -> None:
-        """An update of the training was made."""
-        shown = {
-            "return": "charts/episodic_return",
-            "success": "charts/success_rate",
-            "kl": "losses/kl_k3",
-            "valid": "",
-            "steps/s": "charts/SPS",
-        }
-        values = dict(metrics)
-        values[""] = 1 - metrics["replies/unparseable"] - metrics["replies/inadmissible"]
-        text = "  ".join(f"{label} {values[name]:.2f}" for label, name in shown.items() if name in values)
-        self._show(update, text)
-        if not self._console.is_terminal:
-            _logger.info("update %d of %d, %d steps: %s", update, self._config.updates, env_steps, text)
+            yield show
 
     @contextlib.contextmanager
-    def _bar(self, name: str, total: int, done: int) -> Iterator[None]:
-        self._progress = Progress(
+    def _bar(self, name: str, total: int, done: int) -> Iterator[Callable[[int, str], None]]:
+        """A progress bar, and what sets the number of updates done and the text beside it."""
+        progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -67,9 +78,6 @@ class Display:
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._progress.add_task(name, total=total, completed=done, text="")
-        with self._progress:
-            yield
-
-    def _show(self, done: int, text: str) -> None:
-        self._progress.update(self._task, completed=done, text=text)
+        task = progress.add_task(name, total=total, completed=done, text="")
+        with progress:
+            yield lambda done, text: progress.update(task, completed=done, text=text)

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from overworld.errors import SettingsError
 from prometheus_client import CollectorRegistry, start_http_server
@@ -17,26 +18,17 @@ _NO_NAME = re.compile(r"[^a-z0-9_]+")
 
 
 class Exporter(Collector):
-    """Serves `/metrics` at `host:port`; port 0: not at all. Raises SettingsError if that port cannot be had."""
+    """Holds the newest metrics until Prometheus asks for them."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self) -> None:
         self._newest: dict[str, float] = {}
-        registry = CollectorRegistry()
-        registry.register(self)
-        if port:
-            try:
-                start_http_server(port, host, registry)
-            except OSError as error:
-                raise SettingsError(
-                    f"metrics_port: {host}:{port} cannot be listened on ({error.strerror}); choose another port"
-                ) from None
 
     def update(self, update: int, env_steps: int, metrics: Mapping[str, float]) -> None:
-        """What was measured after so many updates and env steps."""
+        """Takes in the metrics after so many updates and env steps."""
         self._newest = {"updates": update, "env_steps": env_steps, **metrics}
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """For Prometheus."""
+        """The newest metrics as Prometheus wants them."""
         families: dict[str, GaugeMetricFamily] = {}
         for path, value in self._newest.items():
             group, _, rest = path.partition("/")
@@ -45,3 +37,29 @@ class Exporter(Collector):
             family = families.setdefault(name, GaugeMetricFamily(name, f"{path}, newest value", labels=["env"]))
             family.add_metric([env], value)
         return families.values()
+
+
+@contextlib.contextmanager
+def serve_metrics(host: str, port: int) -> Iterator[Exporter]:
+    """An exporter that is served as `/metrics` at `host:port`; port 0: not at all.
+
+    Raises SettingsError if that port cannot be had.
+    """
+    exporter = Exporter()
+    if not port:
+        yield exporter
+        return
+    registry = CollectorRegistry()
+    registry.register(exporter)
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as error:
+        raise SettingsError(
+            f"metrics_port: {host}:{port} cannot be listened on ({error.strerror}); choose another port"
+        ) from None
+    try:
+        yield exporter
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,4 +1,4 @@
-"""What stops a run, with an explanation, and what it warns of."""
+"""When a run stops, with an explanation, and when it warns."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ from typing import Any
 
 from overworld.errors import OverworldError
 
+from overworld_trainer.metrics import Metric, valid_replies
+
 _logger = logging.getLogger(__name__)
 
 _MAX_LOGPROB_ERROR_FP32 = 1e-4  # seen: 6e-6
 _MAX_LOGPROB_ERROR_BF16 = 0.05  # on average
 _MAX_CLIPFRAC = 0.5
 _MAX_KL = 3.0
-_LEAST_VALID_SHARE = 0.5
+_MIN_VALID_FRACTION = 0.5
 _IN_A_ROW = 3
-_LEAST_EXPLAINED_VARIANCE = 0.05
-_UPDATES_TO_EXPLAIN = 10
+_MIN_EXPLAINED_VARIANCE = 0.05
+_WARN_AFTER_UPDATES = 10
 
 
 class RunStoppedError(OverworldError):
-    """Training went wrong in a way that more training does not mend."""
+    """Training went wrong in a way that more training cannot put right; the message says how and what to try."""
 
 
 class Guard:
-    """Looks at each update's metrics. Its state goes into checkpoints."""
+    """Checks each update's metrics. Its state goes into checkpoints."""
 
     def __init__(self, dtype: str) -> None:
         self._dtype = dtype
@@ -36,36 +38,36 @@ class Guard:
         self._warned = False
 
     def state(self) -> dict[str, Any]:
-        """As JSON."""
+        """What has been counted so far, as JSON."""
         return {"clipped": self._clipped, "invalid": self._invalid, "valid_at_start": self._valid_at_start}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """From `state`."""
+        """Takes over what `state` gave."""
         self._clipped, self._invalid = state["clipped"], state["invalid"]
         self._valid_at_start = state["valid_at_start"]
 
     def check(self, metrics: Mapping[str, float], update: int) -> None:
-        """Raises RunStoppedError."""
+        """Raises RunStoppedError if the run should not continue; warns once of a critic that explains nothing."""
         broken = [name for name, value in metrics.items() if not math.isfinite(value)]
         if broken:
             raise RunStoppedError(f"update {update}: {', '.join(broken)} is not a number; try a smaller learning rate")
         self._check_sampler(metrics)
-        self._clipped = self._clipped + 1 if metrics.get("losses/clipfrac", 0.0) > _MAX_CLIPFRAC else 0
+        self._clipped = self._clipped + 1 if metrics.get(Metric.CLIPFRAC, 0.0) > _MAX_CLIPFRAC else 0
         if self._clipped >= _IN_A_ROW:
             raise RunStoppedError(
                 f"more than half of all tokens were clipped {_IN_A_ROW} updates in a row: the policy moves too fast; "
                 "try a smaller policy.lr or fewer policy.epochs"
             )
-        kl = metrics.get("losses/kl_k3", 0.0)
+        kl = metrics.get(Metric.KL_K3, 0.0)
         if kl > _MAX_KL:
             raise RunStoppedError(
                 f"KL to the reference is {kl:.1f} per token: the policy has left it; try a larger kl.beta or a smaller "
                 "policy.lr"
             )
-        valid = 1 - metrics["replies/unparseable"] - metrics["replies/inadmissible"]
+        valid = valid_replies(metrics)
         if self._valid_at_start is None:
             self._valid_at_start = valid
-        self._invalid = self._invalid + 1 if valid < _LEAST_VALID_SHARE * self._valid_at_start else 0
+        self._invalid = self._invalid + 1 if valid < _MIN_VALID_FRACTION * self._valid_at_start else 0
         if self._invalid >= _IN_A_ROW:
             raise RunStoppedError(
                 f"only {valid:.0%} of the replies hold an admissible action, at the start it was "
@@ -74,8 +76,8 @@ class Guard:
         self._warn(metrics, update)
 
     def _check_sampler(self, metrics: Mapping[str, float]) -> None:
-        """Rollout and training must see the same policy, or the ratios mean nothing."""
-        largest, mean = metrics.get("losses/max_logprob_error", 0.0), metrics.get("losses/mean_logprob_error", 0.0)
+        """Stops where rollout and training disagree about the policy: the ratios would mean nothing."""
+        largest, mean = metrics.get(Metric.MAX_LOGPROB_ERROR, 0.0), metrics.get(Metric.MEAN_LOGPROB_ERROR, 0.0)
         if self._dtype == "float32" and largest > _MAX_LOGPROB_ERROR_FP32:
             raise RunStoppedError(
                 f"log-probs of rollout and training differ by {largest:.1e} (at most {_MAX_LOGPROB_ERROR_FP32}): "
@@ -88,10 +90,10 @@ class Guard:
             )
 
     def _warn(self, metrics: Mapping[str, float], update: int) -> None:
-        if self._warned or update < _UPDATES_TO_EXPLAIN:
+        if self._warned or update < _WARN_AFTER_UPDATES:
             return
-        explained, spread = metrics["losses/explained_variance"], metrics["losses/relative_target_std"]
-        if explained < _LEAST_EXPLAINED_VARIANCE < spread:
+        explained, spread = metrics[Metric.EXPLAINED_VARIANCE], metrics[Metric.RELATIVE_TARGET_STD]
+        if explained < _MIN_EXPLAINED_VARIANCE < spread:
             self._warned = True
             _logger.warning(
                 "the critic explains %.0f %% of the returns' variance after %d updates: can it see what they rest on?",

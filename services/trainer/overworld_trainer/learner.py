@@ -1,10 +1,11 @@
-"""The updates: PPO on every token for the policy, regression for the critic, each with an optimizer of its own."""
+"""The updates: PPO on every token for the policy, regression for the critic, each with its own optimizer."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from overworld_vlm.load import VLM
@@ -14,11 +15,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.critic import Critic
-from overworld_trainer.losses import policy_loss, step_mean, value_loss
+from overworld_trainer.losses import PolicyLoss, policy_loss, step_mean, value_loss
+from overworld_trainer.metrics import Metric, Metrics
 from overworld_trainer.samples import Samples
 from overworld_trainer.seeds import derive
-
-Metrics = dict[str, float]
 
 
 class Learner:
@@ -34,17 +34,23 @@ class Learner:
         if config.model.gradient_checkpointing:
             vlm.core.gradient_checkpointing_enable({"use_reentrant": False})
 
+    def __repr__(self) -> str:
+        trained = sum(weight.numel() for weight in self._weights)
+        return f"Learner({self._vlm!r}, {trained:,} weights trained, critic of {self._config.critic.layers})"
+
     def update(self, samples: Samples, update: int) -> Metrics:
         """Learns from one rollout. During warm-up the policy's optimizer is not touched at all."""
+        started = time.perf_counter()
         config = self._config
         warming_up = update < config.critic.warmup_updates
         metrics: Metrics = {}
         if warming_up or config.critic.stop_gradient:
             # The backbone gets no gradient of the value, so the rollout's features serve: no forward pass of the model.
-            metrics |= self._update_critic(samples, update)
+            metrics |= self._fit_critic(samples, update)
         if not warming_up:
-            metrics |= self._update_policy(samples, update)
-        metrics["charts/learning_rate"] = self.learning_rate(update)
+            metrics |= self._improve_policy(samples, update)
+        metrics[Metric.LEARNING_RATE] = self.learning_rate(update)
+        metrics[Metric.SECONDS_LEARNING] = time.perf_counter() - started
         return metrics
 
     def learning_rate(self, update: int) -> float:
@@ -57,9 +63,9 @@ class Learner:
         policy = config.policy
         return policy.lr_end + (policy.lr - policy.lr_end) * (1 + math.cos(math.pi * progress)) / 2
 
-    def _update_critic(self, samples: Samples, update: int) -> Metrics:
+    def _fit_critic(self, samples: Samples, update: int) -> Metrics:
         config = self._config.critic
-        sums = _Means()
+        means = _RunningMeans()
         features, targets, old_values = (
             tensor.to(self._device) for tensor in (samples.features, samples.targets, samples.old_values)
         )
@@ -70,87 +76,83 @@ class Learner:
                 loss.mean().backward()
                 norm = torch.nn.utils.clip_grad_norm_(self.critic.parameters(), config.max_grad_norm)
                 self.critic_optimizer.step()
-                sums.add({"losses/value_loss": loss.mean().item(), "losses/value_grad_norm": norm.item()})
-        return sums.means()
+                means.add({Metric.VALUE_LOSS: loss.mean().item(), Metric.VALUE_GRAD_NORM: norm.item()})
+        return means.means()
 
-    def _update_policy(self, samples: Samples, update: int) -> Metrics:
-        config = self._config.policy
+    def _improve_policy(self, samples: Samples, update: int) -> Metrics:
+        """PPO on every token: some epochs of minibatches, each one optimizer step from accumulated micro-batches."""
+        config = self._config
         for group in self.policy_optimizer.param_groups:
             group["lr"] = self.learning_rate(update)
-        sums = _Means()
-        largest: Metrics = {}
+        means = _RunningMeans()
+        sampler_error: Metrics = {}  # in the first minibatch, before any weight has changed
         self._vlm.model.train()  # nothing drops out; this is what turns on gradient checkpointing
-        for epoch in range(config.epochs):
-            for chosen in self._minibatches(len(samples), config.minibatch, update, epoch, "policy"):
-                first = not largest
+        for epoch in range(config.policy.epochs):
+            for chosen in self._minibatches(len(samples), config.policy.minibatch, update, epoch, "policy"):
+                first = not sampler_error
                 self._zero_grad()
-                for micro in _microbatches(samples, chosen, config.microbatch):
-                    scores = self._score(samples, micro)
-                    loss = self._loss(samples, micro, scores, sums)
+                for micro in _microbatches(samples.select(chosen), config.policy.microbatch):
+                    scores = self._score(micro)
+                    policy = policy_loss(
+                        scores.logps,
+                        self._padded(micro.old_logps),
+                        self._padded(micro.ref_logps),
+                        scores.mask,
+                        micro.advantages.to(self._device),
+                        clip=config.policy.clip,
+                        kl=config.kl.kind,
+                        beta=config.kl.beta,
+                    )
+                    loss = (micro.weights.to(self._device) * policy.loss).sum()
+                    if not config.critic.stop_gradient:
+                        value = self._value_loss(micro, scores)
+                        loss = loss + value.sum()
+                        means.add_all(Metric.VALUE_LOSS, value)
                     (loss / len(chosen)).backward()
+                    self._measure(means, micro, scores, policy)
                     if first:
-                        _keep_largest(largest, self._sampler_error(samples, micro, scores))
-                sums.add(self._step())
+                        _keep_largest(sampler_error, self._sampler_error(micro, scores))
+                means.add(self._step())
         self._vlm.model.eval()
-        return sums.means() | largest
+        return means.means() | sampler_error
 
-    def _loss(self, samples: Samples, chosen: Tensor, scores: Scores, sums: _Means) -> Tensor:
-        """The sum over steps of all that is minimised with the policy's weights."""
-        config = self._config
-        old, ref = (
-            pad_sequence([logps[n] for n in chosen.tolist()], batch_first=True).to(self._device)
-            for logps in (samples.old_logps, samples.ref_logps)
-        )
-        advantages, weights = samples.advantages[chosen].to(self._device), samples.weights[chosen].to(self._device)
-        policy = policy_loss(
-            scores.logps,
-            old,
-            ref,
-            scores.mask,
-            advantages,
-            clip=config.policy.clip,
-            kl=config.kl.kind,
-            beta=config.kl.beta,
-        )
-        loss = (weights * policy.loss).sum()
-        thinking = torch.tensor([samples.steps[n].thinking for n in chosen.tolist()], device=self._device)
-        in_thoughts = torch.arange(scores.mask.shape[1], device=self._device) < thinking[:, None]
-        measured = {
-            "losses/policy_loss": policy.loss,
-            "losses/clipfrac": policy.clipped,
-            "losses/kl_k1": policy.k1,
-            "losses/kl_k3": policy.k3,
-        }
-        for name, where in (("thoughts", in_thoughts & scores.mask), ("action", ~in_thoughts & scores.mask)):
-            some = where.any(1)
-            measured[f"losses/entropy_{name}"] = step_mean(scores.entropy[some], where[some])
-        if not config.critic.stop_gradient:
-            targets, old_values = samples.targets[chosen].to(self._device), samples.old_values[chosen].to(self._device)
-            value = value_loss(self.critic(scores.features), old_values, targets, config.critic.clip)
-            loss = loss + value.sum()
-            measured["losses/value_loss"] = value
-        for name, per_step in measured.items():
-            sums.add_all(name, per_step.detach())
-        sums.add_largest("losses/max_ratio", policy.max_ratio.item())
-        return loss
-
-    def _score(self, samples: Samples, chosen: Tensor) -> Scores:
-        steps = [samples.steps[n] for n in chosen.tolist()]
+    def _score(self, samples: Samples) -> Scores:
         return score(
             self._vlm,
-            [step.prompt for step in steps],
-            [step.reply for step in steps],
+            [step.prompt for step in samples.steps],
+            [step.reply for step in samples.steps],
             temperature=self._config.temperature,
             value_input=self._config.critic.input,
         )
 
-    def _sampler_error(self, samples: Samples, chosen: Tensor, scores: Scores) -> Metrics:
-        """How far the sampler's log-probs are from the training kernels', before any weight has changed."""
-        sampled = pad_sequence([samples.steps[n].logps for n in chosen.tolist()], batch_first=True).to(self._device)
+    def _value_loss(self, samples: Samples, scores: Scores) -> Tensor:
+        """The critic's loss from the model's own features, with their gradient."""
+        targets, old_values = samples.targets.to(self._device), samples.old_values.to(self._device)
+        return value_loss(self.critic(scores.features), old_values, targets, self._config.critic.clip)
+
+    def _measure(self, means: _RunningMeans, samples: Samples, scores: Scores, policy: PolicyLoss) -> None:
+        means.add_all(Metric.POLICY_LOSS, policy.loss)
+        means.add_all(Metric.CLIPFRAC, policy.clipped)
+        means.add_all(Metric.KL_K1, policy.k1)
+        means.add_all(Metric.KL_K3, policy.k3)
+        means.add_largest(Metric.MAX_RATIO, policy.max_ratio.item())
+        thinking = torch.tensor([step.thinking for step in samples.steps], device=self._device)
+        in_thoughts = torch.arange(scores.mask.shape[1], device=self._device) < thinking[:, None]
+        parts = {
+            Metric.ENTROPY_THOUGHTS: in_thoughts & scores.mask,
+            Metric.ENTROPY_ACTION: ~in_thoughts & scores.mask,
+        }
+        for name, where in parts.items():
+            some = where.any(1)
+            means.add_all(name, step_mean(scores.entropy[some], where[some]))
+
+    def _sampler_error(self, samples: Samples, scores: Scores) -> Metrics:
+        """How far the sampler's log-probs are from the training kernels'."""
+        sampled = self._padded([step.logps for step in samples.steps])
         difference = (scores.logps.detach() - sampled).abs()
         return {
-            "losses/max_logprob_error": difference.max().item(),
-            "losses/mean_logprob_error": difference[scores.mask].mean().item(),
+            Metric.MAX_LOGPROB_ERROR: difference.max().item(),
+            Metric.MEAN_LOGPROB_ERROR: difference[scores.mask].mean().item(),
         }
 
     def _zero_grad(self) -> None:
@@ -159,13 +161,13 @@ class Learner:
             self.critic_optimizer.zero_grad()
 
     def _step(self) -> Metrics:
-        """Steps the optimizers of what got gradients. Returns the gradients' norms."""
+        """Steps the optimizers of everything that got gradients. Returns the gradients' norms."""
         norm = torch.nn.utils.clip_grad_norm_(self._weights, self._config.policy.max_grad_norm)
-        norms = {"losses/policy_grad_norm": norm.item()}
+        norms: Metrics = {Metric.POLICY_GRAD_NORM: norm.item()}
         self.policy_optimizer.step()
         if not self._config.critic.stop_gradient:
             norm = torch.nn.utils.clip_grad_norm_(self.critic.parameters(), self._config.critic.max_grad_norm)
-            norms["losses/value_grad_norm"] = norm.item()
+            norms[Metric.VALUE_GRAD_NORM] = norm.item()
             self.critic_optimizer.step()
         return norms
 
@@ -175,13 +177,17 @@ class Learner:
         order = torch.randperm(count, generator=generator)
         return iter(order.tensor_split(max(round(count / size), 1)))
 
+    def _padded(self, logps: Sequence[Tensor]) -> Tensor:
+        """Log-probs of each step's tokens as one tensor, [B, T] on the model's device, 0 past the end."""
+        return pad_sequence(list(logps), batch_first=True).to(self._device)
+
     @property
     def _device(self) -> torch.device:
         return self._vlm.device
 
 
-class _Means:
-    """Means over samples, gathered bit by bit."""
+class _RunningMeans:
+    """Means, and largest values, of what is added bit by bit."""
 
     def __init__(self) -> None:
         self._sums: defaultdict[str, float] = defaultdict(float)
@@ -189,22 +195,22 @@ class _Means:
         self._largest: Metrics = {}
 
     def add(self, values: Metrics) -> None:
-        """One value each."""
+        """Adds one value to each of several means."""
         for name, value in values.items():
             self._sums[name] += value
             self._counts[name] += 1
 
     def add_all(self, name: str, values: Tensor) -> None:
-        """Many values."""
+        """Adds many values to one mean."""
         self._sums[name] += values.sum().item()
         self._counts[name] += values.numel()
 
     def add_largest(self, name: str, value: float) -> None:
-        """A value of which the largest counts."""
+        """Adds a value of which only the largest is kept."""
         _keep_largest(self._largest, {name: value})
 
     def means(self) -> Metrics:
-        """What came together."""
+        """The means and the largest values."""
         return {name: self._sums[name] / max(self._counts[name], 1) for name in self._sums} | self._largest
 
 
@@ -213,7 +219,7 @@ def _keep_largest(largest: Metrics, values: Metrics) -> None:
         largest[name] = max(largest.get(name, value), value)
 
 
-def _microbatches(samples: Samples, chosen: Tensor, size: int) -> Iterator[Tensor]:
+def _microbatches(samples: Samples, size: int) -> Iterator[Samples]:
     """Parts of a minibatch, of similar length so as to pad little."""
-    lengths = torch.tensor([len(samples.steps[n].prompt) + len(samples.steps[n].reply) for n in chosen.tolist()])
-    return iter(chosen[lengths.argsort(stable=True)].split(size))
+    lengths = torch.tensor([len(step.prompt) + len(step.reply) for step in samples.steps])
+    return (samples.select(part) for part in lengths.argsort(stable=True).split(size))

@@ -7,21 +7,20 @@ minibatch would let long replies dominate.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-KlKind = Literal["k3_loss", "k2_loss", "k1_reward", "none"]
+from overworld_trainer.config import KlKind
 
 _MAX_LOG_RATIO = 10.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class PolicyLoss:
-    """`loss` fp32 [B], with gradient; the rest, without, describes it.
+    """`loss` fp32 [B], with gradient; the rest describes it and has none.
 
-    clipped    [B]: share of the step's tokens at which the clip took the gradient away
+    clipped    [B]: fraction of the step's tokens at which the clip took the gradient away
     k1, k3     [B]: KL(policy || reference) over the step's tokens on average, by both estimators
     max_ratio  []: largest ratio of all tokens
     """
@@ -62,11 +61,11 @@ def policy_loss(
         log_ratio = logps - ref_logps
         k3 = torch.expm1(-log_ratio) + log_ratio
     return PolicyLoss(
-        step_mean(loss, mask),
-        step_mean(clipped.float(), mask),
-        step_mean(log_ratio, mask).detach(),
-        step_mean(k3, mask),
-        ratio.detach().masked_fill(~mask, 0.0).max(),
+        loss=step_mean(loss, mask),
+        clipped=step_mean(clipped.float(), mask),
+        k1=step_mean(log_ratio, mask).detach(),
+        k3=step_mean(k3, mask),
+        max_ratio=ratio.detach().masked_fill(~mask, 0.0).max(),
     )
 
 
@@ -94,7 +93,7 @@ def kl_rewards(old_logps: Tensor, ref_logps: Tensor, mask: Tensor, beta: float) 
 def value_loss(values: Tensor, old_values: Tensor, targets: Tensor, clip: float | None = None) -> Tensor:
     """1/2 (V - target)^2 per step, [B] (arXiv 2508.04280, Eq. 4).
 
-    `clip` bounds how far V may move from `old_values` for the loss to notice, as PPO implementations do; None: not.
+    `clip` bounds how far V may move from `old_values`, as PPO implementations do; None: no bound.
     """
     loss = (values - targets) ** 2
     if clip is not None:

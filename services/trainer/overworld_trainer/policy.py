@@ -1,4 +1,4 @@
-"""The model at the start of RL, and the one that is trained from it."""
+"""The model at the start of RL, and the model trained from it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from overworld_trainer.clone import Demonstrations, clone
 from overworld_trainer.config import LoraConfig
 from overworld_trainer.display import Display
 from overworld_trainer.reference import Reference
-from overworld_trainer.run import Progress, Run
+from overworld_trainer.run import Run, TrainerState
 from overworld_trainer.seeds import derive
 
 
 def make_start(run: Run, display: Display) -> None:
     """Clones the experts of the run's envs and writes the result as checkpoint 0, always as a whole model."""
     config = run.config
-    with Demonstrations(config) as demonstrations, display.cloning():
+    with Demonstrations.open(config) as demonstrations, display.cloning() as show:
         if config.model.path == "tiny":
             vlm = make_tiny(demonstrations.texts(), config.model.tiny, derive(config.seed, "tiny"))
         else:
@@ -30,14 +30,14 @@ def make_start(run: Run, display: Display) -> None:
         vlm.model.to(torch_device(config.model.device), torch_dtype(config.model.dtype))
         if config.clone.lora is not None:
             vlm = _with_new_adapter(vlm, config.clone.lora, derive(config.seed, "clone adapter"))
-        clone(vlm, demonstrations.batch, config.clone, display.cloned)
+        clone(vlm, demonstrations.batch, config.clone, show)
         if config.clone.lora is not None:
             vlm = VLM(vlm.model.merge_and_unload(), vlm.tokenizer, vlm.image_processor)
-        run.save(vlm, Progress(), demonstrations.provenance)
+        run.save(vlm, TrainerState(), demonstrations.provenance)
 
 
 def load_policy(run: Run, resumed: Path | None) -> tuple[VLM, Reference]:
-    """The model to train, as of the checkpoint `resumed` if there is one, and the reference. Raises ModelError."""
+    """The model to train, from the checkpoint `resumed` if there is one, and the reference. Raises ModelError."""
     config = run.config
     device, dtype = torch_device(config.model.device), torch_dtype(config.model.dtype)
     if run.has_start:
@@ -58,7 +58,7 @@ def load_policy(run: Run, resumed: Path | None) -> tuple[VLM, Reference]:
 
 
 def _with_new_adapter(vlm: VLM, lora: LoraConfig, seed: int) -> VLM:
-    """The model with a fresh adapter, which changes nothing yet; only its weights train."""
+    """The model with a fresh adapter, which changes nothing yet; only the adapter is trained."""
     settings = PeftLoraConfig(
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=vlm.family.lora_targets, task_type="CAUSAL_LM"
     )

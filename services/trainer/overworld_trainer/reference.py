@@ -1,4 +1,4 @@
-"""The policy at the start of RL, which the KL holds on to."""
+"""The policy at the start of RL, which the KL keeps the trained one close to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from overworld_trainer.rollout import Step
 
 
 class Reference:
-    """Scores replies by the reference: the trained model with its adapter off, or else a `frozen` model."""
+    """Scores replies with the reference: the trained model with its adapter off, or else a `frozen` model."""
 
     def __init__(self, vlm: VLM, frozen: VLM | None = None) -> None:
         if frozen is None and not isinstance(vlm.model, PeftModel):

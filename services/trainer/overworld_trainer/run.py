@@ -1,4 +1,4 @@
-"""A run's folder: settings, metrics, checkpoints, and how a run that was killed goes on.
+"""A run's folder: settings, metrics, checkpoints, and how a run that was killed is resumed.
 
     <run>/config.yaml  metrics.jsonl  tensorboard/  checkpoints/000000/ 000010/ ...
 
@@ -7,6 +7,7 @@ Checkpoint 000000 is the policy at the start of RL, where it was made by cloning
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -25,50 +26,63 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from overworld_trainer.config import TrainerConfig
-from overworld_trainer.critic import Critic
+from overworld_trainer.episodes import PlayerState
 from overworld_trainer.learner import Learner
 
 _logger = logging.getLogger(__name__)
 
-_FREE_TO_CHANGE = {
+_CHANGEABLE_ON_RESUME = {
     "run", "updates", "checkpoint_every", "keep_checkpoints", "servers", "threads", "retry_budget", "metrics_host",
     "metrics_port",
 }  # fmt: skip
 
 
-@dataclass(slots=True)
-class Progress:
-    """How far a run is. `slots` and `guard` are the states of collector and guard."""
+@dataclass(slots=True, kw_only=True)
+class TrainerState:
+    """How far a run is. `slots` and `guard` are what `Episodes.state` and `Guard.state` gave."""
 
     update: int = 0
     env_steps: int = 0
     max_logprob_error: float = 0.0
-    slots: list[dict[str, Any]] | None = None
+    slots: list[PlayerState] | None = None
     guard: dict[str, Any] | None = None
 
 
 class Run:
-    """The folder of a run. Raises SettingsError if it holds one with other settings."""
+    """The folder of a run."""
 
     def __init__(self, config: TrainerConfig) -> None:
         self.config = config
         self.folder = config.run
         self.checkpoints = self.folder / "checkpoints"
+
+    @classmethod
+    def open(cls, config: TrainerConfig) -> Run:
+        """Makes the folder and writes the settings into it.
+
+        Raises SettingsError if it cannot be written or holds a run with other settings.
+        """
+        run = cls(config)
         settings = config.model_dump(mode="json")
-        path = self.folder / "config.yaml"
+        path = run.folder / "config.yaml"
         try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            begun = (self.folder / "metrics.jsonl").exists() or any(self.checkpoints.iterdir())
+            run.checkpoints.mkdir(parents=True, exist_ok=True)
+            begun = (run.folder / "metrics.jsonl").exists() or any(run.checkpoints.iterdir())
             if path.exists() and begun:
-                _compare(yaml.safe_load(path.read_text()), settings, self.folder)
+                _compare(yaml.safe_load(path.read_text()), settings, run.folder)
             unfinished = path.with_name(".config.yaml.unfinished")
             unfinished.write_text(yaml.safe_dump(settings, sort_keys=False))
             unfinished.rename(path)
         except OSError as error:
             raise SettingsError(
-                f"run: {self.folder} cannot be written by user {os.getuid()} ({error.strerror}); mount a volume for "
+                f"run: {run.folder} cannot be written by user {os.getuid()} ({error.strerror}); mount a volume for "
                 "checkpoints there, or name another folder with run=DIR"
             ) from None
+        return run
+
+    def __repr__(self) -> str:
+        found = [int(path.name) for path in checkpoint.find(self.checkpoints)]
+        return f"Run({self.folder}, checkpoints {found})"
 
     @property
     def start(self) -> Path:
@@ -77,7 +91,7 @@ class Run:
 
     @property
     def has_start(self) -> bool:
-        """Whether that checkpoint is there."""
+        """Whether that checkpoint exists."""
         return (self.start / "manifest.json").exists()
 
     @property
@@ -90,7 +104,7 @@ class Run:
         return self.checkpoints / f"{update:06}"
 
     def latest(self) -> Path | None:
-        """The newest checkpoint from which the run can go on; damaged ones are passed over with a warning."""
+        """The newest checkpoint that the run can be resumed from; damaged ones are passed over with a warning."""
         for folder in reversed(list(checkpoint.find(self.checkpoints))):
             if not (folder / "trainer").exists():
                 continue
@@ -105,33 +119,26 @@ class Run:
     def save(
         self,
         vlm: VLM,
-        progress: Progress,
+        state: TrainerState,
         provenance: Mapping[str, Mapping[str, str]],
         learner: Learner | None = None,
     ) -> Path:
-        """Writes a checkpoint; with a learner, one from which the run can go on."""
+        """Writes a checkpoint; with a learner, one that the run can be resumed from."""
 
         def write_trainer(folder: Path) -> None:
             assert learner is not None
-            state = {
-                "update": progress.update,
-                "env_steps": progress.env_steps,
-                "max_logprob_error": progress.max_logprob_error,
-                "slots": progress.slots,
-                "guard": progress.guard,
-            }
-            (folder / "state.json").write_text(json.dumps(state))
+            (folder / "state.json").write_text(json.dumps(dataclasses.asdict(state)))
             tensors = _optimizer_tensors("policy", learner.policy_optimizer)
             tensors |= _optimizer_tensors("critic", learner.critic_optimizer)
             save_file(tensors, folder / "optimizers.safetensors")
 
-        folder = self.checkpoint(progress.update)
+        folder = self.checkpoint(state.update)
         checkpoint.write(
             folder,
             vlm,
             run=self.folder.name,
-            update=progress.update,
-            env_steps=progress.env_steps,
+            update=state.update,
+            env_steps=state.env_steps,
             base=self.base,
             critic=None if learner is None else learner.critic.state_dict(),
             write_trainer=None if learner is None else write_trainer,
@@ -142,19 +149,19 @@ class Run:
         )
         resumable = [path for path in checkpoint.find(self.checkpoints) if (path / "trainer").exists()]
         for path in resumable[: -self.config.keep_checkpoints]:
-            # By another name first: a checkpoint with a part of its trainer/ would count as damaged.
+            # Renamed first: a checkpoint with only part of its trainer/ would count as damaged.
             shutil.rmtree((path / "trainer").rename(path / ".trainer.pruned"))
         return folder
 
 
-def read_progress(folder: Path) -> Progress:
-    """Of a verified checkpoint."""
-    return Progress(**json.loads((folder / "trainer" / "state.json").read_text()))
+def read_state(folder: Path) -> TrainerState:
+    """The trainer's state in a verified checkpoint."""
+    return TrainerState(**json.loads((folder / "trainer" / "state.json").read_text()))
 
 
 def restore_learner(folder: Path, learner: Learner) -> None:
-    """Critic and optimizers of a verified checkpoint."""
-    _load_critic(folder, learner.critic)
+    """Restores a learner's critic and optimizers from a verified checkpoint."""
+    learner.critic.load_state_dict(checkpoint.load_critic(folder))
     tensors = load_file(folder / "trainer" / "optimizers.safetensors")
     for name, optimizer in (("policy", learner.policy_optimizer), ("critic", learner.critic_optimizer)):
         state: dict[int, dict[str, Tensor]] = {}
@@ -163,10 +170,6 @@ def restore_learner(folder: Path, learner: Learner) -> None:
             if owner == name:
                 state.setdefault(int(number), {})[field] = tensor
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-
-
-def _load_critic(folder: Path, critic: Critic) -> None:
-    critic.load_state_dict(checkpoint.load_critic(folder))
 
 
 def _optimizer_tensors(name: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -181,7 +184,7 @@ def _optimizer_tensors(name: str, optimizer: torch.optim.Optimizer) -> dict[str,
 def _compare(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
     changed = [
         f"{name} was {old.get(name)}, is {new.get(name)}"
-        for name in sorted({*old, *new} - _FREE_TO_CHANGE)
+        for name in sorted({*old, *new} - _CHANGEABLE_ON_RESUME)
         if old.get(name) != new.get(name)
     ]
     if changed:

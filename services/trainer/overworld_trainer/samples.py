@@ -1,21 +1,48 @@
-"""From a rollout to samples: what each step teaches policy and critic. M valid steps."""
+"""From a rollout to samples: what each step teaches. N slots, T steps, M valid steps."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from overworld import End
+from overworld_vlm.load import VLM
+from overworld_vlm.score import prefill_features
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from overworld_trainer.advantages import gae, normalise
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.losses import kl_rewards
+from overworld_trainer.reference import Reference, score_all
 from overworld_trainer.rollout import Rollout, Step
 
+_TIME_LIMIT_PENALTY = -1.0
 
-@dataclass(frozen=True, slots=True, eq=False)
+ValueFunction = Callable[[Tensor], Tensor]
+"""Features fp32 [B, features] -> values fp32 [B], both on the model's device."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Valuation:
+    """What GAE needs of a rollout. The tensors are [N, T]; see `advantages.gae` for their meaning.
+
+    valid     False where a step failed inside a server
+    features  fp32 [N x T, features] of the prompts, slot by slot
+    """
+
+    features: Tensor
+    valid: Tensor
+    rewards: Tensor
+    values: Tensor
+    next_values: Tensor
+    bootstraps: Tensor
+    continues: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Samples:
     """The valid steps of a rollout.
 
@@ -24,6 +51,7 @@ class Samples:
     weights               fp32 [M]: each env's weight
     features              fp32 [M, features], targets fp32 [M], old_values fp32 [M]: for the critic
     advantage_std         before normalisation
+    value_at_start        mean value of the states in which episodes began; None if none did
     """
 
     steps: list[Step]
@@ -35,55 +63,139 @@ class Samples:
     targets: Tensor
     old_values: Tensor
     advantage_std: float
+    value_at_start: float | None = None
 
     def __len__(self) -> int:
         return len(self.steps)
 
+    def select(self, chosen: Tensor) -> Samples:
+        """Those with the indices `chosen`, int64 [K]."""
+        numbers = chosen.tolist()
+        return dataclasses.replace(
+            self,
+            steps=[self.steps[n] for n in numbers],
+            old_logps=[self.old_logps[n] for n in numbers],
+            ref_logps=[self.ref_logps[n] for n in numbers],
+            advantages=self.advantages[chosen],
+            weights=self.weights[chosen],
+            features=self.features[chosen],
+            targets=self.targets[chosen],
+            old_values=self.old_values[chosen],
+        )
+
+    def __repr__(self) -> str:
+        return f"Samples({len(self)} steps, advantages with a standard deviation of {self.advantage_std:.3g})"
+
 
 def make_samples(
+    rollout: Rollout, vlm: VLM, reference: Reference, value: ValueFunction, config: TrainerConfig
+) -> Samples:
+    """Scores a rollout's replies and states, and works out what each step teaches."""
+    steps = rollout.flat
+    ref_logps = reference.score(steps, config)
+    # In bf16 the sampler's kernels round differently: ratios are taken to what the training kernels say.
+    exact = config.model.dtype == "float32"
+    old_logps = [step.logps for step in steps] if exact else score_all(vlm, steps, config)
+    return assemble(rollout, estimate_values(rollout, vlm, value, config), old_logps, ref_logps, config)
+
+
+@torch.no_grad()
+def estimate_values(rollout: Rollout, vlm: VLM, value: ValueFunction, config: TrainerConfig) -> Valuation:
+    """Values of all states of a rollout, those after its border and after time limits included."""
+
+    def values_of(features: Tensor) -> Tensor:
+        return value(features.to(vlm.device)).cpu().double()
+
+    rows = rollout.steps
+    valid = torch.tensor([[not step.failed for step in row] for row in rows])
+    over = torch.tensor([[step.end is not None for step in row] for row in rows])
+    limit = torch.tensor([[step.end is End.TIME_LIMIT for step in row] for row in rows])
+    rewards = torch.tensor([[step.reward for step in row] for row in rows], dtype=torch.float64)
+    bootstraps = ~over | limit
+    if config.time_limit == "penalty":
+        bootstraps = ~over
+        rewards = rewards + _TIME_LIMIT_PENALTY * limit
+    features = _features(rollout.flat, vlm, config)
+    values = values_of(features).reshape(valid.shape)
+    # The state that a step led to is the one before the next step, but where an episode or the rollout ended.
+    next_values = values.roll(-1, 1)
+    after = [[step.final for step in row] for row in rows]
+    for row, prompt in zip(after, rollout.next_prompts, strict=True):
+        row[-1] = row[-1] or prompt
+    prompts = {(n, t): prompt for n, row in enumerate(after) for t, prompt in enumerate(row) if prompt is not None}
+    ends = prefill_features(vlm, list(prompts.values()), config.critic.input, config.policy.microbatch)
+    for at, end_value in zip(prompts, values_of(ends).tolist(), strict=True):
+        next_values[at] = end_value
+    # After a failed step a new episode has begun, and before it there is no advantage to take over.
+    continues = ~over & valid & valid.roll(-1, 1)
+    continues[:, -1] = False
+    return Valuation(
+        features=features,
+        valid=valid,
+        rewards=rewards,
+        values=values,
+        next_values=next_values,
+        bootstraps=bootstraps,
+        continues=continues,
+    )
+
+
+def assemble(
     rollout: Rollout,
+    valuation: Valuation,
     old_logps: Sequence[Tensor],
     ref_logps: Sequence[Tensor],
-    reward_scales: Sequence[float],
     config: TrainerConfig,
 ) -> Samples:
     """Advantages and targets of a rollout.
 
     `old_logps` and `ref_logps` are those of all its steps, slot by slot. Advantages are normalised over the rollout,
-    each env by itself: their rewards have scales of their own.
+    each env by itself: their rewards have different scales.
     """
-    flat = [step for row in rollout.steps for step in row]
-    rewards = rollout.rewards
+    rewards, values = valuation.rewards, valuation.values
     if config.kl.kind == "k1_reward":
         mask = pad_sequence([torch.ones(len(logps)) for logps in old_logps], batch_first=True)
         old, ref = (pad_sequence(list(logps), batch_first=True) for logps in (old_logps, ref_logps))
         rewards = rewards + kl_rewards(old, ref, mask, config.kl.beta).reshape(rewards.shape).double()
     advantages = gae(
         rewards,
-        rollout.values,
-        rollout.next_values,
-        rollout.bootstraps,
-        rollout.continues,
+        values,
+        valuation.next_values,
+        valuation.bootstraps,
+        valuation.continues,
         gamma=config.gamma,
         lam=config.lam,
     )
-    targets = advantages + rollout.values
-    chosen = rollout.valid.flatten().nonzero().squeeze(1)
-    advantages, targets, values = (tensor.flatten()[chosen].float() for tensor in (advantages, targets, rollout.values))
+    targets = advantages + values
+    starts = torch.tensor([[step.turn == 0 for step in row] for row in rollout.steps])
+    value_at_start = values[starts].mean().item() if starts.any() else None
+    chosen = valuation.valid.flatten().nonzero().squeeze(1)
+    advantages, targets, values = (tensor.flatten()[chosen].float() for tensor in (advantages, targets, values))
+    flat = rollout.flat
     steps = [flat[n] for n in chosen.tolist()]
     envs = torch.tensor([step.env for step in steps])
     normalised = torch.zeros_like(advantages)
-    for env, scale in enumerate(reward_scales):
+    for env, scale in enumerate(rollout.reward_scales):
         if (envs == env).any():
             normalised[envs == env] = normalise(advantages[envs == env], scale)
     return Samples(
-        steps,
-        [old_logps[n] for n in chosen.tolist()],
-        [ref_logps[n] for n in chosen.tolist()],
-        normalised,
-        torch.tensor([config.envs[env].weight for env in envs.tolist()]),
-        torch.stack([step.features for step in steps]),
-        targets,
-        values,
-        float(advantages.std(correction=0)),
+        steps=steps,
+        old_logps=[old_logps[n] for n in chosen.tolist()],
+        ref_logps=[ref_logps[n] for n in chosen.tolist()],
+        advantages=normalised,
+        weights=torch.tensor([config.envs[env].weight for env in envs.tolist()]),
+        features=valuation.features[chosen],
+        targets=targets,
+        old_values=values,
+        advantage_std=float(advantages.std(correction=0)),
+        value_at_start=value_at_start,
     )
+
+
+def _features(steps: Sequence[Step], vlm: VLM, config: TrainerConfig) -> Tensor:
+    """Features of the prompts, fp32 [N x T, features]: the writer's, or computed here if it gave none."""
+    known = [step.features for step in steps if step.features is not None]
+    if len(known) == len(steps):
+        return torch.stack(known)
+    prompts = [step.prompt for step in steps]
+    return prefill_features(vlm, prompts, config.critic.input, config.policy.microbatch)

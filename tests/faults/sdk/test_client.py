@@ -1,13 +1,27 @@
 """Clients with servers that come and go at bad moments, and with servers that answer nonsense."""
 
 import concurrent.futures
+import contextlib
+import re
 import threading
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
-from overworld import ContractError, Fleet, Reset, ServerBrokenError, ServerLostError, Session
+from overworld import (
+    CallFailedError,
+    ContractError,
+    Fleet,
+    Reset,
+    ServerBrokenError,
+    ServerChangedError,
+    ServerLostError,
+    Session,
+    server_info,
+)
 from overworld.host.process import ServerProcess
 from overworld.v1 import env_pb2 as pb
 from overworld.v1 import env_pb2_grpc
@@ -24,9 +38,9 @@ def test_calls_of_several_threads_survive_a_restart() -> None:
         session.step({slot: Reset(seed=slot) for slot in range(8)})
         stop = threading.Event()
         turns = [0] * 4
-        errors = []
+        errors: list[object] = []
 
-        def play(group) -> None:
+        def play(group: int) -> None:
             slots = (group, group + 4)
             while not stop.is_set():
                 moves = ("slow", "up", "down")[turns[group] % 3]
@@ -137,29 +151,44 @@ def test_a_batch_that_takes_longer_than_the_budget_is_not_lost(monkeypatch: pyte
 class Liar(env_pb2_grpc.EnvServiceServicer):
     """A server of another team, with a bug. `spoil(response)` spoils each Step's answer."""
 
+    address: str
+
     def __init__(self) -> None:
-        self.spoil = lambda response: None
+        self.spoil: Callable[[pb.StepResponse], object] = lambda response: None
         self.lease = 60
         self.renewals = 0
         self.transport = pb.TRANSPORT_INLINE
         self.turn = 0
+        self.provenance = ""
+        self.failing = ""  # the method that fails with an error of gRPC's own
 
-    def GetServerInfo(self, request, context):
+    def fail(self, method: str, context: grpc.ServicerContext) -> None:
+        if method == self.failing:
+            context.abort(grpc.StatusCode.INTERNAL, "boom")
+
+    def GetServerInfo(
+        self, request: pb.GetServerInfoRequest, context: grpc.ServicerContext
+    ) -> pb.GetServerInfoResponse:
+        self.fail("GetServerInfo", context)
         return pb.GetServerInfoResponse(slots_total=4, slots_free=4, envs=[self.spec()])
 
     @staticmethod
-    def spec():
+    def spec() -> pb.EnvSpec:
         action = pb.ActionSpec(vocabulary=["go"])
         return pb.EnvSpec(id="liar/Env", action=action, splits={"endless": 0}, default_split="endless")
 
-    def Open(self, request, context):
-        response = pb.OpenResponse(spec=self.spec(), options_json="{}", transport=self.transport)
+    def Open(self, request: pb.OpenRequest, context: grpc.ServicerContext) -> pb.OpenResponse:
+        self.fail("Open", context)
+        response = pb.OpenResponse(
+            spec=self.spec(), options_json="{}", transport=self.transport, provenance_digest=self.provenance
+        )
         response.lease.seconds = self.lease
         return response
 
-    def Step(self, request, context):
+    def Step(self, request: pb.StepRequest, context: grpc.ServicerContext) -> pb.StepResponse:
         if not request.commands:
             self.renewals += 1
+        self.fail("Step", context)
         response = pb.StepResponse(frames=bytes(48 * len(request.commands)))
         if request.commands:
             response.blocks.add(stride=48, count=len(request.commands), height=4, width=4, channels=3)
@@ -172,33 +201,40 @@ class Liar(env_pb2_grpc.EnvServiceServicer):
         self.spoil(response)
         return response
 
-    def Close(self, request, context):
+    def Close(self, request: pb.CloseRequest, context: grpc.ServicerContext) -> pb.CloseResponse:
+        self.fail("Close", context)
         return pb.CloseResponse()
 
     @property
-    def hash(self):
+    def hash(self) -> int:
         from overworld.contract.frames import pixels_hash
 
         return pixels_hash(np.zeros((4, 4, 3), np.uint8))
 
 
-@pytest.fixture
-def liar():
+@contextlib.contextmanager
+def serving(servicer: Liar) -> Iterator[None]:
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(4))
-    servicer = Liar()
     env_pb2_grpc.add_EnvServiceServicer_to_server(servicer, server)
     servicer.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
-    yield servicer
+    yield
     server.stop(0)
 
 
-def change(path, value):
+@pytest.fixture
+def liar() -> Iterator[Liar]:
+    servicer = Liar()
+    with serving(servicer):
+        yield servicer
+
+
+def change(path: str, value: int) -> Callable[[pb.StepResponse], None]:
     """Sets results[0].<path> of a response."""
 
-    def spoil(response) -> None:
+    def spoil(response: pb.StepResponse) -> None:
         *owners, name = path.split(".")
-        target = response.results[0]
+        target: Any = response.results[0]
         for owner in owners:
             target = target[int(owner)] if owner.isdigit() else getattr(target, owner)
         setattr(target, name, value)
@@ -228,7 +264,9 @@ def change(path, value):
     ],
     ids=range(16),
 )
-def test_answers_that_make_no_sense_are_said_to_and_change_nothing(liar, spoil) -> None:
+def test_answers_that_make_no_sense_are_said_to_and_change_nothing(
+    liar: Liar, spoil: Callable[[pb.StepResponse], None]
+) -> None:
     with Session(liar.address, "liar/Env", 2) as session:
         session.reset([0, 0])
         liar.spoil = spoil
@@ -238,13 +276,88 @@ def test_answers_that_make_no_sense_are_said_to_and_change_nothing(liar, spoil) 
         assert [result.turn for result in session.step(["go", "go"])] == [1, 1]
 
 
-def test_a_transport_that_was_not_asked_for_is_not_used(liar) -> None:
+def failed_call(address: str, method: str) -> str:
+    return rf"^{re.escape(address)} answered {method} with INTERNAL \(boom\), .* not an error of overworld\.v1"
+
+
+def test_errors_that_are_not_the_contracts_say_which_server_answered_which_call(
+    liar: Liar, caplog: pytest.LogCaptureFixture
+) -> None:
+    liar.failing = "GetServerInfo"
+    with pytest.raises(CallFailedError, match=failed_call(liar.address, "GetServerInfo")):
+        server_info(liar.address)
+    liar.failing = "Open"
+    with pytest.raises(CallFailedError, match=failed_call(liar.address, "Open")):
+        Session(liar.address, "liar/Env", 2)
+    liar.failing = ""
+    with Session(liar.address, "liar/Env", 2) as session:
+        session.reset([0, 0])
+        liar.failing = "Step"
+        for call in (lambda: session.step(["go", "go"]), lambda: session.submit(["go", "go"]).result()):
+            with pytest.raises(CallFailedError, match=failed_call(liar.address, "Step")) as caught:
+                call()
+            assert not isinstance(caught.value, grpc.RpcError)
+        liar.failing = ""
+        assert [result.turn for result in session.step(["go", "go"])] == [1, 1]
+        liar.failing = "Close"
+    assert "was not closed" in caplog.text  # which raises nothing: the lease ends by itself
+
+
+def test_a_lease_is_renewed_again_after_renewals_failed(liar: Liar) -> None:
+    liar.lease = 1
+    with Session(liar.address, "liar/Env", 1) as session:
+        liar.failing = "Step"
+        time.sleep(1.2)
+        failed, liar.failing = liar.renewals, ""
+        time.sleep(1.2)
+        assert 2 <= failed < liar.renewals
+        assert session.reset([0])[0].turn == 0
+
+
+def test_a_fleet_passes_over_a_server_that_fails(liar: Liar, toy_server: ServerProcess) -> None:
+    liar.failing = "GetServerInfo"
+    with Fleet([liar.address, toy_server.address], "toy/Count", 2) as fleet:
+        assert fleet.addresses == [toy_server.address]
+
+
+def test_a_session_that_cannot_move_stays_as_it_was(
+    liar: Liar, toy_server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY_RULES", "toy 2")
+    with start() as changed, Session(toy_server.address, "toy/Count", 2, retry_budget=1) as session:
+        expected = session.reset([1, 2]).frames()
+        liar.provenance = session._connection.opened.provenance_digest
+        liar.failing = "Step"
+        for address, error in (
+            (changed.address, ServerChangedError),
+            (liar.address, CallFailedError),  # after it opened the session, without shared memory
+            ("127.0.0.1:1", ServerLostError),
+        ):
+            with pytest.raises(error):
+                session.move(address)
+            assert (session.address, session.spec.id, session.shares_memory) == (toy_server.address, "toy/Count", True)
+        assert [result.turn for result in session.step(["up", "up"])] == [1, 1]
+        assert np.array_equal(session.reset([1, 2]).frames(), expected)
+
+
+def test_a_replay_whose_answer_makes_no_sense_is_said_to(liar: Liar) -> None:
+    with Session(liar.address, "liar/Env", 2) as session:
+        session.reset([0, 0])
+        other = Liar()
+        other.spoil = change("slot", 99)
+        with serving(other):
+            with pytest.raises(ServerBrokenError, match="makes no sense"):
+                session.move(other.address)
+        assert [result.turn for result in session.step(["go", "go"])] == [1, 1]
+
+
+def test_a_transport_that_was_not_asked_for_is_not_used(liar: Liar) -> None:
     liar.transport = pb.TRANSPORT_INLINE_LZ4
     with pytest.raises(ServerBrokenError, match="was not asked for"):
         Session(liar.address, "liar/Env", 1)
 
 
-def test_the_lease_that_was_granted_is_the_one_that_is_kept(liar) -> None:
+def test_the_lease_that_was_granted_is_the_one_that_is_kept(liar: Liar) -> None:
     liar.lease = 1
     with Session(liar.address, "liar/Env", 1, lease=30):
         time.sleep(1.8)

@@ -5,29 +5,40 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 import pytest
-from overworld import Fleet, Reset, ServerChangedError, ServerLostError, Session
+from numpy.typing import NDArray
+from overworld import Fleet, Reset, Results, ServerChangedError, ServerLostError, Session
+from overworld.client.moves import Move
 from overworld.host.process import ServerProcess
 
 from tests.support.toy_env import TOY
 
 
-def start(port=0, *arguments):
+def start(port: int = 0, *arguments: str) -> ServerProcess:
     return ServerProcess(TOY, arguments=("--workers", "2", "--slots", "8", *arguments), port=port)
 
 
-def port_of(server):
+def port_of(server: ServerProcess) -> int:
     return int(server.address.rpartition(":")[2])
 
 
-def play(session, crash=lambda turn: None):
+class Player(Protocol):
+    """What a `Session` and a `Fleet` have in common, as far as `play` is concerned."""
+
+    def reset(self, seeds: Sequence[int], /) -> Results: ...
+
+    def step(self, moves: Sequence[Move], /) -> Results: ...
+
+
+def play(session: Player, crash: Callable[[int], None] = lambda turn: None) -> list[NDArray[np.uint8]]:
     """Two slots for some turns, a third that is reset on the way; all that was seen."""
     seen = [session.reset([1, 2, 3]).frames().copy()]
-    for turn, moves in enumerate(
-        (["up", "down", "up"], ["down", None, "down"], ["up", "up", Reset(seed=9)], ["up"] * 3)
-    ):
+    turns: list[list[Move]] = [["up", "down", "up"], ["down", None, "down"], ["up", "up", Reset(seed=9)], ["up"] * 3]
+    for turn, moves in enumerate(turns):
         crash(turn)
         results = session.step(moves)
         assert [result.error for result in results] == [None] * 3
@@ -36,13 +47,13 @@ def play(session, crash=lambda turn: None):
 
 
 @pytest.mark.parametrize("shared_memory", [True, False])
-def test_a_session_survives_restarts_of_its_server(shared_memory) -> None:
+def test_a_session_survives_restarts_of_its_server(shared_memory: bool) -> None:
     server = start()
     port = port_of(server)
     with Session(server.address, "toy/Count", 3) as session:
         expected = play(session)
 
-    def crash(turn) -> None:
+    def crash(turn: int) -> None:
         nonlocal server
         if turn in (1, 3):
             server.kill()
@@ -89,17 +100,17 @@ def test_a_server_that_comes_back_with_other_rules_is_not_used() -> None:
 class Proxy:
     """Passes bytes on between client and server. Can cut a link after so many of the server's bytes, or be cut off."""
 
-    def __init__(self, target) -> None:
+    def __init__(self, target: str) -> None:
         self._target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self.cut_after = None
+        self.cut_after: int | None = None
         self.cuts = 0
         self._off = self._swallow = False
-        self._links = []
+        self._links: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def cut_off(self, swallow=False) -> None:
+    def cut_off(self, swallow: bool = False) -> None:
         """Nothing goes through, or with `swallow` only what clients send."""
         self._off, self._swallow = True, swallow
         if not swallow:
@@ -123,7 +134,7 @@ class Proxy:
             threading.Thread(target=self._pass, args=(client, server, False), daemon=True).start()
             threading.Thread(target=self._pass, args=(server, client, True), daemon=True).start()
 
-    def _pass(self, source, sink, from_server) -> None:
+    def _pass(self, source: socket.socket, sink: socket.socket, from_server: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 if from_server and self._swallow:
@@ -139,18 +150,18 @@ class Proxy:
             _shut(end)
 
 
-def _shut(end) -> None:
+def _shut(end: socket.socket) -> None:
     with contextlib.suppress(OSError):
         end.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.parametrize("cut_after", [0, 1, 30, 500])
-def test_lost_answers_do_not_make_steps_happen_twice(toy_server: ServerProcess, cut_after) -> None:
+def test_lost_answers_do_not_make_steps_happen_twice(toy_server: ServerProcess, cut_after: int) -> None:
     proxy = Proxy(toy_server.address)
     with Session(toy_server.address, "toy/Count", 3) as session:
         expected = play(session)
 
-    def cut(turn) -> None:
+    def cut(turn: int) -> None:
         proxy.cut_after = cut_after
 
     with Session(proxy.address, "toy/Count", 3, retry_budget=20) as session:
@@ -182,12 +193,12 @@ def test_a_fleet_leaves_a_lost_server(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = Fleet([one.address, other.address], "toy/Count", 3, retry_budget=30)
 
     class AsSession:
-        def reset(self, seeds):
+        def reset(self, seeds: Sequence[int]) -> Results:
             return fleet.step([Reset(seed=seed) for seed in seeds])
 
         step = fleet.step
 
-    def crash(turn) -> None:
+    def crash(turn: int) -> None:
         if turn == 2:
             one.kill()
 

@@ -4,35 +4,37 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from overworld import ContractError, Reset, Session
+from overworld import ContractError, Reset, Results, Session
 from overworld.host.process import ServerProcess
 
+from tests.support.optional import present
 from tests.support.toy_env import TOY
 
 
 @pytest.fixture(scope="module")
-def server():
+def server() -> Iterator[ServerProcess]:
     with ServerProcess(TOY, arguments=("--workers", "1", "--slots", "8", "--step-timeout", "1.5")) as server:
         yield server
 
 
 @pytest.fixture
-def session(server):
+def session(server: ServerProcess) -> Iterator[Session]:
     with Session(server.address, "toy/Count", 4) as session:
         session.reset([1, 2, 3, 4])
         yield session
 
 
-def worker_pid(server):
+def worker_pid(server: ServerProcess) -> int:
     found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(server.process.pid)], capture_output=True, text=True)
     return int(found.stdout)
 
 
-def undisturbed(server, moves):
+def undisturbed(server: ServerProcess, moves: Sequence[Sequence[str | None]]) -> list[Results]:
     """What the moves give when nothing goes wrong."""
     with Session(server.address, "toy/Count", 4) as session:
         session.reset([1, 2, 3, 4])
@@ -40,12 +42,14 @@ def undisturbed(server, moves):
 
 
 @pytest.mark.parametrize(("action", "reason"), [("crash", "WORKER_DIED"), ("hang", "STEP_TIMEOUT")])
-def test_the_guilty_slot_fails_and_the_others_go_on(server, session, action, reason) -> None:
+def test_the_guilty_slot_fails_and_the_others_go_on(
+    server: ServerProcess, session: Session, action: str, reason: str
+) -> None:
     expected = undisturbed(server, [["up", "up", "down", None], ["down", "up", "up", "up"], ["up"] * 4])
     session.step(["up", "up", "down", None])
     results = session.step(["down", action, "up", "up"])
-    assert results[1].error.reason == reason
-    assert results[1].error.reset_helps
+    assert present(results[1].error).reason == reason
+    assert present(results[1].error).reset_helps
     for slot in (0, 2, 3):
         assert (results[slot].error, results[slot].reward) == (None, expected[1][slot].reward)
         ours, theirs = (one[slot].observation.images[0].pixels for one in (results, expected[1]))
@@ -60,7 +64,7 @@ def test_the_guilty_slot_fails_and_the_others_go_on(server, session, action, rea
         )
 
 
-def test_a_crash_without_a_guilty_slot_costs_nothing(server, session) -> None:
+def test_a_crash_without_a_guilty_slot_costs_nothing(server: ServerProcess, session: Session) -> None:
     session.step(["up"] * 4)
     expected = undisturbed(server, [["up"] * 4, ["up"] * 4])[1]
     os.kill(worker_pid(server), signal.SIGKILL)
@@ -69,18 +73,18 @@ def test_a_crash_without_a_guilty_slot_costs_nothing(server, session) -> None:
     assert np.array_equal(results.frames(), expected.frames())
 
 
-def test_cached_results_survive_a_crash(server, session) -> None:
-    commands = session._number(["up"] * 4)
-    before = session._execute(commands).frames()
+def test_cached_results_survive_a_crash(server: ServerProcess, session: Session) -> None:
+    commands = session._ledger.number(["up"] * 4)
+    before = session._connection.execute(commands).frames()
     os.kill(worker_pid(server), signal.SIGKILL)
-    repeated = session._execute(commands)
+    repeated = session._connection.execute(commands)
     assert np.array_equal(repeated.frames(), before)
     time.sleep(1.0)
-    repeated = session._execute(commands)
+    repeated = session._connection.execute(commands)
     assert np.array_equal(repeated.frames(), before)
 
 
-def test_crashes_in_a_row(server, session) -> None:
+def test_crashes_in_a_row(server: ServerProcess, session: Session) -> None:
     for _ in range(3):
         results = session.step(["crash", "up", "crash", "down"])
         assert [result.error is None for result in results] == [False, True, False, True]
@@ -88,14 +92,14 @@ def test_crashes_in_a_row(server, session) -> None:
     assert [result.turn for result in session.step(["up"] * 4)] == [1] * 4
 
 
-def test_an_exception_of_the_env_costs_its_slot_only(session) -> None:
+def test_an_exception_of_the_env_costs_its_slot_only(session: Session) -> None:
     results = session.step(["raise", "up", "up", "up"])
-    assert results[0].error.reason == "ENV_ERROR"
-    assert results[0].error.message == "RuntimeError: boom"
+    assert present(results[0].error).reason == "ENV_ERROR"
+    assert present(results[0].error).message == "RuntimeError: boom"
     assert [result.turn for result in results[1:]] == [1, 1, 1]
 
 
-def test_a_client_that_waits_with_a_deadline_collects_later(session) -> None:
+def test_a_client_that_waits_with_a_deadline_collects_later(session: Session) -> None:
     results = session.step_some(["slow", "slow", "up", "up"], min_ready=1)
     assert results[1].pending
     session.collect([result for result in results if result.pending])
@@ -122,7 +126,7 @@ def test_a_replay_that_leads_elsewhere_is_noticed(tmp_path: Path, monkeypatch: p
         with Session(server.address, "toy/Fickle", 3) as session:
             session.reset([0, 0, 0])
             results = session.step({0: "crash", 1: "go"})
-            assert [result.error.reason for result in results] == ["WORKER_DIED", "REBUILD_MISMATCH"]
+            assert [present(result.error).reason for result in results] == ["WORKER_DIED", "REBUILD_MISMATCH"]
             (idle,) = session.step({2: "go"})
-            assert idle.error.reason == "REBUILD_MISMATCH"
+            assert present(idle.error).reason == "REBUILD_MISMATCH"
             assert [result.turn for result in session.reset([0, 0, 0])] == [0, 0, 0]

@@ -7,12 +7,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from overworld import ServerLostError
 from overworld.host.process import ServerProcess
+from overworld_trainer.config import TrainerConfig
 from overworld_trainer.train import train
 
 from tests.support.scripted_env import CHOICE, PUPPET
@@ -32,18 +35,18 @@ ADAPTER = {
 
 
 @pytest.fixture(scope="module")
-def server():
+def server() -> Iterator[ServerProcess]:
     with ServerProcess(PUPPET, CHOICE, arguments=ARGUMENTS) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory):
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return obedient_folder(tmp_path_factory)
 
 
 @pytest.fixture(autouse=True)
-def sigterm():
+def sigterm() -> Iterator[None]:
     """Training takes over SIGTERM; it is given back."""
     handler = signal.getsignal(signal.SIGTERM)
     yield
@@ -51,14 +54,16 @@ def sigterm():
 
 
 @pytest.fixture(scope="module")
-def kinds(model):
+def kinds(model: Path) -> dict[str, dict[str, Any]]:
     """What is trained: a whole model, or an adapter to a cloned one."""
     lora = {"tiny": {"hidden_size": 32, "intermediate_size": 64, "vision_layers": 1, "vocab_size": 340}}
     return {"model": {}, "adapter": ADAPTER | {"model": lora | {"lora": {"r": 4, "alpha": 8}}}}
 
 
 @pytest.fixture(scope="module")
-def undisturbed(server, model, kinds, tmp_path_factory: pytest.TempPathFactory):
+def undisturbed(
+    server: ServerProcess, model: Path, kinds: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     """Folders of runs that nothing happened to."""
     folders = {}
     for name, changes in kinds.items():
@@ -67,7 +72,7 @@ def undisturbed(server, model, kinds, tmp_path_factory: pytest.TempPathFactory):
     return folders
 
 
-def same(folder, expected) -> None:
+def same(folder: Path, expected: Path) -> None:
     """Whether a run came to the same numbers, weights, optimizers and open episodes."""
     assert numbers(folder) == numbers(expected)
     assert len(numbers(folder)) == UPDATES
@@ -79,7 +84,7 @@ def same(folder, expected) -> None:
 class Command:
     """`python -m overworld_trainer` on a run, in a process of its own."""
 
-    def __init__(self, tmp_path, fields) -> None:
+    def __init__(self, tmp_path: Path, fields: dict[str, Any]) -> None:
         path = tmp_path / "run.yaml"
         path.write_text(yaml.safe_dump(fields))
         self.folder = tmp_path / "run"
@@ -87,21 +92,27 @@ class Command:
             [sys.executable, "-m", "overworld_trainer", str(path)], stderr=(tmp_path / "log").open("w")
         )
 
-    def wait_for(self, updates) -> None:
+    def wait_for(self, updates: int) -> None:
         deadline = time.monotonic() + 60
         while len(lines(self.folder)) < updates:
             assert self.process.poll() is None, "it ended too early"
             assert time.monotonic() < deadline
             time.sleep(0.002)
 
-    def end_by(self, number):
+    def end_by(self, number: int) -> int:
         self.process.send_signal(number)
         return self.process.wait(30)
 
 
 @pytest.mark.parametrize(("kind", "after"), [("model", 1), ("model", 3), ("adapter", 3)])
 def test_a_run_that_is_killed_goes_on_to_the_same_numbers(
-    server, model, kinds, undisturbed, tmp_path: Path, kind, after
+    server: ServerProcess,
+    model: Path,
+    kinds: dict[str, dict[str, Any]],
+    undisturbed: dict[str, Path],
+    tmp_path: Path,
+    kind: str,
+    after: int,
 ) -> None:
     """After one update there is no checkpoint yet; after three the third one's metrics are written again."""
     fields = run_fields(server, tmp_path / "run", model, updates=UPDATES, **kinds[kind])
@@ -113,13 +124,15 @@ def test_a_run_that_is_killed_goes_on_to_the_same_numbers(
     if kind == "adapter":
         command = Command(tmp_path, fields)
         assert command.process.wait(60) == 0
-        assert "going on from" in (tmp_path / "log").read_text()
+        assert "resuming from" in (tmp_path / "log").read_text()
     else:
         train(run_settings(server, tmp_path / "run", model, updates=UPDATES))
     same(tmp_path / "run", undisturbed[kind])
 
 
-def test_sigterm_ends_a_run_after_its_update_so_that_it_can_go_on(server, model, undisturbed, tmp_path: Path) -> None:
+def test_sigterm_ends_a_run_after_its_update_so_that_it_can_go_on(
+    server: ServerProcess, model: Path, undisturbed: dict[str, Path], tmp_path: Path
+) -> None:
     command = Command(tmp_path, run_fields(server, tmp_path / "run", model, updates=UPDATES, checkpoint_every=100))
     command.wait_for(1)
     assert command.end_by(signal.SIGTERM) == 143
@@ -132,7 +145,12 @@ def test_sigterm_ends_a_run_after_its_update_so_that_it_can_go_on(server, model,
 
 @pytest.mark.parametrize("file", ["weights/model.safetensors", "trainer/optimizers.safetensors", "manifest.json"])
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
-    server, model, undisturbed, tmp_path: Path, caplog: pytest.LogCaptureFixture, file
+    server: ServerProcess,
+    model: Path,
+    undisturbed: dict[str, Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    file: str,
 ) -> None:
     settings = run_settings(server, tmp_path / "run", model, updates=4)
     train(settings)
@@ -142,11 +160,11 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
         train(run_settings(server, tmp_path / "run", model, updates=UPDATES))
     said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert any("000004" in message and file in message for message in said)
-    assert any("going on from" in record.getMessage() and "000002" in record.getMessage() for record in caplog.records)
+    assert any("resuming from" in record.getMessage() and "000002" in record.getMessage() for record in caplog.records)
     same(tmp_path / "run", undisturbed["model"])
 
 
-def in_thread(settings):
+def in_thread(settings: TrainerConfig) -> tuple[threading.Thread, list[BaseException]]:
     """Trains in a thread; the thread and what it raises."""
     failures = []
 
@@ -161,14 +179,16 @@ def in_thread(settings):
     return thread, failures
 
 
-def wait_for(folder, updates, thread) -> None:
+def wait_for(folder: Path, updates: int, thread: threading.Thread) -> None:
     deadline = time.monotonic() + 60
     while len(lines(folder)) < updates and thread.is_alive():
         assert time.monotonic() < deadline
         time.sleep(0.002)
 
 
-def test_an_env_server_that_is_killed_and_comes_back_changes_no_number(model, undisturbed, tmp_path: Path) -> None:
+def test_an_env_server_that_is_killed_and_comes_back_changes_no_number(
+    model: Path, undisturbed: dict[str, Path], tmp_path: Path
+) -> None:
     """It is killed twice, at moments that nobody chose."""
     server = ServerProcess(PUPPET, arguments=ARGUMENTS)
     port = int(server.address.rpartition(":")[2])
@@ -186,7 +206,7 @@ def test_an_env_server_that_is_killed_and_comes_back_changes_no_number(model, un
 
 
 def test_a_run_whose_env_server_stays_away_ends_and_can_go_on_with_another(
-    server, model, undisturbed, tmp_path: Path
+    server: ServerProcess, model: Path, undisturbed: dict[str, Path], tmp_path: Path
 ) -> None:
     lost = ServerProcess(PUPPET, arguments=ARGUMENTS)
     settings = run_settings(lost, tmp_path / "run", model, updates=UPDATES, checkpoint_every=1, retry_budget=0.5)

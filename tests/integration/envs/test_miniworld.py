@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from overworld import ContractError, End, Outcome, Reason, Reset, Session, make
 from overworld.host.process import ServerProcess
 
+from tests.support.optional import present
+
 TASKS = ("Hallway", "FourRooms", "WallGap", "OneRoom")
 SLOTS = 3
-OPTIONS = {"width": 64, "height": 48, "render": "exact"}
+OPTIONS: dict[str, Any] = {"width": 64, "height": 48, "render": "exact"}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,7 @@ def test_tasks_side_by_side_in_one_worker_draw_what_each_draws_alone(server: Ser
     sessions = [Session(server.address, f"miniworld/{task}", SLOTS, options=OPTIONS) for task in TASKS]
     alone = [[make(f"miniworld/{task}", **OPTIONS) for _ in range(SLOTS)] for task in TASKS]
     choices = np.random.default_rng(0)
-    moves = [[Reset(seed=slot) for slot in range(SLOTS)]] * len(TASKS)
+    moves: list[Sequence[int | Reset]] = [[Reset(seed=slot) for slot in range(SLOTS)]] * len(TASKS)
     for turn in range(12):
         for number, (session, runners) in enumerate(zip(sessions, alone, strict=True)):
             results = session.step(moves[number])
@@ -38,7 +41,7 @@ def test_tasks_side_by_side_in_one_worker_draw_what_each_draws_alone(server: Ser
                 assert (served.reward, served.end, served.success) == (own.reward, own.end, own.success)
             moves[number] = [
                 int(choices.integers(4)) if result.end is None else Reset(seed=100 + turn) for result in results
-            ]  # type: ignore[assignment]
+            ]
     for session in sessions:
         session.close()
     for runners in alone:
@@ -64,7 +67,9 @@ def test_the_expert_wins_over_grpc(server: ServerProcess) -> None:
     with Session(server.address, "miniworld/OneRoomS6", 2, options=OPTIONS, expert=True) as session:
         results = list(session.reset([1, 2]))
         while any(result.end is None for result in results):
-            moves = {result.slot: result.expert.action for result in results if result.end is None and result.expert}
+            moves = {
+                result.slot: present(result.expert).action for result in results if result.end is None and result.expert
+            }
             for result in session.step(moves):
                 results[result.slot] = result
         assert [(result.end, result.success) for result in results] == [(End.TASK, True)] * 2

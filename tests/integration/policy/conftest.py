@@ -4,23 +4,27 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import torch
 from overworld.service.process import ServiceProcess
 from overworld_vlm import checkpoint
+from overworld_vlm.checkpoint import Manifest
 from overworld_vlm.load import VLM
-from overworld_vlm.tiny import TinyConfig, make_tiny
+from overworld_vlm.tiny import make_tiny
+from overworld_vlm.tiny_config import TinyConfig
 from peft import LoraConfig, get_peft_model
 
 TEXTS = ['{"thoughts": "The target is 3 and the current number is 5.", "action": "+"}', "Say something. " * 3] * 40
 TINY = TinyConfig(hidden_size=32, intermediate_size=64, vision_layers=1)
 
 
-def write(folder, vlm, update, base=None):
+def write(folder: Path, vlm: VLM, update: int, base: Path | None = None) -> Manifest:
     return checkpoint.write(
         folder,
         vlm,
@@ -37,7 +41,7 @@ def write(folder, vlm, update, base=None):
     )
 
 
-def with_adapter(vlm, seed):
+def with_adapter(vlm: VLM, seed: int) -> VLM:
     """The model with an adapter that does something."""
     settings = LoraConfig(r=4, lora_alpha=64, target_modules=vlm.family.lora_targets, init_lora_weights=False)
     with torch.random.fork_rng():
@@ -52,21 +56,33 @@ class Served:
     http: httpx.Client
     process: ServiceProcess
 
-    def chat(self, content="Say something.", model="whole@0", status=200, **fields):
+    def stop(self) -> None:
+        self.http.close()
+        self.process.stop()
+
+    def chat(
+        self,
+        content: str | list[dict[str, Any]] = "Say something.",
+        model: str = "whole@0",
+        status: int = 200,
+        **fields: Any,
+    ) -> dict[str, Any]:
         messages = content if isinstance(content, list) else [{"role": "user", "content": content}]
         body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": 12} | fields
         response = self.http.post("/chat/completions", json=body)
         assert response.status_code == status, response.text
         return response.json()
 
-    def error(self, *arguments, status=400, **fields):
-        error = self.chat(*arguments, status=status, **fields)["error"]
+    def error(
+        self, content: str | list[dict[str, Any]] = "Say something.", status: int = 400, **fields: Any
+    ) -> dict[str, Any]:
+        error: dict[str, Any] = self.chat(content, status=status, **fields)["error"]
         assert set(error) == {"message", "type", "param", "code"}
         return error
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory):
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs "whole" (updates 0 and 3) and "adapted" (0, and adapters 1 and 2 on it), and a base model beside them."""
     runs = tmp_path_factory.mktemp("runs")
     whole = runs / "whole" / "checkpoints"
@@ -80,7 +96,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory):
     return runs
 
 
-def serve(runs, *arguments, **environment):
+def serve(runs: Path, *arguments: str, **environment: str) -> Served:
     process = ServiceProcess(
         "overworld_policy", f"runs={runs}", "port=0", "threads=1", *arguments, environment=environment
     )
@@ -89,20 +105,20 @@ def serve(runs, *arguments, **environment):
 
 
 @pytest.fixture(scope="session")
-def served(runs):
+def served(runs: Path) -> Iterator[Served]:
     served = serve(runs, f"base={runs}/adapted/checkpoints/000000/weights", "max_messages=100", "max_images=4")
     yield served
-    served.process.stop()
+    served.stop()
 
 
 @pytest.fixture
-def copied(runs, tmp_path: Path):
+def copied(runs: Path, tmp_path: Path) -> Path:
     """Runs that a test may damage."""
     shutil.copytree(runs, tmp_path / "runs")
     return tmp_path / "runs"
 
 
-def start_and_fail(*arguments, **environment):
+def start_and_fail(*arguments: str, **environment: str) -> str:
     """The last line of a policy server that must not start."""
     failed = subprocess.run(
         [sys.executable, "-m", "overworld_policy", *arguments],

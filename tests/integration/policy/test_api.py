@@ -6,20 +6,25 @@ import json
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import PIL.Image
 import pytest
+from overworld.authoring.env import Pixels
 from overworld.evaluation.openai_client import OpenAIModel
 from overworld_vlm.batch import encode
 from overworld_vlm.checkpoint import load_checkpoint
-from overworld_vlm.engine import Engine, Request
+from overworld_vlm.engine import Engine
+from overworld_vlm.writer import Request
 
-from .conftest import serve, start_and_fail
+from tests.integration.policy.conftest import Served, serve, start_and_fail
 
 
-def picture(size=(56, 56), kind="PNG", seed=0, label=None):
+def picture(
+    size: tuple[int, int] = (56, 56), kind: str = "PNG", seed: int = 0, label: str | None = None
+) -> tuple[str, Pixels]:
     """A data URL. JPEGs may be mislabelled, as harnesses do."""
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
     buffer = io.BytesIO()
@@ -27,15 +32,15 @@ def picture(size=(56, 56), kind="PNG", seed=0, label=None):
     return f"data:image/{label or kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}", pixels
 
 
-def part(url):
+def part(url: str) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-def text(reply):
+def text(reply: dict[str, Any]) -> str:
     return reply["choices"][0]["message"]["content"]
 
 
-def test_models_are_listed_with_what_made_them(served) -> None:
+def test_models_are_listed_with_what_made_them(served: Served) -> None:
     models = {entry["id"]: entry for entry in served.http.get("/models").json()["data"]}
     assert set(models) == {
         "base", "whole@0", "whole@3", "whole@latest", "adapted@0", "adapted@1", "adapted@2", "adapted@latest",
@@ -49,7 +54,7 @@ def test_models_are_listed_with_what_made_them(served) -> None:
     assert served.http.get("/models/whole@3").json() == models["whole@3"]
 
 
-def test_an_answer_has_all_that_clients_read_and_names_its_weights(served) -> None:
+def test_an_answer_has_all_that_clients_read_and_names_its_weights(served: Served) -> None:
     reply = served.chat()
     assert reply["object"] == "chat.completion"
     assert reply["model"] == "whole@0"
@@ -63,7 +68,7 @@ def test_an_answer_has_all_that_clients_read_and_names_its_weights(served) -> No
 
 
 @pytest.mark.parametrize("name", ["whole@0", "whole@3", "adapted@0", "adapted@1", "adapted@2", "base"])
-def test_every_model_gives_the_replies_of_its_own_weights(served, name) -> None:
+def test_every_model_gives_the_replies_of_its_own_weights(served: Served, name: str) -> None:
     url, pixels = picture()
     content = [{"type": "text", "text": "What is it? "}, part(url)]
     replies = [text(served.chat([{"role": "user", "content": content}], model=name)) for _ in range(2)]
@@ -75,14 +80,14 @@ def test_every_model_gives_the_replies_of_its_own_weights(served, name) -> None:
     assert replies == [vlm.tokenizer.decode(request.tokens, skip_special_tokens=True)] * 2
 
 
-def test_base_and_adapters_of_it_answer_at_the_same_time(served) -> None:
+def test_base_and_adapters_of_it_answer_at_the_same_time(served: Served) -> None:
     names = ["base", "adapted@1", "adapted@2", "adapted@0", "whole@0"] * 3
     alone = {name: text(served.chat(model=name, max_tokens=40)) for name in dict.fromkeys(names)}
     assert len({alone["base"], alone["adapted@1"], alone["adapted@2"], alone["whole@0"]}) == 4
     assert alone["base"] == alone["adapted@0"]
     together = {}
 
-    def ask(number) -> None:
+    def ask(number: int) -> None:
         together[number] = text(served.chat(model=names[number], max_tokens=40))
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(names))]
@@ -93,10 +98,18 @@ def test_base_and_adapters_of_it_answer_at_the_same_time(served) -> None:
     assert [together[number] for number in range(len(names))] == [alone[name] for name in names]
 
 
-def test_shapes_of_messages_that_harnesses_send(served) -> None:
+def test_more_models_in_use_than_are_to_be_kept_do_not_let_go_of_each_other(runs: Path) -> None:
+    served = serve(runs, f"base={runs}/adapted/checkpoints/000000/weights", "max_loaded=1")
+    try:
+        test_base_and_adapters_of_it_answer_at_the_same_time(served)
+    finally:
+        served.stop()
+
+
+def test_shapes_of_messages_that_harnesses_send(served: Served) -> None:
     url, _ = picture(kind="PNG", label="jpeg")
     jpeg, _ = picture(kind="JPEG")
-    for messages in (
+    shapes: list[list[dict[str, Any]]] = [
         [{"role": "user", "content": "text"}],
         [{"role": "system", "content": "You play."}, {"role": "user", "content": [{"type": "text", "text": "now"}]}],
         [{"role": "developer", "content": "You play."}, {"role": "user", "content": "now"}],
@@ -107,23 +120,24 @@ def test_shapes_of_messages_that_harnesses_send(served) -> None:
         [{"role": "user", "content": [{"type": "image_url", "image_url": url}]}],
         [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url, "detail": "low"}}]}],
         [{"role": "user", "content": "x", "name": "somebody"}],
-    ):
+    ]
+    for messages in shapes:
         assert text(served.chat(messages)) is not None
 
 
-def test_parameters_that_harnesses_send(served) -> None:
+def test_parameters_that_harnesses_send(served: Served) -> None:
     served.chat(temperature=None, top_p=None, seed=None, n=1, stop=None, stream=False, user="me", unknown={"a": 1})
     assert served.chat(max_tokens=10**9, max_completion_tokens=3)["usage"]["completion_tokens"] <= 3
     assert served.chat(max_tokens=10**9)["choices"][0]["finish_reason"] in ("stop", "length")
 
 
-def test_long_replies_are_cut_and_say_so(served) -> None:
+def test_long_replies_are_cut_and_say_so(served: Served) -> None:
     reply = served.chat(max_tokens=2, temperature=1, seed=1)
     assert reply["choices"][0]["finish_reason"] == "length"
     assert reply["usage"]["completion_tokens"] == 2
 
 
-def test_sampling_is_keyed_by_the_seed(served) -> None:
+def test_sampling_is_keyed_by_the_seed(served: Served) -> None:
     replies = [text(served.chat(temperature=1, seed=seed, max_tokens=30)) for seed in (1, 1, 2, -5, 2**63)]
     assert replies[0] == replies[1]
     assert len(set(replies)) == 4
@@ -131,7 +145,7 @@ def test_sampling_is_keyed_by_the_seed(served) -> None:
     assert len(unseeded) == 3
 
 
-def test_replies_end_before_a_stop_text(served) -> None:
+def test_replies_end_before_a_stop_text(served: Served) -> None:
     whole = text(served.chat(temperature=1, seed=3, max_tokens=60))
     stop = whole[len(whole) // 2 : len(whole) // 2 + 2]
     reply = served.chat(temperature=1, seed=3, max_tokens=60, stop=["not in there", stop])
@@ -140,7 +154,7 @@ def test_replies_end_before_a_stop_text(served) -> None:
 
 
 @pytest.mark.parametrize("stop", [None, "mid"])
-def test_streams_add_up_to_the_plain_answer(served, stop) -> None:
+def test_streams_add_up_to_the_plain_answer(served: Served, stop: str | None) -> None:
     whole = text(served.chat(temperature=1, seed=4, max_tokens=60))
     if stop:
         stop = whole[len(whole) // 2 : len(whole) // 2 + 3]
@@ -161,11 +175,11 @@ def test_streams_add_up_to_the_plain_answer(served, stop) -> None:
     assert len(choices) > 5, "it comes bit by bit"
 
 
-def test_forty_requests_at_once(served) -> None:
+def test_forty_requests_at_once(served: Served) -> None:
     with httpx.Client(base_url=served.url, timeout=120, limits=httpx.Limits(max_connections=40)) as http:
-        results = [None] * 40
+        results: list[dict[str, Any]] = [{}] * 40
 
-        def ask(number) -> None:
+        def ask(number: int) -> None:
             url, _ = picture((56, 56 + 28 * (number % 3)), seed=number)
             content = [part(url), {"type": "text", "text": "What? " * (number % 7 + 1)}]
             body = {"model": "whole@0", "messages": [{"role": "user", "content": content}], "temperature": 0}
@@ -198,7 +212,7 @@ def test_forty_requests_at_once(served) -> None:
         ([{"role": "user", "content": "word " * 20_000}], "shorten it"),
     ],
 )
-def test_bad_messages_get_an_error_that_says_what_to_do(served, content, says) -> None:
+def test_bad_messages_get_an_error_that_says_what_to_do(served: Served, content: Any, says: str) -> None:
     assert says in served.error(content)["message"]
 
 
@@ -215,11 +229,11 @@ def test_bad_messages_get_an_error_that_says_what_to_do(served, content, says) -
         ({"stop": 5}, "stop.str"),
     ],
 )
-def test_bad_parameters_are_named(served, fields, param) -> None:
+def test_bad_parameters_are_named(served: Served, fields: dict[str, Any], param: str) -> None:
     assert served.error(**fields)["param"] == param
 
 
-def test_decompression_bombs_are_refused(served) -> None:
+def test_decompression_bombs_are_refused(served: Served) -> None:
     buffer = io.BytesIO()
     PIL.Image.new("1", (20_000, 20_000)).save(buffer, "PNG")
     url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
@@ -229,7 +243,7 @@ def test_decompression_bombs_are_refused(served) -> None:
     assert time.monotonic() - started < 5
 
 
-def test_bodies_that_are_no_requests(served) -> None:
+def test_bodies_that_are_no_requests(served: Served) -> None:
     for body in (b"", b"{", b"[]", b"\xff\xfe", b'{"model": "whole@0"}'):
         response = served.http.post("/chat/completions", content=body)
         assert response.status_code == 400
@@ -239,14 +253,14 @@ def test_bodies_that_are_no_requests(served) -> None:
 @pytest.mark.parametrize(
     "name", ["", "nobody@0", "whole@7", "whole@-1", "../whole@0", "whole/checkpoints@0", "x" * 5000]
 )
-def test_unknown_models_are_refused_with_those_that_there_are(served, name) -> None:
+def test_unknown_models_are_refused_with_those_that_there_are(served: Served, name: str) -> None:
     error = served.error(model=name, status=404)
     assert error["code"] == "model_not_found"
     assert "whole@latest" in error["message"]
     assert len(error["message"]) < 1000
 
 
-def test_a_client_that_hangs_up_does_not_keep_its_place(served) -> None:
+def test_a_client_that_hangs_up_does_not_keep_its_place(served: Served) -> None:
     body = {"model": "whole@0", "messages": [{"role": "user", "content": "x"}], "temperature": 1, "max_tokens": 1024}
     before = metric(served, "overworld_chats_in_flight")
     with pytest.raises(httpx.ReadTimeout), httpx.Client(base_url=served.url, timeout=0.05) as http:
@@ -259,12 +273,12 @@ def test_a_client_that_hangs_up_does_not_keep_its_place(served) -> None:
     served.chat()
 
 
-def metric(served, name):
+def metric(served: Served, name: str) -> float:
     page = httpx.get(served.url.removesuffix("/v1") + "/metrics").text
     return next(float(line.split()[-1]) for line in page.splitlines() if line.startswith(f"{name} "))
 
 
-def test_health_and_metrics(served) -> None:
+def test_health_and_metrics(served: Served) -> None:
     root = served.url.removesuffix("/v1")
     assert httpx.get(f"{root}/health").json() == {"status": "ok"}
     served.chat()
@@ -273,7 +287,7 @@ def test_health_and_metrics(served) -> None:
     assert 'overworld_requests_total{path="/v1/chat/completions",status="200"}' in page
 
 
-def test_a_key_is_asked_for(runs) -> None:
+def test_a_key_is_asked_for(runs: Path) -> None:
     keyed = serve(runs, OVERWORLD_API_KEY="s3cret")
     try:
         assert keyed.http.get("/models").status_code == 401
@@ -283,10 +297,10 @@ def test_a_key_is_asked_for(runs) -> None:
         assert keyed.http.get("/models", headers={"Authorization": "Bearer s3cret"}).status_code == 200
         assert httpx.get(keyed.url.removesuffix("/v1") + "/health").status_code == 200
     finally:
-        keyed.process.stop()
+        keyed.stop()
 
 
-def test_a_client_learns_with_which_options_a_model_was_trained(served) -> None:
+def test_a_client_learns_with_which_options_a_model_was_trained(served: Served) -> None:
     with OpenAIModel(served.url, "whole@3") as model:
         assert model.options("gym_cards/NumberLine") == {"size": 56}
         assert model.options("gym_cards/EZPoints") == {}
@@ -300,17 +314,17 @@ def test_a_folder_of_runs_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert "mount the volume" in said
 
 
-def test_any_key_will_do_where_none_is_set(served) -> None:
+def test_any_key_will_do_where_none_is_set(served: Served) -> None:
     assert served.http.get("/models", headers={"Authorization": "Bearer EMPTY"}).status_code == 200
 
 
-def test_servers_that_cannot_start_say_why_in_one_line(served) -> None:
+def test_servers_that_cannot_start_say_why_in_one_line(served: Served) -> None:
     assert "without a key" in start_and_fail("host=0.0.0.0")
     assert "prot" in start_and_fail("prot=8000")
     assert "in use" in start_and_fail(f"runs={served.runs}", f"port={served.url.split(':')[2].removesuffix('/v1')}")
 
 
-def test_the_latest_checkpoint_is_served_without_a_restart(copied) -> None:
+def test_the_latest_checkpoint_is_served_without_a_restart(copied: Path) -> None:
     served = serve(copied)
     try:
         before = served.chat(model="whole@latest")["system_fingerprint"]
@@ -323,10 +337,10 @@ def test_the_latest_checkpoint_is_served_without_a_restart(copied) -> None:
         after = served.chat(model="whole@latest")["system_fingerprint"]
         assert after == served.chat(model="whole@0")["system_fingerprint"] != before
     finally:
-        served.process.stop()
+        served.stop()
 
 
-def test_damaged_checkpoints_are_refused_and_the_others_go_on(copied) -> None:
+def test_damaged_checkpoints_are_refused_and_the_others_go_on(copied: Path) -> None:
     weights = copied / "whole" / "checkpoints" / "000003" / "weights" / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-5] ^= 1
@@ -342,10 +356,10 @@ def test_damaged_checkpoints_are_refused_and_the_others_go_on(copied) -> None:
         assert "not the one" in served.error(model="adapted@2", status=404)["message"]
         served.chat(model="whole@0")
     finally:
-        served.process.stop()
+        served.stop()
 
 
-def test_more_models_than_memory_holds_take_turns(runs) -> None:
+def test_more_models_than_memory_holds_take_turns(runs: Path) -> None:
     served = serve(runs, "max_loaded=1")
     try:
         names = ["whole@0", "adapted@1", "whole@3", "adapted@2", "adapted@1", "whole@0"]
@@ -353,25 +367,25 @@ def test_more_models_than_memory_holds_take_turns(runs) -> None:
         assert replies[0] == replies[5]
         assert replies[1] == replies[4] != replies[3]
     finally:
-        served.process.stop()
+        served.stop()
 
 
-def test_bounds_of_image_sizes_are_applied(runs) -> None:
+def test_bounds_of_image_sizes_are_applied(runs: Path) -> None:
     url, _ = picture((280, 280))
     served = serve(runs, "max_pixels=3136")
     try:
         small = served.chat([{"role": "user", "content": [part(url)]}])["usage"]["prompt_tokens"]
     finally:
-        served.process.stop()
+        served.stop()
     served = serve(runs)
     try:
         large = served.chat([{"role": "user", "content": [part(url)]}])["usage"]["prompt_tokens"]
     finally:
-        served.process.stop()
+        served.stop()
     assert large - small == 100 - 4
 
 
-def test_sigterm_finishes_requests_in_flight(runs) -> None:
+def test_sigterm_finishes_requests_in_flight(runs: Path) -> None:
     served = serve(runs)
     served.chat()
     answer = {}
@@ -386,4 +400,4 @@ def test_sigterm_finishes_requests_in_flight(runs) -> None:
     thread.join()
     assert served.process.process.wait(15) == 0
     assert answer["text"]
-    served.process.stop()
+    served.stop()

@@ -3,7 +3,9 @@
 import dataclasses
 import time
 import uuid
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any, Protocol
 
 import grpc
 import numpy as np
@@ -12,24 +14,31 @@ import xxhash
 from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from overworld import Fallback, Observation, Runner
+from overworld.authoring.env import Pixels
 from overworld.host.process import ServerProcess
 from overworld.v1 import env_pb2 as pb
 from overworld.v1 import env_pb2_grpc
+from overworld.v1.env_pb2_grpc import EnvServiceStub
 
+from tests.support.optional import present
 from tests.support.toy_env import Commands
 
 
 @pytest.fixture(scope="module")
-def stub(toy_server: ServerProcess):
+def stub(toy_server: ServerProcess) -> Iterator[EnvServiceStub]:
     with grpc.insecure_channel(toy_server.address, [("grpc.max_receive_message_length", -1)]) as channel:
         yield env_pb2_grpc.EnvServiceStub(channel)
 
 
-@pytest.fixture
-def opened(stub):
-    names = []
+class Opened(Protocol):
+    def __call__(self, env_id: str = "toy/Count", slots: int = 2, **fields: Any) -> tuple[str, pb.OpenResponse]: ...
 
-    def open_session(env_id="toy/Count", slots=2, **fields):
+
+@pytest.fixture
+def opened(stub: EnvServiceStub) -> Iterator[Opened]:
+    names: list[str] = []
+
+    def open_session(env_id: str = "toy/Count", slots: int = 2, **fields: Any) -> tuple[str, pb.OpenResponse]:
         names.append(str(uuid.uuid4()))
         response = stub.Open(pb.OpenRequest(session=names[-1], env_id=env_id, slots=slots, **fields))
         return names[-1], response
@@ -39,24 +48,24 @@ def opened(stub):
         stub.Close(pb.CloseRequest(session=name))
 
 
-def reset(slot, episode=0, turn=0, **fields):
+def reset(slot: int, episode: int = 0, turn: int = 0, **fields: Any) -> pb.Command:
     return pb.Command(slot=slot, episode=episode, turn=turn, reset=pb.Reset(**fields))
 
 
-def act(slot, turn, text="up", episode=0):
+def act(slot: int, turn: int, text: str = "up", episode: int = 0) -> pb.Command:
     return pb.Command(slot=slot, episode=episode, turn=turn, action=pb.Action(text=text))
 
 
-def step(stub, session, *commands, **fields):
+def step(stub: EnvServiceStub, session: str, *commands: pb.Command, **fields: Any) -> pb.StepResponse:
     return stub.Step(pb.StepRequest(session=session, commands=commands, **fields))
 
 
-def refusal(call):
+def refusal(call: Callable[[], object]) -> tuple[grpc.StatusCode, str, str]:
     """(status code, reason, message) of a call that must fail."""
     with pytest.raises(grpc.RpcError) as caught:
         call()
-    details = dict(caught.value.trailing_metadata()).get("grpc-status-details-bin")
-    status = status_pb2.Status.FromString(details)
+    metadata = {entry.key: entry.value for entry in caught.value.trailing_metadata()}
+    status = status_pb2.Status.FromString(metadata["grpc-status-details-bin"])
     info = error_details_pb2.ErrorInfo()
     assert status.details[0].Unpack(info)
     assert info.domain == "overworld.v1"
@@ -64,7 +73,7 @@ def refusal(call):
     return caught.value.code(), info.reason, status.message
 
 
-def pixels(response, result, image=0):
+def pixels(response: pb.StepResponse, result: pb.SlotResult, image: int = 0) -> Pixels:
     ref = result.observation.images[image]
     block = response.blocks[ref.block]
     start = block.offset + ref.index * block.stride
@@ -74,7 +83,7 @@ def pixels(response, result, image=0):
     return np.frombuffer(data, np.uint8).reshape(block.height, block.width, block.channels)
 
 
-def test_server_info(stub) -> None:
+def test_server_info(stub: EnvServiceStub) -> None:
     info = stub.GetServerInfo(pb.GetServerInfoRequest())
     assert uuid.UUID(info.instance)
     assert info.revision == 1
@@ -91,10 +100,10 @@ def test_server_info(stub) -> None:
     assert specs["toy/Reach"].action.high.dtype == "float32"
 
 
-def test_an_episode_with_frames_inline(stub, opened) -> None:
-    session, response = opened(options_json='{"size": 8}')
-    assert response.transport == pb.TRANSPORT_INLINE
-    assert response.provenance_digest
+def test_an_episode_with_frames_inline(stub: EnvServiceStub, opened: Opened) -> None:
+    session, answer = opened(options_json='{"size": 8}')
+    assert answer.transport == pb.TRANSPORT_INLINE
+    assert answer.provenance_digest
     response = step(stub, session, reset(0, seed=1), reset(1, seed=2))
     assert [result.state for result in response.results] == [pb.SLOT_STATE_READY] * 2
     assert len(response.blocks) == 1
@@ -113,7 +122,7 @@ def test_an_episode_with_frames_inline(stub, opened) -> None:
     assert np.frombuffer(first.observation.tensors["count"].data, "<i8") == 3
 
 
-def test_images_of_different_sizes_come_in_blocks_of_one_size(stub, opened) -> None:
+def test_images_of_different_sizes_come_in_blocks_of_one_size(stub: EnvServiceStub, opened: Opened) -> None:
     session, _ = opened(slots=3, options_json='{"size": 8, "second_image": true}')
     response = step(stub, session, *(reset(slot, seed=slot) for slot in range(3)))
     assert sorted((block.height, block.width, block.count) for block in response.blocks) == [(5, 8, 3), (8, 8, 3)]
@@ -122,7 +131,7 @@ def test_images_of_different_sizes_come_in_blocks_of_one_size(stub, opened) -> N
         assert pixels(response, result, 1).shape == (5, 8, 3)
 
 
-def test_the_same_command_again_gives_the_same_result_and_steps_once(stub, opened) -> None:
+def test_the_same_command_again_gives_the_same_result_and_steps_once(stub: EnvServiceStub, opened: Opened) -> None:
     session, _ = opened()
     step(stub, session, reset(0, seed=1))
     first = step(stub, session, act(0, 1))
@@ -132,7 +141,7 @@ def test_the_same_command_again_gives_the_same_result_and_steps_once(stub, opene
     assert step(stub, session, act(0, 2)).results[0].metrics["count"] == 2.0
 
 
-def test_another_command_under_the_same_name_is_a_conflict(stub, opened) -> None:
+def test_another_command_under_the_same_name_is_a_conflict(stub: EnvServiceStub, opened: Opened) -> None:
     session, _ = opened()
     step(stub, session, reset(0, seed=1))
     step(stub, session, act(0, 1))
@@ -141,7 +150,7 @@ def test_another_command_under_the_same_name_is_a_conflict(stub, opened) -> None
     assert refusal(lambda: step(stub, session, other))[1] == "CONFLICT"
 
 
-def test_older_commands_are_stale(stub, opened) -> None:
+def test_older_commands_are_stale(stub: EnvServiceStub, opened: Opened) -> None:
     session, _ = opened()
     step(stub, session, reset(0, episode=5))
     step(stub, session, act(0, 1, episode=5))
@@ -150,7 +159,7 @@ def test_older_commands_are_stale(stub, opened) -> None:
     assert refusal(lambda: step(stub, session, act(0, 9, episode=4)))[1] == "STALE"
 
 
-def test_a_refused_batch_has_changed_nothing(stub, opened) -> None:
+def test_a_refused_batch_has_changed_nothing(stub: EnvServiceStub, opened: Opened) -> None:
     session, _ = opened()
     step(stub, session, reset(0), reset(1))
     assert refusal(lambda: step(stub, session, act(0, 1), act(1, 7)))[1] == "TURN_SKIPPED"
@@ -174,14 +183,16 @@ def test_a_refused_batch_has_changed_nothing(stub, opened) -> None:
         ([reset(0, turn=1, prefix=[pb.Action(text="u" * 5000)])], "ACTION_TOO_LARGE"),
     ],
 )
-def test_bad_commands_are_refused_with_a_reason(stub, opened, commands, reason) -> None:
+def test_bad_commands_are_refused_with_a_reason(
+    stub: EnvServiceStub, opened: Opened, commands: list[pb.Command], reason: str
+) -> None:
     session, _ = opened()
     _, given, message = refusal(lambda: step(stub, session, *commands))
     assert given == reason
     assert f"slot {commands[-1].slot}" in message
 
 
-def test_bad_actions_are_refused_with_a_reason(stub, opened) -> None:
+def test_bad_actions_are_refused_with_a_reason(stub: EnvServiceStub, opened: Opened) -> None:
     session, _ = opened()
     step(stub, session, reset(0))
     code, reason, message = refusal(lambda: step(stub, session, act(0, 1, "u" * 10_000_000)))
@@ -202,7 +213,9 @@ def test_bad_actions_are_refused_with_a_reason(stub, opened) -> None:
         pb.Tensor(dtype="float32", shape=[2**31, 2**31], data=bytes(8)),
     ],
 )
-def test_tensors_that_contradict_themselves_are_refused(stub, opened, tensor) -> None:
+def test_tensors_that_contradict_themselves_are_refused(
+    stub: EnvServiceStub, opened: Opened, tensor: pb.Tensor
+) -> None:
     session, _ = opened("toy/Reach")
     step(stub, session, reset(0))
     command = pb.Command(slot=0, turn=1, action=pb.Action(tensor=tensor))
@@ -212,7 +225,7 @@ def test_tensors_that_contradict_themselves_are_refused(stub, opened, tensor) ->
     assert step(stub, session, command).results[0].reward == 0.75
 
 
-def test_an_ended_episode_takes_only_a_reset(stub, opened) -> None:
+def test_an_ended_episode_takes_only_a_reset(stub: EnvServiceStub, opened: Opened) -> None:
     session, _ = opened()
     step(stub, session, reset(0))
     for turn in (1, 2, 3):
@@ -221,7 +234,7 @@ def test_an_ended_episode_takes_only_a_reset(stub, opened) -> None:
     assert step(stub, session, reset(0, episode=1)).results[0].episode == 1
 
 
-def test_missing_and_inadmissible_actions_skip_the_turn(stub, opened) -> None:
+def test_missing_and_inadmissible_actions_skip_the_turn(stub: EnvServiceStub, opened: Opened) -> None:
     session, _ = opened(fallback=pb.FALLBACK_SKIP, fallback_reward=-0.25)
     before = step(stub, session, reset(0))
     none = pb.Command(slot=0, turn=1, action=pb.Action(reply="I don't know"))
@@ -234,7 +247,7 @@ def test_missing_and_inadmissible_actions_skip_the_turn(stub, opened) -> None:
     assert step(stub, session, index).results[0].executed.text == "up"
 
 
-def test_a_random_fallback_is_the_same_in_every_session(stub, opened) -> None:
+def test_a_random_fallback_is_the_same_in_every_session(stub: EnvServiceStub, opened: Opened) -> None:
     drawn = []
     for _ in range(2):
         session, _ = opened("toy/Commands", fallback=pb.FALLBACK_RANDOM)
@@ -244,7 +257,7 @@ def test_a_random_fallback_is_the_same_in_every_session(stub, opened) -> None:
     assert {text.endswith("0") for text in drawn[0][1:]} == {True, False}
 
 
-def test_a_prefix_resumes_in_mid_episode(stub, opened) -> None:
+def test_a_prefix_resumes_in_mid_episode(stub: EnvServiceStub, opened: Opened) -> None:
     session, _ = opened()
     step(stub, session, reset(0, seed=9))
     for turn, text in ((1, "up"), (2, "nonsense"), (3, "down")):
@@ -258,15 +271,15 @@ def test_a_prefix_resumes_in_mid_episode(stub, opened) -> None:
     assert pixels(both, both.results[0]).tolist() == pixels(both, both.results[1]).tolist()
 
 
-def test_a_prefix_beyond_the_end_fails_the_slot(stub, opened) -> None:
+def test_a_prefix_beyond_the_end_fails_the_slot(stub: EnvServiceStub, opened: Opened) -> None:
     session, _ = opened()
     result = step(stub, session, reset(0, turn=4, prefix=[pb.Action(text="up")] * 4)).results[0]
     assert result.state == pb.SLOT_STATE_FAILED
-    assert result.error.reason == "PREFIX_TOO_LONG"
+    assert present(result.error).reason == "PREFIX_TOO_LONG"
     assert step(stub, session, reset(0, episode=1)).results[0].state == pb.SLOT_STATE_READY
 
 
-def test_stragglers_stay_pending_until_collected(stub, opened) -> None:
+def test_stragglers_stay_pending_until_collected(stub: EnvServiceStub, opened: Opened) -> None:
     session, _ = opened(slots=4)
     step(stub, session, *(reset(slot) for slot in range(4)))
     commands = [act(0, 1, "slow"), act(1, 1), act(2, 1, "slow"), act(3, 1)]
@@ -279,7 +292,7 @@ def test_stragglers_stay_pending_until_collected(stub, opened) -> None:
     assert [result.state for result in response.results] == [pb.SLOT_STATE_READY] * 4
 
 
-def test_calls_on_disjoint_slots_overlap(stub, opened) -> None:
+def test_calls_on_disjoint_slots_overlap(stub: EnvServiceStub, opened: Opened) -> None:
     session, _ = opened()
     step(stub, session, reset(0), reset(1))
     slow = stub.Step.future(pb.StepRequest(session=session, commands=[act(0, 1, "slow")]))
@@ -288,18 +301,18 @@ def test_calls_on_disjoint_slots_overlap(stub, opened) -> None:
     assert slow.result().results[0].state == pb.SLOT_STATE_READY
 
 
-def test_the_expert_advises_only_if_asked_for(stub, opened) -> None:
+def test_the_expert_advises_only_if_asked_for(stub: EnvServiceStub, opened: Opened) -> None:
     session, _ = opened()
     assert not step(stub, session, reset(0)).results[0].HasField("expert")
     session, _ = opened(expert=True)
     result = step(stub, session, reset(0)).results[0]
-    assert (result.expert.action.text, result.expert.thoughts) == ("up", "The count is 0.")
+    assert (present(result.expert).action.text, present(result.expert).thoughts) == ("up", "The count is 0.")
     name = str(uuid.uuid4())
     request = pb.OpenRequest(session=name, env_id="toy/Reach", slots=1, expert=True)
     assert refusal(lambda: stub.Open(request))[1] == "FEATURE_MISSING"
 
 
-def test_open_is_repeatable(stub, opened) -> None:
+def test_open_is_repeatable(stub: EnvServiceStub, opened: Opened) -> None:
     session, response = opened(slots=2, options_json='{"size": 9}')
     step(stub, session, reset(0))
     request = pb.OpenRequest(session=session, env_id="toy/Count", slots=2, options_json='{"size": 9}')
@@ -309,7 +322,7 @@ def test_open_is_repeatable(stub, opened) -> None:
     assert refusal(lambda: stub.Open(request))[:2] == (grpc.StatusCode.ALREADY_EXISTS, "SESSION_CONFLICT")
 
 
-def test_the_transport_can_be_negotiated_anew(stub, opened) -> None:
+def test_the_transport_can_be_negotiated_anew(stub: EnvServiceStub, opened: Opened) -> None:
     both = [pb.TRANSPORT_SHARED_MEMORY, pb.TRANSPORT_INLINE]
     session, response = opened(transports=both)
     assert response.transport == pb.TRANSPORT_SHARED_MEMORY
@@ -340,15 +353,15 @@ def test_the_transport_can_be_negotiated_anew(stub, opened) -> None:
         ({"env_id": "toy/Search", "fallback": pb.FALLBACK_RANDOM}, "FEATURE_MISSING", "does not list"),
     ],
 )
-def test_sessions_that_cannot_be_opened(stub, fields, reason, says) -> None:
-    request = {"session": str(uuid.uuid4()), "env_id": "toy/Count", "slots": 1} | fields
+def test_sessions_that_cannot_be_opened(stub: EnvServiceStub, fields: dict[str, Any], reason: str, says: str) -> None:
+    request: dict[str, Any] = {"session": str(uuid.uuid4()), "env_id": "toy/Count", "slots": 1} | fields
     _, given, message = refusal(lambda: stub.Open(pb.OpenRequest(**request)))
     assert given == reason
     assert says in message
     assert stub.GetServerInfo(pb.GetServerInfoRequest()).slots_free == 32
 
 
-def test_a_lease_is_positive_and_bounded(stub, opened) -> None:
+def test_a_lease_is_positive_and_bounded(stub: EnvServiceStub, opened: Opened) -> None:
     request = pb.OpenRequest(session=str(uuid.uuid4()), env_id="toy/Count", slots=1)
     for seconds, nanos in ((-1, 0), (0, 0), (0, -1), (5, -1), (-(2**62), 0)):
         request.lease.seconds, request.lease.nanos = seconds, nanos
@@ -357,22 +370,23 @@ def test_a_lease_is_positive_and_bounded(stub, opened) -> None:
     assert 0 < response.lease.seconds <= 3600
 
 
-def test_requests_that_are_none(stub, toy_server: ServerProcess) -> None:
+def test_requests_that_are_none(stub: EnvServiceStub, toy_server: ServerProcess) -> None:
     with grpc.insecure_channel(toy_server.address) as channel:
-        call = channel.unary_unary("/overworld.v1.EnvService/Open")
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/overworld.v1.EnvService/Open")
         for data in (b"\xff", b"\x0a\x02\xff\xfe"):  # no message; a string that is no UTF-8
             assert refusal(partial(call, data))[:2] == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_INVALID")
 
 
-def test_long_reasons_are_cut_and_arrive(stub) -> None:
+def test_long_reasons_are_cut_and_arrive(stub: EnvServiceStub) -> None:
     name = str(uuid.uuid4())
     options = "{" + ",".join(f'"option{n}": 1' for n in range(5000)) + "}"
-    for fields in ({"options_json": options}, {"required_features": ["x" * 100_000]}):
+    wrong: list[dict[str, Any]] = [{"options_json": options}, {"required_features": ["x" * 100_000]}]
+    for fields in wrong:
         request = pb.OpenRequest(session=name, env_id="toy/Count", slots=1, **fields)
         assert refusal(partial(stub.Open, request))[1] in ("OPTIONS_INVALID", "FEATURE_MISSING")
 
 
-def test_pictures_of_any_size_one_after_another(stub, opened) -> None:
+def test_pictures_of_any_size_one_after_another(stub: EnvServiceStub, opened: Opened) -> None:
     session, _ = opened("toy/Gated", slots=1)
     for episode in range(60):
         response = step(stub, session, reset(0, episode=episode, seed=episode * 7))
@@ -385,13 +399,13 @@ def test_a_random_fallback_ignores_the_order_of_the_list() -> None:
         runner.reset(seed)
         listed = runner.step(None).executed
         runner.reset(seed)
-        runner._last = dataclasses.replace(
-            runner._last, observation=Observation((), tuple(reversed(runner._last.observation.admissible)))
-        )
+        last = present(runner._last)
+        admissible = tuple(reversed(last.observation.admissible))
+        runner._last = dataclasses.replace(last, observation=Observation((), admissible))
         assert runner.step(None).executed == listed
 
 
-def test_an_answer_that_nobody_waits_for_is_kept(stub, opened) -> None:
+def test_an_answer_that_nobody_waits_for_is_kept(stub: EnvServiceStub, opened: Opened) -> None:
     session, _ = opened("toy/Slow", slots=1)
     step(stub, session, reset(0))
     command = pb.Command(slot=0, turn=1, action=pb.Action(text="wait"))
@@ -401,7 +415,7 @@ def test_an_answer_that_nobody_waits_for_is_kept(stub, opened) -> None:
     assert step(stub, session, command).results[0].observation.parts[0].text == "[0, 1]"
 
 
-def test_a_session_closed_under_a_waiting_call_is_unknown_to_it(stub, opened) -> None:
+def test_a_session_closed_under_a_waiting_call_is_unknown_to_it(stub: EnvServiceStub, opened: Opened) -> None:
     session, _ = opened("toy/Slow", slots=2)
     step(stub, session, reset(0), reset(1))
     commands = [pb.Command(slot=slot, turn=1, action=pb.Action(text="wait")) for slot in range(2)]
@@ -411,7 +425,7 @@ def test_a_session_closed_under_a_waiting_call_is_unknown_to_it(stub, opened) ->
     assert refusal(waiting.result)[1] == "SESSION_UNKNOWN"
 
 
-def test_a_closed_session_is_gone_and_its_slots_are_free(stub, opened) -> None:
+def test_a_closed_session_is_gone_and_its_slots_are_free(stub: EnvServiceStub, opened: Opened) -> None:
     session, _ = opened(slots=30)
     assert stub.GetServerInfo(pb.GetServerInfoRequest()).slots_free == 2
     for _ in range(2):
@@ -420,18 +434,18 @@ def test_a_closed_session_is_gone_and_its_slots_are_free(stub, opened) -> None:
     assert refusal(lambda: step(stub, session, reset(0)))[:2] == (grpc.StatusCode.NOT_FOUND, "SESSION_UNKNOWN")
 
 
-def test_observations_larger_than_the_servers_bound_fail_the_slot(stub, opened) -> None:
+def test_observations_larger_than_the_servers_bound_fail_the_slot(stub: EnvServiceStub, opened: Opened) -> None:
     session, _ = opened()
     step(stub, session, reset(0))
     result = step(stub, session, act(0, 1, "big")).results[0]
     assert result.state == pb.SLOT_STATE_FAILED
-    assert result.error.reason == "FRAMES_TOO_LARGE"
-    assert "--slot-bytes" in result.error.message
+    assert present(result.error).reason == "FRAMES_TOO_LARGE"
+    assert "--slot-bytes" in present(result.error).message
     assert refusal(lambda: step(stub, session, act(0, 2)))[1] == "NOT_RESET"
     assert step(stub, session, reset(0, episode=1)).results[0].state == pb.SLOT_STATE_READY
 
 
-def test_an_env_that_draws_elsewhere_is_copied_into_place(stub, opened) -> None:
+def test_an_env_that_draws_elsewhere_is_copied_into_place(stub: EnvServiceStub, opened: Opened) -> None:
     session, _ = opened(options_json='{"second_image": true}')
     step(stub, session, reset(0))
     response = step(stub, session, act(0, 1, "private"))

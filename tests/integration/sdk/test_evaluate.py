@@ -5,17 +5,30 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 from overworld import ContractError, Fleet, Reset
+from overworld.authoring.env import Pixels
 from overworld.contract.frames import pixels_hash
+from overworld.errors import ModelChangedError
 from overworld.evaluation.conversation import Recipe
-from overworld.evaluation.evaluate import ModelChangedError, compare, evaluate, read_episodes, tasks_of_split
+from overworld.evaluation.evaluate import (
+    Episode,
+    Model,
+    Report,
+    compare,
+    evaluate,
+    read_episodes,
+    tasks_of_split,
+)
 from overworld.evaluation.openai_client import Answer
 from overworld.host.process import ServerProcess
+from overworld_vlm.batch import Message
 
 
 class Scripted:
@@ -24,12 +37,16 @@ class Scripted:
     name = "scripted"
     temperature = 0.0
 
-    def __init__(self, reply, fingerprint="weights") -> None:
+    def __init__(
+        self,
+        reply: Callable[[str, list[Pixels], int], str],
+        fingerprint: Callable[[], str] = lambda: "weights",
+    ) -> None:
         self._reply = reply
-        self._fingerprint = fingerprint if callable(fingerprint) else lambda: fingerprint
-        self.asked = []
+        self._fingerprint = fingerprint
+        self.asked: list[tuple[str, list[Pixels], int]] = []
 
-    def answer_all(self, prompts):
+    def answer_all(self, prompts: Sequence[tuple[list[Message], int]]) -> list[Answer]:
         answers = []
         for messages, seed in prompts:
             *images, text = messages[0]["content"]
@@ -38,29 +55,29 @@ class Scripted:
         return answers
 
 
-def act(action) -> str:
+def act(action: str) -> str:
     return f'{{"thoughts": "hm", "action": "{action}"}}'
 
 
-def always(action):
+def always(action: str) -> Scripted:
     return Scripted(lambda *_: act(action))
 
 
-def seeds(*numbers):
+def seeds(*numbers: int) -> list[Reset]:
     return [Reset(seed=number) for number in numbers]
 
 
 @pytest.fixture
-def fleet(toy_server: ServerProcess):
+def fleet(toy_server: ServerProcess) -> Iterator[Fleet]:
     with Fleet([toy_server.address], "toy/Count", 4) as fleet:
         yield fleet
 
 
-def play(model, fleet, tasks, **arguments):
+def play(model: Model, fleet: Fleet, tasks: list[Reset], **arguments: Any) -> tuple[Report, list[Episode]]:
     return evaluate(model, fleet, tasks, recipe=Recipe(), **arguments)
 
 
-def test_wins_and_losses_are_counted(fleet) -> None:
+def test_wins_and_losses_are_counted(fleet: Fleet) -> None:
     report, episodes = play(Scripted(lambda text, *_: act("up")), fleet, seeds(*range(10)))
     assert (report.episodes, report.success.value, report.positive_return, report.mean_return) == (10, 1.0, 1.0, 3.0)
     assert report.success.low == pytest.approx(0.722467, abs=1e-5)
@@ -73,7 +90,7 @@ def test_wins_and_losses_are_counted(fleet) -> None:
 
 
 def test_replies_without_an_admissible_action_skip_the_turn_and_are_counted(toy_server: ServerProcess) -> None:
-    def stutter(text, *_):
+    def stutter(text: str, *_: object) -> str:
         return "I don't know" if "count 0" in text else act("fly") if "count 1" in text else act("up")
 
     turns = iter(range(1000))
@@ -87,7 +104,7 @@ def test_replies_without_an_admissible_action_skip_the_turn_and_are_counted(toy_
     assert [turn.executed for turn in episode.turns if turn.outcome != "executed"] == [None] * invalid
 
 
-def test_an_episode_that_crashes_is_a_failure_and_the_others_count(fleet) -> None:
+def test_an_episode_that_crashes_is_a_failure_and_the_others_count(fleet: Fleet) -> None:
     model = Scripted(lambda text, pixels, seed: act("raise" if pixels[0][0, 0, 1] == 10 and seed % 2 else "up"))
     report, episodes = play(model, fleet, seeds(*range(12)))
     crashed = [episode for episode in episodes if episode.error]
@@ -98,7 +115,7 @@ def test_an_episode_that_crashes_is_a_failure_and_the_others_count(fleet) -> Non
 
 
 def test_the_number_of_slots_does_not_matter(toy_server: ServerProcess) -> None:
-    def noisy(text, pixels, seed):
+    def noisy(text: str, pixels: list[Pixels], seed: int) -> str:
         return act(("up", "down")[seed >> 20 & 1])
 
     results = []
@@ -108,7 +125,7 @@ def test_the_number_of_slots_does_not_matter(toy_server: ServerProcess) -> None:
     assert results[0] == results[1] == results[2]
 
 
-def test_the_noise_is_keyed_by_task_and_turn(fleet) -> None:
+def test_the_noise_is_keyed_by_task_and_turn(fleet: Fleet) -> None:
     model = always("up")
     play(model, fleet, seeds(1, 2, 3))
     asked = [seed for _, _, seed in model.asked]
@@ -119,7 +136,7 @@ def test_the_noise_is_keyed_by_task_and_turn(fleet) -> None:
     assert [seed for _, _, seed in again.asked] == asked
 
 
-def test_blank_frames_show_nothing(fleet) -> None:
+def test_blank_frames_show_nothing(fleet: Fleet) -> None:
     model = always("up")
     report, _ = play(model, fleet, seeds(1, 2), blank_frames=True)
     assert report.blank_frames
@@ -128,7 +145,7 @@ def test_blank_frames_show_nothing(fleet) -> None:
         assert re.search(r"count \d", text), "only the pictures are blank"
 
 
-def test_episodes_and_pictures_are_kept(fleet, tmp_path: Path) -> None:
+def test_episodes_and_pictures_are_kept(fleet: Fleet, tmp_path: Path) -> None:
     report, episodes = play(always("up"), fleet, seeds(3, 4), keep=tmp_path)
     assert json.loads((tmp_path / "report.json").read_text()) == report.to_json()
     assert read_episodes(tmp_path) == episodes
@@ -139,13 +156,13 @@ def test_episodes_and_pictures_are_kept(fleet, tmp_path: Path) -> None:
         assert turn.reply == act("up")
 
 
-def test_a_model_that_changes_on_the_way_is_noticed(fleet) -> None:
+def test_a_model_that_changes_on_the_way_is_noticed(fleet: Fleet) -> None:
     names = iter("aaab" * 100)
     with pytest.raises(ModelChangedError, match="changed in the middle"):
-        play(Scripted(lambda *_: act("up"), lambda: next(names)), fleet, seeds(1, 2))
+        play(Scripted(lambda *_: act("up"), fingerprint=lambda: next(names)), fleet, seeds(1, 2))
 
 
-def test_each_task_of_a_split_once(fleet) -> None:
+def test_each_task_of_a_split_once(fleet: Fleet) -> None:
     tasks = tasks_of_split(fleet.spec.splits, "four")
     assert [task.task for task in tasks] == [0, 1, 2, 3]
     _, episodes = play(always("up"), fleet, tasks)
@@ -155,7 +172,7 @@ def test_each_task_of_a_split_once(fleet) -> None:
             tasks_of_split(fleet.spec.splits, split)
 
 
-def test_two_models_are_compared_in_the_same_episodes(fleet) -> None:
+def test_two_models_are_compared_in_the_same_episodes(fleet: Fleet) -> None:
     _, good = play(always("up"), fleet, seeds(*range(9)))
     _, bad = play(always("down"), fleet, seeds(*range(9)))
     result = compare(bad, good)
@@ -172,7 +189,7 @@ def test_damaged_episode_files_are_refused(tmp_path: Path) -> None:
             read_episodes(tmp_path)
 
 
-def overworld(*arguments):
+def overworld(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "overworld", *arguments],
         capture_output=True,
@@ -193,7 +210,7 @@ def overworld(*arguments):
         (["--split", "nothing"], "four"),
     ],
 )
-def test_the_command_says_what_was_wrong(toy_server: ServerProcess, arguments, says) -> None:
+def test_the_command_says_what_was_wrong(toy_server: ServerProcess, arguments: list[str], says: str) -> None:
     given = ["--servers", toy_server.address, "recipe.history=1", "--options.max_turns=20", *arguments]
     failed = overworld("eval", "toy/Count", "--model", "m", *given)
     assert failed.returncode == 1

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from typing import Any
 
 import grpc
 import pytest
@@ -18,13 +19,13 @@ from overworld.host.process import ServerProcess
 from tests.support.toy_env import TOY
 
 
-def health(address, service=""):
+def health(address: str, service: str = "") -> int:
     with grpc.insecure_channel(address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
+        stub: Any = health_pb2_grpc.HealthStub(channel)  # its types name no methods
         return stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5).status
 
 
-def free_port():
+def free_port() -> int:
     import socket
 
     with socket.socket() as probe:
@@ -32,7 +33,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def serve(*arguments, **environment):
+def serve(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs `overworld serve` to its end."""
     return subprocess.run(
         [sys.executable, "-m", "overworld", "serve", *arguments],
@@ -50,7 +51,7 @@ def test_health(toy_server: ServerProcess) -> None:
 
 def test_reflection(toy_server: ServerProcess) -> None:
     with grpc.insecure_channel(toy_server.address) as channel:
-        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
         request = reflection_pb2.ServerReflectionRequest(list_services="")
         (answer,) = stub.ServerReflectionInfo(iter([request]))
     names = {service.name for service in answer.list_services_response.service}
@@ -65,7 +66,7 @@ def test_a_token_is_asked_for_by_all_but_health_checks() -> None:
                 server_info(server.address, token)
             assert caught.value.reason is reason
         with grpc.insecure_channel(server.address) as channel:
-            stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+            stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
             with pytest.raises(grpc.RpcError) as refused:
                 list(stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")])))
             assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
@@ -90,7 +91,7 @@ def test_listening_beyond_loopback_needs_a_token_or_a_word() -> None:
         ([TOY, "--slots", "0"], "slots: Input should be greater than or equal to 1"),
     ],
 )
-def test_servers_that_cannot_start_say_why_in_one_line(arguments, says) -> None:
+def test_servers_that_cannot_start_say_why_in_one_line(arguments: list[str], says: str) -> None:
     failed = serve(*arguments, "--port", "0")
     assert failed.returncode == 1
     lines = [line for line in failed.stderr.splitlines() if line.startswith("overworld serve: ")]
@@ -155,13 +156,13 @@ def test_sigterm_ends_sessions_that_stay_when_their_grace_is_over() -> None:
     server.stop()
 
 
-def workers_of(pid):
+def workers_of(pid: int) -> list[int]:
     children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout
     return [int(child) for child in children.split()]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_no_worker_survives_its_server(number) -> None:
+def test_no_worker_survives_its_server(number: int) -> None:
     server = ServerProcess(TOY, arguments=("--workers", "2", "--grace", "0"))
     with Session(server.address, "toy/Count", 2, retry_budget=0.2) as session:
         session.reset([0, 0])

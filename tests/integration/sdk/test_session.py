@@ -2,20 +2,35 @@
 
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
-from overworld import Act, ContractError, End, Fallback, Outcome, Reason, Reset, ServerLostError, Session, server_info
+from overworld import (
+    Act,
+    ContractError,
+    End,
+    Fallback,
+    Fleet,
+    Outcome,
+    Reason,
+    Reset,
+    ServerLostError,
+    Session,
+    server_info,
+)
 from overworld.contract.frames import pixels_hash
 from overworld.host.process import ServerProcess
 
+from tests.support.optional import present
+
 
 @pytest.fixture(params=["shared memory", "inline"])
-def transport(request: pytest.FixtureRequest):
+def transport(request: pytest.FixtureRequest) -> dict[str, Any]:
     return {"shared_memory": request.param == "shared memory"}
 
 
-def test_frames_are_those_that_the_env_drew(toy_server: ServerProcess, transport) -> None:
+def test_frames_are_those_that_the_env_drew(toy_server: ServerProcess, transport: dict[str, Any]) -> None:
     with Session(toy_server.address, "toy/Count", 4, options={"second_image": True}, **transport) as session:
         assert session.shares_memory == transport["shared_memory"]
         results = session.reset([1, 2, 3, 4])
@@ -29,7 +44,7 @@ def test_frames_are_those_that_the_env_drew(toy_server: ServerProcess, transport
             results = session.step(["up", "down", None, "up"])
 
 
-def test_pixels_are_the_callers_to_keep(toy_server: ServerProcess, transport) -> None:
+def test_pixels_are_the_callers_to_keep(toy_server: ServerProcess, transport: dict[str, Any]) -> None:
     with Session(toy_server.address, "toy/Count", 2, **transport) as session:
         kept = session.reset([1, 2]).frames()
         before = kept.copy()
@@ -47,7 +62,7 @@ def test_without_a_copy_pixels_are_views_of_shared_memory(toy_server: ServerProc
         assert not np.array_equal(frames, before)
 
 
-def test_frames_of_a_part_of_the_slots(toy_server: ServerProcess, transport) -> None:
+def test_frames_of_a_part_of_the_slots(toy_server: ServerProcess, transport: dict[str, Any]) -> None:
     with Session(toy_server.address, "toy/Count", 5, **transport) as session:
         whole = session.reset(range(5)).frames()
         again = session.step({slot: Reset(seed=slot) for slot in (4, 1)})
@@ -58,8 +73,8 @@ def test_frames_of_a_part_of_the_slots(toy_server: ServerProcess, transport) -> 
 def test_an_episode(toy_server: ServerProcess) -> None:
     with Session(toy_server.address, "toy/Count", 1, expert=True) as session:
         (result,) = session.reset([1])
-        assert (result.episode, result.turn, result.outcome, result.expert.action) == (0, 0, None, "up")
-        results = [session.step([result.expert.action])[0] for _ in range(3)]
+        assert (result.episode, result.turn, result.outcome, present(result.expert).action) == (0, 0, None, "up")
+        results = [session.step([present(result.expert).action])[0] for _ in range(3)]
         assert [result.end for result in results] == [None, None, End.TASK]
         assert results[-1].success is True
         assert results[-1].metrics == {"count": 3.0}
@@ -146,7 +161,7 @@ def test_a_lease_outlives_a_busy_client_but_not_a_vanished_one(toy_server: Serve
     time.sleep(1.5)
     assert session.step(["up"] * 3)[0].turn == 1
     free = server_info(toy_server.address).slots_free
-    session._closed.set()  # what happens when the process is killed: nobody renews the lease, nobody closes
+    session._connection._closed.set()  # what happens when the process is killed: nobody renews the lease, nobody closes
     deadline = time.monotonic() + 5
     while server_info(toy_server.address).slots_free < free + 3:
         assert time.monotonic() < deadline
@@ -168,6 +183,33 @@ def test_refused_sessions_leave_no_threads(toy_server: ServerProcess) -> None:
         Session(toy_server.address, "toy/Count", 1000, retry_budget=0.3)
     assert caught.value.reason is Reason.NO_FREE_SLOTS
     assert threading.active_count() <= before
+
+
+def test_threads_for_submitted_calls_are_started_when_one_is_submitted(toy_server: ServerProcess) -> None:
+    def started() -> set[str]:
+        return {thread.name.rpartition("_")[0] for thread in threading.enumerate()} & {"fleet", name}
+
+    with Session(toy_server.address, "toy/Count", 1) as session, Fleet([toy_server.address], "toy/Count", 1) as fleet:
+        name = f"session-{session.name[:8]}"
+        session.reset([0])
+        fleet.step([Reset(seed=0)])
+        assert started() == set()
+        session.submit(["up"]).result()
+        fleet.submit(["up"]).result()
+        assert started() == {"fleet", name}
+
+
+def test_its_repr_says_what_is_played_where(toy_server: ServerProcess) -> None:
+    with Session(toy_server.address, "toy/Count", 3, shared_memory=False) as session:
+        assert repr(session) == f"<Session: 3 slots of toy/Count on {toy_server.address}, inline frames>"
+        assert repr(session.spec) in repr(server_info(toy_server.address).envs)
+        assert repr(session.step([Reset(seed=0)] * 3)) == "<Results of 3 slots>"
+    assert repr(session) == f"<Session: 3 slots of toy/Count on {toy_server.address}, closed>"
+    with Session(toy_server.address, "toy/Count", 1) as session:
+        assert repr(session).endswith(", shared memory>")
+    with Fleet([toy_server.address], "toy/Count", 3) as fleet:
+        assert repr(fleet) == f"<Fleet: 3 slots of toy/Count on {toy_server.address}>"
+    assert repr(toy_server) == (f"<ServerProcess at {toy_server.address}, process {toy_server.process.pid}, running>")
 
 
 def test_many_sessions_one_after_another_take_nothing_with_them(toy_server: ServerProcess) -> None:

@@ -2,18 +2,23 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from overworld_trainer.clone import Demonstrations, clone
+from overworld.host.process import ServerProcess
+from overworld_trainer.clone import Demonstration, Demonstrations, clone
+from overworld_trainer.codec import as_arrays
+from overworld_trainer.config import TrainerConfig
 from overworld_trainer.display import Display
+from overworld_trainer.episodes import EnvError
 from overworld_trainer.policy import load_policy, make_start
-from overworld_trainer.rollout import EnvError, as_arrays
 from overworld_trainer.run import Run
 from overworld_vlm import checkpoint
 from overworld_vlm.batch import encode
-from overworld_vlm.engine import Engine, Request
+from overworld_vlm.engine import Engine
 from overworld_vlm.score import score
+from overworld_vlm.writer import Request
 
 from tests.support.scripted_model import run_settings
 from tests.support.tiny_vlm import make_vlm
@@ -22,21 +27,21 @@ ENVS = [{"id": "gym_cards/NumberLine", "slots": 4, "options": {"size": 56}}, {"i
 TINY = {"path": "tiny", "tiny": {"hidden_size": 32, "intermediate_size": 64, "vision_layers": 1, "vocab_size": 340}}
 
 
-def settings(server, folder, **changes):
+def settings(server: ServerProcess, folder: str | Path, **changes: Any) -> TrainerConfig:
     fields = {"envs": ENVS, "model": TINY, "clone": {"updates": 2}, "recipe": {}}
     return run_settings(server, folder, "", **(fields | changes))
 
 
-def demonstrations(server, count=6, **changes):
-    with Demonstrations(settings(server, "unused", **changes)) as source:
+def demonstrations(server: ServerProcess, count: int = 6, **changes: Any) -> list[list[Demonstration]]:
+    with Demonstrations.open(settings(server, "unused", **changes)) as source:
         return [source.batch() for _ in range(count)]
 
 
-def replies(batches):
+def replies(batches: list[list[Demonstration]]) -> list[list[dict[str, str]]]:
     return [[json.loads(one.reply) for one in batch] for batch in batches]
 
 
-def test_demonstrations_show_the_prompt_and_the_experts_reply(server) -> None:
+def test_demonstrations_show_the_prompt_and_the_experts_reply(server: ServerProcess) -> None:
     for batch in demonstrations(server, clone={"updates": 1, "random_actions": 0}):
         assert len(batch) == 6
         for number, one in enumerate(batch):
@@ -50,7 +55,7 @@ def test_demonstrations_show_the_prompt_and_the_experts_reply(server) -> None:
                 assert reply == {"thoughts": "Which one?", "action": "left"}
 
 
-def test_a_share_of_the_actions_is_random_and_the_thoughts_stay(server) -> None:
+def test_a_share_of_the_actions_is_random_and_the_thoughts_stay(server: ServerProcess) -> None:
     for share in (1.0, 0.5):
         batches = replies(demonstrations(server, 25, clone={"updates": 1, "random_actions": share}))
         actions = [reply["action"] for batch in batches for reply in batch[4:]]
@@ -59,12 +64,12 @@ def test_a_share_of_the_actions_is_random_and_the_thoughts_stay(server) -> None:
         assert {reply["thoughts"] for batch in batches for reply in batch[4:]} == {"Which one?"}
 
 
-def test_the_reply_has_the_recipes_form(server) -> None:
+def test_the_reply_has_the_recipes_form(server: ServerProcess) -> None:
     batches = replies(demonstrations(server, 1, recipe={"reply": "action"}))
     assert [list(reply) for reply in batches[0]] == [["action"]] * 6
 
 
-def test_demonstrations_are_decided_by_the_seed(server) -> None:
+def test_demonstrations_are_decided_by_the_seed(server: ServerProcess) -> None:
     ours, same, other = (
         [(one.reply, one.messages[0]["content"][0]["image"].xxh64) for batch in batches for one in batch]
         for batches in (demonstrations(server), demonstrations(server), demonstrations(server, seed=1))
@@ -74,7 +79,7 @@ def test_demonstrations_are_decided_by_the_seed(server) -> None:
     assert len({image for _, image in ours}) > 10  # episodes end and others begin
 
 
-def test_an_env_that_lists_no_actions_has_none_to_draw_from(server) -> None:
+def test_an_env_that_lists_no_actions_has_none_to_draw_from(server: ServerProcess) -> None:
     envs = [{"id": "puppet/Free", "slots": 2}]
     with pytest.raises(EnvError, match=r"puppet/Free lists no actions .* clone\.random_actions = 0"):
         demonstrations(server, 1, envs=envs)
@@ -82,7 +87,7 @@ def test_an_env_that_lists_no_actions_has_none_to_draw_from(server) -> None:
     assert [reply["action"] for reply in batches[0]] == ["left"] * 2
 
 
-def test_the_loss_is_a_mean_within_each_reply_and_then_over_replies(server) -> None:
+def test_the_loss_is_a_mean_within_each_reply_and_then_over_replies(server: ServerProcess) -> None:
     (batch,) = demonstrations(server, 1)
     vlm = make_vlm()
     expected = []
@@ -92,12 +97,14 @@ def test_the_loss_is_a_mean_within_each_reply_and_then_over_replies(server) -> N
             logps = score(vlm, [encode(vlm, as_arrays(one.messages))], [torch.tensor(ids)]).logps
         expected.append(-float(logps.mean()))
     config = settings(server, "unused", clone={"updates": 1}).clone
-    seen = []
+    seen: list[tuple[int, float]] = []
     clone(vlm, lambda: batch, config, lambda update, loss: seen.append((update, loss)))
-    assert seen == [(0, pytest.approx(sum(expected) / len(expected), abs=1e-4))]
+    ((update, loss),) = seen
+    assert update == 0
+    assert loss == pytest.approx(sum(expected) / len(expected), abs=1e-4)
 
 
-def test_cloning_teaches_the_reply_with_its_end(server) -> None:
+def test_cloning_teaches_the_reply_with_its_end(server: ServerProcess) -> None:
     (batch,) = demonstrations(server, 1)
     one = batch[-1]
     vlm = make_vlm()
@@ -112,9 +119,11 @@ def test_cloning_teaches_the_reply_with_its_end(server) -> None:
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8}])
-def test_the_start_is_a_whole_model_that_is_the_reference_and_the_base(server, tmp_path: Path, lora) -> None:
+def test_the_start_is_a_whole_model_that_is_the_reference_and_the_base(
+    server: ServerProcess, tmp_path: Path, lora: dict[str, int] | None
+) -> None:
     config = settings(server, tmp_path / "run", clone={"updates": 3, "lora": lora}, model=TINY | {"lora": {"r": 2}})
-    run = Run(config)
+    run = Run.open(config)
     assert not run.has_start
     make_start(run, Display(config))
     vlm, manifest = checkpoint.load_checkpoint(run.start)
@@ -128,12 +137,12 @@ def test_the_start_is_a_whole_model_that_is_the_reference_and_the_base(server, t
     assert run.base == run.start / "weights"
 
 
-def test_cloning_an_adapter_changes_the_merged_model(server, tmp_path: Path) -> None:
+def test_cloning_an_adapter_changes_the_merged_model(server: ServerProcess, tmp_path: Path) -> None:
     """With another loss it would be another model: the adapter is not lost on the way."""
     starts = []
     for name, updates in (("few", 1), ("many", 4)):
         config = settings(server, tmp_path / name, clone={"updates": updates, "lr": 1e-2, "lora": {"r": 4}})
-        run = Run(config)
+        run = Run.open(config)
         make_start(run, Display(config))
         starts.append(checkpoint.load_checkpoint(run.start)[0].model.state_dict())
     changed = {name for name in starts[0] if not torch.equal(starts[0][name], starts[1][name])}

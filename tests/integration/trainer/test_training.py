@@ -4,13 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from overworld.host.process import ServerProcess
-from overworld_trainer import __main__ as command
+from overworld.service.program import run
+from overworld_trainer import command
 from overworld_trainer.guard import RunStoppedError
 from overworld_trainer.train import train
 from overworld_vlm import checkpoint
@@ -38,12 +41,14 @@ LOGGED_AFTER_WARM_UP = {
 TINY = {"hidden_size": 32, "intermediate_size": 64, "vision_layers": 1, "vocab_size": 340}
 
 
-def read(folder):
+def read(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines(folder)]
 
 
 @pytest.mark.parametrize("stop_gradient", [True, False])
-def test_a_run_logs_and_keeps_all_that_it_should(server, obedient_folder, tmp_path: Path, stop_gradient) -> None:
+def test_a_run_logs_and_keeps_all_that_it_should(
+    server: ServerProcess, obedient_folder: Path, tmp_path: Path, stop_gradient: bool
+) -> None:
     critic = {"layers": [16], "warmup_updates": 1, "stop_gradient": stop_gradient}
     config = run_settings(server, tmp_path / "run", obedient_folder, updates=4, critic=critic)
     train(config)
@@ -74,7 +79,7 @@ def test_a_run_logs_and_keeps_all_that_it_should(server, obedient_folder, tmp_pa
     assert list((tmp_path / "run" / "tensorboard").iterdir())
 
 
-def test_one_seed_decides_everything(server, obedient_folder, tmp_path: Path) -> None:
+def test_one_seed_decides_everything(server: ServerProcess, obedient_folder: Path, tmp_path: Path) -> None:
     for name, seed in (("one", 0), ("same", 0), ("other", 1)):
         train(run_settings(server, tmp_path / name, obedient_folder, updates=2, seed=seed))
     assert numbers(tmp_path / "one") == numbers(tmp_path / "same")
@@ -82,7 +87,9 @@ def test_one_seed_decides_everything(server, obedient_folder, tmp_path: Path) ->
     assert numbers(tmp_path / "one")[0] != numbers(tmp_path / "other")[0]
 
 
-def test_a_finished_run_has_nothing_left_to_do_and_more_updates_go_on(server, obedient_folder, tmp_path: Path) -> None:
+def test_a_finished_run_has_nothing_left_to_do_and_more_updates_go_on(
+    server: ServerProcess, obedient_folder: Path, tmp_path: Path
+) -> None:
     fields = run_fields(server, tmp_path / "run", obedient_folder, updates=1)
     train(run_settings(server, tmp_path / "run", obedient_folder, updates=1))
     before = lines(tmp_path / "run")
@@ -94,7 +101,7 @@ def test_a_finished_run_has_nothing_left_to_do_and_more_updates_go_on(server, ob
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["updates"] == 2 > fields["updates"]
 
 
-def test_bf16_trains_within_its_bounds(server, obedient_folder, tmp_path: Path) -> None:
+def test_bf16_trains_within_its_bounds(server: ServerProcess, obedient_folder: Path, tmp_path: Path) -> None:
     model = {"path": str(obedient_folder), "dtype": "bfloat16"}
     critic = {"layers": [16], "warmup_updates": 0}
     train(run_settings(server, tmp_path / "run", "", model=model, updates=1, critic=critic))
@@ -104,7 +111,7 @@ def test_bf16_trains_within_its_bounds(server, obedient_folder, tmp_path: Path) 
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
 
 
-def test_a_policy_learns_what_is_rewarded(server, tmp_path: Path) -> None:
+def test_a_policy_learns_what_is_rewarded(server: ServerProcess, tmp_path: Path) -> None:
     """From cloning with random actions, where half of the choices are right."""
     config = run_settings(
         server,
@@ -131,7 +138,9 @@ def test_a_policy_learns_what_is_rewarded(server, tmp_path: Path) -> None:
     assert sum(returns[-2:]) / 2 > 3.3
 
 
-def test_a_run_that_goes_wrong_stops_and_keeps_no_checkpoint_of_it(server, obedient_folder, tmp_path: Path) -> None:
+def test_a_run_that_goes_wrong_stops_and_keeps_no_checkpoint_of_it(
+    server: ServerProcess, obedient_folder: Path, tmp_path: Path
+) -> None:
     policy = {"epochs": 4, "minibatch": 4, "lr": 0.5}
     config = run_settings(server, tmp_path / "run", obedient_folder, policy=policy, checkpoint_every=1)
     with pytest.raises(RunStoppedError, match=r"KL to the reference|is not a number"):
@@ -144,27 +153,28 @@ def test_a_run_that_goes_wrong_stops_and_keeps_no_checkpoint_of_it(server, obedi
 
 
 @pytest.fixture
-def strict():
+def strict() -> Iterator[ServerProcess]:
     """A server that gives no expert advice."""
     with ServerProcess(CHOICE, arguments=("--workers", "1", "--slots", "8")) as server:
         yield server
 
 
-def ends_with(capsys, monkeypatch, fields, tmp_path):
+def ends_with(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], tmp_path: Path
+) -> str:
     """What the command says in the one line with which it ends."""
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(fields))
-    monkeypatch.setattr(sys, "argv", ["overworld_trainer", str(path)])
     monkeypatch.setattr("overworld.service.log.configure", lambda: None)
     with pytest.raises(SystemExit) as caught:
-        command.main()
+        run(command.main, [str(path)], "overworld_trainer")
     assert caught.value.code == 1
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("overworld_trainer: ")]
     assert len(said) == 1
     return said[0]
 
 
-def one_env(**fields):
+def one_env(**fields: Any) -> dict[str, Any]:
     return {"envs": [{"id": "puppet/Puppet", "slots": 2} | fields], "temperature": 0.1, "retry_budget": 0.1}
 
 
@@ -186,20 +196,20 @@ def one_env(**fields):
     ],
 )
 def test_what_a_user_can_mend_ends_in_one_line(
-    server,
-    obedient_folder,
+    server: ServerProcess,
+    obedient_folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-    changes,
-    words,
+    changes: dict[str, Any],
+    words: str,
 ) -> None:
     fields = run_fields(server, tmp_path / "run", obedient_folder, **changes)
     assert words in ends_with(capsys, monkeypatch, fields, tmp_path)
 
 
 def test_an_expert_that_is_not_allowed_ends_in_one_line(
-    strict, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    strict: ServerProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fields = run_fields(
         strict, tmp_path / "run", "tiny",
@@ -210,7 +220,12 @@ def test_an_expert_that_is_not_allowed_ends_in_one_line(
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
 def test_a_model_folder_that_is_none_ends_in_one_line(
-    server, obedient_folder, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, file
+    server: ServerProcess,
+    obedient_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    file: str,
 ) -> None:
     (tmp_path / "model").mkdir()
     for path in obedient_folder.iterdir():
@@ -221,7 +236,11 @@ def test_a_model_folder_that_is_none_ends_in_one_line(
 
 
 def test_changed_settings_end_in_one_line(
-    server, obedient_folder, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    server: ServerProcess,
+    obedient_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     train(run_settings(server, tmp_path / "run", obedient_folder, updates=1))
     fields = run_fields(server, tmp_path / "run", obedient_folder, updates=1, gamma=0.5)
@@ -236,4 +255,4 @@ def test_the_command_itself_says_one_line_and_exits_with_1(tmp_path: Path) -> No
     assert process.returncode == 1
     assert process.stdout == ""
     assert len(process.stderr.splitlines()) == 1
-    assert process.stderr.startswith("overworld_trainer: settings: ")
+    assert process.stderr.startswith("overworld_trainer: gamma = 1 with time_limit = bootstrap")

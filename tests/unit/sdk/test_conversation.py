@@ -4,6 +4,7 @@ import json
 import random
 import time
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
@@ -14,21 +15,22 @@ from overworld.evaluation.conversation import Conversation, Recipe, data_url, re
 SPEC = EnvSpec(id="a/B", task="Do it.", success="done", action=ActionSpec(("left", "right")))
 
 
-def frame(value):
+def frame(value: int) -> Image:
     return Image("view", np.full((4, 4, 3), value, np.uint8))
 
 
-def result(turn, value, outcome=Outcome.EXECUTED, executed="left", **fields):
-    return Result(
-        0, 0, turn, Observation((frame(value), f"state {value}"), **fields), outcome=outcome, executed=executed
-    )
+def result(
+    turn: int, value: int, outcome: Outcome | None = Outcome.EXECUTED, executed: str | None = "left", **fields: Any
+) -> Result:
+    observation = Observation((frame(value), f"state {value}"), **fields)
+    return Result(slot=0, episode=0, turn=turn, observation=observation, outcome=outcome, executed=executed)
 
 
-def reset(value):
+def reset(value: int) -> Result:
     return result(0, value, None, None)
 
 
-def shown(conversation):
+def shown(conversation: Conversation) -> list[int]:
     (message,) = conversation.messages()
     return [part["image"].pixels[0, 0, 0] for part in message["content"] if part["type"] == "image"]
 
@@ -53,7 +55,7 @@ def shown(conversation):
         ('{"thoughts": "line\nbreak", "action": "left"}', "left"),
     ],
 )
-def test_finds_the_action(reply, action) -> None:
+def test_finds_the_action(reply: str, action: str) -> None:
     assert read_reply(reply).action == action
 
 
@@ -73,7 +75,7 @@ def test_finds_the_action(reply, action) -> None:
         '{"action": "\\ud800"}',
     ],
 )
-def test_no_action_where_there_is_none(reply) -> None:
+def test_no_action_where_there_is_none(reply: str) -> None:
     assert read_reply(reply).action is None
 
 
@@ -111,7 +113,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("reply", HOSTILE, ids=range(len(HOSTILE)))
-def test_hostile_replies_are_read_in_no_time(reply) -> None:
+def test_hostile_replies_are_read_in_no_time(reply: str) -> None:
     started = time.thread_time()
     read_reply(reply)
     assert time.thread_time() - started < 0.2
@@ -125,7 +127,7 @@ def test_random_bytes_never_raise() -> None:
 
 
 @pytest.mark.parametrize("form", ["action", "thoughts+action"])
-def test_reads_what_it_writes(form) -> None:
+def test_reads_what_it_writes(form: Literal["action", "thoughts+action"]) -> None:
     for action, thoughts in (("left", 'say "hi" {now}'), ("10", "it's\nfine"), ("é", "\\")):
         reply = read_reply(write_reply(Recipe(reply=form), action, thoughts))
         assert reply.action == action
@@ -161,7 +163,7 @@ def test_the_text_holds_task_state_actions_and_form() -> None:
 
 def test_the_text_lists_what_is_admissible_now() -> None:
     conversation = Conversation(SPEC, Recipe(reply="action"))
-    conversation.observe(Result(0, 0, 0, Observation(("x",), ("left",))))
+    conversation.observe(Result(slot=0, episode=0, turn=0, observation=Observation(("x",), ("left",))))
     assert conversation.messages()[0]["content"][-1]["text"].endswith('Actions: "left"\nReply: {"action": "..."}')
 
 

@@ -1,9 +1,12 @@
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from overworld.contract.status import from_rpc_error, trailing_metadata
 from overworld.errors import ContractError, Reason
+
+from tests.support.optional import present
 
 README = Path(__file__).parents[3] / "proto" / "README.md"
 
@@ -16,20 +19,23 @@ def test_the_contracts_readme_lists_every_reason() -> None:
     assert [row for row in rows if row.split("`")[1].isupper()] == expected
 
 
+Metadata = tuple[tuple[str, str | bytes], ...] | None
+
+
 class Failed(grpc.RpcError):
-    def __init__(self, metadata) -> None:
+    def __init__(self, metadata: Metadata) -> None:
         self._metadata = metadata
 
-    def trailing_metadata(self):
+    def trailing_metadata(self) -> Any:
         return self._metadata
 
 
 @pytest.mark.parametrize("reason", [reason for reason in Reason if reason.status])
-def test_errors_survive_the_wire(reason) -> None:
-    error = from_rpc_error(Failed(trailing_metadata(ContractError(reason, "what happened"))))
+def test_errors_survive_the_wire(reason: Reason) -> None:
+    error = present(from_rpc_error(Failed(trailing_metadata(ContractError(reason, "what happened")))))
     assert (error.reason, error.message) == (reason, "what happened")
 
 
 @pytest.mark.parametrize("metadata", [None, (), (("grpc-status-details-bin", b"\xff\xff"),), (("other", "x"),)])
-def test_other_failures_are_not_the_contracts(metadata) -> None:
+def test_other_failures_are_not_the_contracts(metadata: Metadata) -> None:
     assert from_rpc_error(Failed(metadata)) is None

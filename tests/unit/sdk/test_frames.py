@@ -1,9 +1,11 @@
 import mmap
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from overworld import ContractError, Reason
 from overworld.contract.frames import (
     FrameFile,
@@ -15,37 +17,40 @@ from overworld.contract.frames import (
     split_response,
 )
 from overworld.v1 import env_pb2 as pb
+from overworld.v1.env_pb2 import SharedMemory
+
+from tests.support.optional import present
 
 
-def shared(file):
+def shared(file: FrameFile) -> SharedMemory:
     return pb.SharedMemory(path=file.path, size=file.size, nonce=file.nonce)
 
 
 @pytest.fixture
-def file():
+def file() -> Iterator[FrameFile]:
     file = FrameFile(slots=3, slot_bytes=10_000)
     yield file
     file.close()
 
 
-def noise(*shape):
+def noise(*shape: int) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
-def test_a_client_reads_what_a_worker_wrote(file) -> None:
+def test_a_client_reads_what_a_worker_wrote(file: FrameFile) -> None:
     region = Region(map_for_writing(file.path, file.nonce), 1, file.stride)
     canvas = region.canvas(20, 30)
     canvas[...] = noise(20, 30, 3)
     extra = noise(5, 6, 3)
     offsets = region.place([canvas, extra])
-    memory = map_for_reading(shared(file))
+    memory = present(map_for_reading(shared(file)))
     for offset, pixels in zip(offsets, (canvas, extra), strict=True):
         height, width, _ = pixels.shape
         block = pb.FrameBlock(offset=offset, stride=pixels.size, count=1, height=height, width=width, channels=3)
         assert np.array_equal(block_array(block, memory)[0], pixels)
 
 
-def test_a_canvas_is_not_copied(file) -> None:
+def test_a_canvas_is_not_copied(file: FrameFile) -> None:
     region = Region(map_for_writing(file.path, file.nonce), 2, file.stride)
     canvas = region.canvas(4, 4)
     assert region.place([canvas]) == [2 * file.stride]
@@ -55,7 +60,7 @@ def test_a_canvas_is_not_copied(file) -> None:
     assert file.memory[2 * file.stride] == 7
 
 
-def test_images_beyond_the_region_are_refused_and_name_the_setting(file) -> None:
+def test_images_beyond_the_region_are_refused_and_name_the_setting(file: FrameFile) -> None:
     region = Region(map_for_writing(file.path, file.nonce), 0, file.stride)
     for attempt in (lambda: region.place([noise(100, 100, 3)]), lambda: region.canvas(100, 100)):
         with pytest.raises(ContractError, match="--slot-bytes") as caught:
@@ -63,19 +68,19 @@ def test_images_beyond_the_region_are_refused_and_name_the_setting(file) -> None
         assert caught.value.reason is Reason.FRAMES_TOO_LARGE
 
 
-def test_forgotten_canvases_make_room_for_others(file) -> None:
+def test_forgotten_canvases_make_room_for_others(file: FrameFile) -> None:
     region = Region(map_for_writing(file.path, file.nonce), 0, file.stride)
     for size in range(20, 60):
         region.forget_canvases()
         assert region.place([region.canvas(size, size)]) == [0]
 
 
-def test_a_file_that_another_has_replaced_is_not_written(file) -> None:
+def test_a_file_that_another_has_replaced_is_not_written(file: FrameFile) -> None:
     with pytest.raises(FileNotFoundError, match="not the file of this session"):
         map_for_writing(file.path, bytes(16))
 
 
-def test_nobody_can_shorten_a_file_that_others_read(file) -> None:
+def test_nobody_can_shorten_a_file_that_others_read(file: FrameFile) -> None:
     with open(file.path, "r+b") as opened, pytest.raises(PermissionError):
         opened.truncate(10)
 
@@ -87,16 +92,16 @@ def test_a_file_that_cannot_be_made_leaves_no_descriptor() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_strided_blocks_span_the_slots(file) -> None:
+def test_strided_blocks_span_the_slots(file: FrameFile) -> None:
     memory = map_for_writing(file.path, file.nonce)
     frames = noise(3, 8, 8, 3)
     for slot in range(3):
         Region(memory, slot, file.stride).place([frames[slot]])
     block = pb.FrameBlock(stride=file.stride, count=3, height=8, width=8, channels=3)
-    assert np.array_equal(block_array(block, map_for_reading(shared(file))), frames)
+    assert np.array_equal(block_array(block, present(map_for_reading(shared(file)))), frames)
 
 
-def test_a_file_that_is_not_the_servers_is_not_mapped(file, tmp_path: Path) -> None:
+def test_a_file_that_is_not_the_servers_is_not_mapped(file: FrameFile, tmp_path: Path) -> None:
     assert map_for_reading(shared(file)) is not None
     wrong = shared(file)
     wrong.nonce = b"x" * 16
@@ -109,8 +114,9 @@ def test_a_file_that_is_not_the_servers_is_not_mapped(file, tmp_path: Path) -> N
     assert map_for_reading(no_nonce) is None
 
 
-def test_readers_cannot_write(file) -> None:
-    memory = map_for_reading(shared(file))
+def test_readers_cannot_write(file: FrameFile) -> None:
+    memory = present(map_for_reading(shared(file)))
+    assert isinstance(memory, mmap.mmap)
     with pytest.raises(TypeError):
         memory[0] = 1
 
@@ -127,7 +133,7 @@ def test_readers_cannot_write(file) -> None:
         {"channels": 2**32 - 1},
     ],
 )
-def test_blocks_outside_of_the_memory_are_refused(fields) -> None:
+def test_blocks_outside_of_the_memory_are_refused(fields: dict[str, int]) -> None:
     block = pb.FrameBlock(offset=0, stride=48, count=2, height=4, width=4, channels=3)
     assert block_array(block, bytes(96)).shape == (2, 4, 4, 3)
     for name, value in fields.items():
@@ -142,7 +148,7 @@ def test_joined_responses_are_what_protobuf_makes() -> None:
     whole = pb.StepResponse()
     whole.CopyFrom(head)
     whole.frames = b"".join(frame.tobytes() for frame in frames)
-    data = join_response(head, [memoryview(frame) for frame in frames])
+    data = join_response(head, [frame.data for frame in frames])
     assert data == whole.SerializeToString()
     again, packed = split_response(data)
     assert again == head
@@ -152,13 +158,18 @@ def test_joined_responses_are_what_protobuf_makes() -> None:
 def test_responses_in_another_order_are_read() -> None:
     head = pb.StepResponse(draining=True)
     frames_first = pb.StepResponse(frames=b"abc").SerializeToString() + head.SerializeToString()
-    assert split_response(frames_first) == (head, b"abc")
-    assert split_response(head.SerializeToString()) == (head, b"")
-    assert split_response(b"") == (pb.StepResponse(), b"")
+    for data, response, frames in (
+        (frames_first, head, b"abc"),
+        (head.SerializeToString(), head, b""),
+        (b"", pb.StepResponse(), b""),
+    ):
+        again, packed = split_response(data)
+        assert again == response
+        assert packed == frames
 
 
 @pytest.mark.parametrize("cut", [1, 20, 64, 65])
-def test_broken_responses_are_refused(cut) -> None:
+def test_broken_responses_are_refused(cut: int) -> None:
     data = join_response(pb.StepResponse(draining=True), [bytes(64)])
     with pytest.raises(ValueError, match="StepResponse"):
         split_response(data[:-cut])

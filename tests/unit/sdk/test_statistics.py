@@ -10,7 +10,7 @@ from overworld.evaluation.statistics import mcnemar, paired_difference, wilson
     # By Wilson's formula with z = 1.959964, worked out with a calculator.
     [(0, 10, 0.0, 0.277533), (8, 10, 0.490162, 0.943318), (10, 10, 0.722467, 1.0), (100, 200, 0.431361, 0.568639)],
 )
-def test_wilsons_interval(successes, trials, low, high) -> None:
+def test_wilsons_interval(successes: int, trials: int, low: float, high: float) -> None:
     interval = wilson(successes, trials)
     assert interval.value == successes / trials
     assert interval.low == pytest.approx(low, abs=2e-6)
@@ -44,7 +44,7 @@ def test_mcnemar_counts_only_where_the_two_differ() -> None:
 def test_a_paired_difference_uses_the_pairs() -> None:
     rng = np.random.default_rng(1)
     episode = rng.normal(0, 10, 400)
-    interval = paired_difference(episode, episode + rng.normal(0.5, 1, 400))
+    interval = paired_difference(episode.tolist(), (episode + rng.normal(0.5, 1, 400)).tolist())
     assert interval.low < 0.5 < interval.high
     assert interval.high - interval.low == pytest.approx(2 * 1.96 / math.sqrt(400), rel=0.15)
     assert paired_difference([1.0], [3.0]).value == 2.0

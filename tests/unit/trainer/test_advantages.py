@@ -5,7 +5,15 @@ import torch
 from overworld_trainer.advantages import gae, normalise
 
 
-def advantages(rewards, values, next_values, bootstraps, continues, gamma=0.5, lam=0.5):
+def advantages(
+    rewards: list[int],
+    values: list[int],
+    next_values: list[int],
+    bootstraps: list[bool],
+    continues: list[bool],
+    gamma: float = 0.5,
+    lam: float = 0.5,
+) -> list[float]:
     result = gae(
         torch.tensor([rewards], dtype=torch.float64),
         torch.tensor([values], dtype=torch.float64),

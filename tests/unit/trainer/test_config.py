@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -10,7 +11,7 @@ from overworld.errors import SettingsError
 from overworld_trainer.config import TrainerConfig
 from pydantic import ValidationError
 
-GOOD = {"run": "runs/one", "envs": [{"id": "toy/Count"}], "clone": {"updates": 3}}
+GOOD: dict[str, Any] = {"run": "runs/one", "envs": [{"id": "toy/Count"}], "clone": {"updates": 3}}
 
 
 @pytest.fixture(autouse=True)
@@ -20,13 +21,13 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def file(tmp_path: Path):
+def file(tmp_path: Path) -> str:
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(GOOD))
     return str(path)
 
 
-def test_later_sources_override_earlier_ones(file, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_later_sources_override_earlier_ones(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "more.yaml"
     other.write_text("seed: 2\npolicy: {lr: 0.5, epochs: 7}\n")
     config = TrainerConfig.load([file, str(other), "policy.lr=0.25", "envs.0.slots=8", "envs.0.options={size: 56}"])
@@ -40,7 +41,7 @@ def test_later_sources_override_earlier_ones(file, tmp_path: Path, monkeypatch: 
     assert (config.seed, config.policy.lr, config.policy.epochs) == (3, 0.0625, 7)
 
 
-def test_defaults_are_those_of_the_specification(file) -> None:
+def test_defaults_are_those_of_the_specification(file: str) -> None:
     config = TrainerConfig.load([file])
     assert (config.temperature, config.time_limit, config.kl.kind, config.kl.beta) == (
         1.0,
@@ -92,7 +93,7 @@ def test_defaults_are_those_of_the_specification(file) -> None:
         ({"envs": [{"id": "toy/Count", "slot": 4}]}, "envs.0.slot"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused_by_name(changes, word, tmp_path: Path) -> None:
+def test_settings_that_make_no_sense_are_refused_by_name(changes: dict[str, Any], word: str, tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(GOOD | changes))
     with pytest.raises(SettingsError, match=word.replace(".", r"\.")):
@@ -107,12 +108,12 @@ def test_settings_that_make_no_sense_are_refused_by_name(changes, word, tmp_path
         {"kl": {"kind": "none", "beta": 0}},
     ],
 )
-def test_their_remedies_are_taken(changes) -> None:
+def test_their_remedies_are_taken(changes: dict[str, Any]) -> None:
     TrainerConfig(**(GOOD | changes))
 
 
 @pytest.mark.parametrize("key", ["run", "envs"])
-def test_what_has_no_default_must_be_given(key, tmp_path: Path) -> None:
+def test_what_has_no_default_must_be_given(key: str, tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump({name: value for name, value in GOOD.items() if name != key}))
     with pytest.raises(SettingsError, match=key):
@@ -120,13 +121,13 @@ def test_what_has_no_default_must_be_given(key, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("argument", ["envs.1.slots=8", "envs.first.slots=8", "envs.-1.slots=8"])
-def test_an_index_that_is_none_is_refused(file, argument) -> None:
+def test_an_index_that_is_none_is_refused(file: str, argument: str) -> None:
     with pytest.raises(SettingsError, match="the list has the entries 0 to 0"):
         TrainerConfig.load([file, argument])
 
 
 @pytest.mark.parametrize("argument", ["nothing.yaml", "seed=[", "seed.x.y=1=2", "--unknown"])
-def test_arguments_that_are_none_are_refused(file, argument) -> None:
+def test_arguments_that_are_none_are_refused(file: str, argument: str) -> None:
     with pytest.raises(SettingsError):
         TrainerConfig.load([file, "seed=1", argument])
 
@@ -137,7 +138,7 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
         TrainerConfig.load([str(tmp_path / "run.yaml")])
 
 
-def test_several_mistakes_are_all_named(file) -> None:
+def test_several_mistakes_are_all_named(file: str) -> None:
     with pytest.raises(SettingsError, match=r"gamma: .*; policy\.lr: "):
         TrainerConfig.load([file, "gamma=2", "policy.lr=-1"])
 
@@ -157,7 +158,7 @@ def test_the_token_is_in_no_print_and_no_dump(monkeypatch: pytest.MonkeyPatch) -
     assert "very-secret" not in repr(config) + str(config.model_dump()) + config.model_dump_json()
 
 
-def test_print_config_prints_what_comes_out_and_trains_nothing(file, tmp_path: Path) -> None:
+def test_print_config_prints_what_comes_out_and_trains_nothing(file: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "overworld_trainer", file, "seed=5", f"run={tmp_path / 'r'}", "--print-config"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True)
     content = yaml.safe_load(printed.stdout)

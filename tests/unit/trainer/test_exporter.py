@@ -1,15 +1,16 @@
 """What Prometheus reads off a trainer."""
 
 import socket
+import urllib.error
 import urllib.request
 
 import pytest
 from overworld.errors import SettingsError
-from overworld_trainer.exporter import Exporter
+from overworld_trainer.exporter import serve_metrics
 from prometheus_client.parser import text_string_to_metric_families
 
 
-def free_port():
+def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]
@@ -17,12 +18,12 @@ def free_port():
 
 def test_the_newest_metrics_are_served_by_name_and_env() -> None:
     port = free_port()
-    exporter = Exporter("127.0.0.1", port)
-    exporter.update(1, 64, {"losses/kl_k3": 0.5})
-    exporter.update(2, 128, {"charts/success_rate": 0.25, "charts/success_rate/toy/A-b": 0.5, "charts/SPS": 7.0})
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
-        families = text_string_to_metric_families(response.read().decode())
-        samples = {(one.name, one.labels["env"]): one.value for family in families for one in family.samples}
+    with serve_metrics("127.0.0.1", port) as exporter:
+        exporter.update(1, 64, {"losses/kl_k3": 0.5})
+        exporter.update(2, 128, {"charts/success_rate": 0.25, "charts/success_rate/toy/A-b": 0.5, "charts/SPS": 7.0})
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
+            families = text_string_to_metric_families(response.read().decode())
+            samples = {(one.name, one.labels["env"]): one.value for family in families for one in family.samples}
     assert samples == {
         ("overworld_trainer_updates", ""): 2.0,
         ("overworld_trainer_env_steps", ""): 128.0,
@@ -36,8 +37,19 @@ def test_a_port_that_is_taken_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(SettingsError, match=f"metrics_port: 127.0.0.1:{port} cannot be listened on"):
-            Exporter("127.0.0.1", port)
+            with serve_metrics("127.0.0.1", port):
+                pass
 
 
 def test_port_0_serves_nothing() -> None:
-    Exporter("256.256.256.256", 0).update(1, 1, {})
+    with serve_metrics("256.256.256.256", 0) as exporter:
+        exporter.update(1, 1, {})
+
+
+def test_the_port_is_free_again_afterwards() -> None:
+    port = free_port()
+    for _ in range(2):
+        with serve_metrics("127.0.0.1", port):
+            assert urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").status == 200
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics")

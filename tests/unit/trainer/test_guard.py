@@ -2,12 +2,13 @@
 
 import json
 import logging
+from typing import Any
 
 import pytest
 from overworld_trainer.guard import Guard, RunStoppedError
 
 
-def metrics(**changes):
+def metrics(**changes: float) -> dict[str, float]:
     names = {
         "unparseable": "replies/unparseable",
         "inadmissible": "replies/inadmissible",
@@ -23,12 +24,12 @@ def metrics(**changes):
     return {names[name]: value for name, value in values.items()}
 
 
-def run(guard, *updates, first=0) -> None:
+def run(guard: Guard, *updates: dict[str, float], first: int = 0) -> None:
     for number, changes in enumerate(updates, first):
         guard.check(metrics(**changes), number)
 
 
-def stopped(guard, *updates, match) -> None:
+def stopped(guard: Guard, *updates: dict[str, float], match: str) -> None:
     run(guard, *updates[:-1])
     with pytest.raises(RunStoppedError, match=match):
         run(guard, updates[-1], first=len(updates) - 1)
@@ -39,7 +40,7 @@ def test_a_run_that_goes_well_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_value_that_is_not_a_number_stops_and_is_named(value) -> None:
+def test_a_value_that_is_not_a_number_stops_and_is_named(value: float) -> None:
     stopped(Guard("float32"), {}, {"loss": value}, match=r"update 1: losses/policy_loss is not a number")
 
 
@@ -77,7 +78,7 @@ def test_a_start_without_any_valid_reply_is_no_reason_to_stop() -> None:
 
 
 @pytest.mark.parametrize("updates", [[{"clipfrac": 0.9}] * 3, [{}, *[{"unparseable": 0.9}] * 3]])
-def test_what_was_counted_survives_a_restart(updates) -> None:
+def test_what_was_counted_survives_a_restart(updates: list[dict[str, float]]) -> None:
     guard = Guard("float32")
     for number, changes in enumerate(updates[:-1]):
         guard.check(metrics(**changes), number)
@@ -88,7 +89,7 @@ def test_what_was_counted_survives_a_restart(updates) -> None:
         guard.check(metrics(**updates[-1]), len(updates))
 
 
-def warnings(caplog, guard, *updates, first):
+def warnings(caplog: pytest.LogCaptureFixture, guard: Guard, *updates: dict[str, float], first: int) -> list[str]:
     with caplog.at_level(logging.WARNING):
         run(guard, *updates, first=first)
     return [record.getMessage() for record in caplog.records]
@@ -108,5 +109,5 @@ def test_a_critic_that_explains_nothing_is_warned_of_once(caplog: pytest.LogCapt
         ({"explained": 0.04, "spread": 0.04}, 10),  # there is nothing to explain
     ],
 )
-def test_it_is_not_warned_of_otherwise(caplog: pytest.LogCaptureFixture, changes, update) -> None:
+def test_it_is_not_warned_of_otherwise(caplog: pytest.LogCaptureFixture, changes: dict[str, Any], update: int) -> None:
     assert warnings(caplog, Guard("float32"), changes, first=update) == []

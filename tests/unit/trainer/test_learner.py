@@ -1,26 +1,33 @@
 """The updates: what they minimise, which weights they touch, and when."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
+from overworld_trainer.config import KlKind
 from overworld_trainer.losses import policy_loss
+from overworld_trainer.metrics import Metric
 from overworld_trainer.policy import _with_new_adapter
+from overworld_trainer.samples import Samples
+from overworld_vlm.load import VLM
 from overworld_vlm.score import score
+from torch import Tensor, nn
 
 from tests.support.learning import changed, gradients, make_learner, make_samples, moved, settings, weights
+from tests.support.optional import present
 from tests.support.tiny_vlm import make_vlm
 
 
-def largest_difference(ours, theirs):
+def largest_difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
     assert ours.keys() == theirs.keys()
     return max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
 
 
-def expected_gradients(vlm, samples, clip, beta):
+def expected_gradients(vlm: VLM, samples: Samples, clip: float, beta: float) -> dict[str, Tensor]:
     """Of the loss as the specification states it, step by step, token by token, without any batching."""
     vlm.model.zero_grad()
-    total = 0.0
+    total = torch.zeros(())
     for number, step in enumerate(samples.steps):
         now = score(vlm, [step.prompt], [step.reply]).logps[0]
         advantage = samples.advantages[number]
@@ -38,7 +45,7 @@ def expected_gradients(vlm, samples, clip, beta):
 
 
 @pytest.mark.parametrize("microbatch", [1, 3, 5, 64])
-def test_the_gradient_is_that_of_the_specification_however_the_batch_is_cut(microbatch) -> None:
+def test_the_gradient_is_that_of_the_specification_however_the_batch_is_cut(microbatch: int) -> None:
     """N is the number of steps of the whole optimizer batch, not of a slice of it."""
     vlm = make_vlm()
     samples = make_samples(vlm, noise=0.3)
@@ -81,7 +88,7 @@ def test_every_sample_is_in_one_minibatch_of_each_epoch_in_an_order_of_the_seeds
 
 @pytest.mark.parametrize("value_input", ["last_prompt_token", "prompt_mean"])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_the_first_ratio_is_one(value_input, temperature) -> None:
+def test_the_first_ratio_is_one(value_input: str, temperature: float) -> None:
     """The sampler's log-probs are those of training: same temperature, same bans, same positions."""
     vlm = make_vlm()
     config = settings(critic={"input": value_input}, temperature=temperature)
@@ -106,14 +113,14 @@ def test_the_samplers_error_is_that_of_the_first_minibatch_before_any_weight_has
     assert 0.5 / 13 < metrics["losses/mean_logprob_error"] < 0.5
 
 
-def only_value(samples):
+def only_value(samples: Samples) -> Samples:
     """Samples that teach nothing but the critic."""
     return changed(samples, advantages=torch.zeros(len(samples)), targets=samples.targets + 100.0)
 
 
 @pytest.mark.parametrize("value_input", ["last_prompt_token", "prompt_mean"])
 @pytest.mark.parametrize("update", [0, 1])
-def test_the_value_loss_never_reaches_the_backbone(value_input, update) -> None:
+def test_the_value_loss_never_reaches_the_backbone(value_input: str, update: int) -> None:
     """Neither while warming up, from the rollout's features, nor beside the policy's loss."""
     vlm = make_vlm()
     config = settings(critic={"warmup_updates": 1, "input": value_input}, kl={"kind": "none"})
@@ -127,7 +134,7 @@ def test_the_value_loss_never_reaches_the_backbone(value_input, update) -> None:
 
 
 @pytest.mark.parametrize("value_input", ["last_prompt_token", "prompt_mean"])
-def test_without_the_stop_gradient_the_value_loss_shapes_the_backbone(value_input) -> None:
+def test_without_the_stop_gradient_the_value_loss_shapes_the_backbone(value_input: str) -> None:
     vlm = make_vlm()
     samples = only_value(make_samples(vlm, value_input=value_input))
     config = settings(critic={"stop_gradient": False, "input": value_input}, kl={"kind": "none"})
@@ -156,7 +163,7 @@ def test_the_policys_gradient_does_not_depend_on_the_targets() -> None:
 
 
 @pytest.mark.parametrize("stop_gradient", [True, False])
-def test_during_warm_up_the_policys_optimizer_is_frozen_entirely(stop_gradient) -> None:
+def test_during_warm_up_the_policys_optimizer_is_frozen_entirely(stop_gradient: bool) -> None:
     vlm = make_vlm()
     samples = make_samples(vlm, noise=0.3)
     learner = make_learner(vlm, settings(critic={"warmup_updates": 2, "stop_gradient": stop_gradient}))
@@ -185,7 +192,7 @@ def test_the_learning_rate_falls_along_a_cosine_that_begins_after_the_warm_up() 
 
 
 @pytest.mark.parametrize("update", [2, 4])
-def test_the_policys_optimizer_uses_the_learning_rate_of_the_update(update) -> None:
+def test_the_policys_optimizer_uses_the_learning_rate_of_the_update(update: int) -> None:
     """Adam's first step moves every weight by the learning rate, whatever the gradient's size."""
     vlm = make_vlm()
     learner = make_learner(vlm, settings(critic={"warmup_updates": 2}))
@@ -207,7 +214,7 @@ def test_policy_and_critic_are_clipped_apart() -> None:
     learner = make_learner(vlm, config)
     metrics = learner.update(samples, 0)
 
-    def norm(module):
+    def norm(module: nn.Module) -> float:
         return math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients(module).values()))
 
     assert norm(vlm.model) == pytest.approx(0.01, rel=1e-3)
@@ -220,7 +227,7 @@ def test_only_the_adapter_learns_where_there_is_one() -> None:
     base = make_vlm()
     base.model.requires_grad_(False)
     config = settings(model={"lora": {"r": 4, "alpha": 8}})
-    vlm = _with_new_adapter(base, config.model.lora, 0)
+    vlm = _with_new_adapter(base, present(config.model.lora), 0)
     learner = make_learner(vlm, config)
     before = weights(vlm.model)
     samples = make_samples(vlm, noise=0.3)
@@ -230,8 +237,8 @@ def test_only_the_adapter_learns_where_there_is_one() -> None:
 
 
 def test_a_fresh_adapter_changes_nothing_and_one_seed_makes_one_adapter() -> None:
-    def fresh(seed):
-        return _with_new_adapter(make_vlm(), settings(model={"lora": {}}).model.lora, seed)
+    def fresh(seed: int) -> VLM:
+        return _with_new_adapter(make_vlm(), present(settings(model={"lora": {}}).model.lora), seed)
 
     samples = make_samples(make_vlm())
     metrics = make_learner(fresh(0), settings()).update(samples, 0)
@@ -264,7 +271,7 @@ def test_value_clipping_is_measured_from_the_rollouts_values() -> None:
 
 
 @pytest.mark.parametrize("kind", ["k2_loss", "k1_reward", "none"])
-def test_the_kind_of_kl_is_the_one_asked_for(kind) -> None:
+def test_the_kind_of_kl_is_the_one_asked_for(kind: KlKind) -> None:
     vlm = make_vlm()
     samples = make_samples(vlm, noise=0.3)
     beta = 0.7
@@ -284,8 +291,8 @@ def test_entropies_of_thoughts_and_action_are_told_apart() -> None:
     vlm = make_vlm()
     samples = make_samples(vlm)
     thinking = [min(number % 4, len(step.reply)) for number, step in enumerate(samples.steps)]
-    for step, tokens in zip(samples.steps, thinking, strict=True):
-        step.thinking = tokens
+    steps = [dataclasses.replace(step, thinking=tokens) for step, tokens in zip(samples.steps, thinking, strict=True)]
+    samples = changed(samples, steps=steps)
     metrics = make_learner(vlm, settings()).update(samples, 0)
     with torch.no_grad():
         rows = [score(make_vlm(), [step.prompt], [step.reply]).entropy[0] for step in samples.steps]
@@ -312,6 +319,7 @@ def test_an_update_repeats_exactly() -> None:
     samples = make_samples(first, noise=0.3)
     config = settings(policy={"minibatch": 4, "epochs": 2})
     ours, theirs = (make_learner(vlm, config).update(samples, 0) for vlm in (first, second))
+    assert ours.pop(Metric.SECONDS_LEARNING) > 0 < theirs.pop(Metric.SECONDS_LEARNING)
     assert ours == theirs
     assert moved(weights(first.model), second.model) == set()
 

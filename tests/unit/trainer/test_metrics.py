@@ -2,38 +2,66 @@
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 from overworld import End, Outcome
-from overworld_trainer.metrics import MetricsLog, rollout_metrics, sample_metrics
-from overworld_trainer.rollout import Episode, Rollout, Step
+from overworld_trainer.episodes import EpisodeStatistics
+from overworld_trainer.log import MetricsLog
+from overworld_trainer.metrics import Metric, valid_replies
+from overworld_trainer.rollout import Rollout, Step
 from overworld_trainer.samples import Samples
+from overworld_trainer.summary import rollout_metrics, sample_metrics
+from overworld_vlm.batch import Prompt
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+NO_PROMPT = cast(Prompt, None)
+"""Metrics do not look at prompts."""
 
-def step(turn, tokens, outcome, cut=False, failed=False):
-    return Step(0, turn, None, torch.zeros(tokens), torch.zeros(tokens), None, 0, cut, outcome=outcome, failed=failed)
+
+def step(turn: int, tokens: int, outcome: Outcome | None, cut: bool = False, failed: bool = False) -> Step:
+    return Step(
+        env=0,
+        turn=turn,
+        prompt=NO_PROMPT,
+        reply=torch.zeros(tokens),
+        logps=torch.zeros(tokens),
+        features=None,
+        thinking=0,
+        cut=cut,
+        outcome=outcome,
+        failed=failed,
+    )
+
+
+def episode(env: int, reward: float, length: int, success: bool, end: End) -> EpisodeStatistics:
+    return EpisodeStatistics(env=env, reward=reward, length=length, success=success, end=end)
 
 
 @pytest.fixture
-def rollout():
+def rollout() -> Rollout:
     steps = [
         [step(0, 4, Outcome.EXECUTED), step(1, 8, Outcome.NO_ACTION, cut=True)],
         [step(3, 2, Outcome.NOT_ADMISSIBLE), step(0, 6, None, failed=True)],
     ]
     episodes = [
-        Episode(0, 1.0, 4, True, End.TASK),
-        Episode(1, -3.0, 10, False, End.RULE),
-        Episode(1, 0.5, 6, False, End.TIME_LIMIT),
-        Episode(0, 0.0, 8, False, End.TASK),
+        episode(0, 1.0, 4, True, End.TASK),
+        episode(1, -3.0, 10, False, End.RULE),
+        episode(1, 0.5, 6, False, End.TIME_LIMIT),
+        episode(0, 0.0, 8, False, End.TASK),
     ]
-    values = torch.tensor([[0.5, 9.0], [9.0, 1.5]], dtype=torch.float64)
-    none = torch.zeros(2, 2)
-    return Rollout(steps, none, none, values, none, none, none, episodes, 0.25, 0.75)
+    return Rollout(
+        steps=steps,
+        next_prompts=[],
+        episodes=episodes,
+        reward_scales=[1.0, 1.0],
+        seconds_waiting=0.25,
+        seconds_writing=0.75,
+    )
 
 
-def test_a_rollouts_metrics(rollout) -> None:
+def test_a_rollouts_metrics(rollout: Rollout) -> None:
     assert rollout_metrics(rollout, ["toy/A", "toy/B"]) == {
         "replies/unparseable": 0.25,
         "replies/inadmissible": 0.25,
@@ -41,7 +69,6 @@ def test_a_rollouts_metrics(rollout) -> None:
         "replies/tokens": 5.0,
         "charts/failed_steps": 1.0,
         "charts/episodes": 4.0,
-        "charts/value_at_start": 1.0,
         "ends/task": 0.5,
         "ends/rule": 0.25,
         "ends/time_limit": 0.25,
@@ -59,7 +86,7 @@ def test_a_rollouts_metrics(rollout) -> None:
     }
 
 
-def test_one_env_is_not_listed_by_itself_and_no_episodes_have_no_return(rollout) -> None:
+def test_one_env_is_not_listed_by_itself_and_no_episodes_have_no_return(rollout: Rollout) -> None:
     assert not [name for name in rollout_metrics(rollout, ["toy/A"]) if name.endswith("toy/A")]
     rollout.episodes.clear()
     metrics = rollout_metrics(rollout, ["toy/A"])
@@ -67,14 +94,25 @@ def test_one_env_is_not_listed_by_itself_and_no_episodes_have_no_return(rollout)
     assert "charts/success_rate" not in metrics
 
 
-def test_one_env_with_several_options_is_one_env(rollout) -> None:
+def test_one_env_with_several_options_is_one_env(rollout: Rollout) -> None:
     metrics = rollout_metrics(rollout, ["toy/A", "toy/A"])
     assert metrics["charts/episodic_return/toy/A"] == metrics["charts/episodic_return"]
 
 
-def samples(targets, values):
-    targets, values = torch.tensor(targets), torch.tensor(values)
-    return Samples([], [], [], targets, targets, targets, targets, values, 0.7)
+def samples(targets: list[float], values: list[float], value_at_start: float | None = None) -> Samples:
+    wanted = torch.tensor(targets)
+    return Samples(
+        steps=[],
+        old_logps=[],
+        ref_logps=[],
+        advantages=wanted,
+        weights=wanted,
+        features=wanted,
+        targets=wanted,
+        old_values=torch.tensor(values),
+        advantage_std=0.7,
+        value_at_start=value_at_start,
+    )
 
 
 def test_explained_variance() -> None:
@@ -89,17 +127,33 @@ def test_explained_variance() -> None:
     assert sample_metrics(samples([3.0, 3.0], [1.0, 2.0]), 1.0)["losses/explained_variance"] == 0.0
 
 
-def lines(folder):
+def test_the_value_at_start_is_logged_where_episodes_began() -> None:
+    assert sample_metrics(samples([0.0, 2.0], [1.0, 2.0], 1.0), 1.0)["charts/value_at_start"] == 1.0
+    assert "charts/value_at_start" not in sample_metrics(samples([0.0, 2.0], [1.0, 2.0]), 1.0)
+
+
+def test_every_name_in_the_log_is_listed_in_one_place(rollout: Rollout) -> None:
+    logged = rollout_metrics(rollout, ["toy/A"]).keys() | sample_metrics(samples([0.0], [1.0], 1.0), 1.0).keys()
+    assert logged < set(Metric)
+    by_env = rollout_metrics(rollout, ["toy/A", "toy/B"]).keys() - logged
+    assert {name.removesuffix("/toy/A").removesuffix("/toy/B") for name in by_env} < set(Metric)
+
+
+def test_valid_replies_are_those_that_hold_an_admissible_action(rollout: Rollout) -> None:
+    assert valid_replies(rollout_metrics(rollout, ["toy/A"])) == 0.5
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def board(folder):
+def board(folder: Path) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
 
 
 def test_each_update_is_a_line_and_a_point_on_the_board(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path, 0, 0)
+    log = MetricsLog.open(tmp_path, 0, 0)
     log.write(0, 32, {"losses/kl_k1": 0.125, "charts/SPS": 3.0})
     log.write(1, 64, {"losses/kl_k1": 1 / 3})
     log.close()
@@ -111,25 +165,25 @@ def test_each_update_is_a_line_and_a_point_on_the_board(tmp_path: Path) -> None:
 
 
 def test_a_line_is_there_as_soon_as_its_update_is_done(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path, 0, 0)
+    log = MetricsLog.open(tmp_path, 0, 0)
     log.write(0, 32, {"a": 1.0})
     assert len(lines(tmp_path)) == len(board(tmp_path)["a"]) == 1
     log.close()
 
 
-def resumed(folder, update, env_steps) -> None:
+def resumed(folder: Path, update: int, env_steps: int) -> None:
     """What is there after five updates, a fall back to `update`, and one update more."""
-    log = MetricsLog(folder, 0, 0)
+    log = MetricsLog.open(folder, 0, 0)
     for number in range(5):
         log.write(number, 32 * (number + 1), {"a": float(number)})
     log.close()
-    log = MetricsLog(folder, update, env_steps)
+    log = MetricsLog.open(folder, update, env_steps)
     log.write(update, env_steps + 32, {"a": 100.0})
     log.close()
 
 
 @pytest.mark.parametrize("update", [0, 3, 5])
-def test_a_resumed_run_cuts_off_what_it_will_write_again(tmp_path: Path, update) -> None:
+def test_a_resumed_run_cuts_off_what_it_will_write_again(tmp_path: Path, update: int) -> None:
     resumed(tmp_path, update, 32 * update)
     expected = [*map(float, range(update)), 100.0]
     assert [line["update"] for line in lines(tmp_path)] == list(range(update + 1))
@@ -138,13 +192,13 @@ def test_a_resumed_run_cuts_off_what_it_will_write_again(tmp_path: Path, update)
 
 
 @pytest.mark.parametrize("torn", ['{"update": 5, "env_st', "\0\0\0\0", "\n"])
-def test_a_line_that_was_torn_by_a_crash_is_dropped(tmp_path: Path, torn) -> None:
-    log = MetricsLog(tmp_path, 0, 0)
+def test_a_line_that_was_torn_by_a_crash_is_dropped(tmp_path: Path, torn: str) -> None:
+    log = MetricsLog.open(tmp_path, 0, 0)
     log.write(0, 32, {"a": 1.0})
     log.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write(torn)
-    log = MetricsLog(tmp_path, 1, 32)
+    log = MetricsLog.open(tmp_path, 1, 32)
     log.write(1, 64, {"a": 2.0})
     log.close()
     assert [line["a"] for line in lines(tmp_path)] == [1.0, 2.0]

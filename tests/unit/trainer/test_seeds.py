@@ -4,7 +4,16 @@ from overworld_trainer.seeds import derive, episode_seed
 
 
 def test_a_seed_is_decided_by_all_that_names_it() -> None:
-    names = [(0, "a"), (1, "a"), (0, "b"), (0, "a", 1), (0, "a", "1"), (0, 1, 2), (0, 12), (0,)]
+    names: list[tuple[int, *tuple[int | str, ...]]] = [
+        (0, "a"),
+        (1, "a"),
+        (0, "b"),
+        (0, "a", 1),
+        (0, "a", "1"),
+        (0, 1, 2),
+        (0, 12),
+        (0,),
+    ]
     seeds = {derive(*name) for name in names}
     assert len(seeds) == len(names)
     assert derive(7, "minibatches", "policy", 3, 1) == derive(7, "minibatches", "policy", 3, 1)

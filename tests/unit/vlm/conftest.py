@@ -1,15 +1,16 @@
 import pytest
+from overworld_vlm.batch import Prompt
 from overworld_vlm.load import VLM
 
 from tests.support.tiny_vlm import make_vlm, mixed_prompts
 
 
 @pytest.fixture(scope="session")
-def vlm():
-    """A model for tests that leave it as it is."""
+def vlm() -> VLM:
+    """A model shared by tests that do not change it."""
     return make_vlm()
 
 
 @pytest.fixture(scope="session")
-def prompts(vlm: VLM):
+def prompts(vlm: VLM) -> list[Prompt]:
     return mixed_prompts(vlm)

@@ -4,24 +4,28 @@ import json
 import os
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Never
+from typing import Any, Never
 
 import pytest
 import torch
 from overworld_vlm import checkpoint
 from overworld_vlm.batch import collate, hidden_states
+from overworld_vlm.checkpoint import Manifest
 from overworld_vlm.load import VLM, ModelError, save
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
 
+from tests.support.optional import present
 from tests.support.tiny_vlm import make_vlm, mixed_prompts
 
 CRITIC = {"mlp.0.weight": torch.arange(6.0).reshape(2, 3).t(), "mlp.0.bias": torch.tensor([0.5, -0.5])}
 
 
-def with_adapter(vlm, seed=0):
+def with_adapter(vlm: VLM, seed: int = 0) -> VLM:
     """An adapter that changes something."""
     settings = LoraConfig(r=2, target_modules=vlm.family.lora_targets, init_lora_weights=False)
     with torch.random.fork_rng():
@@ -30,18 +34,18 @@ def with_adapter(vlm, seed=0):
     return VLM(model.eval(), vlm.tokenizer, vlm.image_processor)
 
 
-def logits(vlm):
+def logits(vlm: VLM) -> Tensor:
     with torch.no_grad():
         return vlm.core.lm_head(hidden_states(vlm, collate(vlm, mixed_prompts(vlm))))
 
 
-def write_state(folder) -> None:
+def write_state(folder: Path) -> None:
     (folder / "state.json").write_text('{"update": 3}')
     save_file({"moment": torch.ones(4)}, folder / "optimizers.safetensors")
 
 
-def write(folder, vlm, **changes):
-    arguments = {
+def write(folder: Path, vlm: VLM, **changes: Any) -> Manifest:
+    arguments: dict[str, Any] = {
         "run": "run-7",
         "update": 3,
         "env_steps": 96,
@@ -57,7 +61,7 @@ def write(folder, vlm, **changes):
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory):
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder: checkpoint 0 is a whole model, 3 an adapter to it, 4 a whole model. Copy it to change it."""
     root = tmp_path_factory.mktemp("runs") / "run-7"
     folder = root / "checkpoints"
@@ -69,29 +73,29 @@ def written(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture
-def folder(written, tmp_path: Path):
+def folder(written: Path, tmp_path: Path) -> Path:
     """A copy of the checkpoints, elsewhere."""
     shutil.copytree(written, tmp_path / "run-7")
     return tmp_path / "run-7" / "checkpoints"
 
 
-def files(folder):
+def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def edit_manifest(folder, **fields) -> None:
+def edit_manifest(folder: Path, **fields: object) -> None:
     path = folder / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-def refused(folder, *words) -> None:
+def refused(folder: Path, *words: str) -> None:
     with pytest.raises(ModelError) as caught:
         checkpoint.load_checkpoint(folder)
     for word in (str(folder), *words):
         assert word in str(caught.value)
 
 
-def test_a_whole_model_comes_back_as_it_was(folder) -> None:
+def test_a_whole_model_comes_back_as_it_was(folder: Path) -> None:
     vlm, manifest = checkpoint.load_checkpoint(folder / "000004")
     assert torch.equal(logits(vlm), logits(make_vlm(4)))
     assert (manifest.run, manifest.update, manifest.env_steps, manifest.kind) == ("run-7", 3, 96, "model")
@@ -100,7 +104,7 @@ def test_a_whole_model_comes_back_as_it_was(folder) -> None:
     assert manifest.base is None
 
 
-def test_an_adapter_comes_back_as_it_was_and_switched_off_is_the_base(folder) -> None:
+def test_an_adapter_comes_back_as_it_was_and_switched_off_is_the_base(folder: Path) -> None:
     vlm, manifest = checkpoint.load_checkpoint(folder / "000003")
     assert manifest.kind == "adapter"
     assert not any(parameter.requires_grad for parameter in vlm.model.parameters())
@@ -112,7 +116,7 @@ def test_an_adapter_comes_back_as_it_was_and_switched_off_is_the_base(folder) ->
     assert not vlm.model.training
 
 
-def test_an_adapter_can_be_trained_on(folder) -> None:
+def test_an_adapter_can_be_trained_on(folder: Path) -> None:
     path = folder / "000003"
     base = make_vlm()
     base.model.requires_grad_(False)
@@ -121,7 +125,7 @@ def test_an_adapter_can_be_trained_on(folder) -> None:
     assert trainable == {name for name, _ in vlm.model.named_parameters() if "lora_" in name}
 
 
-def test_several_adapters_share_a_base(folder) -> None:
+def test_several_adapters_share_a_base(folder: Path) -> None:
     write(folder / "000005", with_adapter(make_vlm(), 5), base=folder / "000000" / "weights")
     base, _ = checkpoint.load_checkpoint(folder / "000000")
     for name in ("000003", "000005"):
@@ -132,14 +136,14 @@ def test_several_adapters_share_a_base(folder) -> None:
         assert torch.allclose(logits(base), logits(alone), atol=1e-6)
 
 
-def test_the_critic_comes_back_as_it_was(folder) -> None:
+def test_the_critic_comes_back_as_it_was(folder: Path) -> None:
     tensors = checkpoint.load_critic(folder / "000003")
     assert tensors.keys() == CRITIC.keys()
     assert all(torch.equal(tensors[name], CRITIC[name]) for name in CRITIC)
     assert "critic.safetensors" not in files(folder / "000000")
 
 
-def test_transformers_and_peft_alone_load_the_weights(folder) -> None:
+def test_transformers_and_peft_alone_load_the_weights(folder: Path) -> None:
     base = Qwen2VLForConditionalGeneration.from_pretrained(folder / "000000" / "weights")
     tokenizer = AutoTokenizer.from_pretrained(folder / "000003" / "weights")
     vlm = make_vlm()
@@ -151,7 +155,7 @@ def test_transformers_and_peft_alone_load_the_weights(folder) -> None:
 
 
 @pytest.mark.parametrize("name", ["000003", "000004"])
-def test_any_changed_byte_is_noticed_and_its_file_named(folder, name) -> None:
+def test_any_changed_byte_is_noticed_and_its_file_named(folder: Path, name: str) -> None:
     path = folder / name
     listed = set(checkpoint.read(path).files)
     assert listed == set(files(path)) - {"manifest.json"}
@@ -169,7 +173,7 @@ def test_any_changed_byte_is_noticed_and_its_file_named(folder, name) -> None:
 
 
 @pytest.mark.parametrize("name", ["000003", "000004"])
-def test_any_missing_file_is_noticed_and_named(folder, name) -> None:
+def test_any_missing_file_is_noticed_and_named(folder: Path, name: str) -> None:
     path = folder / name
     for file in files(path):
         (path / file).rename(folder / "aside")
@@ -178,12 +182,12 @@ def test_any_missing_file_is_noticed_and_named(folder, name) -> None:
     checkpoint.read(path)
 
 
-def test_files_are_hashed_only_if_asked(folder) -> None:
+def test_files_are_hashed_only_if_asked(folder: Path) -> None:
     (folder / "000004" / "critic.safetensors").unlink()
     assert checkpoint.read(folder / "000004", verify=False).update == 3
 
 
-def test_the_trainers_state_may_be_deleted_but_not_a_part_of_it(folder) -> None:
+def test_the_trainers_state_may_be_deleted_but_not_a_part_of_it(folder: Path) -> None:
     shutil.rmtree(folder / "000004" / "trainer")
     checkpoint.load_checkpoint(folder / "000004")
     (folder / "000003" / "trainer" / "state.json").unlink()
@@ -203,19 +207,19 @@ def test_the_trainers_state_may_be_deleted_but_not_a_part_of_it(folder) -> None:
         b"[" * 1_000_000,
     ],
 )
-def test_a_manifest_that_is_none(folder, content) -> None:
+def test_a_manifest_that_is_none(folder: Path, content: bytes) -> None:
     (folder / "000004" / "manifest.json").write_bytes(content)
     refused(folder / "000004", "manifest.json", "cannot be read")
 
 
-def test_a_manifest_of_another_format_or_with_fields_that_are_not_known(folder) -> None:
+def test_a_manifest_of_another_format_or_with_fields_that_are_not_known(folder: Path) -> None:
     edit_manifest(folder / "000004", format=2)
     refused(folder / "000004", "format")
     edit_manifest(folder / "000004", format=1, more=1)
     refused(folder / "000004", "more")
 
 
-def test_a_huge_manifest_is_not_read(folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_huge_manifest_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = folder / "000004" / "manifest.json"
     os.truncate(path, 20 << 20)
     monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail("it was read"))
@@ -223,7 +227,7 @@ def test_a_huge_manifest_is_not_read(folder, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("name", ["../aside", "weights/../../aside", "/etc/hostname", "link"])
-def test_a_manifest_may_not_name_files_outside(folder, name) -> None:
+def test_a_manifest_may_not_name_files_outside(folder: Path, name: str) -> None:
     path = folder / "000004"
     (folder / "aside").write_text("x")
     (path / "link").symlink_to(folder / "aside")
@@ -234,17 +238,17 @@ def test_a_manifest_may_not_name_files_outside(folder, name) -> None:
 @pytest.mark.parametrize(
     "name", ["a\0b", "a" * 5000, "", "weights", "/"], ids=["nul", "long", "none", "folder", "root"]
 )
-def test_names_that_no_file_can_have(folder, name) -> None:
+def test_names_that_no_file_can_have(folder: Path, name: str) -> None:
     edit_manifest(folder / "000004", files={name: "0" * 64})
     refused(folder / "000004")
 
 
-def test_a_missing_base(folder) -> None:
+def test_a_missing_base(folder: Path) -> None:
     shutil.rmtree(folder / "000000")
     refused(folder / "000003", str(folder / "000000" / "weights"), "not there")
 
 
-def test_a_changed_base(folder) -> None:
+def test_a_changed_base(folder: Path) -> None:
     path = folder / "000000" / "weights" / "model.safetensors"
     tensors = load_file(path)
     tensors["model.norm.weight"][0] += 1e-3
@@ -252,28 +256,28 @@ def test_a_changed_base(folder) -> None:
     refused(folder / "000003", str(folder / "000000" / "weights"), "not the one")
 
 
-def test_a_runs_folder_can_be_moved(folder, tmp_path: Path) -> None:
+def test_a_runs_folder_can_be_moved(folder: Path, tmp_path: Path) -> None:
     """The base within the run is found from the checkpoint's own place."""
     expected = logits(checkpoint.load_checkpoint(folder / "000003")[0])
     (tmp_path / "run-7").rename(tmp_path / "elsewhere")
     vlm, manifest = checkpoint.load_checkpoint(tmp_path / "elsewhere" / "checkpoints" / "000003")
-    assert manifest.base.path == "../000000/weights"
+    assert present(manifest.base).path == "../000000/weights"
     assert torch.equal(logits(vlm), expected)
 
 
-def test_a_base_outside_of_the_run_is_found_where_it_was(folder, tmp_path: Path) -> None:
+def test_a_base_outside_of_the_run_is_found_where_it_was(folder: Path, tmp_path: Path) -> None:
     save(make_vlm(), tmp_path / "model")
     manifest = write(folder / "000005", with_adapter(make_vlm()), base=tmp_path / "model")
-    assert manifest.base.path == str(tmp_path / "model")
+    assert present(manifest.base).path == str(tmp_path / "model")
     checkpoint.load_checkpoint(folder / "000005")
 
 
 class Bomb:
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[[str], Never], tuple[str]]:
         return (pytest.fail, ("a pickle was opened",))
 
 
-def test_a_pickled_adapter_is_not_opened(folder) -> None:
+def test_a_pickled_adapter_is_not_opened(folder: Path) -> None:
     path = folder / "000003"
     (path / "weights" / "adapter_model.safetensors").unlink()
     (path / "weights" / "adapter_model.bin").write_bytes(pickle.dumps(Bomb()))
@@ -281,7 +285,7 @@ def test_a_pickled_adapter_is_not_opened(folder) -> None:
     refused(path, "adapter_model.safetensors")
 
 
-def test_a_broken_adapter(folder) -> None:
+def test_a_broken_adapter(folder: Path) -> None:
     path = folder / "000003"
     (path / "weights" / "adapter_model.safetensors").write_bytes(b"\0" * 20)
     edit_manifest(path, files={})
@@ -292,8 +296,8 @@ class LostPowerError(Exception):
     pass
 
 
-def test_an_interrupted_write_leaves_no_checkpoint_and_the_next_one_works(folder) -> None:
-    def interrupted(trainer) -> Never:
+def test_an_interrupted_write_leaves_no_checkpoint_and_the_next_one_works(folder: Path) -> None:
+    def interrupted(trainer: Path) -> Never:
         write_state(trainer)
         raise LostPowerError
 
@@ -307,8 +311,8 @@ def test_an_interrupted_write_leaves_no_checkpoint_and_the_next_one_works(folder
     assert sorted(path.name for path in folder.iterdir()) == ["000000", "000003", "000004", "000005"]
 
 
-def test_the_manifest_is_the_last_file(folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_) -> Never:
+def test_the_manifest_is_the_last_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Path) -> Never:
         raise LostPowerError
 
     monkeypatch.setattr(checkpoint, "weights_digest", interrupted)
@@ -320,15 +324,15 @@ def test_the_manifest_is_the_last_file(folder, monkeypatch: pytest.MonkeyPatch) 
     assert "manifest.json" not in files(unfinished)
 
 
-def test_all_is_on_the_disk_before_it_gets_its_name(folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = []
+def test_all_is_on_the_disk_before_it_gets_its_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[Path | str] = []
     fsync, rename = os.fsync, Path.rename
 
-    def noted_fsync(fd) -> None:
+    def noted_fsync(fd: int) -> None:
         done.append(Path(os.readlink(f"/proc/self/fd/{fd}")))
         fsync(fd)
 
-    def noted_rename(path, target):
+    def noted_rename(path: Path, target: Path) -> Path:
         done.append("rename")
         return rename(path, target)
 
@@ -342,14 +346,14 @@ def test_all_is_on_the_disk_before_it_gets_its_name(folder, monkeypatch: pytest.
     assert after == [folder]
 
 
-def test_a_checkpoint_can_be_written_again(folder) -> None:
+def test_a_checkpoint_can_be_written_again(folder: Path) -> None:
     write(folder / "000004", make_vlm(6))
     vlm, _ = checkpoint.load_checkpoint(folder / "000004")
     assert torch.equal(logits(vlm), logits(make_vlm(6)))
 
 
-def test_the_digest_names_the_weights(folder) -> None:
-    def digest(name):
+def test_the_digest_names_the_weights(folder: Path) -> None:
+    def digest(name: str) -> str:
         return checkpoint.read(folder / name).digest
 
     same = write(folder / "000005", make_vlm(4), update=9, critic=None, recipe={}, config={"seed": 2})
@@ -362,7 +366,7 @@ def test_the_digest_names_the_weights(folder) -> None:
     assert other.digest != digest("000003")  # the same adapter to another base
 
 
-def test_checkpoints_are_found_oldest_first(folder) -> None:
+def test_checkpoints_are_found_oldest_first(folder: Path) -> None:
     (folder / "000007").mkdir()
     shutil.copytree(folder / "000004", folder / ".000008.unfinished")
     write(folder / "000002", make_vlm())

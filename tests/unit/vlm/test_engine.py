@@ -1,27 +1,33 @@
 """Decoding and scoring see one and the same policy, however requests are batched."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
-from overworld_vlm.batch import PromptError, collate, encode, hidden_states
-from overworld_vlm.engine import Engine, Request
+from overworld_vlm.batch import Prompt, PromptError, collate, encode, hidden_states
+from overworld_vlm.engine import Engine
 from overworld_vlm.load import VLM
-from overworld_vlm.score import prefill_features, prompt_features, score
+from overworld_vlm.score import Scores, prefill_features, prompt_features, score
+from overworld_vlm.writer import Request
 from peft import LoraConfig, get_peft_model
+from torch import Tensor
 
+from tests.support.optional import present
 from tests.support.tiny_vlm import make_vlm, mixed_prompts, picture, user
 
 INPUTS = ["last_prompt_token", "prompt_mean"]
 
 
 @pytest.fixture(scope="session")
-def brief():
+def brief() -> VLM:
     """A model of whose tokens many end a reply, so that some replies do end by themselves."""
     vlm = make_vlm(3)
     vlm.core.generation_config.eos_token_id = [vlm.tokenizer.eos_token_id, *range(100, 120)]
     return vlm
 
 
-def make_requests(vlm, temperature=None):
+def make_requests(vlm: VLM, temperature: float | None = None) -> list[Request]:
     """Twelve requests of many kinds, two for each prompt."""
     prompts = mixed_prompts(vlm)
     return [
@@ -35,16 +41,16 @@ def make_requests(vlm, temperature=None):
     ]
 
 
-def run(vlm, requests, **arguments):
+def run(vlm: VLM, requests: list[Request], **arguments: Any) -> list[Request]:
     Engine(vlm, **arguments).run(requests)
     return requests
 
 
-def tensors(requests):
+def tensors(requests: list[Request]) -> list[Tensor]:
     return [torch.tensor(request.tokens) for request in requests]
 
 
-def largest_difference(scores, requests):
+def largest_difference(scores: Scores, requests: list[Request]) -> float:
     return max(
         float((scores.logps[row, : len(request.logps)] - torch.tensor(request.logps)).abs().max())
         for row, request in enumerate(requests)
@@ -52,7 +58,7 @@ def largest_difference(scores, requests):
 
 
 @pytest.mark.parametrize("temperature", [0.6, 1.0, 1.5])
-def test_log_probs_of_decoding_are_those_of_teacher_forcing(brief, temperature) -> None:
+def test_log_probs_of_decoding_are_those_of_teacher_forcing(brief: VLM, temperature: float) -> None:
     requests = run(brief, make_requests(brief, temperature), max_batch=4)
     assert {request.finish for request in requests} == {"stop", "length"}
     with torch.no_grad():
@@ -70,7 +76,9 @@ def test_each_request_has_its_own_temperature(vlm: VLM) -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_scores_are_log_softmax_and_entropy_at_the_position_before(vlm: VLM, prompts, temperature) -> None:
+def test_scores_are_log_softmax_and_entropy_at_the_position_before(
+    vlm: VLM, prompts: list[Prompt], temperature: float
+) -> None:
     replies = [torch.arange(30, 30 + length) for length in (4, 1, 7, 3, 2, 5)]
     with torch.no_grad():
         scores = score(vlm, prompts, replies, temperature=temperature)
@@ -105,7 +113,7 @@ def test_an_adapter_counts_in_decoding_and_scoring_alike() -> None:
     assert all("language_model" in name for name in names)
 
 
-def test_greedy_replies_are_those_of_transformers(vlm: VLM, prompts) -> None:
+def test_greedy_replies_are_those_of_transformers(vlm: VLM, prompts: list[Prompt]) -> None:
     requests = run(vlm, [Request(prompt, 12, temperature=0) for prompt in prompts], max_batch=4)
     for prompt, request in zip(prompts, requests, strict=True):
         generated = vlm.model.generate(
@@ -126,14 +134,14 @@ def test_greedy_replies_are_those_of_transformers(vlm: VLM, prompts) -> None:
     "arguments", [{"max_batch": 1}, {"max_batch": 3}, {"max_batch": 5, "max_prefill_tokens": 1}, {"max_batch": 64}]
 )
 @pytest.mark.parametrize("backwards", [False, True])
-def test_replies_do_not_depend_on_order_or_batch(brief, arguments, backwards) -> None:
+def test_replies_do_not_depend_on_order_or_batch(brief: VLM, arguments: dict[str, int], backwards: bool) -> None:
     expected = [request.tokens for request in run(brief, make_requests(brief), max_batch=12)]
     requests = make_requests(brief)
     run(brief, requests[::-1] if backwards else requests, **arguments)
     assert [request.tokens for request in requests] == expected
 
 
-def test_requests_join_and_leave_between_tokens(brief) -> None:
+def test_requests_join_and_leave_between_tokens(brief: VLM) -> None:
     expected = [request.tokens for request in run(brief, make_requests(brief))]
     requests = make_requests(brief)
     engine = Engine(brief, max_batch=6)
@@ -149,22 +157,22 @@ def test_requests_join_and_leave_between_tokens(brief) -> None:
     assert sorted(map(id, finished)) == sorted(map(id, requests))
 
 
-def test_sampling_repeats_and_differs_by_key(vlm: VLM, prompts) -> None:
-    def tokens(*key):
+def test_sampling_repeats_and_differs_by_key(vlm: VLM, prompts: list[Prompt]) -> None:
+    def tokens(*key: int) -> list[int]:
         return run(vlm, [Request(prompts[1], 20, key=key)])[0].tokens
 
     assert tokens(1, 2, 3) == tokens(1, 2, 3)
     assert len({tuple(tokens(*key)) for key in ((1, 2, 3), (1, 2, 4), (1, 3, 3), (2, 2, 3), (1, 2))}) == 5
 
 
-def first_probabilities(vlm, prompt, temperature):
+def first_probabilities(vlm: VLM, prompt: Prompt, temperature: float) -> Tensor:
     """Of a reply's first token, fp64 [vocabulary]."""
     with torch.no_grad():
         logits = vlm.core.lm_head(hidden_states(vlm, collate(vlm, [prompt]))[0, -1])
     return (logits.double() / temperature).masked_fill(vlm.banned, -torch.inf).softmax(-1)
 
 
-def test_sampled_replies_follow_the_models_distribution(vlm: VLM, prompts) -> None:
+def test_sampled_replies_follow_the_models_distribution(vlm: VLM, prompts: list[Prompt]) -> None:
     """Chi-square of 3000 first tokens, those that are rare taken together."""
     count = 3000
     requests = [Request(prompts[0], 1, key=(4, number), temperature=0.4) for number in range(count)]
@@ -180,7 +188,7 @@ def test_sampled_replies_follow_the_models_distribution(vlm: VLM, prompts) -> No
     assert chi_square < cells + 3.1 * (2 * cells) ** 0.5 + 5  # about .001
 
 
-def test_banned_tokens_are_never_sampled(vlm: VLM, prompts) -> None:
+def test_banned_tokens_are_never_sampled(vlm: VLM, prompts: list[Prompt]) -> None:
     requests = [Request(prompts[0], 20, key=(number,), temperature=50.0) for number in range(100)]
     tokens = torch.cat(tensors(run(vlm, requests, max_batch=100)))
     assert len(tokens) > 1500
@@ -188,7 +196,7 @@ def test_banned_tokens_are_never_sampled(vlm: VLM, prompts) -> None:
     assert len(set(tokens.tolist())) > 250  # at this temperature nearly all the others are
 
 
-def test_top_p_leaves_unlikely_tokens_out_and_log_probs_as_they_are(vlm: VLM, prompts) -> None:
+def test_top_p_leaves_unlikely_tokens_out_and_log_probs_as_they_are(vlm: VLM, prompts: list[Prompt]) -> None:
     requests = [Request(prompts[0], 1, key=(number,), top_p=0.1) for number in range(300)]
     run(vlm, requests, max_batch=300)
     probabilities, order = first_probabilities(vlm, prompts[0], 1.0).sort(descending=True)
@@ -199,7 +207,7 @@ def test_top_p_leaves_unlikely_tokens_out_and_log_probs_as_they_are(vlm: VLM, pr
         assert largest_difference(score(vlm, [prompts[0]], tensors(requests[:1])), requests[:1]) < 1e-4
 
 
-def test_a_reply_ends_with_its_end_token_which_counts(brief) -> None:
+def test_a_reply_ends_with_its_end_token_which_counts(brief: VLM) -> None:
     for request in run(brief, make_requests(brief)):
         ends = [token in brief.eos_ids for token in request.tokens]
         assert not any(ends[:-1])
@@ -209,20 +217,20 @@ def test_a_reply_ends_with_its_end_token_which_counts(brief) -> None:
             assert len(request.tokens) == request.max_new_tokens
 
 
-def test_an_end_token_in_the_last_place_is_an_end_not_a_cut(brief) -> None:
+def test_an_end_token_in_the_last_place_is_an_end_not_a_cut(brief: VLM) -> None:
     whole = next(request for request in run(brief, make_requests(brief)) if request.finish == "stop")
-    (again,) = run(brief, [Request(whole.prompt, len(whole.tokens), whole.key, whole.temperature)])
+    (again,) = run(brief, [Request(whole.prompt, len(whole.tokens), key=whole.key, temperature=whole.temperature)])
     assert (again.tokens, again.finish) == (whole.tokens, "stop")
 
 
-def test_stop_ends_a_reply_early(vlm: VLM, prompts) -> None:
+def test_stop_ends_a_reply_early(vlm: VLM, prompts: list[Prompt]) -> None:
     seen = []
 
-    def stop(tokens):
+    def stop(tokens: Sequence[int]) -> bool:
         seen.append(len(tokens))
         return len(tokens) == 3
 
-    stopped, other = run(vlm, [Request(prompts[1], 9, (1,), stop=stop), Request(prompts[2], 9, (2,))])
+    stopped, other = run(vlm, [Request(prompts[1], 9, key=(1,), stop=stop), Request(prompts[2], 9, key=(2,))])
     assert (len(stopped.tokens), stopped.finish, seen) == (3, "stop", [1, 2, 3])
     assert (len(other.tokens), other.finish) == (9, "length")
 
@@ -253,7 +261,7 @@ def test_cancelled_requests_leave_the_others_as_they_are(vlm: VLM) -> None:
     assert finished.count(running) == finished.count(waiting) == 1
 
 
-def test_what_can_never_fit_is_refused(vlm: VLM, prompts) -> None:
+def test_what_can_never_fit_is_refused(vlm: VLM, prompts: list[Prompt]) -> None:
     engine = Engine(vlm)
     room = vlm.max_length - len(prompts[0])
     with pytest.raises(PromptError, match=f"{len(prompts[0])} and a reply of {room + 1} tokens exceed"):
@@ -270,7 +278,7 @@ def test_a_reply_may_fill_the_models_length(vlm: VLM) -> None:
     config = vlm.core.config.text_config
     length, config.max_position_embeddings = config.max_position_embeddings, len(long) + 100
     try:
-        (request,) = run(vlm, [Request(long, 100, (1,), stop=lambda tokens: False)])
+        (request,) = run(vlm, [Request(long, 100, key=(1,), stop=lambda tokens: False)])
     finally:
         config.max_position_embeddings = length
     assert request.finish == "stop" or len(request.tokens) == 100
@@ -288,10 +296,10 @@ def test_decoding_refuses_a_model_in_train_mode() -> None:
 
 
 @pytest.mark.parametrize("value_input", INPUTS)
-def test_features_are_those_of_the_prompt_alone(vlm: VLM, prompts, value_input) -> None:
+def test_features_are_those_of_the_prompt_alone(vlm: VLM, prompts: list[Prompt], value_input: str) -> None:
     """Decoding, teacher forcing and plain prefills give the same; a reply must not leak into a baseline."""
-    requests = run(vlm, [Request(prompt, 5, (1,)) for prompt in prompts], max_batch=4, value_input=value_input)
-    decoded = torch.stack([request.features for request in requests])
+    requests = run(vlm, [Request(prompt, 5, key=(1,)) for prompt in prompts], max_batch=4, value_input=value_input)
+    decoded = torch.stack([present(request.features) for request in requests])
     with torch.no_grad():
         forced = score(vlm, prompts, tensors(requests), value_input=value_input).features
         other = score(vlm, prompts, [torch.arange(40, 49)] * len(prompts), value_input=value_input).features
@@ -314,7 +322,7 @@ def test_no_prompts_have_no_features(vlm: VLM) -> None:
     assert prefill_features(vlm, [], "prompt_mean", 4).shape == (0, vlm.hidden_size)
 
 
-def test_features_carry_gradients_where_they_are_enabled(vlm: VLM, prompts) -> None:
+def test_features_carry_gradients_where_they_are_enabled(vlm: VLM, prompts: list[Prompt]) -> None:
     scores = score(vlm, prompts[:2], [torch.arange(5)] * 2)
     assert scores.logps.requires_grad
     assert scores.features.requires_grad
@@ -325,9 +333,42 @@ def test_bf16_decodes_and_scores_nearly_alike(vlm: VLM) -> None:
     """The difference is what the trainer's guard watches: .05 on average is too much."""
     half = make_vlm()
     half.model.to(torch.bfloat16)
-    requests = run(half, [Request(encode(half, [user(picture(1), "Go.")]), 20, (number,)) for number in range(4)])
+    requests = run(half, [Request(encode(half, [user(picture(1), "Go.")]), 20, key=(number,)) for number in range(4)])
     with torch.no_grad():
         scores = score(half, [request.prompt for request in requests], tensors(requests))
     assert scores.logps.dtype == scores.features.dtype == torch.float32
     sampled = torch.nn.utils.rnn.pad_sequence([torch.tensor(request.logps) for request in requests], batch_first=True)
     assert float((scores.logps - sampled).abs()[scores.mask].mean()) < 0.05
+
+
+def test_run_writes_its_own_requests_and_leaves_the_others_unfinished(vlm: VLM) -> None:
+    prompt = mixed_prompts(vlm)[0]
+    long, short = Request(prompt, 20, key=(1,)), Request(prompt, 2, key=(2,))
+    engine = Engine(vlm)
+    engine.add(long)
+    engine.run([short])
+    assert (short.finish, long.finish) == ("length", None)
+    assert 0 < len(long.tokens) < 20
+    alone = Request(prompt, 20, key=(1,))
+    while not engine.idle:
+        engine.step()
+    Engine(vlm).run([alone])
+    assert long.tokens == alone.tokens
+
+
+def test_objects_say_what_they_are(vlm: VLM) -> None:
+    text, picture_and_text, *_ = prompts = mixed_prompts(vlm)
+    assert repr(text) == f"Prompt({len(text)} tokens, 0 images)"
+    assert repr(picture_and_text) == f"Prompt({len(picture_and_text)} tokens, 1 images)"
+    assert "qwen2_vl" in repr(vlm)
+    assert "float32 on cpu" in repr(vlm)
+    request = Request(text, 3)
+    assert repr(request) == f"Request({text!r}, 0 of 3 tokens, unfinished)"
+    engine = Engine(vlm)
+    engine.add(request)
+    assert repr(engine) == f"Engine({vlm!r}, 0 requests running, 1 waiting)"
+    batch = collate(vlm, [text, picture_and_text])
+    tokens = len(text) + len(picture_and_text)
+    assert repr(batch) == f"Batch(2 x {batch.ids.shape[1]} tokens, {tokens} of them not padding)"
+    scores = score(vlm, prompts[:2], [torch.tensor([1, 2, 3]), torch.tensor([4])])
+    assert repr(scores) == "Scores(2 replies, 4 tokens, the longest of 3)"

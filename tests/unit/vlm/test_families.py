@@ -2,17 +2,21 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from overworld_vlm import checkpoint
-from overworld_vlm.batch import PromptError, collate, encode, hidden_states
-from overworld_vlm.engine import Engine, Request
+from overworld_vlm.batch import Message, Prompt, PromptError, collate, encode, hidden_states
+from overworld_vlm.engine import Engine
 from overworld_vlm.families import FAMILIES
 from overworld_vlm.load import VLM, ModelError, load, save
-from overworld_vlm.score import prefill_features, score
+from overworld_vlm.score import Scores, prefill_features, score
+from overworld_vlm.writer import Request
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
 
+from tests.support.optional import present
 from tests.support.tiny_families import own_inputs, write_family
 from tests.support.tiny_vlm import MIXED, mixed_prompts, picture, user
 
@@ -24,69 +28,69 @@ WIDE = user("Look:", picture(1, 300, 640), "and", picture(2, 30, 30), "Go.")
 
 
 @pytest.fixture(scope="session", params=FAMILIES)
-def folder(request, tmp_path_factory: pytest.TempPathFactory):
-    path = tmp_path_factory.mktemp(request.param) / "model"
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = tmp_path_factory.mktemp(request.param) / "model"
     write_family(request.param, path)
     return path
 
 
 @pytest.fixture(scope="session")
-def vlm(folder):
+def vlm(folder: Path) -> VLM:
     """For tests that leave it as it is."""
     return load(folder)
 
 
 @pytest.fixture(scope="session")
-def prompts(vlm: VLM):
+def prompts(vlm: VLM) -> list[Prompt]:
     return mixed_prompts(vlm)
 
 
 @pytest.fixture(scope="session")
-def requests(vlm: VLM, prompts):
+def requests(vlm: VLM, prompts: list[Prompt]) -> list[Request]:
     """Replies to prompts of many lengths, with no, one and several pictures, which join four at a time."""
     replies = [Request(prompts[n % len(prompts)], 2 + n * 7 % 19, key=(9, n)) for n in range(10)]
     Engine(vlm, max_batch=4).run(replies)
     return replies
 
 
-def model_type(vlm):
+def model_type(vlm: VLM) -> str:
     return vlm.core.config.model_type
 
 
-def own_model(folder):
+def own_model(folder: Path) -> Any:
     """The model as transformers alone loads it."""
     return FAMILIES[json.loads((folder / "config.json").read_text())["model_type"]].model_class.from_pretrained(folder)
 
 
-def logits(vlm, prompts):
+def logits(vlm: VLM, prompts: list[Prompt]) -> Tensor:
     with torch.no_grad():
         return vlm.core.lm_head(hidden_states(vlm, collate(vlm, prompts)))
 
 
-def largest_difference(scores, requests):
+def largest_difference(scores: Scores, requests: list[Request]) -> float:
     return max(
         float((scores.logps[row, : len(request.logps)] - torch.tensor(request.logps)).abs().max())
         for row, request in enumerate(requests)
     )
 
 
-def scored(vlm, requests):
+def scored(vlm: VLM, requests: list[Request]) -> Scores:
     with torch.no_grad():
         return score(vlm, [one.prompt for one in requests], [torch.tensor(one.tokens) for one in requests])
 
 
-def with_adapter(vlm, targets):
+def with_adapter(vlm: VLM, targets: str) -> VLM:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = get_peft_model(vlm.model, LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
     return VLM(model.eval(), vlm.tokenizer, vlm.image_processor)
 
 
-def adapted(vlm):
+def adapted(vlm: VLM) -> list[str]:
     return [name for name, module in vlm.model.named_modules() if hasattr(module, "lora_A")]
 
 
-def same_as_their_own(vlm, message, model):
+def same_as_their_own(vlm: VLM, message: Message, model: Any) -> tuple[Prompt, float]:
     """Compares prompt, pixels and logits with the family's own Processor and forward; returns the largest gap."""
     prompt, theirs = encode(vlm, [message]), own_inputs(vlm, message)
     assert prompt.ids.tolist() == theirs["input_ids"][0].tolist()
@@ -97,7 +101,9 @@ def same_as_their_own(vlm, message, model):
         return prompt, float((logits(vlm, [prompt])[0] - model(**theirs).logits[0]).abs().max())
 
 
-def test_prompts_and_logits_are_those_of_the_familys_own_processor_and_model(vlm: VLM, folder, prompts) -> None:
+def test_prompts_and_logits_are_those_of_the_familys_own_processor_and_model(
+    vlm: VLM, folder: Path, prompts: list[Prompt]
+) -> None:
     model = own_model(folder)
     together = logits(vlm, prompts)
     for row, (message, prompt) in enumerate(zip(MIXED, prompts, strict=True)):
@@ -118,34 +124,36 @@ def test_pictures_count(vlm: VLM) -> None:
     assert float((first - other_second).abs().max()) > 1e-3
 
 
-def test_log_probs_of_decoding_are_those_of_teacher_forcing(vlm: VLM, requests) -> None:
+def test_log_probs_of_decoding_are_those_of_teacher_forcing(vlm: VLM, requests: list[Request]) -> None:
     assert largest_difference(scored(vlm, requests), requests) <= TOLERANCE
     assert len({len(request.tokens) for request in requests}) > 4
 
 
-def test_replies_are_the_same_one_by_one(vlm: VLM, requests) -> None:
+def test_replies_are_the_same_one_by_one(vlm: VLM, requests: list[Request]) -> None:
     for request in requests:
         alone = Request(request.prompt, request.max_new_tokens, key=request.key)
         Engine(vlm, max_batch=1).run([alone])
         assert alone.tokens == request.tokens
         assert torch.allclose(torch.tensor(alone.logps), torch.tensor(request.logps), rtol=0, atol=TOLERANCE)
-        assert torch.allclose(alone.features, request.features, rtol=0, atol=TOLERANCE)
+        assert torch.allclose(present(alone.features), present(request.features), rtol=0, atol=TOLERANCE)
         assert largest_difference(scored(vlm, [request]), [request]) <= TOLERANCE
 
 
 @pytest.mark.parametrize("value_input", ["last_prompt_token", "prompt_mean"])
-def test_features_of_prefill_decoding_and_scoring_agree(vlm: VLM, prompts, value_input) -> None:
+def test_features_of_prefill_decoding_and_scoring_agree(vlm: VLM, prompts: list[Prompt], value_input: str) -> None:
     prefilled = prefill_features(vlm, prompts, value_input, 4)
     requests = [Request(prompt, 2, key=(n,)) for n, prompt in enumerate(prompts)]
     Engine(vlm, value_input=value_input).run(requests)
     with torch.no_grad():
         replies = [torch.tensor(request.tokens) for request in requests]
         scores = score(vlm, prompts, replies, value_input=value_input)
-    assert torch.allclose(prefilled, scores.features, rtol=0, atol=TOLERANCE)
-    assert torch.allclose(prefilled, torch.stack([request.features for request in requests]), rtol=0, atol=TOLERANCE)
+    assert torch.allclose(prefilled, present(scores.features), rtol=0, atol=TOLERANCE)
+    assert torch.allclose(
+        prefilled, torch.stack([present(request.features) for request in requests]), rtol=0, atol=TOLERANCE
+    )
 
 
-def test_features_of_pictures_may_be_computed_once(folder) -> None:
+def test_features_of_pictures_may_be_computed_once(folder: Path) -> None:
     """One picture at a time, then used without the vision tower: same hidden states, same gradients."""
     vlm = load(folder, freeze_vision=True)
     batch = collate(vlm, mixed_prompts(vlm), [torch.arange(30, 33)] * len(MIXED))
@@ -167,7 +175,7 @@ def test_features_of_pictures_may_be_computed_once(folder) -> None:
         assert ours is theirs is None or torch.allclose(ours / steepest, theirs / steepest, rtol=0, atol=1e-6)
 
 
-def test_greedy_replies_are_those_of_transformers(vlm: VLM, folder) -> None:
+def test_greedy_replies_are_those_of_transformers(vlm: VLM, folder: Path) -> None:
     model = own_model(folder)
     banned = vlm.banned.nonzero().squeeze(1).tolist()
     for message in MIXED[:4]:
@@ -179,7 +187,7 @@ def test_greedy_replies_are_those_of_transformers(vlm: VLM, folder) -> None:
         assert request.tokens == generated[0, len(request.prompt) :].tolist()
 
 
-def test_training_mode_drops_nothing_out(folder) -> None:
+def test_training_mode_drops_nothing_out(folder: Path) -> None:
     vlm = load(folder)
     prompts = mixed_prompts(vlm)
     expected = logits(vlm, prompts)
@@ -187,7 +195,7 @@ def test_training_mode_drops_nothing_out(folder) -> None:
     assert torch.equal(logits(vlm, prompts), expected)
 
 
-def test_adapters_are_in_the_language_model_only_and_can_be_turned_off(folder) -> None:
+def test_adapters_are_in_the_language_model_only_and_can_be_turned_off(folder: Path) -> None:
     vlm = load(folder)
     prompts = mixed_prompts(vlm)
     base = logits(vlm, prompts)
@@ -206,16 +214,23 @@ def test_adapters_are_in_the_language_model_only_and_can_be_turned_off(folder) -
     assert largest_difference(scored(vlm, requests), requests) <= TOLERANCE
 
 
-def test_the_vision_tower_gets_adapters_if_asked(folder) -> None:
+def test_the_vision_tower_gets_adapters_if_asked(folder: Path) -> None:
     vlm = with_adapter(load(folder), load(folder).family.vision_lora_targets)
     names = adapted(vlm)
     assert len(names) >= 4
     assert all(any(tower in name.split(".") for tower in vlm.family.vision) for name in names)
 
 
-def test_a_saved_adapter_loads_in_plain_peft(folder, tmp_path: Path) -> None:
+def test_a_saved_adapter_loads_in_plain_peft(folder: Path, tmp_path: Path) -> None:
     vlm = with_adapter(load(folder), load(folder).family.lora_targets)
-    arguments = {"run": "r", "update": 1, "env_steps": 1, "critic": None, "write_trainer": None, "used_expert": False}
+    arguments: dict[str, Any] = {
+        "run": "r",
+        "update": 1,
+        "env_steps": 1,
+        "critic": None,
+        "write_trainer": None,
+        "used_expert": False,
+    }
     checkpoint.write(tmp_path / "c", vlm, base=folder, recipe={}, config={}, provenance={}, **arguments)
     plain = PeftModel.from_pretrained(own_model(folder), tmp_path / "c" / "weights").eval()
     for message in MIXED[1:3]:
@@ -227,7 +242,7 @@ def test_a_saved_adapter_loads_in_plain_peft(folder, tmp_path: Path) -> None:
     assert torch.equal(logits(again, prompts), logits(vlm, prompts))
 
 
-def test_a_reply_ends_with_the_turn_and_no_other_special_token_is_sampled(vlm: VLM, requests) -> None:
+def test_a_reply_ends_with_the_turn_and_no_other_special_token_is_sampled(vlm: VLM, requests: list[Request]) -> None:
     end = vlm.family.end_of_turn
     assert vlm.tokenizer.convert_ids_to_tokens(vlm.end_id) == end
     ended = [{"role": "user", "content": [{"type": "text", "text": "Go."}]}]
@@ -259,14 +274,14 @@ def test_a_content_that_is_one_text_is_shown(vlm: VLM) -> None:
     assert "Go on." in vlm.tokenizer.decode(one.ids)
 
 
-def test_a_template_that_shows_no_pictures_is_refused(folder) -> None:
+def test_a_template_that_shows_no_pictures_is_refused(folder: Path) -> None:
     vlm = load(folder)
     vlm.tokenizer.chat_template = "{{ messages[0]['role'] }}"
     with pytest.raises(PromptError, match="does not show all images"):
         encode(vlm, [user(picture(0))])
 
 
-def test_the_vision_tower_is_frozen_if_asked(folder) -> None:
+def test_the_vision_tower_is_frozen_if_asked(folder: Path) -> None:
     vlm = load(folder, freeze_vision=True)
     towers = {f"model.{tower}" for tower in vlm.family.vision}
     for name, weight in vlm.model.named_parameters():
@@ -291,7 +306,7 @@ def test_tokens_of_an_image_are_those_in_the_prompt(vlm: VLM) -> None:
     assert with_one - without == vlm.family.image_tokens(40, 60) + around
 
 
-def test_tiling_is_off_unless_asked_and_stays_on_where_it_was_saved(folder, tmp_path: Path) -> None:
+def test_tiling_is_off_unless_asked_and_stays_on_where_it_was_saved(folder: Path, tmp_path: Path) -> None:
     vlm = load(folder)
     if model_type(vlm) not in TILING:
         with pytest.raises(ModelError, match="tiling"):
@@ -310,7 +325,7 @@ def test_tiling_is_off_unless_asked_and_stays_on_where_it_was_saved(folder, tmp_
     assert torch.equal(encode(load(tmp_path, tiling=False), [WIDE]).ids, encode(vlm, [WIDE]).ids)
 
 
-def test_bounds_of_an_images_area(folder, tmp_path: Path) -> None:
+def test_bounds_of_an_images_area(folder: Path, tmp_path: Path) -> None:
     vlm = load(folder)
     if model_type(vlm) not in RESIZING:
         with pytest.raises(ModelError, match="one size"):

@@ -5,20 +5,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from overworld_vlm.batch import collate, encode, hidden_states
+from overworld_vlm.batch import Prompt, collate, encode, hidden_states
 from overworld_vlm.load import VLM, load, save
-from overworld_vlm.tiny import TinyConfig, make_tiny
+from overworld_vlm.tiny import make_tiny
+from overworld_vlm.tiny_config import TinyConfig
+from torch import Tensor
 from transformers import Qwen2VLForConditionalGeneration
 
 from tests.support.tiny_vlm import MIXED, SIZES, TEXTS, make_vlm, pixels, user
 
 
-def logits(vlm, prompts):
+def logits(vlm: VLM, prompts: list[Prompt]) -> Tensor:
     with torch.no_grad():
         return vlm.core.lm_head(hidden_states(vlm, collate(vlm, prompts)))
 
 
-def test_a_saved_model_loads_back_with_the_same_prompts_and_identical_logits(vlm: VLM, prompts, tmp_path: Path) -> None:
+def test_a_saved_model_loads_back_with_the_same_prompts_and_identical_logits(
+    vlm: VLM, prompts: list[Prompt], tmp_path: Path
+) -> None:
     save(vlm, tmp_path)
     again = load(tmp_path)
     for message, prompt in zip(MIXED, prompts, strict=True):

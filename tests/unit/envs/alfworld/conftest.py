@@ -6,8 +6,18 @@ import importlib.util
 import json
 import os
 import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
+
+from tests.support.shared_folder import shared_folder
+
+if TYPE_CHECKING:
+    from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
+    from overworld_envs.alfworld.engine.engine import Engine
+    from overworld_envs.alfworld.games.library import GameFile
 
 if importlib.util.find_spec("textworld") is None:
     collect_ignore_glob = ["test_*.py"]
@@ -20,13 +30,25 @@ def pytest_report_header() -> str | None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory):
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One cache for all test processes; no data set by the environment."""
-    folder = tmp_path_factory.getbasetemp().parent / "alfworld-cache"
+    folder = shared_folder(tmp_path_factory) / "alfworld-cache"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OVERWORLD_ALFWORLD_CACHE", str(folder))
         patch.delenv("ALFWORLD_DATA", raising=False)
         yield folder
+
+
+class MakeGame(Protocol):
+    def __call__(self, task_type: str, plan: int | None = None, seed: int = 0) -> GameFile: ...
+
+
+class LoadStock(Protocol):
+    def __call__(self, path: Path) -> AlfredDemangler: ...
+
+
+class Play(Protocol):
+    def __call__(self, file: GameFile, steps: int = 0, seed: int = 0) -> Engine: ...
 
 
 ROOMS = {
@@ -41,13 +63,13 @@ ROOMS = {
 
 
 @pytest.fixture(scope="session")
-def game_file(tmp_path_factory: pytest.TempPathFactory):
+def game_file(tmp_path_factory: pytest.TempPathFactory) -> MakeGame:
     """game_file(task_type, plan=None, seed=0): a generated game on disk, as a GameFile."""
     from overworld_envs.alfworld.games.generator import make_game
     from overworld_envs.alfworld.games.library import GameFile
     from overworld_envs.alfworld.games.tasks import task_of_problem
 
-    def make(task_type, plan=None, seed=0):
+    def make(task_type: str, plan: int | None = None, seed: int = 0) -> GameFile:
         made = make_game(task_type, "train", random.Random(seed), plan or ROOMS[task_type])
         path = tmp_path_factory.mktemp("game") / "game.tw-pddl"
         path.write_text(json.dumps(made.content))
@@ -57,14 +79,14 @@ def game_file(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture
-def stock(monkeypatch: pytest.MonkeyPatch):
+def stock(monkeypatch: pytest.MonkeyPatch) -> LoadStock:
     """stock(path): TextWorld's PddlEnv as ALFWorld wraps it, with the game loaded."""
     monkeypatch.setenv("ALFWORLD_DATA", os.environ.get("TMPDIR", "/tmp"))
     import textworld
     from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
     from textworld.envs.pddl import PddlEnv
 
-    def load(path):
+    def load(path: Path) -> AlfredDemangler:
         env = AlfredDemangler()
         env._wrap(PddlEnv(textworld.EnvInfos(won=True, admissible_commands=True)))
         env.load(str(path))
@@ -74,12 +96,12 @@ def stock(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.fixture
-def play():
+def play() -> Play:
     """play(game_file, steps, seed): an engine after so many random steps."""
     from overworld_envs.alfworld.engine.engine import Engine
     from overworld_envs.alfworld.games.library import open_game
 
-    def played(file, steps=0, seed=0):
+    def played(file: GameFile, steps: int = 0, seed: int = 0) -> Engine:
         engine = Engine()
         engine.reset(open_game(file))
         chance = random.Random(seed)

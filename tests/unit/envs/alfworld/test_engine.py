@@ -5,28 +5,36 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
 from overworld_envs.alfworld.engine import engine as engine_module
 from overworld_envs.alfworld.engine import upstream
 from overworld_envs.alfworld.engine.engine import Engine
+from overworld_envs.alfworld.engine.facts import Facts, Vocabulary
 from overworld_envs.alfworld.engine.grammar import Context, GrammarError, grammar_of
 from overworld_envs.alfworld.engine.upstream import GRAMMAR, UpstreamError
 from overworld_envs.alfworld.expert import advise
 from overworld_envs.alfworld.games.library import GameError, open_game
 from overworld_envs.alfworld.games.tasks import TASK_TYPES
+from textworld import GameState
+
+from tests.unit.envs.alfworld.conftest import LoadStock, MakeGame
 
 RARE = ("slice", "heat", "cool", "clean", "use", "take", "move", "open")
 
 
-def assert_same(engine, text, state) -> None:
+def assert_same(engine: Engine, text: str, state: GameState) -> None:
     assert text.encode() == state.feedback.encode()
     assert list(engine.commands) == state.admissible_commands
     assert engine.won == state.won
 
 
-def play_both(engine, stock, state, choose, steps) -> None:
+def play_both(
+    engine: Engine, stock: AlfredDemangler, state: GameState, choose: Callable[[Engine], str], steps: int
+) -> None:
     """Commands chosen by `choose(engine)`; both engines must agree after each."""
     for _ in range(steps):
         command = choose(engine)
@@ -38,10 +46,10 @@ def play_both(engine, stock, state, choose, steps) -> None:
             return
 
 
-def at_random(seed):
+def at_random(seed: int | str) -> Callable[[Engine], str]:
     chance = random.Random(seed)
 
-    def choose(engine):
+    def choose(engine: Engine) -> str:
         if chance.random() < 0.1:
             return chance.choice(["go to nowhere", "dance", "", "look ", "open", "go to drawer"]).strip()
         rare = [command for command in engine.commands if command.startswith(RARE)]
@@ -51,7 +59,9 @@ def at_random(seed):
 
 
 @pytest.mark.parametrize("task_type", TASK_TYPES)
-def test_random_and_expert_play_are_those_of_stock_alfworld(task_type, game_file, stock) -> None:
+def test_random_and_expert_play_are_those_of_stock_alfworld(
+    task_type: str, game_file: MakeGame, stock: LoadStock
+) -> None:
     file = game_file(task_type)
     theirs, ours, game = stock(file.path), Engine(), open_game(file)
     assert_same(ours, ours.reset(game), state := theirs.reset())
@@ -61,20 +71,20 @@ def test_random_and_expert_play_are_those_of_stock_alfworld(task_type, game_file
     assert ours.won
 
 
-def test_a_large_kitchen_is_that_of_stock_alfworld(game_file, stock) -> None:
+def test_a_large_kitchen_is_that_of_stock_alfworld(game_file: MakeGame, stock: LoadStock) -> None:
     file = game_file("pick_two_obj_and_place", plan=24)
     theirs, ours = stock(file.path), Engine()
     assert_same(ours, ours.reset(open_game(file)), state := theirs.reset())
     play_both(ours, theirs, state, at_random(1), 8)
 
 
-def test_slicing_is_that_of_stock_alfworld(game_file, stock) -> None:
+def test_slicing_is_that_of_stock_alfworld(game_file: MakeGame, stock: LoadStock) -> None:
     file = game_file("pick_heat_then_place_in_recep")
     theirs, ours = stock(file.path), Engine()
     ours.reset(open_game(file))
     state = theirs.reset()
     kinds = {entity.id: entity.name for entity in ours.game.entities.values()}
-    where = dict(ours.facts.of("inreceptacle"))
+    where = {fact[0]: fact[1] for fact in ours.facts.of("inreceptacle")}
     knife = next(thing for thing in sorted(where) if thing.startswith(("knife", "butterknife")))
     food = next(thing for thing in sorted(where) if (thing,) in ours.facts.of("sliceable"))
     source, target = kinds[where[knife]], kinds[where[food]]
@@ -85,11 +95,11 @@ def test_slicing_is_that_of_stock_alfworld(game_file, stock) -> None:
     assert ours.facts.holds("issliced", food)
 
 
-def test_episodes_of_several_engines_interleave(game_file) -> None:
+def test_episodes_of_several_engines_interleave(game_file: MakeGame) -> None:
     files = [game_file("pick_and_place_simple"), game_file("look_at_obj_in_light")]
     games = [open_game(file) for file in files]
 
-    def texts(engines, choosers):
+    def texts(engines: list[Engine], choosers: Sequence[Callable[[Engine], str]]) -> list[list[str]]:
         record = [[engine.reset(game)] for engine, game in zip(engines, games, strict=True)]
         for _ in range(15):
             for at, engine in enumerate(engines):
@@ -106,7 +116,7 @@ def test_episodes_of_several_engines_interleave(game_file) -> None:
 
 
 def test_the_state_machine_is_loaded_anew_before_it_has_stored_too_much(
-    game_file, monkeypatch: pytest.MonkeyPatch
+    game_file: MakeGame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_module, "_MAX_STATES", 5)
     engine, game = Engine(), open_game(game_file("pick_and_place_simple"))
@@ -186,7 +196,7 @@ def test_other_simulators_do_not_import_it() -> None:
         "{r.name * 1000}",
     ],
 )
-def test_a_grammar_runs_no_python(evil, game_file) -> None:
+def test_a_grammar_runs_no_python(evil: str, game_file: MakeGame) -> None:
     file = game_file("pick_and_place_simple")
     content = json.loads(file.path.read_text())
     content["grammar"] = content["grammar"].replace("You arrive at {r.name}.", f"You arrive at {evil}.")
@@ -200,6 +210,6 @@ def test_a_grammar_runs_no_python(evil, game_file) -> None:
 def test_goals_with_symbols_are_read_by_upstreams_parser() -> None:
     plain = grammar_of(GRAMMAR.replace("UNKNOWN GOAL", "put a mug in it"))
     nested = grammar_of(GRAMMAR.replace("UNKNOWN GOAL", "put #list_empty# in it"))
-    empty = Context(None, {}, {}, {})
+    empty = Context(Facts(Vocabulary({}, {}), {}), {}, {}, {})
     assert plain.expand("#task#", empty) == "Your task is to: put a mug in it."
     assert nested.expand("#task#", empty) == "Your task is to: put nothing in it."

@@ -1,17 +1,20 @@
 """The env: what it offers, how it rewards, what it does with commands that are not admissible."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from overworld import End, Fallback, Outcome, make
 from overworld.authoring.catalogue import load
-from overworld_envs.alfworld.env import env_classes
+from overworld_envs.alfworld.env import Household, env_classes
 from overworld_envs.alfworld.games.generator import GameSet
 from overworld_envs.alfworld.games.layout import MARK
 from overworld_envs.alfworld.games.library import read_library
 from overworld_envs.alfworld.games.tasks import TASK_TYPES
 from overworld_envs.alfworld.pictures.thor import Thor, ThorError
 from overworld_envs.alfworld.reward import REWARDS, Turn
+
+from tests.support.optional import present
 
 
 def test_there_is_an_env_for_all_games_and_one_per_type() -> None:
@@ -48,8 +51,8 @@ def test_an_episode_of_the_expert() -> None:
     assert result.observation.images[0].pixels.shape == (300, 300, 3)
     rewards, rates = [], [0.0]
     while result.end is None:
-        assert result.expert.action in result.observation.admissible
-        result = runner.step(result.expert.action)
+        assert present(result.expert).action in result.observation.admissible
+        result = runner.step(present(result.expert).action)
         assert result.observation.text.count("Your task is to: ") == 1
         rewards.append(result.reward)
         rates.append(result.metrics["goal_condition_rate"])
@@ -72,7 +75,7 @@ def test_a_command_that_is_not_admissible_changes_nothing() -> None:
     assert result.expert == before.expert
     result = runner.step(None)
     assert (result.outcome, result.metrics["legal"]) == (Outcome.NO_ACTION, 0.0)
-    result = runner.step(result.expert.action)
+    result = runner.step(present(result.expert).action)
     assert (result.outcome, result.metrics["legal"]) == (Outcome.EXECUTED, 1.0)
 
 
@@ -93,6 +96,7 @@ def test_a_random_fallback_executes_an_admissible_command() -> None:
 def test_commands_are_matched_whole() -> None:
     runner = make("alfworld/all", renderer="none")
     env = runner.env
+    assert isinstance(env, Household)
     names = [file.path.parent.parent.name for file in env.games["train"]]
     seen = runner.reset(task=next(at for at, name in enumerate(names) if name.endswith("-24"))).observation
     assert env.resolve("go to cabinet 1", seen) == "go to cabinet 1"
@@ -122,7 +126,7 @@ def test_the_limit_is_fifty_turns() -> None:
         ("delta", Turn(False, 0.5, 0.5, False), 0.0),
     ],
 )
-def test_reward_formulas(formula, turn, reward) -> None:
+def test_reward_formulas(formula: Literal["success", "rl4vlm", "delta"], turn: Turn, reward: float) -> None:
     rule = REWARDS[formula]
     assert rule.of(turn) == pytest.approx(reward)
     assert rule.smallest <= reward <= rule.largest

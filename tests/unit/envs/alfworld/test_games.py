@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,11 @@ from overworld_envs.alfworld.games.library import GameError, library, open_game,
 from overworld_envs.alfworld.games.scenes import OPENABLE, ROOMS, UNSEEN, furnish, receptacles
 from overworld_envs.alfworld.games.tasks import TASK_TYPES, task_of_problem
 
+from tests.unit.envs.alfworld.conftest import MakeGame
+
 
 @pytest.fixture
-def data(tmp_path: Path):
+def data(tmp_path: Path) -> Path:
     """A folder in the layout of ALFWorld's data, with 18 games."""
     folder = tmp_path / "data"
     GameSet(18, 1).write(folder)
@@ -27,19 +30,19 @@ def data(tmp_path: Path):
     return folder
 
 
-def first_game(data):
+def first_game(data: Path) -> Path:
     return min((data / "json_2.1.1" / "train").rglob("game.tw-pddl"))
 
 
-def rewrite(path, **changes) -> None:
+def rewrite(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def problem_of(path):
+def problem_of(path: Path) -> str:
     return json.loads(path.read_text())["pddl_problem"]
 
 
-def test_the_games_of_a_data_folder(data, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_games_of_a_data_folder(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALFWORLD_DATA", str(data))
     found = library()
     assert found.source == "real"
@@ -65,7 +68,7 @@ def test_the_games_of_a_data_folder(data, monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 def test_a_game_that_cannot_be_played_is_skipped_with_its_name(
-    data, spoil, why, caplog: pytest.LogCaptureFixture
+    data: Path, spoil: Callable[[Path], object], why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = read_library(data)
     path = first_game(data)
@@ -79,7 +82,7 @@ def test_a_game_that_cannot_be_played_is_skipped_with_its_name(
 
 
 @pytest.mark.parametrize("word", ["Sliced", "movable"])
-def test_tasks_that_upstream_does_not_support_are_left_out(data, word) -> None:
+def test_tasks_that_upstream_does_not_support_are_left_out(data: Path, word: str) -> None:
     folder = first_game(data).parent.parent
     folder.rename(folder.with_name(f"{folder.name}-{word}"))
     assert len(read_library(data).games) == 17
@@ -94,7 +97,7 @@ def test_without_any_game_there_is_an_error_and_no_hang(tmp_path: Path, monkeypa
         library()
 
 
-def test_what_the_translator_cannot_read_is_an_error_with_the_games_name(data) -> None:
+def test_what_the_translator_cannot_read_is_an_error_with_the_games_name(data: Path) -> None:
     path = first_game(data)
     rewrite(path, pddl_domain="(define (domain alfred")
     game = next(game for game in read_library(data).games if game.path == path)
@@ -102,14 +105,14 @@ def test_what_the_translator_cannot_read_is_an_error_with_the_games_name(data) -
         open_game(game)
 
 
-def test_names_that_would_overrun_the_state_machine_are_refused(game_file) -> None:
+def test_names_that_would_overrun_the_state_machine_are_refused(game_file: MakeGame) -> None:
     file = game_file("pick_and_place_simple", seed=8)
     rewrite(file.path, pddl_problem=problem_of(file.path).replace("agent1", "agent" + 1000 * "x"))
     with pytest.raises(GameError, match=f"{file.path}: .* use shorter names"):
         open_game(file)
 
 
-def test_a_translation_has_a_time_limit(game_file, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_translation_has_a_time_limit(game_file: MakeGame, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(translation, "TIME_LIMIT", 0.05)
     file = game_file("pick_heat_then_place_in_recep", plan=9, seed=99)
     started = time.monotonic()
@@ -127,7 +130,7 @@ def test_a_deadline_interrupts_and_leaves_others_alone() -> None:
     time.sleep(0.01)
 
 
-def test_a_cut_off_cache_entry_is_made_anew(game_file, cache) -> None:
+def test_a_cut_off_cache_entry_is_made_anew(game_file: MakeGame, cache: Path) -> None:
     file = game_file("pick_and_place_simple", seed=4)
     before = set((cache / "translations").rglob("*.z"))
     sas = open_game(file).translation.sas
@@ -150,7 +153,7 @@ def test_processes_that_start_at_once_make_the_games_once(tmp_path: Path, monkey
 
 
 def test_generated_games_are_the_seeds(tmp_path: Path) -> None:
-    def content(seed):
+    def content(seed: int) -> list[tuple[str, str, str]]:
         return [(split, made.name, made.content["pddl_problem"]) for split, made in GameSet(12, seed).make()]
 
     assert content(3) == content(3)
@@ -169,7 +172,7 @@ def test_the_default_set_has_thirty_games_of_each_type() -> None:
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_rooms_are_furnished_as_such_rooms_are(room) -> None:
+def test_rooms_are_furnished_as_such_rooms_are(room: str) -> None:
     for plan in list(ROOMS[room])[::7]:
         scene = furnish(plan, random.Random(0))
         standpoints = [receptacle.standpoint for receptacle in receptacles(plan)]
@@ -191,7 +194,7 @@ def test_rooms_are_furnished_as_such_rooms_are(room) -> None:
          "(receptacleType ?r CType)", "one kind of object"),
     ],
 )  # fmt: skip
-def test_goals_of_other_forms_are_refused(task_type, goal, why) -> None:
+def test_goals_of_other_forms_are_refused(task_type: str, goal: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         task_of_problem(task_type, goal)
 
@@ -207,8 +210,8 @@ def test_both_forms_of_the_goal_to_look_at_something_are_read() -> None:
         assert (task.object, task.target) == ("book", "desklamp")
 
 
-def test_the_generator_command(tmp_path: Path, cache) -> None:
-    def run(*arguments):
+def test_the_generator_command(tmp_path: Path, cache: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "overworld_envs.alfworld", *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 

@@ -1,10 +1,14 @@
 """Pictures show what the agent is entitled to see, all of it, and nothing else."""
 
 import random
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
+from overworld.authoring.env import Pixels
+from overworld_envs.alfworld.engine.engine import Engine
 from overworld_envs.alfworld.engine.facts import Facts
+from overworld_envs.alfworld.engine.grammar import Entity
 from overworld_envs.alfworld.expert import advise
 from overworld_envs.alfworld.games.scenes import HOLDS
 from overworld_envs.alfworld.games.tasks import TASK_TYPES
@@ -12,14 +16,16 @@ from overworld_envs.alfworld.pictures.icons import ICONS
 from overworld_envs.alfworld.pictures.schematic import Schematic
 from overworld_envs.alfworld.pictures.view import Place, Seen, View, view
 
+from tests.unit.envs.alfworld.conftest import MakeGame, Play
 
-def picture(facts, entities, size=300):
+
+def picture(facts: Facts, entities: Mapping[str, Entity], size: int = 300) -> Pixels:
     canvas = np.zeros((size, size, 3), np.uint8)
     Schematic(size).draw(canvas, view(facts, entities))
     return canvas
 
 
-def without_what_is_hidden(engine):
+def without_what_is_hidden(engine: Engine) -> Facts:
     """The facts less all that the agent cannot see from where it stands."""
     facts = engine.facts
     here = {location for _, location in facts.of("atlocation")}
@@ -42,7 +48,7 @@ def without_what_is_hidden(engine):
 
 
 @pytest.mark.parametrize("task_type", TASK_TYPES)
-def test_hidden_facts_leave_no_trace_in_the_pixels(task_type, game_file, play) -> None:
+def test_hidden_facts_leave_no_trace_in_the_pixels(task_type: str, game_file: MakeGame, play: Play) -> None:
     file = game_file(task_type)
     engine = play(file)
     chance = random.Random(task_type)
@@ -55,7 +61,7 @@ def test_hidden_facts_leave_no_trace_in_the_pixels(task_type, game_file, play) -
         engine.step(advise(file.task, engine).action if expert else chance.choice(engine.commands))
 
 
-def test_a_closed_fridge_tells_nothing_and_an_open_one_all(game_file, play) -> None:
+def test_a_closed_fridge_tells_nothing_and_an_open_one_all(game_file: MakeGame, play: Play) -> None:
     file = game_file("pick_cool_then_place_in_recep")
     engine = play(file)
     engine.step("go to fridge 1")
@@ -67,19 +73,19 @@ def test_a_closed_fridge_tells_nothing_and_an_open_one_all(game_file, play) -> N
     assert text.count(" a ") == len(place.contents)
 
 
-def differ(one, other, size=300) -> bool:
+def differ(one: View, other: View, size: int = 300) -> bool:
     pictures = [np.zeros((size, size, 3), np.uint8) for _ in range(2)]
     for canvas, seen in zip(pictures, (one, other), strict=True):
         Schematic(size).draw(canvas, seen)
-    return not np.array_equal(*pictures)
+    return not np.array_equal(pictures[0], pictures[1])
 
 
-def at(*contents, door="open", name="cabinet 1", held=None):
+def at(*contents: Seen, door: str = "open", name: str = "cabinet 1", held: Seen | None = None) -> View:
     return View((Place(name, door, contents),), (), held)
 
 
 @pytest.mark.parametrize("size", [64, 112, 300, 1024])
-def test_everything_that_a_view_holds_shows(size) -> None:
+def test_everything_that_a_view_holds_shows(size: int) -> None:
     base = at(Seen("egg 1"))
     looks = ("hot", "cool", "clean", "sliced", "on")
     others = [

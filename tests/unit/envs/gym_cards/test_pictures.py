@@ -7,6 +7,7 @@ import random
 from typing import Any
 
 import numpy as np
+import PIL.ImageFont
 import pytest
 from overworld import Result, Runner, make
 from overworld.authoring.env import Pixels
@@ -40,7 +41,7 @@ def redraw(env: Any) -> Pixels:
         env._draw_table()
     else:
         env._draw_all()
-    return env.picture.copy()  # type: ignore[no-any-return]
+    return env.picture.copy()
 
 
 def number_line_states(**options: Any) -> dict[tuple[int, int], bytes]:
@@ -261,7 +262,7 @@ def test_the_cache_keeps_its_bound_over_many_sizes() -> None:
 
 def test_pillow_without_freetype_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     drawing._sized_font.cache_clear()
-    monkeypatch.setattr(drawing.ImageFont, "load_default", lambda size: object())
+    monkeypatch.setattr(PIL.ImageFont, "load_default", lambda size: object())
     with pytest.raises(RuntimeError, match="FreeType"):
         drawing._sized_font(12)
 

@@ -77,4 +77,8 @@ if __name__ == "__main__":
 
     pyglet.options["headless"] = True
     outcomes = [play(Episode(**fields)) for fields in json.loads(sys.argv[2])]
-    np.savez(sys.argv[1], **{f"{name}{n}": value for n, one in enumerate(outcomes) for name, value in one.items()})
+    np.savez(
+        sys.argv[1],
+        allow_pickle=False,
+        **{f"{name}{n}": value for n, one in enumerate(outcomes) for name, value in one.items()},
+    )

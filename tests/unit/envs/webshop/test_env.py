@@ -215,7 +215,8 @@ def test_the_expert_finds_back_from_anywhere(shop: Shop) -> None:
 
 def test_the_expert_buys_the_best_it_finds_if_the_product_is_not_among_the_results(tmp_path: Path) -> None:
     """Sixty products look alike, the goal's comes last and another one is as good."""
-    rows, notes = [], {}
+    rows: list[dict[str, object]] = []
+    notes: dict[str, dict[str, object]] = {}
     for number in range(60):
         asin = f"B{number:02}"
         rows.append(

@@ -14,6 +14,7 @@ import logging
 import os
 import random
 import shutil
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ class Catalogue:
         meta = _checked_meta(folder, identity)
         self.description: str = meta["description"]
         self._text = (folder / "products.bin").open("rb", buffering=0)  # read: mapped pages would stay in memory
+        weakref.finalize(self, self._text.close)
         self._starts = _mapped(folder, "products")
         self._asins = _mapped(folder, "asins")
         self._asin_order = _mapped(folder, "asin_order")

@@ -1,4 +1,4 @@
-"""How far a worker is, in memory that outlives it: so the front knows at which job one died or hangs."""
+"""The heartbeat of a worker, in memory that outlives it, so that the front knows at which job it died or hangs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SIZE = 24
 _COUNTERS = struct.Struct("<QQQ")
 
 
-class Progress(NamedTuple):
+class Heartbeat(NamedTuple):
     """Jobs started, jobs finished, and beats: signs of life within a long job."""
 
     started: int
@@ -23,16 +23,16 @@ class Progress(NamedTuple):
         return self.started > self.finished
 
 
-class ProgressFile:
+class HeartbeatFile:
     """The counters in a file of SIZE bytes, given by its descriptor."""
 
     def __init__(self, fd: int) -> None:
         self._memory = mmap.mmap(fd, SIZE)
         self._started = self._finished = self._beats = 0
 
-    def read(self) -> Progress:
+    def read(self) -> Heartbeat:
         """For the front."""
-        return Progress(*_COUNTERS.unpack(self._memory[:SIZE]))
+        return Heartbeat(*_COUNTERS.unpack(self._memory[:SIZE]))
 
     def start(self) -> None:
         """For the worker: the next job begins."""
@@ -40,7 +40,7 @@ class ProgressFile:
         self._write()
 
     def beat(self) -> None:
-        """For the worker: the job goes on."""
+        """For the worker: the job is still being done."""
         self._beats += 1
         self._write()
 

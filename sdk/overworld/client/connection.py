@@ -1,0 +1,166 @@
+"""The connection of a session: sends its commands, repeats what was lost, rebuilds the session, keeps its lease."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from overworld.authoring.runner import Result
+from overworld.client.channel import CallLostError, Channel
+from overworld.client.gate import Gate
+from overworld.client.ledger import Ledger
+from overworld.client.opening import open_session
+from overworld.client.results import Results, read_response, read_results
+from overworld.errors import CallFailedError, ContractError, Reason, ServerError
+from overworld.v1 import env_pb2 as pb
+
+_logger = logging.getLogger(__name__)
+
+_CLOSE_SECONDS = 2.0
+
+
+class Connection:
+    """Opens the session that `request` describes at `address` and keeps it open until `close`.
+
+    `connect(address)` makes a channel. The other arguments are those of `Session`, whose methods say what is raised.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        request: pb.OpenRequest,
+        ledger: Ledger,
+        *,
+        connect: Callable[[str], Channel],
+        shared_memory: bool,
+        copy: bool,
+    ) -> None:
+        self.draining = False
+        self._request = request
+        self._ledger = ledger
+        self._connect = connect
+        self._shared_memory = shared_memory
+        self._copy = copy
+        self._gate = Gate()  # steps pass; rebuilding the session closes the gate
+        self._rebuilt = 0  # how often
+        self._closed = threading.Event()
+        self._channel = connect(address)
+        try:
+            self.opened = open_session(self._channel, request, shared_memory=shared_memory, before=None)
+            """What the server granted, the last time that the session was opened."""
+        except BaseException:
+            self._channel.close()
+            raise
+        threading.Thread(target=self._keep_lease, daemon=True, name=f"lease-{request.session[:8]}").start()
+
+    def __repr__(self) -> str:
+        return f"<Connection to {self.address}{', closed' if self.closed else ''}>"
+
+    @property
+    def address(self) -> str:
+        """Where the server is."""
+        return self._channel.address
+
+    @property
+    def closed(self) -> bool:
+        """Whether the session was closed."""
+        return self._closed.is_set()
+
+    def execute(self, commands: Sequence[pb.Command], min_ready: int = 0) -> Results:
+        """Sends numbered commands until their results are there, whatever happens to the server meanwhile."""
+        backoff = self._channel.backoff("Step")
+        while True:
+            rebuilt = self._rebuilt
+            try:
+                with self._gate.passing():
+                    rebuilt = self._rebuilt
+                    return self._attempt(commands, min_ready)
+            except CallLostError as error:
+                if rebuilt == self._rebuilt:  # otherwise the session may be on another server by now
+                    backoff.wait(error)
+            except ContractError as error:
+                if error.reason is not Reason.SESSION_UNKNOWN:
+                    raise
+                with self._gate.closed():
+                    if rebuilt == self._rebuilt:  # otherwise another call has rebuilt it
+                        _logger.warning(
+                            "session %s: unknown to %s, opening it again", self._request.session, self.address
+                        )
+                        self._rebuild(self._channel)
+
+    def move(self, address: str) -> None:
+        """Rebuilds the session on another server. If that fails it stays where it was."""
+        with self._gate.closed():
+            left, arrived = self._channel, self._connect(address)
+            try:
+                self._rebuild(arrived)
+            except BaseException:
+                arrived.close()
+                raise
+            left.close()
+
+    def close(self) -> None:
+        """Stops renewing the lease, ends the session and hangs up. May be called again."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        try:
+            self._channel.call("Close", pb.CloseRequest(session=self._request.session), budget=_CLOSE_SECONDS)
+        except (ContractError, ServerError) as error:
+            _logger.warning("session %s was not closed (%s); its lease ends soon", self._request.session, error)
+        self._channel.close()
+
+    def _attempt(self, commands: Sequence[pb.Command], min_ready: int) -> Results:
+        """One Step. Nothing is noted before all of the answer has been understood."""
+        losses = [self._ledger.loss(command) for command in commands]
+        sent = [command for command, loss in zip(commands, losses, strict=True) if loss is None]
+        data = self._channel.attempt("Step", self._step_request(sent, min_ready))
+        with self._channel.reading("Step"):
+            response, frames = read_response(data, sent)
+            results = iter(read_results(response, frames, self.opened.shared, copy=self._copy))
+        self.draining = response.draining
+        for command, answer in zip(sent, response.results, strict=True):
+            self._ledger.note(command, answer)
+        return Results(
+            [
+                next(results)
+                if loss is None
+                else Result(slot=command.slot, episode=command.episode, turn=command.turn, error=loss)
+                for command, loss in zip(commands, losses, strict=True)
+            ]
+        )
+
+    def _rebuild(self, channel: Channel) -> None:
+        """Opens the session again and replays its episodes; once more, if the server is restarted meanwhile."""
+        backoff = channel.backoff("Step")
+        replays = self._ledger.replays()
+        while True:
+            opened = open_session(channel, self._request, shared_memory=self._shared_memory, before=self.opened)
+            try:
+                data = channel.attempt("Step", self._step_request(replays))
+                break
+            except CallLostError as error:
+                backoff.wait(error)
+            except ContractError as error:
+                if error.reason is not Reason.SESSION_UNKNOWN:
+                    raise
+                backoff.wait(error)
+        with channel.reading("Step"):
+            response, _ = read_response(data, replays)
+        for answer in response.results:
+            self._ledger.note_replayed(answer)
+        self._channel, self.opened = channel, opened
+        self._rebuilt += 1
+
+    def _step_request(self, commands: Sequence[pb.Command] = (), min_ready: int = 0) -> pb.StepRequest:
+        return pb.StepRequest(session=self._request.session, commands=commands, min_ready=min_ready)
+
+    def _keep_lease(self) -> None:
+        """Renews the lease while the caller is busy with other things."""
+        while not self._closed.wait(self.opened.lease / 3):
+            try:
+                self._channel.attempt("Step", self._step_request(), timeout=self.opened.lease)
+            except (CallFailedError, CallLostError, ContractError) as error:
+                # The next step finds out for itself, and can do something about it.
+                _logger.debug("session %s: lease not renewed: %s", self._request.session, error)

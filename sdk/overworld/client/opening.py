@@ -1,0 +1,68 @@
+"""Opening a session on a server, with shared memory where client and server can both map it."""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from overworld.authoring.env import EnvSpec
+from overworld.client.channel import Channel
+from overworld.contract.frames import map_for_reading
+from overworld.contract.wire import spec_from_proto
+from overworld.errors import ServerBrokenError, ServerChangedError
+from overworld.v1 import env_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """What a server granted."""
+
+    spec: EnvSpec
+    options: dict[str, Any]
+    provenance_digest: str
+    lease: float
+    """Seconds."""
+    shared: mmap.mmap | None
+    """The memory that frames come through; None: they come inline."""
+
+
+def open_session(channel: Channel, request: pb.OpenRequest, *, shared_memory: bool, before: Opened | None) -> Opened:
+    """Opens the session, with shared memory if that is allowed and works.
+
+    `before` is what was granted the last time, if the session was open before: the server must not have changed since.
+    Raises ServerChangedError if it has, and what `Channel.call` raises.
+    """
+    inline, shared = pb.TRANSPORT_INLINE, pb.TRANSPORT_SHARED_MEMORY
+    response = _send(channel, request, [shared, inline] if shared_memory else [inline])
+    memory = None
+    if response.transport == shared:
+        memory = map_for_reading(response.shared)
+        if memory is None:  # the server is on another machine, or in another container
+            response = _send(channel, request, [inline])
+    if before is not None and before.provenance_digest not in ("", response.provenance_digest):
+        raise ServerChangedError(
+            f"{channel.address} now runs {request.env_id} with other data, rules or options than before "
+            f"({dict(response.spec.provenance)}), so results would not be comparable: start again from the beginning"
+        )
+    with channel.reading("Open"):
+        return Opened(
+            spec=spec_from_proto(response.spec),
+            options=json.loads(response.options_json),
+            provenance_digest=response.provenance_digest,
+            lease=response.lease.seconds + response.lease.nanos / 1e9,
+            shared=memory,
+        )
+
+
+def _send(channel: Channel, request: pb.OpenRequest, transports: Sequence[pb.Transport]) -> pb.OpenResponse:
+    wanted = pb.OpenRequest(transports=transports)
+    wanted.MergeFrom(request)
+    data = channel.call("Open", wanted)
+    with channel.reading("Open"):
+        response = pb.OpenResponse.FromString(data)
+    if response.transport not in transports:
+        raise ServerBrokenError(f"{channel.address} granted a transport that was not asked for: {response.transport}")
+    return response

@@ -1,0 +1,100 @@
+"""Results: what the slots answered, with their frames read from the response or from shared memory."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overworld.authoring.env import Pixels
+from overworld.authoring.runner import Result
+from overworld.contract.frames import block_array, pixels_hash, split_response
+from overworld.contract.wire import result_from_proto
+from overworld.v1 import env_pb2 as pb
+
+
+class Results(Sequence[Result]):
+    """The results of one call, in the order of its moves."""
+
+    def __init__(self, results: list[Result]) -> None:
+        self._results = results
+
+    def __repr__(self) -> str:
+        notes = {
+            "pending": sum(result.pending for result in self),
+            "failed": sum(result.error is not None for result in self),
+            "ended": sum(result.end is not None for result in self),
+        }
+        described = "".join(f", {number} {note}" for note, number in notes.items() if number)
+        return f"<Results of {len(self)} slot{'' if len(self) == 1 else 's'}{described}>"
+
+    @overload
+    def __getitem__(self, index: int) -> Result: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Result]: ...
+    def __getitem__(self, index: int | slice) -> Result | list[Result]:
+        return self._results[index]
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def frames(self, image: int = 0) -> NDArray[np.uint8]:
+        """Image number `image` of all results as one batch, uint8 [results, height, width, channels].
+
+        Copied only if the images are not adjacent in memory already. Raises LookupError if a result has no such image,
+        ValueError if sizes differ.
+        """
+        pixels = [result.observation.images[image].pixels for result in self._results]
+        if not pixels:
+            raise LookupError("there are no results")
+        base = pixels[0].base
+        if isinstance(base, np.ndarray) and base.ndim == 4 and len(base) == len(pixels):
+            start, stride = base.ctypes.data, base.strides[0]
+            if all(one.base is base and one.ctypes.data == start + i * stride for i, one in enumerate(pixels)):
+                return base
+        return np.stack(pixels)
+
+
+def read_response(data: bytes, commands: Sequence[pb.Command]) -> tuple[pb.StepResponse, memoryview]:
+    """The response to a Step with these commands, without frames, and the frames that it carries.
+
+    Raises ValueError or DecodeError if it is not an answer to exactly these commands.
+    """
+    response, frames = split_response(data)
+    answered = [(result.slot, result.episode, result.turn) for result in response.results]
+    expected = [(command.slot, command.episode, command.turn) for command in commands]
+    if answered != expected:
+        raise ValueError(f"it answers {answered}, asked were {expected} (slot, episode, turn)")
+    return response, frames
+
+
+def read_results(
+    response: pb.StepResponse, frames: memoryview, shared: mmap.mmap | None, *, copy: bool
+) -> list[Result]:
+    """The results with their pixels, from `shared` memory if there is one, else from `frames`.
+
+    With `copy`, pixels are the caller's to keep, and their hashes are checked. Raises ValueError or LookupError for a
+    response that contradicts itself.
+    """
+    blocks = [block_array(block, frames if shared is None else shared) for block in response.blocks]
+    rows: list[dict[int, int]] = [{} for _ in blocks]  # of each block: image.index -> its row among those in use
+    for result in response.results:
+        for image in result.observation.images:
+            if image.block >= len(blocks) or image.index >= len(blocks[image.block]):
+                raise ValueError(f"image {image.name!r} is not in any block")
+            rows[image.block].setdefault(image.index, len(rows[image.block]))
+    detached = shared is not None and copy
+    if detached:
+        blocks = [block[list(used)] for block, used in zip(blocks, rows, strict=True)]
+
+    def frame(image: pb.Image) -> Pixels:
+        row = rows[image.block][image.index] if detached else image.index
+        pixels: Pixels = blocks[image.block][row]
+        if copy and pixels_hash(pixels) != image.xxh64:
+            raise ValueError(f"image {image.name!r} is not the one that the env drew: its hash differs")
+        return pixels
+
+    return [result_from_proto(result, frame) for result in response.results]

@@ -1,0 +1,282 @@
+"""Who plays: the slots of a run's env servers and the episodes in them. Nothing here knows of a model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+from overworld import Act, End, Fallback, Fleet, Reset, Result, open_registry
+from overworld.errors import OverworldError
+from overworld.evaluation.conversation import Conversation, Message, Recipe
+
+from overworld_trainer.config import EnvConfig, TrainerConfig
+
+_MAX_RESETS = 3
+
+EpisodeSeed = Callable[[int, int, int], int]
+"""(env, slot, number of the episode) -> the episode's seed."""
+
+EpisodeReset = Callable[[int, int, int], Reset]
+"""(env, slot, number of the episode) -> the move that begins it."""
+
+
+class EnvError(OverworldError):
+    """An env server gave something that cannot be learnt from."""
+
+
+class PlayerState(TypedDict):
+    """Where a player is, as JSON: its episode's number, the actions in it (None: none was read), the reward so far."""
+
+    episode: int
+    actions: list[str | None]
+    reward: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeStatistics:
+    """A finished episode. `reward` is the undiscounted return."""
+
+    env: int
+    reward: float
+    length: int
+    success: bool
+    end: End
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Player:
+    """A slot of an env server and the episode that is played in it.
+
+    env      number of the env in the settings
+    slot     number within the fleet; with `env` and `episode` it names seeds and noise
+    turn     moves made in this episode
+    reward   sum of this episode's rewards
+    result   the latest
+    """
+
+    env: int
+    slot: int
+    fleet: Fleet
+    conversation: Conversation
+    result: Result
+    episode: int = 0
+    turn: int = 0
+    actions: list[str | None] = field(default_factory=list)
+    reward: float = 0.0
+
+    def messages(self) -> list[Message]:
+        """The prompt for the next move."""
+        return self.conversation.messages()
+
+    def observe(self, result: Result) -> None:
+        """Takes in a result."""
+        self.conversation.observe(result)
+        self.result = result
+
+    def __repr__(self) -> str:
+        place = f"{self.fleet.spec.id}, slot {self.slot}"
+        return f"Player({place}: episode {self.episode}, turn {self.turn}, reward {self.reward:g})"
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Played:
+    """What came of a move.
+
+    turn        the move's number within its episode
+    final       after a time limit: the prompt with the true final observation
+    statistics  of the episode, if the move ended it
+    """
+
+    turn: int
+    result: Result
+    final: list[Message] | None = None
+    statistics: EpisodeStatistics | None = None
+
+
+Pending = list[Future[dict[Player, tuple[Result, Result | None]]]]
+"""Moves under way, by fleet: each player's result and, where its episode is over, the next episode's first."""
+
+
+class Episodes:
+    """The players of all of a run's envs. `state` and `open` take open episodes across a restart."""
+
+    def __init__(self, fleets: Sequence[Fleet], players: Sequence[Player], reset: EpisodeReset) -> None:
+        self.players = list(players)
+        self._fleets = list(fleets)
+        self._reset = reset
+        self._calls = ThreadPoolExecutor(2 * len(self._fleets), "play")
+
+    @classmethod
+    def open(
+        cls,
+        config: TrainerConfig,
+        seed: EpisodeSeed,
+        state: Sequence[PlayerState] | None = None,
+        *,
+        expert: bool = False,
+    ) -> Episodes:
+        """Takes slots on the env servers and brings every player to where `state` says; without it, to a first episode.
+
+        `expert` asks the envs for their experts' advice. Raises EnvError and what `Fleet` raises.
+        """
+
+        def reset(env: int, slot: int, episode: int) -> Reset:
+            return Reset(seed(env, slot, episode), config.envs[env].split)
+
+        with contextlib.ExitStack() as opened:
+            fleets = [opened.enter_context(_open_fleet(config, env, expert)) for env in config.envs]
+            players = _restore(fleets, config.recipe, reset, state)
+            opened.pop_all()
+        return cls(fleets, players, reset)
+
+    def __enter__(self) -> Episodes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        slots = Counter(player.fleet.spec.id for player in self.players)
+        return f"Episodes({', '.join(f'{count} of {env}' for env, count in slots.items())})"
+
+    def close(self) -> None:
+        """Gives the slots back."""
+        self._calls.shutdown()
+        for fleet in self._fleets:
+            fleet.close()
+
+    @property
+    def provenance(self) -> dict[str, dict[str, str]]:
+        """Env id -> its provenance."""
+        return {fleet.spec.id: dict(fleet.spec.provenance) for fleet in self._fleets}
+
+    @property
+    def reward_scales(self) -> list[float]:
+        """Size of the rewards of each env, as its spec states them; 1 if it does not."""
+        return [max(abs(fleet.spec.reward_min), abs(fleet.spec.reward_max)) or 1.0 for fleet in self._fleets]
+
+    def state(self) -> list[PlayerState]:
+        """What `open` needs to bring every player back to where it is."""
+        return [{"episode": one.episode, "actions": list(one.actions), "reward": one.reward} for one in self.players]
+
+    def send(self, acts: Mapping[Player, Act]) -> Pending:
+        """Sends moves and returns at once. Where a move ends an episode, the next one is begun."""
+        pending = []
+        for fleet in self._fleets:
+            share = {player: act for player, act in acts.items() if player.fleet is fleet}
+            for player, act in share.items():
+                assert act.action is None or isinstance(act.action, str), "a model's actions are words"
+                player.actions.append(act.action)
+            if share:
+                pending.append(self._calls.submit(self._play, fleet, share))
+        return pending
+
+    def receive(self, pending: Pending) -> dict[Player, Played]:
+        """Waits for the results of moves. Raises EnvError if no new episode can be begun, and what `Fleet` raises."""
+        arrived = {player: results for future in pending for player, results in future.result().items()}
+        return {player: self._advance(player, *results) for player, results in arrived.items()}
+
+    def _play(self, fleet: Fleet, acts: Mapping[Player, Act]) -> dict[Player, tuple[Result, Result | None]]:
+        """On a thread of its own: moves the players and begins the next episode of those whose episode is over."""
+        played = {result.slot: result for result in fleet.step({player.slot: act for player, act in acts.items()})}
+        over = {
+            player.slot: self._reset(player.env, player.slot, player.episode + 1)
+            for player in acts
+            if played[player.slot].end or played[player.slot].error
+        }
+        fresh = {result.slot: result for result in fleet.step(over)} if over else {}
+        return {player: (played[player.slot], fresh.get(player.slot)) for player in acts}
+
+    def _advance(self, player: Player, result: Result, fresh: Result | None) -> Played:
+        turn, final, statistics = player.turn, None, None
+        player.reward += result.reward
+        player.turn += 1
+        if result.end is not None:
+            if result.end is End.TIME_LIMIT:
+                player.observe(result)
+                final = player.messages()
+            statistics = EpisodeStatistics(
+                env=player.env,
+                reward=player.reward,
+                length=player.turn,
+                success=bool(result.success),
+                end=result.end,
+            )
+        player.observe(result if fresh is None else self._begin(player, fresh))
+        return Played(turn=turn, result=result, final=final, statistics=statistics)
+
+    def _begin(self, player: Player, fresh: Result) -> Result:
+        """The player's next episode has begun; if its reset failed, the one after is tried."""
+        for attempt in range(_MAX_RESETS):
+            if attempt:
+                reset = self._reset(player.env, player.slot, player.episode + 1)
+                (fresh,) = player.fleet.step({player.slot: reset})
+            player.episode, player.turn, player.actions, player.reward = player.episode + 1, 0, [], 0.0
+            if fresh.error is None:
+                return fresh
+        raise EnvError(f"{player.fleet.spec.id}: {_MAX_RESETS} episodes in a row could not be started: {fresh.error}")
+
+
+def _open_fleet(config: TrainerConfig, env: EnvConfig, expert: bool) -> Fleet:
+    """Slots for one of the run's envs."""
+    return Fleet(
+        open_registry(config.servers),
+        env.id,
+        env.slots,
+        token=config.token,
+        options=env.options,
+        fallback=Fallback.SKIP,
+        fallback_reward=env.fallback_reward,
+        expert=expert,
+        retry_budget=config.retry_budget,
+    )
+
+
+def _restore(
+    fleets: Sequence[Fleet], recipe: Recipe, reset: EpisodeReset, state: Sequence[PlayerState] | None
+) -> list[Player]:
+    """Players in the episodes that `state` describes; without a state, at the start of their first ones.
+
+    The actions are replayed one by one, not as a prefix, since the prompt may show several turns. Raises EnvError.
+    """
+    places = [(env, slot) for env, fleet in enumerate(fleets) for slot in range(len(fleet))]
+    state = state or [{"episode": 0, "actions": [], "reward": 0.0} for _ in places]
+    if len(state) != len(places):
+        raise EnvError(
+            f"the checkpoint knows {len(state)} slots, the settings ask for {len(places)}: give each env as many as it "
+            "had, or choose another run folder"
+        )
+    moves = [
+        [reset(env, slot, entry["episode"]), *entry["actions"]]
+        for (env, slot), entry in zip(places, state, strict=True)
+    ]
+    conversations = [Conversation(fleets[env].spec, recipe) for env, _ in places]
+    latest: dict[int, Result] = {}
+    for turn in range(max(map(len, moves))):
+        for env, fleet in enumerate(fleets):
+            here = {slot: n for n, (of, slot) in enumerate(places) if of == env and turn < len(moves[n])}
+            for result in fleet.step({slot: moves[n][turn] for slot, n in here.items()}) if here else ():
+                n = here[result.slot]
+                if result.error or result.end:
+                    verb = "replayed" if state[n]["actions"] else "started"
+                    raise EnvError(f"{fleet.spec.id}: an episode could not be {verb}: {result.error or result.end}")
+                conversations[n].observe(result)
+                latest[n] = result
+    return [
+        Player(
+            env=env,
+            slot=slot,
+            fleet=fleets[env],
+            conversation=conversations[n],
+            result=latest[n],
+            episode=entry["episode"],
+            turn=len(entry["actions"]),
+            actions=list(entry["actions"]),
+            reward=entry["reward"],
+        )
+        for n, ((env, slot), entry) in enumerate(zip(places, state, strict=True))
+    ]

@@ -1,0 +1,67 @@
+"""What an update's rollout and samples amount to, as metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from overworld import End, Outcome
+
+from overworld_trainer.episodes import EpisodeStatistics
+from overworld_trainer.metrics import Metric, Metrics
+from overworld_trainer.rollout import Rollout
+from overworld_trainer.samples import Samples
+
+_ENDS = {End.TASK: Metric.ENDS_TASK, End.RULE: Metric.ENDS_RULE, End.TIME_LIMIT: Metric.ENDS_TIME_LIMIT}
+
+
+def rollout_metrics(rollout: Rollout, env_ids: Sequence[str]) -> Metrics:
+    """Episodes, replies and seconds of a rollout; episodes also by env where there are several."""
+    steps = rollout.flat
+    metrics: Metrics = {
+        Metric.REPLIES_UNPARSEABLE: _fraction([step.outcome is Outcome.NO_ACTION for step in steps]),
+        Metric.REPLIES_INADMISSIBLE: _fraction([step.outcome is Outcome.NOT_ADMISSIBLE for step in steps]),
+        Metric.REPLIES_CUT: _fraction([step.cut for step in steps]),
+        Metric.REPLIES_TOKENS: sum(len(step.reply) for step in steps) / len(steps),
+        Metric.FAILED_STEPS: float(sum(step.failed for step in steps)),
+        Metric.EPISODES: float(len(rollout.episodes)),
+        Metric.SECONDS_WAITING: rollout.seconds_waiting,
+        Metric.SECONDS_WRITING: rollout.seconds_writing,
+    }
+    for end, name in _ENDS.items():
+        metrics[name] = _fraction([episode.end is end for episode in rollout.episodes])
+    metrics |= _episode_metrics(rollout.episodes)
+    if len(env_ids) > 1:
+        for env in env_ids:  # several of them may be one env with different options
+            own = [episode for episode in rollout.episodes if env_ids[episode.env] == env]
+            metrics |= {f"{name}/{env}": value for name, value in _episode_metrics(own).items()}
+    return metrics
+
+
+def sample_metrics(samples: Samples, reward_scale: float) -> Metrics:
+    """How well the critic predicted the returns, and how much there was to predict."""
+    variance = samples.targets.var(correction=0).item()
+    residual = (samples.targets - samples.old_values).var(correction=0).item()
+    metrics: Metrics = {
+        Metric.EXPLAINED_VARIANCE: 1 - residual / variance if variance > 0 else 0.0,
+        Metric.RELATIVE_TARGET_STD: variance**0.5 / reward_scale,
+        Metric.ADVANTAGE_STD: samples.advantage_std,
+    }
+    if samples.value_at_start is not None:
+        metrics[Metric.VALUE_AT_START] = samples.value_at_start
+    return metrics
+
+
+def _episode_metrics(episodes: Collection[EpisodeStatistics]) -> Metrics:
+    """Means over finished episodes; nothing where there are none."""
+    if not episodes:
+        return {}
+    return {
+        Metric.EPISODIC_RETURN: sum(episode.reward for episode in episodes) / len(episodes),
+        Metric.EPISODIC_LENGTH: sum(episode.length for episode in episodes) / len(episodes),
+        Metric.SUCCESS_RATE: _fraction([episode.success for episode in episodes]),
+    }
+
+
+def _fraction(flags: Collection[bool]) -> float:
+    """The fraction that is true; 0 of none."""
+    return sum(flags) / len(flags) if flags else 0.0
