@@ -173,17 +173,10 @@ class Decoder:
     def _base(self, weights: Path) -> _Base:
         weights = weights.resolve()
         if weights not in self._bases:
-            vlm = load(weights, torch_device(self._config.device), torch_dtype(self._config.dtype))
-            self._bases[weights] = _Base(self._sized(vlm))
+            device, dtype = torch_device(self._config.device), torch_dtype(self._config.dtype)
+            bounds = {"min_pixels": self._config.min_pixels, "max_pixels": self._config.max_pixels}
+            self._bases[weights] = _Base(load(weights, device, dtype, **bounds))
         return self._bases[weights]
-
-    def _sized(self, vlm: VLM) -> VLM:
-        """Applies the server's bounds on image sizes."""
-        size = vlm.image_processor.size
-        for edge, pixels in (("shortest_edge", self._config.min_pixels), ("longest_edge", self._config.max_pixels)):
-            if pixels is not None:
-                size[edge] = pixels
-        return vlm
 
     def _release(self, loaded: Loaded) -> None:
         loaded.users -= 1

@@ -31,9 +31,9 @@ def as_arrays(messages: Sequence[Message]) -> list[Message]:
 
 
 def encode_reply(vlm: VLM, reply: str) -> Tensor:
-    """A reply as the model should write it, int64 [T]: EOS is its last token."""
+    """A reply as the model should write it, int64 [T]: the token that ends a turn is its last."""
     ids = vlm.tokenizer(reply, add_special_tokens=False)["input_ids"]
-    return torch.tensor([*ids, vlm.tokenizer.eos_token_id])
+    return torch.tensor([*ids, vlm.end_id])
 
 
 def decode_reply(vlm: VLM, tokens: Sequence[int]) -> str:
