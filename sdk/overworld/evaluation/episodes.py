@@ -40,6 +40,7 @@ Name = Annotated[str, Field(max_length=1024)]
 Text = Annotated[str, Field(max_length=1 << 20)]
 Xxh64 = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 Shape = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(max_length=32, fail_fast=True, strict=False)]
+_FIRST = Field(union_mode="left_to_right")  # no value fits two of the types, so the first that fits is the one
 Side = Annotated[int, Field(ge=1, le=65_536)]
 
 
@@ -108,7 +109,9 @@ class TensorDigest(Record):
     xxh64: Xxh64
 
 
-ActionRecord = Annotated[str, Field(max_length=1 << 20)] | Annotated[int, Field(ge=0, lt=2**32)] | TensorRecord
+ActionRecord = Annotated[
+    Annotated[str, Field(max_length=1 << 20)] | Annotated[int, Field(ge=0, lt=2**32)] | TensorRecord, _FIRST
+]
 """A text, an index into the vocabulary, or a tensor."""
 
 
@@ -145,7 +148,7 @@ class ImageRecord(Record):
         return self.height * self.width * self.channels
 
 
-Parts = Annotated[tuple[Text | ImageRecord, ...], Field(max_length=256, fail_fast=True)]
+Parts = Annotated[tuple[Annotated[Text | ImageRecord, _FIRST], ...], Field(max_length=256, fail_fast=True)]
 
 
 class ObservationRecord(Record):
@@ -155,7 +158,7 @@ class ObservationRecord(Record):
     admissible: Annotated[
         tuple[Annotated[str, Field(max_length=65_536)], ...], Field(max_length=65_536, fail_fast=True)
     ] = ()
-    tensors: Annotated[dict[Name, TensorRecord | TensorDigest], at_most(256)] = {}
+    tensors: Annotated[dict[Name, Annotated[TensorRecord | TensorDigest, _FIRST]], at_most(256)] = {}
 
     @classmethod
     def of(cls, observation: Observation) -> ObservationRecord:
@@ -344,12 +347,15 @@ def env_record(spec: EnvSpec) -> dict[str, Any]:
 
 
 def problem(error: ValueError) -> str:
-    """The first thing that is wrong with a record, and where."""
+    """What is wrong with a record, and where."""
     if not isinstance(error, ValidationError):
         return str(error)
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else first["msg"]
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    # Of what may be a text or an object, the object's own error says more than that it is not a text.
+    worst = max(errors, key=lambda one: len(one["loc"]))
+    # Pydantic names the type, too, where it tried several.
+    where = ".".join(str(part) for part in worst["loc"] if not str(part).startswith(("function-", "constrained-")))
+    return f"{where}: {worst['msg']}" if where else worst["msg"]
 
 
 def action_record(action: Action | None) -> ActionRecord | None:

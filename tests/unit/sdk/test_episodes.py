@@ -294,6 +294,14 @@ def test_a_line_of_many_wrong_things_costs_no_more_than_one(line: bytes) -> None
     assert refused.value.error_count() < 20
 
 
+def test_the_error_says_what_is_wrong_within_a_picture(tmp_path: Path) -> None:
+    folder, _ = shown(tmp_path, PICTURE)
+    path = tmp_path / "episodes.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"height":5', b'"height":-5'))
+    with pytest.raises(EvaluationError, match=r"turns\.0\.observation\.parts\.0\.height: Input should be greater"):
+        list(folder)
+
+
 def test_a_line_that_is_too_long_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = written(tmp_path, episode(turn(reply="x" * 5000)))
     monkeypatch.setattr(folder_module, "_MAX_LINE_BYTES", 4000)
