@@ -173,9 +173,15 @@ class Decoder:
     def _base(self, weights: Path) -> _Base:
         weights = weights.resolve()
         if weights not in self._bases:
-            device, dtype = torch_device(self._config.device), torch_dtype(self._config.dtype)
-            bounds = {"min_pixels": self._config.min_pixels, "max_pixels": self._config.max_pixels}
-            self._bases[weights] = _Base(load(weights, device, dtype, **bounds))
+            config = self._config
+            vlm = load(
+                weights,
+                torch_device(config.device),
+                torch_dtype(config.dtype),
+                min_pixels=config.min_pixels,
+                max_pixels=config.max_pixels,
+            )
+            self._bases[weights] = _Base(vlm)
         return self._bases[weights]
 
     def _release(self, loaded: Loaded) -> None:
