@@ -37,7 +37,7 @@ train: $(READY) ## train the tiny model in an env; ENV=gym_cards/EZPoints UPDATE
 	$(BIN)/python -m demo.train --env $(ENV) --updates $(UPDATES) --seed $(SEED)
 
 test: $(READY) ## the tests that need minutes: unit, integration, faults, the demo, k8s/
-	$(BIN)/python -m pytest -n 3 --dist loadgroup -m "not demo and not soak and not compose"
+	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder -m "not demo and not soak and not compose"
 
 test-compose: $(READY) ## the stack in containers: builds, trains, crashes, recovers; needs a Docker engine
 	$(BIN)/python -m pytest -m compose tests/compose

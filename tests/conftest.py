@@ -1,4 +1,4 @@
-"""Fixtures of several packages: a server with the toy envs."""
+"""Fixtures of several packages, and how tests are spread over worker processes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,32 @@ from collections.abc import Iterator
 
 import pytest
 from overworld.host.process import ServerProcess
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.toy_env import ENVS
+
+WHOLE = (
+    "tests/faults/trainer/test_restarts.py",  # trains the runs that all others are compared with
+    "tests/integration/policy/test_api.py",  # starts a policy server
+    "tests/unit/envs/miniworld/test_pixels.py",  # has stock MiniWorld draw all episodes
+)
+"""Files whose fixtures take long to make: one worker runs all their tests."""
+
+
+class Scheduling(LoadScopeScheduling):  # type: ignore[misc] # pytest-xdist has no types
+    """Sends tests of the files in WHOLE to one worker, and others to whichever is free.
+
+    Not `--dist loadgroup`: pytest-xdist 3.8 marks groups in an attribute that pytest 9.2 no longer reads.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return file if file in WHOLE else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -21,8 +21,6 @@ from overworld_trainer.train import train
 from tests.support.scripted_env import CHOICE, PUPPET
 from tests.support.scripted_model import lines, numbers, obedient_folder, progress, run_fields, run_settings, tensors
 
-pytestmark = pytest.mark.xdist_group("trainer_restarts")
-
 ARGUMENTS = ("--workers", "2", "--slots", "64", "--allow-expert")
 UPDATES = 5
 ADAPTER = {

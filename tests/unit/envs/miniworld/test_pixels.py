@@ -11,8 +11,6 @@ from overworld import Runner, make
 
 from tests.unit.envs.miniworld.stock import Episode, played
 
-pytestmark = pytest.mark.xdist_group("miniworld_pixels")  # what stock drew is made once
-
 PAPER = ("Hallway", "OneRoom", "FourRooms", "WallGap")
 OTHERS = {
     "TMaze": 4, "YMaze": 4, "MazeS3": 4, "MazeS3Fast": 4, "Maze": 4, "Sidewalk": 4, "ThreeRooms": 4, "PickupObjects": 5,
