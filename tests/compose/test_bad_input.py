@@ -82,9 +82,9 @@ def test_a_policy_server_that_cannot_read_its_volume_says_so(tmp_path: Path) -> 
 
 
 def test_services_without_their_secret_do_not_start() -> None:
-    said = last_words(container("gym-cards", "--env", "OVERWORLD_TOKEN_FILE=/run/secrets/env/token"), "overworld")
+    said = last_words(container("gym-cards", "--env", "OVERWORLD_TOKEN_FILE=/run/secrets/env/token"), "overworld serve")
     assert "OVERWORLD_TOKEN_FILE: /run/secrets/env/token cannot be read (No such file or directory)" in said
-    said = last_words(container("gym-cards"), "overworld")
+    said = last_words(container("gym-cards"), "overworld serve")
     assert "without a token" in said
     said = last_words(container("policy-server", "--tmpfs", "/tmp"), "overworld policy")
     assert "without a key" in said
