@@ -134,7 +134,7 @@ def test_an_env_server_whose_data_cannot_be_read_says_so_and_stays_down(tmp_path
         lines = stack.logs("treasure")
         assert len(lines) == 6
         (line,) = set(lines)
-        assert line.startswith("overworld: MapError: the map /data/closed/island.txt cannot be read")
+        assert line.startswith("overworld serve: MapError: the map /data/closed/island.txt cannot be read")
         assert "put one there that user 10001 can read" in line
     finally:
         stack.down()
