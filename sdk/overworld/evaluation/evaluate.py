@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from overworld.client.fleet import Fleet
 from overworld.client.moves import Act, Reset
 from overworld.contract.frames import pixels_hash
 from overworld.errors import ContractError, EvaluationError, ModelChangedError, Reason
-from overworld.evaluation.conversation import Conversation, Message, Recipe
+from overworld.evaluation.conversation import Conversation, Recipe
 from overworld.evaluation.episodes import (
     Episode,
     Header,
@@ -36,22 +36,10 @@ from overworld.evaluation.episodes import (
     problem,
 )
 from overworld.evaluation.folder import EpisodeWriter
-from overworld.evaluation.openai_client import Answer
+from overworld.evaluation.model import Answer, Model
 from overworld.evaluation.statistics import Interval, mcnemar, paired_difference, wilson
 
 _BLANK = 255
-
-
-class Model(Protocol):
-    """What is evaluated. `OpenAIModel` is one."""
-
-    name: str
-    temperature: float
-    max_tokens: int
-    url: str
-
-    def answer_all(self, prompts: Sequence[tuple[list[Message], int]]) -> list[Answer]:
-        """Replies to (messages, seed of the sampling noise), in order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,15 @@ class Metric(enum.StrEnum):
     ENDS_TASK = "ends/task"
     ENDS_TIME_LIMIT = "ends/time_limit"
 
+    EVAL_CUT = "eval/cut_replies"
+    EVAL_EPISODES = "eval/episodes"
+    EVAL_INVALID = "eval/invalid_replies"
+    EVAL_LENGTH = "eval/length"
+    EVAL_RETURN = "eval/return"
+    EVAL_SUCCESS_HIGH = "eval/success_rate_high"
+    EVAL_SUCCESS_LOW = "eval/success_rate_low"
+    EVAL_SUCCESS_RATE = "eval/success_rate"
+
     ADVANTAGE_STD = "losses/advantage_std"
     CLIPFRAC = "losses/clipfrac"
     ENTROPY_ACTION = "losses/entropy_action"
@@ -46,6 +55,7 @@ class Metric(enum.StrEnum):
     REPLIES_TOKENS = "replies/tokens"
     REPLIES_UNPARSEABLE = "replies/unparseable"
 
+    SECONDS_EVALUATING = "time/evaluating"
     SECONDS_LEARNING = "time/learning"
     SECONDS_WAITING = "time/waiting_for_envs"
     SECONDS_WRITING = "time/writing_replies"

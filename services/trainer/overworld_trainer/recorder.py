@@ -10,6 +10,7 @@ from overworld_vlm.load import VLM
 
 from overworld_trainer.display import Display, ShowTraining
 from overworld_trainer.episodes import Episodes
+from overworld_trainer.evaluation import Evaluations
 from overworld_trainer.exporter import Exporter
 from overworld_trainer.guard import Guard
 from overworld_trainer.learner import Learner
@@ -48,6 +49,7 @@ class Recorder:
         if state.guard is not None:
             self._guard.restore(state.guard)
         self._saved = state.update
+        self._evaluated: Metrics = {}
         self._began = time.perf_counter()
 
     def record(self, rollout: Rollout, samples: Samples, learnt: Metrics) -> None:
@@ -62,10 +64,21 @@ class Recorder:
         self._log.write(state.update, state.env_steps, metrics)
         self._guard.check(metrics, state.update)
         state.update += 1
-        self._exporter.update(state.update, state.env_steps, metrics)
+        self._exporter.update(state.update, state.env_steps, metrics | self._evaluated)
         self._show(state.update, state.env_steps, metrics)
         if state.update % config.checkpoint_every == 0:
             self.save()
+        self._began = time.perf_counter()
+
+    def evaluate(self, evaluations: Evaluations) -> None:
+        """Evaluates the policy if that is due; it gets a checkpoint first. Raises what `Evaluations.play` raises."""
+        if not evaluations.due(self.state.update):
+            return
+        self.save()
+        metrics = evaluations.play(self.state.update)
+        if metrics is not None:
+            self._evaluated = metrics
+            self._log.write(self.state.update - 1, self.state.env_steps, metrics)  # a line of its own
         self._began = time.perf_counter()
 
     def save(self) -> None:
