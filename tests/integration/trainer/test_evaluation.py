@@ -86,8 +86,9 @@ def test_the_figures_are_those_of_overworld_eval(
 def test_training_is_not_disturbed(server: ServerProcess, obedient_folder: Path, tmp_path: Path) -> None:
     """Two envs, the same numbers, weights, optimizers and open episodes; and the slots are free again."""
     free = server_info(server.address).slots_free
-    train(run_settings(server, tmp_path / "without", obedient_folder, updates=4))
-    train(run_settings(server, tmp_path / "with", obedient_folder, updates=4, evaluation=evaluation(every=1)))
+    changes = {"updates": 4, "keep_checkpoints": 4}
+    train(run_settings(server, tmp_path / "without", obedient_folder, **changes))
+    train(run_settings(server, tmp_path / "with", obedient_folder, **changes, evaluation=evaluation(every=1)))
     training = [line for line in numbers(tmp_path / "with") if "eval/success_rate" not in line]
     assert training == numbers(tmp_path / "without")
     assert len(training) == 4
@@ -180,7 +181,7 @@ def test_an_evaluation_that_sigterm_broke_off_is_made_by_the_resumed_run(
     server: ServerProcess, obedient_folder: Path, tmp_path: Path
 ) -> None:
     changes: dict[str, Any] = {
-        "envs": [PLAYED], "updates": 3, "checkpoint_every": 100, "evaluation": evaluation(episodes=300),
+        "envs": [PLAYED], "updates": 3, "checkpoint_every": 100, "evaluation": evaluation(episodes=40, slots=2),
     }  # fmt: skip
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(run_fields(server, tmp_path / "run", obedient_folder, **changes)))
