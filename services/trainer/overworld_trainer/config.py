@@ -95,6 +95,13 @@ class CriticConfig(_Section):
     )
 
 
+class TableConfig(_Section):
+    """Episodes of training, kept to be looked at."""
+
+    every: int = Field(default=10, ge=0, description="updates between tables of episodes; 0: none")
+    episodes: int = Field(default=4, ge=1, le=1000, description="episodes of each env in a table")
+
+
 class EvaluationConfig(_Section):
     """Evaluation on episodes held out from training."""
 
@@ -136,6 +143,7 @@ class TrainerConfig(Settings):
     kl: KlConfig = KlConfig()
     policy: PolicyConfig = PolicyConfig()
     critic: CriticConfig = CriticConfig()
+    table: TableConfig = TableConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     threads: int = Field(default=0, ge=0, description="CPU threads of torch; 0: its own choice")
     retry_budget: float = Field(default=300.0, gt=0, description="seconds to wait for a lost env server")

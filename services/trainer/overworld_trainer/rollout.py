@@ -6,6 +6,7 @@ Two groups of players alternate: while the simulators of one step, the replies o
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -91,11 +92,23 @@ class _Group:
     pending: Pending = field(default_factory=list)
 
 
-class Collector:
-    """Plays with the model whose replies `writer` writes."""
+OnStep = Callable[[Player, str, bool, Played], None]
+"""Called after each step with the player, its reply, whether that was cut, and what came of it."""
 
-    def __init__(self, config: TrainerConfig, vlm: VLM, writer: Writer, episodes: Episodes) -> None:
+
+class Collector:
+    """Plays with the model whose replies `writer` writes; `on_step` is told of every step."""
+
+    def __init__(
+        self,
+        config: TrainerConfig,
+        vlm: VLM,
+        writer: Writer,
+        episodes: Episodes,
+        on_step: OnStep = lambda player, reply, cut, played: None,
+    ) -> None:
         self._config = config
+        self._on_step = on_step
         self._vlm = vlm
         self._writer = writer
         self._episodes = episodes
@@ -158,7 +171,8 @@ class Collector:
     def _finish(self, player: Player, request: Request, played: Played) -> Step:
         """The step that a request and its result make; the player's next prompt is encoded."""
         self._prompts[player] = encode_messages(self._vlm, player.messages())
-        result = played.result
+        result, cut = played.result, request.finish == "length"
+        self._on_step(player, decode_reply(self._vlm, request.tokens), cut, played)
         return Step(
             env=player.env,
             turn=played.turn,
@@ -167,7 +181,7 @@ class Collector:
             logps=torch.tensor(request.logps),
             features=request.features,
             thinking=count_thinking(self._vlm, request.tokens),
-            cut=request.finish == "length",
+            cut=cut,
             reward=result.reward,
             end=result.end,
             outcome=result.outcome,

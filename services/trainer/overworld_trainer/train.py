@@ -31,6 +31,7 @@ from overworld_trainer.rollout import Collector
 from overworld_trainer.run import Run, TrainerState, read_state, restore_learner
 from overworld_trainer.samples import make_samples
 from overworld_trainer.seeds import derive, episode_seed
+from overworld_trainer.tables import Tables
 
 _logger = logging.getLogger(__name__)
 
@@ -66,10 +67,12 @@ def _improve(run: Run, display: Display, exporter: Exporter) -> bool:
         recording(run, state, vlm, learner, episodes, exporter=exporter, display=display) as recorder,
     ):
         evaluations = Evaluations.open(run, vlm, update=state.update, interrupted=stopping.is_set)
-        collector = Collector(config, vlm, writer, episodes)
+        tables = Tables(config, episodes, state.update)
+        collector = Collector(config, vlm, writer, episodes, tables.take)
         recorder.evaluate(evaluations)  # what was killed before it was finished
         while state.update < config.updates and not stopping.is_set() and not evaluations.exhausted(state.update):
             rollout = collector.collect(config.rollout_steps)
+            tables.write()
             samples = make_samples(rollout, vlm, reference, critic, config)
             metrics = learner.update(samples, state.update)
             recorder.record(rollout, samples, metrics)

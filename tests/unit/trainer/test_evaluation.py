@@ -1,5 +1,7 @@
 """Which episodes an evaluation plays."""
 
+from typing import Any
+
 import pytest
 from overworld import ActionSpec, EnvSpec, Reset
 from overworld.errors import SettingsError
@@ -17,7 +19,7 @@ SPEC = EnvSpec(
 )
 
 
-def choose(split: str = "", evaluation_split: str = "", spec: EnvSpec = SPEC, **evaluation: int) -> list[Reset]:
+def choose(split: str = "", evaluation_split: str = "", spec: EnvSpec = SPEC, **evaluation: Any) -> list[Reset]:
     env = EnvConfig(id=spec.id, split=split, evaluation_split=evaluation_split)
     return choose_tasks(spec, env, EvaluationConfig(every=1, **evaluation))
 
