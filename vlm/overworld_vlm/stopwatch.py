@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
@@ -39,6 +39,7 @@ class Stopwatch:
         self._parts = [OTHER]  # the one that the time now counts for, last, and those around it
         self._borders: deque[tuple[_Moment, str]] = deque()  # and the part that begins there
         self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._observer: Callable[[str], None] | None = None
         self._add_border()
 
     def __repr__(self) -> str:
@@ -65,8 +66,19 @@ class Stopwatch:
         self._seconds.clear()
         return seconds
 
+    @contextlib.contextmanager
+    def observed(self, observer: Callable[[str], None]) -> Iterator[None]:
+        """Within, `observer` is called at each border, with the part that begins or continues there."""
+        self._observer = observer
+        try:
+            yield
+        finally:
+            self._observer = None
+
     def _add_border(self) -> None:
         """The innermost part has changed, or its time so far is asked for."""
+        if self._observer is not None:
+            self._observer(self._parts[-1])
         moment = _GpuMoment(self._device) if self._device.type == "cuda" else _HostMoment()
         self._borders.append((moment, self._parts[-1]))
         self._count()
