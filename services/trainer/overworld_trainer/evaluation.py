@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import random
 import re
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -119,7 +118,6 @@ class Evaluations:
 
         Raises what `evaluate` raises.
         """
-        started = time.perf_counter()
         config = self._run.config
         manifest = checkpoint.read(self._run.checkpoint(update), verify=False)
         model = PolicyModel(
@@ -149,7 +147,6 @@ class Evaluations:
         figures = self._figures(update)
         assert figures is not None, "each evaluation has just written its report"
         metrics = _metrics(figures, [env.id for env in config.envs])
-        metrics[Metric.SECONDS_EVALUATING] = time.perf_counter() - started
         best = self.best(update)
         assert best is not None
         checkpoint.mark_best(self._run.checkpoints, self._run.checkpoint(best).name)
