@@ -32,7 +32,7 @@ def make_start(run: Run, display: Display) -> None:
             vlm = _with_new_adapter(vlm, config.clone.lora, derive(config.seed, "clone adapter"))
         clone(vlm, demonstrations.batch, config.clone, show)
         if config.clone.lora is not None:
-            vlm = VLM(vlm.model.merge_and_unload(), vlm.tokenizer, vlm.image_processor)
+            vlm = vlm.wrapped(vlm.model.merge_and_unload())
         run.save(vlm, TrainerState(), demonstrations.provenance)
 
 
@@ -65,4 +65,4 @@ def _with_new_adapter(vlm: VLM, lora: LoraConfig, seed: int) -> VLM:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = get_peft_model(vlm.model, settings)
-    return VLM(model.eval(), vlm.tokenizer, vlm.image_processor)
+    return vlm.wrapped(model.eval())
