@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import torch
 from overworld_vlm.load import VLM
 from overworld_vlm.score import Scores, score
+from overworld_vlm.stopwatch import Stopwatch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -22,10 +22,11 @@ from overworld_trainer.seeds import derive
 
 
 class Learner:
-    """Owns the optimizers of a model's trainable weights and of its critic."""
+    """Owns the optimizers of a model's trainable weights and of its critic. Its parts are `critic` and `update`."""
 
-    def __init__(self, config: TrainerConfig, vlm: VLM, critic: Critic) -> None:
+    def __init__(self, config: TrainerConfig, vlm: VLM, critic: Critic, stopwatch: Stopwatch | None = None) -> None:
         self._config = config
+        self._stopwatch = stopwatch or Stopwatch(vlm.device)
         self._vlm = vlm
         self.critic = critic
         self._weights = [parameter for parameter in vlm.model.parameters() if parameter.requires_grad]
@@ -40,17 +41,16 @@ class Learner:
 
     def update(self, samples: Samples, update: int) -> Metrics:
         """Learns from one rollout. During warm-up the policy's optimizer is not touched at all."""
-        started = time.perf_counter()
         config = self._config
         warming_up = update < config.critic.warmup_updates
         metrics: Metrics = {}
         if warming_up or config.critic.stop_gradient:
             # The backbone gets no gradient of the value, so the rollout's features serve: no forward pass of the model.
-            metrics |= self._fit_critic(samples, update)
+            with self._stopwatch("critic"):
+                metrics |= self._fit_critic(samples, update)
         if not warming_up:
             metrics |= self._improve_policy(samples, update)
         metrics[Metric.LEARNING_RATE] = self.learning_rate(update)
-        metrics[Metric.SECONDS_LEARNING] = time.perf_counter() - started
         return metrics
 
     def learning_rate(self, update: int) -> float:
@@ -92,27 +92,29 @@ class Learner:
                 first = not sampler_error
                 self._zero_grad()
                 for micro in _microbatches(samples.select(chosen), config.policy.microbatch):
-                    scores = self._score(micro)
-                    policy = policy_loss(
-                        scores.logps,
-                        self._padded(micro.old_logps),
-                        self._padded(micro.ref_logps),
-                        scores.mask,
-                        micro.advantages.to(self._device),
-                        clip=config.policy.clip,
-                        kl=config.kl.kind,
-                        beta=config.kl.beta,
-                    )
-                    loss = (micro.weights.to(self._device) * policy.loss).sum()
-                    if not config.critic.stop_gradient:
-                        value = self._value_loss(micro, scores)
-                        loss = loss + value.sum()
-                        means.add_all(Metric.VALUE_LOSS, value)
-                    (loss / len(chosen)).backward()
-                    self._measure(means, micro, scores, policy)
-                    if first:
-                        _keep_largest(sampler_error, self._sampler_error(micro, scores))
-                means.add(self._step())
+                    with self._stopwatch("update"):
+                        scores = self._score(micro)
+                        policy = policy_loss(
+                            scores.logps,
+                            self._padded(micro.old_logps),
+                            self._padded(micro.ref_logps),
+                            scores.mask,
+                            micro.advantages.to(self._device),
+                            clip=config.policy.clip,
+                            kl=config.kl.kind,
+                            beta=config.kl.beta,
+                        )
+                        loss = (micro.weights.to(self._device) * policy.loss).sum()
+                        if not config.critic.stop_gradient:
+                            value = self._value_loss(micro, scores)
+                            loss = loss + value.sum()
+                            means.add_all(Metric.VALUE_LOSS, value)
+                        (loss / len(chosen)).backward()
+                        self._measure(means, micro, scores, policy)
+                        if first:
+                            _keep_largest(sampler_error, self._sampler_error(micro, scores))
+                with self._stopwatch("update"):
+                    means.add(self._step())
         self._vlm.model.eval()
         return means.means() | sampler_error
 
