@@ -77,6 +77,7 @@ def make_samples(
         features=torch.stack([present(step.features) for step in steps]),
         targets=draw(count),
         old_values=draw(count),
+        slots=torch.arange(count),
         advantage_std=1.0,
     )
 

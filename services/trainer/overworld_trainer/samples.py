@@ -50,7 +50,9 @@ class Samples:
     advantages            fp32 [M], normalised
     weights               fp32 [M]: each env's weight
     features              fp32 [M, features], targets fp32 [M], old_values fp32 [M]: for the critic
+    slots                 int64 [M]: which of the rollout's rows each step is from
     advantage_std         before normalisation
+    normalised_std        after it: 1, but less in an env whose reward scale's floor binds; the smallest of the envs
     value_at_start        mean value of the states in which episodes began; None if none did
     """
 
@@ -62,7 +64,9 @@ class Samples:
     features: Tensor
     targets: Tensor
     old_values: Tensor
+    slots: Tensor
     advantage_std: float
+    normalised_std: float = 1.0
     value_at_start: float | None = None
 
     def __len__(self) -> int:
@@ -81,6 +85,7 @@ class Samples:
             features=self.features[chosen],
             targets=self.targets[chosen],
             old_values=self.old_values[chosen],
+            slots=self.slots[chosen],
         )
 
     def __repr__(self) -> str:
@@ -175,9 +180,11 @@ def assemble(
     steps = [flat[n] for n in chosen.tolist()]
     envs = torch.tensor([step.env for step in steps])
     normalised = torch.zeros_like(advantages)
+    normalised_stds = []
     for env, scale in enumerate(rollout.reward_scales):
         if (envs == env).any():
             normalised[envs == env] = normalise(advantages[envs == env], scale)
+            normalised_stds.append(float(normalised[envs == env].std(correction=0)))
     return Samples(
         steps=steps,
         old_logps=[old_logps[n] for n in chosen.tolist()],
@@ -187,7 +194,9 @@ def assemble(
         features=valuation.features[chosen],
         targets=targets,
         old_values=values,
+        slots=chosen // valuation.valid.shape[1],
         advantage_std=float(advantages.std(correction=0)),
+        normalised_std=min(normalised_stds),
         value_at_start=value_at_start,
     )
 

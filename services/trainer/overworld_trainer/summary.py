@@ -45,6 +45,7 @@ def sample_metrics(samples: Samples, reward_scale: float) -> Metrics:
         Metric.EXPLAINED_VARIANCE: 1 - residual / variance if variance > 0 else 0.0,
         Metric.RELATIVE_TARGET_STD: variance**0.5 / reward_scale,
         Metric.ADVANTAGE_STD: samples.advantage_std,
+        Metric.NORMALISED_ADVANTAGE_STD: samples.normalised_std,
     }
     if samples.value_at_start is not None:
         metrics[Metric.VALUE_AT_START] = samples.value_at_start
