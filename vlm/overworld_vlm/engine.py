@@ -18,6 +18,7 @@ from overworld_vlm.kernels import MIN_SIZE, row_by_row
 from overworld_vlm.load import VLM
 from overworld_vlm.sampling import draw, log_probs, uniform
 from overworld_vlm.score import prompt_features
+from overworld_vlm.stopwatch import Stopwatch
 from overworld_vlm.writer import Request, Writer
 
 _GATHER_FRACTION = 8
@@ -50,7 +51,7 @@ class Engine(Writer):
     """Writes replies to up to `max_batch` requests at a time.
 
     Prompts are prefilled together up to the model's `batch_tokens`. The critic's features of the prompt (`value_input`, see
-    `prompt_features`) are recorded on the way.
+    `prompt_features`) are recorded on the way. Its parts are `prefill` and `decode`.
     """
 
     def __init__(
@@ -59,8 +60,10 @@ class Engine(Writer):
         *,
         max_batch: int = 64,
         value_input: str = "last_prompt_token",
+        stopwatch: Stopwatch | None = None,
     ) -> None:
         self._vlm = vlm
+        self._stopwatch = stopwatch or Stopwatch(vlm.device)
         self._max_batch = max_batch
         self._value_input = value_input
         self._waiting: deque[Request] = deque()
@@ -94,9 +97,11 @@ class Engine(Writer):
         finished = self._drop_cancelled()
         joining = self._next_to_join()
         if joining:
-            self._prefill(joining)
+            with self._stopwatch("prefill"):
+                self._prefill(joining)
         elif self._running:
-            self._decode()
+            with self._stopwatch("decode"):
+                self._decode()
         rows = [row for row, request in enumerate(self._running) if request.finish is not None]
         finished += [self._remove(row) for row in reversed(rows)]
         if self.idle:

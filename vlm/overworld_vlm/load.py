@@ -67,6 +67,12 @@ class VLM:
         vlm.vision = self.vision
         return vlm
 
+    def share_vision(self, other: VLM) -> None:
+        """Replaces its vision tower by the equal one of `other`: one copy in memory, one memory of features."""
+        for name in self.family.vision:
+            setattr(self.core.model, name, getattr(other.core.model, name))
+        self.vision = other.vision
+
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
