@@ -6,9 +6,8 @@ is finished: nobody waits for anybody else before the rollout's end.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from overworld import Act, End, Outcome

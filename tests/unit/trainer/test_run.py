@@ -300,9 +300,10 @@ def test_a_model_without_an_adapter_needs_a_frozen_reference() -> None:
     Reference(_with_new_adapter(vlm, present(settings(model={"lora": {}}).model.lora), 0))
 
 
-@pytest.mark.parametrize("microbatch", [1, 4, 64])
-def test_scores_come_in_the_order_of_the_steps(vlm: VLM, microbatch: int) -> None:
+@pytest.mark.parametrize("batch_tokens", [1, 300, 16_384])
+def test_scores_come_in_the_order_of_the_steps(vlm: VLM, batch_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vlm, "batch_tokens", batch_tokens)
     """They are computed in batches of similar length."""
     samples = make_samples(vlm, temperature=0.7)
-    config = settings(policy={"microbatch": microbatch}, temperature=0.7)
+    config = settings(temperature=0.7)
     assert equal(score_all(vlm, samples.steps, config), [step.logps for step in samples.steps])
