@@ -68,7 +68,7 @@ def _improve(run: Run, display: Display, exporter: Exporter) -> bool:
     if resumed is not None:
         restore_learner(resumed, learner)
         _logger.info("resuming from %s", resumed)
-    writer = Engine(vlm, max_batch=config.max_batch, value_input=config.critic.input)
+    writer = Engine(vlm, max_batch=config.max_batch, value_input=config.critic.input, stopwatch=stopwatch)
     stopping = _sigterm()
     with (
         Episodes.open(config, functools.partial(episode_seed, config.seed), state.slots) as episodes,
@@ -78,7 +78,7 @@ def _improve(run: Run, display: Display, exporter: Exporter) -> bool:
     ):
         evaluations = Evaluations.open(run, vlm, update=state.update, interrupted=stopping.is_set)
         tables = Tables(config, episodes, state.update)
-        collector = Collector(config, vlm, writer, episodes, tables.take)
+        collector = Collector(config, vlm, writer, episodes, stopwatch, tables.take)
         recorder.evaluate(evaluations)  # what was killed before it was finished
         while state.update < config.updates and not stopping.is_set() and not evaluations.exhausted(state.update):
             with _traced(run, state.update, stopwatch):

@@ -46,7 +46,7 @@ def play(config: TrainerConfig, vlm: VLM, rollouts: int, steps: int = 3) -> List
     writer = Listening(vlm)
     with Episodes.open(config, functools.partial(episode_seed, config.seed)) as episodes:
         recorded = Tables(config, episodes, 0)
-        collector = Collector(config, vlm, writer, episodes, recorded.take)
+        collector = Collector(config, vlm, writer, episodes, on_step=recorded.take)
         for _ in range(rollouts):
             collector.collect(steps)
             recorded.write()
@@ -202,6 +202,6 @@ def test_recording_costs_next_to_nothing(server: ServerProcess, clueless: VLM, t
             spent += time.perf_counter() - started
 
         started = time.perf_counter()
-        Collector(config, clueless, Engine(clueless), episodes, take).collect(20)
+        Collector(config, clueless, Engine(clueless), episodes, on_step=take).collect(20)
         whole = time.perf_counter() - started
     assert spent < 0.1 * whole, f"{spent / 160 * 1e6:.0f} us a step"
