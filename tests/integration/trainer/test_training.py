@@ -28,7 +28,7 @@ LOGGED_ALWAYS = {
     "ends/task", "ends/rule", "ends/time_limit",
     "losses/explained_variance", "losses/advantage_std", "losses/relative_target_std",
     "losses/value_loss", "losses/value_grad_norm",
-    "time/waiting_for_envs", "time/writing_replies", "time/reference", "time/old_logps", "time/values", "time/other",
+    "time/waiting_for_envs",  "time/reference", "time/old_logps", "time/values", "time/other",
     "memory/host_peak",
 }  # fmt: skip
 LOGGED_WITH_EPISODES = {"charts/success_rate", "charts/episodic_return", "charts/episodic_length"}
