@@ -27,14 +27,17 @@ class Metric(enum.StrEnum):
 
     ADVANTAGE_STD = "losses/advantage_std"
     CLIPFRAC = "losses/clipfrac"
+    CRITIC_EPOCHS = "losses/critic_epochs"
     ENTROPY_ACTION = "losses/entropy_action"
     ENTROPY_THOUGHTS = "losses/entropy_thoughts"
     EXPLAINED_VARIANCE = "losses/explained_variance"
+    HELD_OUT_EXPLAINED_VARIANCE = "losses/held_out_explained_variance"
     KL_K1 = "losses/kl_k1"
     KL_K3 = "losses/kl_k3"
     MAX_LOGPROB_ERROR = "losses/max_logprob_error"
     MAX_RATIO = "losses/max_ratio"
     MEAN_LOGPROB_ERROR = "losses/mean_logprob_error"
+    NORMALISED_ADVANTAGE_STD = "losses/normalised_advantage_std"
     POLICY_GRAD_NORM = "losses/policy_grad_norm"
     POLICY_LOSS = "losses/policy_loss"
     RELATIVE_TARGET_STD = "losses/relative_target_std"
@@ -67,7 +70,6 @@ class Metric(enum.StrEnum):
     SECONDS_UPDATE = "time/update"
     SECONDS_VALUES = "time/values"
     SECONDS_WAITING = "time/waiting_for_envs"
-    SECONDS_WRITING = "time/writing_replies"
 
 
 def valid_replies(metrics: Mapping[str, float]) -> float:

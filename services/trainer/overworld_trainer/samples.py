@@ -51,7 +51,9 @@ class Samples:
     advantages            fp32 [M], normalised
     weights               fp32 [M]: each env's weight
     features              fp32 [M, features], targets fp32 [M], old_values fp32 [M]: for the critic
+    slots                 int64 [M]: which of the rollout's rows each step is from
     advantage_std         before normalisation
+    normalised_std        after it: 1, but less in an env whose reward scale's floor binds; the smallest of the envs
     value_at_start        mean value of the states in which episodes began; None if none did
     """
 
@@ -63,7 +65,9 @@ class Samples:
     features: Tensor
     targets: Tensor
     old_values: Tensor
+    slots: Tensor
     advantage_std: float
+    normalised_std: float = 1.0
     value_at_start: float | None = None
 
     def __len__(self) -> int:
@@ -82,6 +86,7 @@ class Samples:
             features=self.features[chosen],
             targets=self.targets[chosen],
             old_values=self.old_values[chosen],
+            slots=self.slots[chosen],
         )
 
     def __repr__(self) -> str:
@@ -137,7 +142,7 @@ def estimate_values(rollout: Rollout, vlm: VLM, value: ValueFunction, config: Tr
     for row, prompt in zip(after, rollout.next_prompts, strict=True):
         row[-1] = row[-1] or prompt
     prompts = {(n, t): prompt for n, row in enumerate(after) for t, prompt in enumerate(row) if prompt is not None}
-    ends = prefill_features(vlm, list(prompts.values()), config.critic.input, config.policy.microbatch)
+    ends = prefill_features(vlm, list(prompts.values()), config.critic.input)
     for at, end_value in zip(prompts, values_of(ends).tolist(), strict=True):
         next_values[at] = end_value
     # After a failed step a new episode has begun, and before it there is no advantage to take over.
@@ -189,9 +194,11 @@ def assemble(
     steps = [flat[n] for n in chosen.tolist()]
     envs = torch.tensor([step.env for step in steps])
     normalised = torch.zeros_like(advantages)
+    normalised_stds = []
     for env, scale in enumerate(rollout.reward_scales):
         if (envs == env).any():
             normalised[envs == env] = normalise(advantages[envs == env], scale)
+            normalised_stds.append(float(normalised[envs == env].std(correction=0)))
     return Samples(
         steps=steps,
         old_logps=[old_logps[n] for n in chosen.tolist()],
@@ -201,7 +208,9 @@ def assemble(
         features=valuation.features[chosen],
         targets=targets,
         old_values=values,
+        slots=chosen // valuation.valid.shape[1],
         advantage_std=float(advantages.std(correction=0)),
+        normalised_std=min(normalised_stds),
         value_at_start=value_at_start,
     )
 
@@ -212,4 +221,4 @@ def _features(steps: Sequence[Step], vlm: VLM, config: TrainerConfig) -> Tensor:
     if len(known) == len(steps):
         return torch.stack(known)
     prompts = [step.prompt for step in steps]
-    return prefill_features(vlm, prompts, config.critic.input, config.policy.microbatch)
+    return prefill_features(vlm, prompts, config.critic.input)

@@ -65,7 +65,7 @@ def _improve(run: Run, display: Display, exporter: Exporter) -> bool:
     if resumed is not None:
         restore_learner(resumed, learner)
         _logger.info("resuming from %s", resumed)
-    writer = Engine(vlm, max_batch=config.max_batch, value_input=config.critic.input)
+    writer = Engine(vlm, max_batch=config.max_batch, value_input=config.critic.input, stopwatch=stopwatch)
     stopping = _sigterm()
     with (
         Episodes.open(config, functools.partial(episode_seed, config.seed), state.slots) as episodes,
@@ -73,7 +73,7 @@ def _improve(run: Run, display: Display, exporter: Exporter) -> bool:
             run, state, vlm, learner, episodes, exporter=exporter, display=display, stopwatch=stopwatch
         ) as recorder,
     ):
-        collector = Collector(config, vlm, writer, episodes)
+        collector = Collector(config, vlm, writer, episodes, stopwatch)
         while state.update < config.updates and not stopping.is_set():
             with _traced(run, state.update, stopwatch):
                 rollout = collector.collect(config.rollout_steps)

@@ -106,7 +106,9 @@ def samples(targets: list[float], values: list[float], value_at_start: float | N
         features=wanted,
         targets=wanted,
         old_values=torch.tensor(values),
+        slots=torch.arange(len(targets)),
         advantage_std=0.7,
+        normalised_std=0.4,
         value_at_start=value_at_start,
     )
 
@@ -118,6 +120,7 @@ def test_explained_variance() -> None:
         "losses/explained_variance": pytest.approx(0.75),
         "losses/relative_target_std": pytest.approx(0.25),
         "losses/advantage_std": 0.7,
+        "losses/normalised_advantage_std": 0.4,
     }
     assert sample_metrics(samples([0.0, 2.0], [5.0, 7.0]), 1.0)["losses/explained_variance"] == pytest.approx(1.0)
     assert sample_metrics(samples([3.0, 3.0], [1.0, 2.0]), 1.0)["losses/explained_variance"] == 0.0

@@ -25,7 +25,7 @@ from tests.support.optional import present
 from tests.support.tiny_vlm import make_vlm
 
 SLOTS: list[PlayerState] = [{"episode": 2, "actions": ["up", None], "reward": 0.1 + 0.2}]
-GUARD = {"clipped": 1, "invalid": 0, "valid_at_start": 1 / 3}
+GUARD = {"clipped": 1, "invalid": 0, "valid_at_start": 1 / 3, "warned": ["critic"]}
 
 
 def state_after(update: int) -> TrainerState:
@@ -164,6 +164,31 @@ def test_what_does_not_change_the_numbers_may_be_changed(run: Run) -> None:
     }  # fmt: skip
     assert Run.open(settings(run=run.folder, **changes)).latest() == run.checkpoint(6)
     assert "secret" not in (run.folder / "config.yaml").read_text()
+
+
+def test_more_updates_leave_the_learning_rate_where_the_schedule_ended(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run began with 5 updates."""
+    with caplog.at_level(logging.INFO):
+        again = Run.open(settings(run=run.folder, updates=5))
+    assert not caplog.records
+    before = [make_learner(make_vlm(), run.config).learning_rate(update) for update in range(5)]
+    for updates in (50, 60):  # the second time too, when the folder holds the changed settings
+        with caplog.at_level(logging.INFO):
+            again = Run.open(settings(run=run.folder, updates=updates))
+        rates = [make_learner(make_vlm(), again.config).learning_rate(update) for update in range(50)]
+        assert rates[:5] == before
+        assert rates[5:] == [pytest.approx(1e-7)] * 45
+        assert (again.config.updates, again.config.policy.lr_updates) == (updates, 5)
+        assert "schedule of 5 updates" in caplog.text
+        assert "from update 5 on it is 1e-07" in caplog.text
+
+
+def test_another_schedule_is_another_run(run: Run) -> None:
+    Run.open(settings(run=run.folder, policy={"lr_updates": 5}))
+    with pytest.raises(SettingsError, match=r"policy was .*'lr_updates': 5.*'lr_updates': 50"):
+        Run.open(settings(run=run.folder, updates=50, policy={"lr_updates": 50}))
 
 
 def test_a_run_goes_on_where_its_folder_was_moved_to(run: Run, tmp_path: Path) -> None:
