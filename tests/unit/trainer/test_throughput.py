@@ -17,9 +17,7 @@ from tests.support.tiny_vlm import make_vlm
 
 def rollout_of(vlm: VLM, count: int = 4) -> Rollout:
     steps = make_samples(vlm, count).steps
-    return Rollout(
-        steps=[steps], next_prompts=[], episodes=[], reward_scales=[1.0], seconds_waiting=0.0, seconds_writing=0.0
-    )
+    return Rollout(steps=[steps], next_prompts=[], episodes=[], reward_scales=[1.0])
 
 
 def test_each_part_that_occurred_has_a_rate() -> None:
