@@ -150,14 +150,16 @@ class Learner:
         return means.means() | sampler_error
 
     def _score(self, samples: Samples) -> Scores:
-        return score(
-            self._vlm,
-            [step.prompt for step in samples.steps],
-            [step.reply for step in samples.steps],
-            temperature=self._config.temperature,
-            value_input=self._config.critic.input,
-            entropy=True,
-        )
+        # A part of its own in each micro-batch: between parts, a profiler may stop recording.
+        with self._stopwatch("update"):
+            return score(
+                self._vlm,
+                [step.prompt for step in samples.steps],
+                [step.reply for step in samples.steps],
+                temperature=self._config.temperature,
+                value_input=self._config.critic.input,
+                entropy=True,
+            )
 
     def _shared_value_loss(self, samples: Samples, scores: Scores) -> Tensor:
         """The value loss from the model's own features, [B], with the backbone's gradient and without the head's.
