@@ -21,7 +21,7 @@ from tests.support.scripted_env import REPLIES, WORDS, Puppet, PuppetOptions
 from tests.support.shared_folder import shared_folder
 from tests.support.tiny_vlm import SIZES
 
-CHANGING = ("time/", "charts/SPS")
+CHANGING = ("time/", "throughput/", "memory/", "charts/SPS")
 """Prefixes of metrics that differ between any two runs."""
 
 

@@ -116,6 +116,18 @@ class CriticConfig(_Section):
     )
 
 
+class WandbConfig(_Section):
+    """A run in Weights & Biases."""
+
+    project: str = Field(default="overworld", min_length=1, description="project")
+    entity: str | None = Field(default=None, description="user or team; null: the user's own default")
+    mode: Literal["online", "offline"] = Field(
+        default="online", description="offline: kept in the run's folder, to be uploaded with `wandb sync`"
+    )
+    group: str | None = Field(default=None, description="group of runs, e.g. one experiment with several seeds")
+    name: str | None = Field(default=None, description="name of the run; null: that of its folder")
+
+
 class TrainerConfig(Settings):
     """Trains an agent with VL-DAC; a run that holds checkpoints is resumed."""
 
@@ -147,6 +159,10 @@ class TrainerConfig(Settings):
     retry_budget: float = Field(default=300.0, gt=0, description="seconds to wait for a lost env server")
     metrics_host: str = Field(default="127.0.0.1", description="address of /metrics for Prometheus")
     metrics_port: int = Field(default=0, ge=0, le=65535, description="its port; 0: no metrics are served")
+    wandb: WandbConfig | None = Field(default=None, description="logging to Weights & Biases; null: none")
+    profile_update: int | None = Field(
+        default=None, ge=0, description="number of the update, from 0, of which a trace is written; null: none"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> TrainerConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -11,6 +10,7 @@ from typing import NamedTuple
 import torch
 from overworld_vlm.load import VLM
 from overworld_vlm.score import Scores, score
+from overworld_vlm.stopwatch import Stopwatch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -25,10 +25,11 @@ from overworld_trainer.warmup import BestEpoch, hold_out
 
 
 class Learner:
-    """Owns the optimizers of a model's trainable weights and of its critic."""
+    """Owns the optimizers of a model's trainable weights and of its critic. Its parts are `critic` and `update`."""
 
-    def __init__(self, config: TrainerConfig, vlm: VLM, critic: Critic) -> None:
+    def __init__(self, config: TrainerConfig, vlm: VLM, critic: Critic, stopwatch: Stopwatch | None = None) -> None:
         self._config = config
+        self._stopwatch = stopwatch or Stopwatch(vlm.device)
         self._vlm = vlm
         self.critic = critic
         weights = [parameter for parameter in vlm.model.parameters() if parameter.requires_grad]
@@ -43,15 +44,14 @@ class Learner:
 
     def update(self, samples: Samples, update: int) -> Metrics:
         """Learns from one rollout. During warm-up the policy's optimizer is not touched at all."""
-        started = time.perf_counter()
         config = self._config
         warming_up = update < config.critic.warmup_updates
-        # The head learns from the rollout's features alone, whether or not the backbone shares its gradient.
-        metrics = self._warm_up_critic(samples, update) if warming_up else self._fit_critic(samples, update)
+        with self._stopwatch("critic"):
+            # The head learns from the rollout's features alone, whether or not the backbone shares its gradient.
+            metrics = self._warm_up_critic(samples, update) if warming_up else self._fit_critic(samples, update)
         if not warming_up:
             metrics |= self._improve_policy(samples, update)
         metrics[Metric.LEARNING_RATE] = self.learning_rate(update)
-        metrics[Metric.SECONDS_LEARNING] = time.perf_counter() - started
         return metrics
 
     def learning_rate(self, update: int) -> float:
@@ -122,30 +122,32 @@ class Learner:
             for chosen in self._minibatches(len(samples), config.policy.minibatch, update, epoch, "policy"):
                 self.policy_optimizer.zero_grad()
                 for micro in _microbatches(samples.select(chosen), config.policy.microbatch):
-                    scores = self._score(micro)
-                    policy = policy_loss(
-                        scores.logps,
-                        self._padded(micro.old_logps),
-                        self._padded(micro.ref_logps),
-                        scores.mask,
-                        micro.advantages.to(self._device),
-                        clip=config.policy.clip,
-                        dual_clip=config.policy.dual_clip,
-                        kl=config.kl.kind,
-                        beta=config.kl.beta,
-                    )
-                    loss = policy.loss
-                    if not config.critic.stop_gradient:
-                        loss = loss + config.critic.coefficient * self._shared_value_loss(micro, scores)
-                    loss = (micro.weights.to(self._device) * loss).sum()
-                    (loss / len(chosen)).backward()
-                    self._measure(means, micro, scores, policy)
-                    if first:
-                        self._compare_with_sampler(sampler, micro, scores)
+                    with self._stopwatch("update"):
+                        scores = self._score(micro)
+                        policy = policy_loss(
+                            scores.logps,
+                            self._padded(micro.old_logps),
+                            self._padded(micro.ref_logps),
+                            scores.mask,
+                            micro.advantages.to(self._device),
+                            clip=config.policy.clip,
+                            dual_clip=config.policy.dual_clip,
+                            kl=config.kl.kind,
+                            beta=config.kl.beta,
+                        )
+                        loss = policy.loss
+                        if not config.critic.stop_gradient:
+                            loss = loss + config.critic.coefficient * self._shared_value_loss(micro, scores)
+                        loss = (micro.weights.to(self._device) * loss).sum()
+                        (loss / len(chosen)).backward()
+                        self._measure(means, micro, scores, policy)
+                        if first:
+                            self._compare_with_sampler(sampler, micro, scores)
                 first = False
-                norm = torch.nn.utils.clip_grad_norm_(self.policy_optimizer.masters, config.policy.max_grad_norm)
-                self.policy_optimizer.step()
-                means.add({Metric.POLICY_GRAD_NORM: norm.item()})
+                with self._stopwatch("update"):
+                    norm = torch.nn.utils.clip_grad_norm_(self.policy_optimizer.masters, config.policy.max_grad_norm)
+                    self.policy_optimizer.step()
+                    means.add({Metric.POLICY_GRAD_NORM: norm.item()})
         self._vlm.model.eval()
         return means.means() | sampler.means()
 

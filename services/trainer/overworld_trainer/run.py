@@ -1,6 +1,6 @@
 """A run's folder: settings, metrics, checkpoints, and how a run that was killed is resumed.
 
-    <run>/config.yaml  metrics.jsonl  tensorboard/  checkpoints/000000/ 000010/ ...
+    <run>/config.yaml  metrics.jsonl  tensorboard/  wandb/  traces/  checkpoints/000000/ 000010/ ...
 
 Checkpoint 000000 is the policy at the start of RL, where it was made by cloning.
 """
@@ -33,7 +33,7 @@ _logger = logging.getLogger(__name__)
 
 _CHANGEABLE_ON_RESUME = {
     "run", "updates", "checkpoint_every", "keep_checkpoints", "servers", "threads", "retry_budget", "metrics_host",
-    "metrics_port",
+    "metrics_port", "wandb", "profile_update",
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import torch
 from overworld import End
 from overworld_vlm.load import VLM
 from overworld_vlm.score import prefill_features
+from overworld_vlm.stopwatch import Stopwatch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -93,15 +94,28 @@ class Samples:
 
 
 def make_samples(
-    rollout: Rollout, vlm: VLM, reference: Reference, value: ValueFunction, config: TrainerConfig
+    rollout: Rollout,
+    vlm: VLM,
+    reference: Reference,
+    value: ValueFunction,
+    config: TrainerConfig,
+    stopwatch: Stopwatch | None = None,
 ) -> Samples:
-    """Scores a rollout's replies and states, and works out what each step teaches."""
+    """Scores a rollout's replies and states, and works out what each step teaches.
+
+    Its parts are `reference`, `old_logps` and `values`.
+    """
+    stopwatch = stopwatch or Stopwatch(vlm.device)
     steps = rollout.flat
-    ref_logps = reference.score(steps, config)
+    with stopwatch("reference"):
+        ref_logps = reference.score(steps, config)
     # In bf16 the sampler's kernels round differently: ratios are taken to what the training kernels say.
     exact = config.model.dtype == "float32"
-    old_logps = [step.logps for step in steps] if exact else score_all(vlm, steps, config)
-    return assemble(rollout, estimate_values(rollout, vlm, value, config), old_logps, ref_logps, config)
+    with stopwatch("old_logps"):
+        old_logps = [step.logps for step in steps] if exact else score_all(vlm, steps, config)
+    with stopwatch("values"):
+        valuation = estimate_values(rollout, vlm, value, config)
+    return assemble(rollout, valuation, old_logps, ref_logps, config)
 
 
 @torch.no_grad()
