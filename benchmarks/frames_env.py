@@ -17,14 +17,13 @@ class FramesOptions(Options):
     """Options of `Frames`."""
 
     size: int = Field(default=112, ge=28, le=2048, description="height and width of a frame in pixels")
-    digits: int = Field(default=16, ge=0, description="length of the expert's thoughts, each digit a token")
     delay_ms: int = Field(default=0, ge=0, description="how long a step takes, without using the CPU")
     max_turns: int = 100_000
 
 
 class Frames(Env):
-    """A reward for the word that the text asks for. The expert thinks in random digits, so that replies have a length
-    to be chosen and nothing in them is learnt but the form.
+    """A reward for the word that the text asks for. The expert thinks in digits, each a token: always the same, so that
+    the form of a reply is cloned within seconds and replies are of one length.
     """
 
     options_model: ClassVar[type[Options]] = FramesOptions
@@ -49,14 +48,14 @@ class Frames(Env):
         return Transition(self._look(), reward)
 
     def expert(self) -> Expert:
-        digits = "".join(self._random.choices("0123456789", k=self.options.digits))
-        return Expert(self._word, digits)
+        return Expert(self._word, "0123456789012345")
 
     def _look(self) -> Observation:
         self._word = self._random.choice(WORDS)
         size = self.options.size
         canvas = self.canvas("view", size, size)
-        canvas[...] = self._numpy.integers(0, 256, (size, size, 3), np.uint8)
+        canvas[...] = 255
+        canvas[0] = self._numpy.integers(0, 256, (size, 3), np.uint8)
         return Observation((Image("view", canvas), f"Do: {self._word}"))
 
 

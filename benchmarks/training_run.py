@@ -21,21 +21,25 @@ from overworld.host.process import ServerProcess
 from overworld_trainer.config import PolicyConfig, TrainerConfig
 from overworld_trainer.train import train
 from overworld_vlm.load import quieten_transformers
+from transformers.models.qwen2_vl.modeling_qwen2_vl import PatchEmbed
 
 _POLL_SECONDS = 0.002
 _PATCH = 14
 
 
 class Tower:
-    """Counts the patches that go through Qwen2-VL's vision tower."""
+    """Counts the patches that go through Qwen2-VL's vision tower. Its class is changed: the model is made later."""
 
     def __init__(self) -> None:
         self.patches = 0
-        torch.nn.modules.module.register_module_forward_hook(self._count)
+        forward = PatchEmbed.forward
 
-    def _count(self, module: torch.nn.Module, arguments: Any, output: Any) -> None:
-        if type(module).__name__ == "PatchEmbed":
-            self.patches += len(arguments[0])
+        def counted(embed: Any, patches: torch.Tensor) -> torch.Tensor:
+            self.patches += len(patches)
+            embedded: torch.Tensor = forward(embed, patches)
+            return embedded
+
+        PatchEmbed.forward = counted
 
 
 class Watch(threading.Thread):
@@ -78,8 +82,13 @@ def main() -> None:
     tower = Tower()
     watch = Watch(Path(settings["run"]) / "metrics.jsonl", tower, (settings["envs"][0]["options"]["size"] // _PATCH) ** 2)
     watch.start()
-    with ServerProcess(*frames_env.ENVS) as server:
-        train(TrainerConfig(**settings, servers=server.address))
+    with contextlib.ExitStack() as stack:
+        # A server for each env, with a worker for each slot: no slot waits for another's simulator.
+        servers = [
+            stack.enter_context(ServerProcess(env, arguments=("--workers", str(slots), "--allow-expert")))
+            for env, slots in zip(frames_env.ENVS, (1, 8), strict=True)
+        ]
+        train(TrainerConfig(**settings, servers=",".join(server.address for server in servers)))
     watch.stop.set()
     watch.join()
     print(*map(json.dumps, watch.updates), sep="\n")
