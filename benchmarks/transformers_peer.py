@@ -138,7 +138,8 @@ class Policy:
         logits[..., self.banned] = -1e9
         logps = (logits / self.temperature).log_softmax(-1).gather(-1, ids[:, prompt:, None])[..., 0]
         hidden = output.hidden_states[-1][:, prompt - 1] if features else None
-        return logps, attended[:, prompt:].bool(), hidden
+        mask = attended[:, prompt:].bool()
+        return logps.masked_fill(~mask, 0.0), mask, hidden
 
 
 def main() -> None:
