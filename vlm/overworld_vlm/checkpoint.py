@@ -174,7 +174,7 @@ def add_adapter(vlm: VLM, folder: Path, manifest: Manifest, name: str = "default
     except Exception as error:  # peft and safetensors each raise their own
         raise ModelError(f"the adapter in {weights} cannot be loaded: {type(error).__name__}: {error}") from error
     model.eval()
-    return VLM(model, vlm.tokenizer, vlm.image_processor)
+    return vlm.wrapped(model)
 
 
 def base_folder(folder: Path, manifest: Manifest) -> Path:

@@ -34,7 +34,7 @@ class _Base:
         """Takes an adapter out of the layers; with the last one PEFT's wrapper goes, which cannot be without any."""
         model = self.vlm.model
         if set(model.peft_config) == {adapter}:
-            self.vlm = replace(self.vlm, model=model.unload())
+            self.vlm = self.vlm.wrapped(model.unload())
         else:
             model.delete_adapter(adapter)
 

@@ -44,6 +44,26 @@ class ModelConfig(_Section):
     device: str = Field(default="auto", description="cpu, cuda, cuda:1, ...; auto: a GPU if there is one")
     lora: LoraConfig | None = Field(default=None, description="adapter to train; null: all weights are trained")
     gradient_checkpointing: bool = Field(default=False, description="less memory in updates for a third more time")
+    batch_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="tokens, padding included, that go through the model at once; bounds memory only. "
+        "null: as many as fit into the device's free memory",
+    )
+    vision_memory: float = Field(
+        default=1.0,
+        ge=0,
+        description="GiB on the model's device for the features of frames, which spare them the vision tower until its "
+        "weights change",
+    )
+    freeze_vision: bool = Field(
+        default=False, description="whether the vision tower keeps its weights where all others are trained"
+    )
+    min_pixels: int | None = Field(default=None, ge=1, description="smallest area of an image; null: the model's own")
+    max_pixels: int | None = Field(default=None, ge=1, description="largest area of an image; null: the model's own")
+    tiling: bool | None = Field(
+        default=None, description="whether large images are cut into tiles; null: as the model was last saved, or off"
+    )
 
 
 class CloneConfig(_Section):
@@ -69,9 +89,14 @@ class PolicyConfig(_Section):
 
     epochs: int = Field(default=2, ge=1, description="passes over a rollout")
     minibatch: int = Field(default=128, ge=1, description="steps per optimizer step")
-    microbatch: int = Field(default=64, ge=1, description="steps per forward pass; bounds memory only")
     lr: float = Field(default=5e-5, gt=0, description="learning rate")
     lr_end: float = Field(default=1e-7, ge=0, description="learning rate at the last update, along a cosine")
+    lr_updates: int | None = Field(
+        default=None,
+        ge=1,
+        description="updates until lr_end; null: `updates`. A run keeps the number it began with, so that more updates "
+        "continue at lr_end",
+    )
     clip: float = Field(default=0.2, gt=0, lt=1, description="bound of the ratio's distance from 1")
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are clipped to this norm")
 
@@ -83,13 +108,35 @@ class CriticConfig(_Section):
     epochs: int = Field(default=4, ge=1, description="passes over a rollout")
     minibatch: int = Field(default=128, ge=1, description="steps per optimizer step")
     lr: float = Field(default=1e-4, gt=0, description="learning rate")
+    coefficient: float = Field(
+        default=1.0, gt=0, description="c_V, weight of the value loss; matters where the backbone shares its gradient"
+    )
     clip: float | None = Field(default=None, gt=0, description="value clipping; null: none")
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are clipped to this norm")
     warmup_updates: int = Field(default=2, ge=0, description="first updates, in which only the critic learns")
-    stop_gradient: bool = Field(default=True, description="whether the value loss stays out of the backbone")
+    warmup_epochs: int = Field(
+        default=40,
+        ge=1,
+        description="most passes over a rollout in these; they end where held-out slots are no longer predicted better",
+    )
+    stop_gradient: bool = Field(
+        default=True, description="whether the value loss stays out of the backbone; the head learns alike either way"
+    )
     input: Literal["last_prompt_token", "prompt_mean"] = Field(
         default="last_prompt_token", description="what of the prompt the critic sees"
     )
+
+
+class WandbConfig(_Section):
+    """A run in Weights & Biases."""
+
+    project: str = Field(default="overworld", min_length=1, description="project")
+    entity: str | None = Field(default=None, description="user or team; null: the user's own default")
+    mode: Literal["online", "offline"] = Field(
+        default="online", description="offline: kept in the run's folder, to be uploaded with `wandb sync`"
+    )
+    group: str | None = Field(default=None, description="group of runs, e.g. one experiment with several seeds")
+    name: str | None = Field(default=None, description="name of the run; null: that of its folder")
 
 
 class TrainerConfig(Settings):
@@ -113,7 +160,8 @@ class TrainerConfig(Settings):
     gamma: float = Field(default=0.99, gt=0, le=1, description="discount")
     lam: float = Field(default=0.95, ge=0, le=1, description="GAE's lambda")
     time_limit: Literal["bootstrap", "penalty"] = Field(
-        default="bootstrap", description="a host's time limit adds the final state's value, or counts as -1"
+        default="bootstrap",
+        description="a host's time limit adds the final state's value, or counts as -1, whatever the reward scale",
     )
     kl: KlConfig = KlConfig()
     policy: PolicyConfig = PolicyConfig()
@@ -122,6 +170,10 @@ class TrainerConfig(Settings):
     retry_budget: float = Field(default=300.0, gt=0, description="seconds to wait for a lost env server")
     metrics_host: str = Field(default="127.0.0.1", description="address of /metrics for Prometheus")
     metrics_port: int = Field(default=0, ge=0, le=65535, description="its port; 0: no metrics are served")
+    wandb: WandbConfig | None = Field(default=None, description="logging to Weights & Biases; null: none")
+    profile_update: int | None = Field(
+        default=None, ge=0, description="number of the update, from 0, of which a trace is written; null: none"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> TrainerConfig:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.metrics import Metric, valid_replies
+from overworld_trainer.sinks.sink import Sink
 
 _logger = logging.getLogger(__name__)
 
@@ -25,9 +26,6 @@ _SHOWN = {
 
 ShowCloning = Callable[[int, float], None]
 """Called after each update of the cloning with its number, from 0, and its loss."""
-
-ShowTraining = Callable[[int, int, Mapping[str, float]], None]
-"""Called after each update with the number of updates and of env steps so far and the update's metrics."""
 
 
 class Display:
@@ -51,19 +49,10 @@ class Display:
             yield show
 
     @contextlib.contextmanager
-    def training(self, done: int) -> Iterator[ShowTraining]:
-        """A progress bar for training, of which `done` updates have been made, and what to call after each update."""
-        total = self._config.updates
-        with self._bar("training", total, done) as advance:
-
-            def show(update: int, env_steps: int, metrics: Mapping[str, float]) -> None:
-                values = {**metrics, "valid": valid_replies(metrics)}
-                text = "  ".join(f"{label} {values[name]:.2f}" for label, name in _SHOWN.items() if name in values)
-                advance(update, text)
-                if not self._console.is_terminal:
-                    _logger.info("update %d of %d, %d steps: %s", update, total, env_steps, text)
-
-            yield show
+    def training(self, done: int) -> Iterator[Sink]:
+        """A progress bar for training, of which `done` updates have been made; it takes the metrics of each update."""
+        with self._bar("training", self._config.updates, done) as advance:
+            yield _TrainingBar(advance, self._config.updates, logs=not self._console.is_terminal)
 
     @contextlib.contextmanager
     def _bar(self, name: str, total: int, done: int) -> Iterator[Callable[[int, str], None]]:
@@ -81,3 +70,17 @@ class Display:
         task = progress.add_task(name, total=total, completed=done, text="")
         with progress:
             yield lambda done, text: progress.update(task, completed=done, text=text)
+
+
+class _TrainingBar(Sink):
+    def __init__(self, advance: Callable[[int, str], None], total: int, *, logs: bool) -> None:
+        self._advance = advance
+        self._total = total
+        self._logs = logs
+
+    def write(self, update: int, env_steps: int, metrics: Mapping[str, float]) -> None:
+        values = {**metrics, "valid": valid_replies(metrics)}
+        text = "  ".join(f"{label} {values[name]:.2f}" for label, name in _SHOWN.items() if name in values)
+        self._advance(update + 1, text)
+        if self._logs:
+            _logger.info("update %d of %d, %d steps: %s", update + 1, self._total, env_steps, text)

@@ -14,18 +14,20 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from overworld_trainer.sinks.sink import Sink
+
 _NO_NAME = re.compile(r"[^a-z0-9_]+")
 
 
-class Exporter(Collector):
+class Exporter(Sink, Collector):
     """Holds the newest metrics until Prometheus asks for them."""
 
     def __init__(self) -> None:
         self._newest: dict[str, float] = {}
 
-    def update(self, update: int, env_steps: int, metrics: Mapping[str, float]) -> None:
-        """Takes in the metrics after so many updates and env steps."""
-        self._newest = {"updates": update, "env_steps": env_steps, **metrics}
+    def write(self, update: int, env_steps: int, metrics: Mapping[str, float]) -> None:
+        """Takes an update's metrics; `updates` is how many have been made."""
+        self._newest = {"updates": update + 1, "env_steps": env_steps, **metrics}
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """The newest metrics as Prometheus wants them."""

@@ -21,6 +21,7 @@ _MIN_VALID_FRACTION = 0.5
 _IN_A_ROW = 3
 _MIN_EXPLAINED_VARIANCE = 0.05
 _WARN_AFTER_UPDATES = 10
+_MIN_NORMALISED_STD = 0.99  # 1, were it not for rounding
 
 
 class RunStoppedError(OverworldError):
@@ -35,19 +36,25 @@ class Guard:
         self._clipped = 0
         self._invalid = 0
         self._valid_at_start: float | None = None
-        self._warned = False
+        self._warned: set[str] = set()
 
     def state(self) -> dict[str, Any]:
         """What has been counted so far, as JSON."""
-        return {"clipped": self._clipped, "invalid": self._invalid, "valid_at_start": self._valid_at_start}
+        return {
+            "clipped": self._clipped,
+            "invalid": self._invalid,
+            "valid_at_start": self._valid_at_start,
+            "warned": sorted(self._warned),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Takes over what `state` gave."""
         self._clipped, self._invalid = state["clipped"], state["invalid"]
         self._valid_at_start = state["valid_at_start"]
+        self._warned = set(state["warned"])
 
     def check(self, metrics: Mapping[str, float], update: int) -> None:
-        """Raises RunStoppedError if the run should not continue; warns once of a critic that explains nothing."""
+        """Raises RunStoppedError if the run should not continue; warns once of what may be wrong with it."""
         broken = [name for name, value in metrics.items() if not math.isfinite(value)]
         if broken:
             raise RunStoppedError(f"update {update}: {', '.join(broken)} is not a number; try a smaller learning rate")
@@ -90,13 +97,24 @@ class Guard:
             )
 
     def _warn(self, metrics: Mapping[str, float], update: int) -> None:
-        if self._warned or update < _WARN_AFTER_UPDATES:
-            return
         explained, spread = metrics[Metric.EXPLAINED_VARIANCE], metrics[Metric.RELATIVE_TARGET_STD]
-        if explained < _MIN_EXPLAINED_VARIANCE < spread:
-            self._warned = True
-            _logger.warning(
-                "the critic explains %.0f %% of the returns' variance after %d updates: can it see what they rest on?",
-                100 * explained,
-                update,
+        if update >= _WARN_AFTER_UPDATES and explained < _MIN_EXPLAINED_VARIANCE < spread:
+            self._warn_once(
+                "critic",
+                f"the critic explains {100 * explained:.0f} % of the returns' variance after {update} updates: can it "
+                "see what they rest on?",
             )
+        normalised = metrics[Metric.NORMALISED_ADVANTAGE_STD]
+        if normalised < _MIN_NORMALISED_STD:
+            self._warn_once(
+                "floor",
+                f"update {update}: the standard deviation of the advantages is {100 * normalised:.0f} % of what they "
+                "are divided by, a tenth of the env's reward scale, so the policy learns that much more slowly. This "
+                f"ends as rewards come in; {Metric.NORMALISED_ADVANTAGE_STD} shows it. If it stays, check the reward "
+                "bounds in the env's spec",
+            )
+
+    def _warn_once(self, what: str, message: str) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            _logger.warning(message)

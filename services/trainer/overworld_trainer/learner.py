@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
+from overworld_vlm.batch import split
 from overworld_vlm.load import VLM
 from overworld_vlm.score import Scores, score
+from overworld_vlm.stopwatch import Stopwatch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -19,13 +21,15 @@ from overworld_trainer.losses import PolicyLoss, policy_loss, step_mean, value_l
 from overworld_trainer.metrics import Metric, Metrics
 from overworld_trainer.samples import Samples
 from overworld_trainer.seeds import derive
+from overworld_trainer.warmup import BestEpoch, hold_out
 
 
 class Learner:
-    """Owns the optimizers of a model's trainable weights and of its critic."""
+    """Owns the optimizers of a model's trainable weights and of its critic. Its parts are `critic` and `update`."""
 
-    def __init__(self, config: TrainerConfig, vlm: VLM, critic: Critic) -> None:
+    def __init__(self, config: TrainerConfig, vlm: VLM, critic: Critic, stopwatch: Stopwatch | None = None) -> None:
         self._config = config
+        self._stopwatch = stopwatch or Stopwatch(vlm.device)
         self._vlm = vlm
         self.critic = critic
         self._weights = [parameter for parameter in vlm.model.parameters() if parameter.requires_grad]
@@ -40,44 +44,71 @@ class Learner:
 
     def update(self, samples: Samples, update: int) -> Metrics:
         """Learns from one rollout. During warm-up the policy's optimizer is not touched at all."""
-        started = time.perf_counter()
         config = self._config
         warming_up = update < config.critic.warmup_updates
-        metrics: Metrics = {}
-        if warming_up or config.critic.stop_gradient:
-            # The backbone gets no gradient of the value, so the rollout's features serve: no forward pass of the model.
-            metrics |= self._fit_critic(samples, update)
+        # The head learns from the rollout's features alone, whether or not the backbone shares its gradient.
+        with self._stopwatch("critic"):
+            metrics = self._warm_up_critic(samples, update) if warming_up else self._fit_critic(samples, update)
         if not warming_up:
-            metrics |= self._improve_policy(samples, update)
+            with self._stopwatch("update"):
+                metrics |= self._improve_policy(samples, update)
         metrics[Metric.LEARNING_RATE] = self.learning_rate(update)
-        metrics[Metric.SECONDS_LEARNING] = time.perf_counter() - started
         return metrics
 
     def learning_rate(self, update: int) -> float:
-        """The policy's: a cosine from `lr` at the end of warm-up to `lr_end` at the last update; 0 during warm-up."""
+        """The policy's: a cosine from `lr` at the end of warm-up to `lr_end` after `lr_updates`; 0 during warm-up."""
         config = self._config
         if update < config.critic.warmup_updates:
             return 0.0
-        length = max(config.updates - 1 - config.critic.warmup_updates, 1)
+        length = max((config.policy.lr_updates or config.updates) - 1 - config.critic.warmup_updates, 1)
         progress = min((update - config.critic.warmup_updates) / length, 1.0)
         policy = config.policy
         return policy.lr_end + (policy.lr - policy.lr_end) * (1 + math.cos(math.pi * progress)) / 2
 
     def _fit_critic(self, samples: Samples, update: int) -> Metrics:
+        """Regression on the rollout's features, which takes no forward pass of the model."""
+        data, means = self._critic_data(samples), _RunningMeans()
+        for epoch in range(self._config.critic.epochs):
+            self._fit_epoch(data, update, epoch, means)
+        return means.means() | {Metric.CRITIC_EPOCHS: self._config.critic.epochs}
+
+    def _warm_up_critic(self, samples: Samples, update: int) -> Metrics:
+        """The same with as many epochs as improve the prediction of held-out slots, within the bounds set."""
         config = self._config.critic
-        means = _RunningMeans()
-        features, targets, old_values = (
-            tensor.to(self._device) for tensor in (samples.features, samples.targets, samples.old_values)
+        fitted, held_out = hold_out(samples.slots, update)
+        if config.warmup_epochs <= config.epochs or not len(fitted):
+            return self._fit_critic(samples, update)
+        data, means = self._critic_data(samples.select(fitted)), _RunningMeans()
+        features, targets, _ = self._critic_data(samples.select(held_out))
+        best = BestEpoch(self.critic, self.critic_optimizer)
+        for epoch in range(config.warmup_epochs):
+            self._fit_epoch(data, update, epoch, means)
+            with torch.no_grad():
+                error = (self.critic(features) - targets).square().mean().item()
+            if epoch + 1 >= config.epochs and not best.add(epoch + 1, error):
+                break
+        best.restore()
+        variance = targets.var(correction=0).item()
+        return means.means() | {
+            Metric.CRITIC_EPOCHS: best.epoch,
+            Metric.HELD_OUT_EXPLAINED_VARIANCE: 1 - best.error / variance if variance > 0 else 0.0,
+        }
+
+    def _critic_data(self, samples: Samples) -> _CriticData:
+        return _CriticData(
+            *(tensor.to(self._device) for tensor in (samples.features, samples.targets, samples.old_values))
         )
-        for epoch in range(config.epochs):
-            for chosen in self._minibatches(len(samples), config.minibatch, update, epoch, "critic"):
-                loss = value_loss(self.critic(features[chosen]), old_values[chosen], targets[chosen], config.clip)
-                self.critic_optimizer.zero_grad()
-                loss.mean().backward()
-                norm = torch.nn.utils.clip_grad_norm_(self.critic.parameters(), config.max_grad_norm)
-                self.critic_optimizer.step()
-                means.add({Metric.VALUE_LOSS: loss.mean().item(), Metric.VALUE_GRAD_NORM: norm.item()})
-        return means.means()
+
+    def _fit_epoch(self, data: _CriticData, update: int, epoch: int, means: _RunningMeans) -> None:
+        config = self._config.critic
+        for chosen in self._minibatches(len(data.targets), config.minibatch, update, epoch, "critic"):
+            features, targets, old_values = (tensor[chosen] for tensor in data)
+            loss = value_loss(self.critic(features), old_values, targets, config.clip).mean()
+            self.critic_optimizer.zero_grad()
+            (config.coefficient * loss).backward()
+            norm = torch.nn.utils.clip_grad_norm_(self.critic.parameters(), config.max_grad_norm)
+            self.critic_optimizer.step()
+            means.add({Metric.VALUE_LOSS: loss.item(), Metric.VALUE_GRAD_NORM: norm.item()})
 
     def _improve_policy(self, samples: Samples, update: int) -> Metrics:
         """PPO on every token: some epochs of minibatches, each one optimizer step from accumulated micro-batches."""
@@ -90,8 +121,9 @@ class Learner:
         for epoch in range(config.policy.epochs):
             for chosen in self._minibatches(len(samples), config.policy.minibatch, update, epoch, "policy"):
                 first = not sampler_error
-                self._zero_grad()
-                for micro in _microbatches(samples.select(chosen), config.policy.microbatch):
+                self.policy_optimizer.zero_grad()
+                # In order: a slot's steps show the same frames, each of which a batch encodes once.
+                for micro in _microbatches(samples.select(chosen.sort().values), self._vlm.batch_tokens):
                     scores = self._score(micro)
                     policy = policy_loss(
                         scores.logps,
@@ -103,16 +135,17 @@ class Learner:
                         kl=config.kl.kind,
                         beta=config.kl.beta,
                     )
-                    loss = (micro.weights.to(self._device) * policy.loss).sum()
+                    loss = policy.loss
                     if not config.critic.stop_gradient:
-                        value = self._value_loss(micro, scores)
-                        loss = loss + value.sum()
-                        means.add_all(Metric.VALUE_LOSS, value)
+                        loss = loss + config.critic.coefficient * self._shared_value_loss(micro, scores)
+                    loss = (micro.weights.to(self._device) * loss).sum()
                     (loss / len(chosen)).backward()
                     self._measure(means, micro, scores, policy)
                     if first:
                         _keep_largest(sampler_error, self._sampler_error(micro, scores))
-                means.add(self._step())
+                norm = torch.nn.utils.clip_grad_norm_(self._weights, config.policy.max_grad_norm)
+                self.policy_optimizer.step()
+                means.add({Metric.POLICY_GRAD_NORM: norm.item()})
         self._vlm.model.eval()
         return means.means() | sampler_error
 
@@ -123,12 +156,19 @@ class Learner:
             [step.reply for step in samples.steps],
             temperature=self._config.temperature,
             value_input=self._config.critic.input,
+            entropy=True,
         )
 
-    def _value_loss(self, samples: Samples, scores: Scores) -> Tensor:
-        """The critic's loss from the model's own features, with their gradient."""
+    def _shared_value_loss(self, samples: Samples, scores: Scores) -> Tensor:
+        """The value loss from the model's own features, [B], with the backbone's gradient and without the head's.
+
+        The head has been fitted already; if it also learnt here, switching the stop-gradient off would change two
+        things: what the backbone learns and how many steps the head makes.
+        """
+        head = {name: weight.detach() for name, weight in self.critic.named_parameters()}
+        values = torch.func.functional_call(self.critic, head, (scores.features,))
         targets, old_values = samples.targets.to(self._device), samples.old_values.to(self._device)
-        return value_loss(self.critic(scores.features), old_values, targets, self._config.critic.clip)
+        return value_loss(values, old_values, targets, self._config.critic.clip)
 
     def _measure(self, means: _RunningMeans, samples: Samples, scores: Scores, policy: PolicyLoss) -> None:
         means.add_all(Metric.POLICY_LOSS, policy.loss)
@@ -136,6 +176,7 @@ class Learner:
         means.add_all(Metric.KL_K1, policy.k1)
         means.add_all(Metric.KL_K3, policy.k3)
         means.add_largest(Metric.MAX_RATIO, policy.max_ratio.item())
+        assert scores.entropy is not None
         thinking = torch.tensor([step.thinking for step in samples.steps], device=self._device)
         in_thoughts = torch.arange(scores.mask.shape[1], device=self._device) < thinking[:, None]
         parts = {
@@ -155,22 +196,6 @@ class Learner:
             Metric.MEAN_LOGPROB_ERROR: difference[scores.mask].mean().item(),
         }
 
-    def _zero_grad(self) -> None:
-        self.policy_optimizer.zero_grad()
-        if not self._config.critic.stop_gradient:
-            self.critic_optimizer.zero_grad()
-
-    def _step(self) -> Metrics:
-        """Steps the optimizers of everything that got gradients. Returns the gradients' norms."""
-        norm = torch.nn.utils.clip_grad_norm_(self._weights, self._config.policy.max_grad_norm)
-        norms: Metrics = {Metric.POLICY_GRAD_NORM: norm.item()}
-        self.policy_optimizer.step()
-        if not self._config.critic.stop_gradient:
-            norm = torch.nn.utils.clip_grad_norm_(self.critic.parameters(), self._config.critic.max_grad_norm)
-            norms[Metric.VALUE_GRAD_NORM] = norm.item()
-            self.critic_optimizer.step()
-        return norms
-
     def _minibatches(self, count: int, size: int, update: int, epoch: int, name: str) -> Iterator[Tensor]:
         """Indices of each minibatch, in an order that the run's seed decides. They differ in size by one at most."""
         generator = torch.Generator().manual_seed(derive(self._config.seed, "minibatches", name, update, epoch))
@@ -184,6 +209,14 @@ class Learner:
     @property
     def _device(self) -> torch.device:
         return self._vlm.device
+
+
+class _CriticData(NamedTuple):
+    """What the critic is fitted to, on its device: fp32 [M, features], [M], [M]."""
+
+    features: Tensor
+    targets: Tensor
+    old_values: Tensor
 
 
 class _RunningMeans:
@@ -219,7 +252,7 @@ def _keep_largest(largest: Metrics, values: Metrics) -> None:
         largest[name] = max(largest.get(name, value), value)
 
 
-def _microbatches(samples: Samples, size: int) -> Iterator[Samples]:
-    """Parts of a minibatch, of similar length so as to pad little."""
-    lengths = torch.tensor([len(step.prompt) + len(step.reply) for step in samples.steps])
-    return (samples.select(part) for part in lengths.argsort(stable=True).split(size))
+def _microbatches(samples: Samples, batch_tokens: int) -> Iterator[Samples]:
+    """Parts of a minibatch that go through the model at once."""
+    lengths = [len(step.prompt) + len(step.reply) for step in samples.steps]
+    return (samples.select(torch.tensor(part)) for part in split(lengths, batch_tokens))

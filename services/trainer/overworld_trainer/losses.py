@@ -91,7 +91,7 @@ def kl_rewards(old_logps: Tensor, ref_logps: Tensor, mask: Tensor, beta: float) 
 
 
 def value_loss(values: Tensor, old_values: Tensor, targets: Tensor, clip: float | None = None) -> Tensor:
-    """1/2 (V - target)^2 per step, [B] (arXiv 2508.04280, Eq. 4).
+    """1/2 (V - target)^2 per step, [B] (arXiv 2508.04280, Eq. 4), without the coefficient c_V.
 
     `clip` bounds how far V may move from `old_values`, as PPO implementations do; None: no bound.
     """

@@ -10,7 +10,7 @@ Metrics = dict[str, float]
 
 
 class Metric(enum.StrEnum):
-    """Names under which metrics appear in metrics.jsonl, TensorBoard and Prometheus."""
+    """Names under which metrics appear in every sink. docs/metrics.md says what each of them is."""
 
     EPISODES = "charts/episodes"
     EPISODIC_LENGTH = "charts/episodic_length"
@@ -27,30 +27,56 @@ class Metric(enum.StrEnum):
 
     ADVANTAGE_STD = "losses/advantage_std"
     CLIPFRAC = "losses/clipfrac"
+    CRITIC_EPOCHS = "losses/critic_epochs"
     ENTROPY_ACTION = "losses/entropy_action"
     ENTROPY_THOUGHTS = "losses/entropy_thoughts"
     EXPLAINED_VARIANCE = "losses/explained_variance"
+    HELD_OUT_EXPLAINED_VARIANCE = "losses/held_out_explained_variance"
     KL_K1 = "losses/kl_k1"
     KL_K3 = "losses/kl_k3"
     MAX_LOGPROB_ERROR = "losses/max_logprob_error"
     MAX_RATIO = "losses/max_ratio"
     MEAN_LOGPROB_ERROR = "losses/mean_logprob_error"
+    NORMALISED_ADVANTAGE_STD = "losses/normalised_advantage_std"
     POLICY_GRAD_NORM = "losses/policy_grad_norm"
     POLICY_LOSS = "losses/policy_loss"
     RELATIVE_TARGET_STD = "losses/relative_target_std"
     VALUE_GRAD_NORM = "losses/value_grad_norm"
     VALUE_LOSS = "losses/value_loss"
 
+    GPU_PEAK_MEMORY = "memory/gpu_peak"
+    HOST_PEAK_MEMORY = "memory/host_peak"
+
     REPLIES_CUT = "replies/cut"
     REPLIES_INADMISSIBLE = "replies/inadmissible"
     REPLIES_TOKENS = "replies/tokens"
     REPLIES_UNPARSEABLE = "replies/unparseable"
 
-    SECONDS_LEARNING = "time/learning"
+    DECODE_TOKENS_PER_SECOND = "throughput/decode_tokens_per_second"
+    PREFILL_TOKENS_PER_SECOND = "throughput/prefill_tokens_per_second"
+    UPDATE_MFU = "throughput/update_mfu"
+    UPDATE_TFLOPS = "throughput/update_tflops"
+    UPDATE_TOKENS_PER_SECOND = "throughput/update_tokens_per_second"
+
+    SECONDS_CHECKPOINT = "time/checkpoint"
+    SECONDS_CRITIC = "time/critic"
+    SECONDS_DECODE = "time/decode"
+    SECONDS_ENCODE = "time/encode"
+    SECONDS_OLD_LOGPS = "time/old_logps"
+    SECONDS_OTHER = "time/other"
+    SECONDS_PREFILL = "time/prefill"
+    SECONDS_RECORD = "time/record"
+    SECONDS_REFERENCE = "time/reference"
+    SECONDS_UPDATE = "time/update"
+    SECONDS_VALUES = "time/values"
     SECONDS_WAITING = "time/waiting_for_envs"
-    SECONDS_WRITING = "time/writing_replies"
 
 
 def valid_replies(metrics: Mapping[str, float]) -> float:
     """The fraction of an update's replies that held an admissible action."""
     return 1 - metrics[Metric.REPLIES_UNPARSEABLE] - metrics[Metric.REPLIES_INADMISSIBLE]
+
+
+def seconds_by_part(seconds: Mapping[str, float]) -> Metrics:
+    """What a stopwatch took, as metrics."""
+    return {Metric(f"time/{part}"): value for part, value in seconds.items()}

@@ -1,28 +1,30 @@
-"""What is kept of each update: its metrics are merged, logged, guarded, exported and shown, and checkpoints written."""
+"""What is kept of each update: its metrics are merged, written to all sinks and guarded, and checkpoints written."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from overworld_vlm.load import VLM
+from overworld_vlm.stopwatch import Stopwatch
 
-from overworld_trainer.display import Display, ShowTraining
+from overworld_trainer.display import Display
 from overworld_trainer.episodes import Episodes
 from overworld_trainer.exporter import Exporter
 from overworld_trainer.guard import Guard
 from overworld_trainer.learner import Learner
-from overworld_trainer.log import MetricsLog
-from overworld_trainer.metrics import Metric, Metrics
+from overworld_trainer.metrics import Metric, Metrics, seconds_by_part
 from overworld_trainer.rollout import Rollout
 from overworld_trainer.run import Run, TrainerState
 from overworld_trainer.samples import Samples
+from overworld_trainer.sinks import Sink, open_sinks
 from overworld_trainer.summary import rollout_metrics, sample_metrics
+from overworld_trainer.throughput import Throughput
 
 
 class Recorder:
-    """Records a run's updates and keeps its `state` up to date."""
+    """Records a run's updates and keeps its `state` up to date. Its parts are `record` and `checkpoint`."""
 
     def __init__(
         self,
@@ -32,22 +34,22 @@ class Recorder:
         learner: Learner,
         episodes: Episodes,
         *,
-        log: MetricsLog,
-        exporter: Exporter,
-        show: ShowTraining,
+        sinks: Sequence[Sink],
+        stopwatch: Stopwatch,
     ) -> None:
         self.state = state
         self._run = run
         self._vlm = vlm
         self._learner = learner
         self._episodes = episodes
-        self._log = log
-        self._exporter = exporter
-        self._show = show
+        self._sinks = sinks
+        self._stopwatch = stopwatch
+        self._throughput = Throughput(vlm, run.config.policy.epochs)
         self._guard = Guard(run.config.model.dtype)
         if state.guard is not None:
             self._guard.restore(state.guard)
         self._saved = state.update
+        self._stopwatch.take()  # what came before the first update is not part of it
         self._began = time.perf_counter()
 
     def record(self, rollout: Rollout, samples: Samples, learnt: Metrics) -> None:
@@ -56,14 +58,16 @@ class Recorder:
         metrics = learnt | rollout_metrics(rollout, [env.id for env in config.envs])
         metrics |= sample_metrics(samples, max(rollout.reward_scales))
         metrics[Metric.STEPS_PER_SECOND] = len(rollout) / (time.perf_counter() - self._began)
+        seconds = self._stopwatch.take()
+        metrics |= seconds_by_part(seconds) | self._throughput.metrics(rollout, samples, seconds)
 
         state.env_steps += len(rollout)
         state.max_logprob_error = max(state.max_logprob_error, metrics.get(Metric.MAX_LOGPROB_ERROR, 0.0))
-        self._log.write(state.update, state.env_steps, metrics)
+        with self._stopwatch("record"):
+            for sink in self._sinks:
+                sink.write(state.update, state.env_steps, metrics)
         self._guard.check(metrics, state.update)
         state.update += 1
-        self._exporter.update(state.update, state.env_steps, metrics)
-        self._show(state.update, state.env_steps, metrics)
         if state.update % config.checkpoint_every == 0:
             self.save()
         self._began = time.perf_counter()
@@ -73,7 +77,8 @@ class Recorder:
         if self._saved == self.state.update:
             return
         self.state.slots, self.state.guard = self._episodes.state(), self._guard.state()
-        self._run.save(self._vlm, self.state, self._episodes.provenance, self._learner)
+        with self._stopwatch("checkpoint"):
+            self._run.save(self._vlm, self.state, self._episodes.provenance, self._learner)
         self._saved = self.state.update
 
 
@@ -87,12 +92,13 @@ def recording(
     *,
     exporter: Exporter,
     display: Display,
+    stopwatch: Stopwatch,
 ) -> Iterator[Recorder]:
     """A recorder for the updates made within. Unless they end in an exception, the last one gets a checkpoint."""
     with (
-        contextlib.closing(MetricsLog.open(run.folder, state.update, state.env_steps)) as log,
-        display.training(state.update) as show,
+        open_sinks(run.config, state.update, state.env_steps) as sinks,
+        display.training(state.update) as bar,
     ):
-        recorder = Recorder(run, state, vlm, learner, episodes, log=log, exporter=exporter, show=show)
+        recorder = Recorder(run, state, vlm, learner, episodes, sinks=[*sinks, exporter, bar], stopwatch=stopwatch)
         yield recorder
         recorder.save()

@@ -1,6 +1,6 @@
 """A run's folder: settings, metrics, checkpoints, and how a run that was killed is resumed.
 
-    <run>/config.yaml  metrics.jsonl  tensorboard/  checkpoints/000000/ 000010/ ...
+    <run>/config.yaml  metrics.jsonl  tensorboard/  wandb/  traces/  checkpoints/000000/ 000010/ ...
 
 Checkpoint 000000 is the policy at the start of RL, where it was made by cloning.
 """
@@ -33,7 +33,7 @@ _logger = logging.getLogger(__name__)
 
 _CHANGEABLE_ON_RESUME = {
     "run", "updates", "checkpoint_every", "keep_checkpoints", "servers", "threads", "retry_budget", "metrics_host",
-    "metrics_port",
+    "metrics_port", "wandb", "profile_update",
 }  # fmt: skip
 
 
@@ -60,16 +60,19 @@ class Run:
     def open(cls, config: TrainerConfig) -> Run:
         """Makes the folder and writes the settings into it.
 
-        Raises SettingsError if it cannot be written or holds a run with other settings.
+        The learning rate's schedule is pinned when the run begins: `policy.lr_updates` is `updates` then, if it is
+        null. Raises SettingsError if the folder cannot be written or holds a run with other settings.
         """
         run = cls(config)
-        settings = config.model_dump(mode="json")
         path = run.folder / "config.yaml"
         try:
             run.checkpoints.mkdir(parents=True, exist_ok=True)
             begun = (run.folder / "metrics.jsonl").exists() or any(run.checkpoints.iterdir())
-            if path.exists() and begun:
-                _compare(yaml.safe_load(path.read_text()), settings, run.folder)
+            old = yaml.safe_load(path.read_text()) if path.exists() and begun else None
+            run = cls(_with_pinned_schedule(config, old))
+            settings = run.config.model_dump(mode="json")
+            if old is not None:
+                _compare(old, settings, run.folder)
             unfinished = path.with_name(".config.yaml.unfinished")
             unfinished.write_text(yaml.safe_dump(settings, sort_keys=False))
             unfinished.rename(path)
@@ -179,6 +182,25 @@ def _optimizer_tensors(name: str, optimizer: torch.optim.Optimizer) -> dict[str,
         for number, fields in optimizer.state_dict()["state"].items()
         for field, value in fields.items()
     }
+
+
+def _with_pinned_schedule(config: TrainerConfig, old: Mapping[str, Any] | None) -> TrainerConfig:
+    """The settings with the `policy.lr_updates` that the run began with, if they name none."""
+    if config.policy.lr_updates is not None:
+        return config
+    pinned = config.updates if old is None else old.get("policy", {}).get("lr_updates")
+    if not isinstance(pinned, int):
+        return config  # a run of other settings, which are compared
+    if pinned != config.updates:
+        _logger.info(
+            "the learning rate follows the schedule of %d updates that the run began with (policy.lr_updates), not of "
+            "the %d now asked for: from update %d on it is %g",
+            pinned,
+            config.updates,
+            pinned,
+            config.policy.lr_end,
+        )
+    return config.model_copy(update={"policy": config.policy.model_copy(update={"lr_updates": pinned})})
 
 
 def _compare(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from overworld import End
 from overworld_vlm.load import VLM
 from overworld_vlm.score import prefill_features
+from overworld_vlm.stopwatch import Stopwatch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -50,7 +51,9 @@ class Samples:
     advantages            fp32 [M], normalised
     weights               fp32 [M]: each env's weight
     features              fp32 [M, features], targets fp32 [M], old_values fp32 [M]: for the critic
+    slots                 int64 [M]: which of the rollout's rows each step is from
     advantage_std         before normalisation
+    normalised_std        after it: 1, but less in an env whose reward scale's floor binds; the smallest of the envs
     value_at_start        mean value of the states in which episodes began; None if none did
     """
 
@@ -62,7 +65,9 @@ class Samples:
     features: Tensor
     targets: Tensor
     old_values: Tensor
+    slots: Tensor
     advantage_std: float
+    normalised_std: float = 1.0
     value_at_start: float | None = None
 
     def __len__(self) -> int:
@@ -81,6 +86,7 @@ class Samples:
             features=self.features[chosen],
             targets=self.targets[chosen],
             old_values=self.old_values[chosen],
+            slots=self.slots[chosen],
         )
 
     def __repr__(self) -> str:
@@ -88,15 +94,28 @@ class Samples:
 
 
 def make_samples(
-    rollout: Rollout, vlm: VLM, reference: Reference, value: ValueFunction, config: TrainerConfig
+    rollout: Rollout,
+    vlm: VLM,
+    reference: Reference,
+    value: ValueFunction,
+    config: TrainerConfig,
+    stopwatch: Stopwatch | None = None,
 ) -> Samples:
-    """Scores a rollout's replies and states, and works out what each step teaches."""
+    """Scores a rollout's replies and states, and works out what each step teaches.
+
+    Its parts are `reference`, `old_logps` and `values`.
+    """
+    stopwatch = stopwatch or Stopwatch(vlm.device)
     steps = rollout.flat
-    ref_logps = reference.score(steps, config)
+    with stopwatch("reference"):
+        ref_logps = reference.score(steps, config)
     # In bf16 the sampler's kernels round differently: ratios are taken to what the training kernels say.
     exact = config.model.dtype == "float32"
-    old_logps = [step.logps for step in steps] if exact else score_all(vlm, steps, config)
-    return assemble(rollout, estimate_values(rollout, vlm, value, config), old_logps, ref_logps, config)
+    with stopwatch("old_logps"):
+        old_logps = [step.logps for step in steps] if exact else score_all(vlm, steps, config)
+    with stopwatch("values"):
+        valuation = estimate_values(rollout, vlm, value, config)
+    return assemble(rollout, valuation, old_logps, ref_logps, config)
 
 
 @torch.no_grad()
@@ -123,7 +142,7 @@ def estimate_values(rollout: Rollout, vlm: VLM, value: ValueFunction, config: Tr
     for row, prompt in zip(after, rollout.next_prompts, strict=True):
         row[-1] = row[-1] or prompt
     prompts = {(n, t): prompt for n, row in enumerate(after) for t, prompt in enumerate(row) if prompt is not None}
-    ends = prefill_features(vlm, list(prompts.values()), config.critic.input, config.policy.microbatch)
+    ends = prefill_features(vlm, list(prompts.values()), config.critic.input)
     for at, end_value in zip(prompts, values_of(ends).tolist(), strict=True):
         next_values[at] = end_value
     # After a failed step a new episode has begun, and before it there is no advantage to take over.
@@ -175,9 +194,11 @@ def assemble(
     steps = [flat[n] for n in chosen.tolist()]
     envs = torch.tensor([step.env for step in steps])
     normalised = torch.zeros_like(advantages)
+    normalised_stds = []
     for env, scale in enumerate(rollout.reward_scales):
         if (envs == env).any():
             normalised[envs == env] = normalise(advantages[envs == env], scale)
+            normalised_stds.append(float(normalised[envs == env].std(correction=0)))
     return Samples(
         steps=steps,
         old_logps=[old_logps[n] for n in chosen.tolist()],
@@ -187,7 +208,9 @@ def assemble(
         features=valuation.features[chosen],
         targets=targets,
         old_values=values,
+        slots=chosen // valuation.valid.shape[1],
         advantage_std=float(advantages.std(correction=0)),
+        normalised_std=min(normalised_stds),
         value_at_start=value_at_start,
     )
 
@@ -198,4 +221,4 @@ def _features(steps: Sequence[Step], vlm: VLM, config: TrainerConfig) -> Tensor:
     if len(known) == len(steps):
         return torch.stack(known)
     prompts = [step.prompt for step in steps]
-    return prefill_features(vlm, prompts, config.critic.input, config.policy.microbatch)
+    return prefill_features(vlm, prompts, config.critic.input)

@@ -24,8 +24,6 @@ def rollout_metrics(rollout: Rollout, env_ids: Sequence[str]) -> Metrics:
         Metric.REPLIES_TOKENS: sum(len(step.reply) for step in steps) / len(steps),
         Metric.FAILED_STEPS: float(sum(step.failed for step in steps)),
         Metric.EPISODES: float(len(rollout.episodes)),
-        Metric.SECONDS_WAITING: rollout.seconds_waiting,
-        Metric.SECONDS_WRITING: rollout.seconds_writing,
     }
     for end, name in _ENDS.items():
         metrics[name] = _fraction([episode.end is end for episode in rollout.episodes])
@@ -45,6 +43,7 @@ def sample_metrics(samples: Samples, reward_scale: float) -> Metrics:
         Metric.EXPLAINED_VARIANCE: 1 - residual / variance if variance > 0 else 0.0,
         Metric.RELATIVE_TARGET_STD: variance**0.5 / reward_scale,
         Metric.ADVANTAGE_STD: samples.advantage_std,
+        Metric.NORMALISED_ADVANTAGE_STD: samples.normalised_std,
     }
     if samples.value_at_start is not None:
         metrics[Metric.VALUE_AT_START] = samples.value_at_start

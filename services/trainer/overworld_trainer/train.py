@@ -9,13 +9,16 @@ repeat:  collect a rollout                                          Collector.co
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import signal
 import threading
+from contextlib import AbstractContextManager
 
 import torch
 from overworld_vlm.engine import Engine
+from overworld_vlm.stopwatch import Stopwatch
 
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.critic import Critic
@@ -24,11 +27,13 @@ from overworld_trainer.episodes import Episodes
 from overworld_trainer.exporter import Exporter, serve_metrics
 from overworld_trainer.learner import Learner
 from overworld_trainer.policy import load_policy, make_start
+from overworld_trainer.profiling import traced
 from overworld_trainer.recorder import recording
 from overworld_trainer.rollout import Collector
 from overworld_trainer.run import Run, TrainerState, read_state, restore_learner
 from overworld_trainer.samples import make_samples
 from overworld_trainer.seeds import derive, episode_seed
+from overworld_trainer.sinks.weights_and_biases import import_wandb
 
 _logger = logging.getLogger(__name__)
 
@@ -40,6 +45,8 @@ def train(config: TrainerConfig) -> bool:
     """
     if config.threads:
         torch.set_num_threads(config.threads)
+    if config.wandb is not None:
+        import_wandb()  # a missing package should not be found out after hours of cloning
     run, display = Run.open(config), Display(config)
     with serve_metrics(config.metrics_host, config.metrics_port) as exporter:
         if config.clone.updates and not run.has_start:
@@ -53,23 +60,34 @@ def _improve(run: Run, display: Display, exporter: Exporter) -> bool:
     state = TrainerState() if resumed is None else read_state(resumed)
     vlm, reference = load_policy(run, resumed)
     critic = Critic(vlm.hidden_size, config.critic.layers, derive(config.seed, "critic")).to(vlm.device)
-    learner = Learner(config, vlm, critic)
+    stopwatch = Stopwatch(vlm.device)
+    learner = Learner(config, vlm, critic, stopwatch)
     if resumed is not None:
         restore_learner(resumed, learner)
         _logger.info("resuming from %s", resumed)
-    writer = Engine(vlm, max_batch=config.max_batch, value_input=config.critic.input)
+    writer = Engine(vlm, max_batch=config.max_batch, value_input=config.critic.input, stopwatch=stopwatch)
     stopping = _sigterm()
     with (
         Episodes.open(config, functools.partial(episode_seed, config.seed), state.slots) as episodes,
-        recording(run, state, vlm, learner, episodes, exporter=exporter, display=display) as recorder,
+        recording(
+            run, state, vlm, learner, episodes, exporter=exporter, display=display, stopwatch=stopwatch
+        ) as recorder,
     ):
-        collector = Collector(config, vlm, writer, episodes)
+        collector = Collector(config, vlm, writer, episodes, stopwatch)
         while state.update < config.updates and not stopping.is_set():
-            rollout = collector.collect(config.rollout_steps)
-            samples = make_samples(rollout, vlm, reference, critic, config)
-            metrics = learner.update(samples, state.update)
+            with _traced(run, state.update, stopwatch):
+                rollout = collector.collect(config.rollout_steps)
+                samples = make_samples(rollout, vlm, reference, critic, config, stopwatch)
+                metrics = learner.update(samples, state.update)
             recorder.record(rollout, samples, metrics)
     return state.update >= config.updates
+
+
+def _traced(run: Run, update: int, stopwatch: Stopwatch) -> AbstractContextManager[None]:
+    """Writes a trace of what is done within if `update` is the one to be profiled."""
+    if update != run.config.profile_update:
+        return contextlib.nullcontext()
+    return traced(run.folder / "traces" / f"update-{update:06}.json.gz", stopwatch)
 
 
 def _sigterm() -> threading.Event:

@@ -20,6 +20,7 @@ from overworld_trainer.samples import Samples
 from overworld_trainer.seeds import episode_seed
 from overworld_vlm.engine import Engine
 from overworld_vlm.load import VLM
+from overworld_vlm.stopwatch import Stopwatch
 
 from tests.support.learning import make_learner, make_samples
 from tests.support.scripted_model import lines, run_settings
@@ -40,7 +41,8 @@ def update(server: ServerProcess, clueless: VLM, tmp_path: Path) -> Iterator[Upd
 def recorder(update: Update) -> AbstractContextManager[Recorder]:
     run, state, vlm, episodes, _, _, exporter = update
     learner = make_learner(vlm, run.config)
-    return recording(run, state, vlm, learner, episodes, exporter=exporter, display=Display(run.config))
+    display, stopwatch = Display(run.config), Stopwatch()
+    return recording(run, state, vlm, learner, episodes, exporter=exporter, display=display, stopwatch=stopwatch)
 
 
 def saved(run: Run) -> list[str]:

@@ -28,13 +28,15 @@ LOGGED_ALWAYS = {
     "ends/task", "ends/rule", "ends/time_limit",
     "losses/explained_variance", "losses/advantage_std", "losses/relative_target_std",
     "losses/value_loss", "losses/value_grad_norm",
-    "time/waiting_for_envs", "time/writing_replies", "time/learning",
+    "time/waiting_for_envs", "time/writing_replies", "time/reference", "time/old_logps", "time/values", "time/other",
+    "memory/host_peak",
 }  # fmt: skip
 LOGGED_WITH_EPISODES = {"charts/success_rate", "charts/episodic_return", "charts/episodic_length"}
 LOGGED_AFTER_WARM_UP = {
     "losses/policy_loss", "losses/policy_grad_norm", "losses/clipfrac", "losses/max_ratio",
     "losses/kl_k1", "losses/kl_k3", "losses/entropy_action", "losses/entropy_thoughts",
     "losses/max_logprob_error", "losses/mean_logprob_error",
+    "time/update", "throughput/update_tokens_per_second", "throughput/update_tflops",
 }  # fmt: skip
 
 

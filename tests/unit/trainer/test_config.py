@@ -51,6 +51,7 @@ def test_defaults_are_those_of_the_specification(file: str) -> None:
     )
     assert (config.critic.input, config.critic.clip, config.critic.epochs) == ("last_prompt_token", None, 4)
     assert (config.critic.stop_gradient, config.critic.warmup_updates) == (True, 2)
+    assert (config.critic.coefficient, config.critic.warmup_epochs) == (1.0, 40)
     assert config.critic.layers == (3072, 2048)
 
 
@@ -82,6 +83,9 @@ def test_defaults_are_those_of_the_specification(file: str) -> None:
         ({"kl": {"beta": -0.1}}, "kl.beta"),
         ({"critic": {"clip": 0}}, "critic.clip"),
         ({"critic": {"warmup_updates": -1}}, "warmup_updates"),
+        ({"critic": {"warmup_epochs": 0}}, "warmup_epochs"),
+        ({"critic": {"coefficient": 0}}, "critic.coefficient"),
+        ({"policy": {"lr_updates": 0}}, "lr_updates"),
         ({"critic": {"input": "last_token"}}, "critic.input"),
         ({"model": {"dtype": "float16"}}, "model.dtype"),
         ({"model": {"lora": {"r": 0}}}, "lora.r"),

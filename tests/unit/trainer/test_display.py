@@ -12,9 +12,9 @@ REPLIES: Metrics = {Metric.REPLIES_UNPARSEABLE: 0.25, Metric.REPLIES_INADMISSIBL
 
 
 def test_each_update_is_a_line_with_the_figures_that_there_are(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO), Display(settings(updates=5)).training(1) as show:
-        show(2, 64, {Metric.SUCCESS_RATE: 0.5, Metric.KL_K3: 0.01, Metric.STEPS_PER_SECOND: 7.0, **REPLIES})
-        show(3, 96, REPLIES)
+    with caplog.at_level(logging.INFO), Display(settings(updates=5)).training(1) as bar:
+        bar.write(1, 64, {Metric.SUCCESS_RATE: 0.5, Metric.KL_K3: 0.01, Metric.STEPS_PER_SECOND: 7.0, **REPLIES})
+        bar.write(2, 96, REPLIES)
     assert [record.getMessage() for record in caplog.records] == [
         "update 2 of 5, 64 steps: success 0.50  kl 0.01  valid 0.62  steps/s 7.00",
         "update 3 of 5, 96 steps: valid 0.62",

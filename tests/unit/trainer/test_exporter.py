@@ -19,8 +19,8 @@ def free_port() -> int:
 def test_the_newest_metrics_are_served_by_name_and_env() -> None:
     port = free_port()
     with serve_metrics("127.0.0.1", port) as exporter:
-        exporter.update(1, 64, {"losses/kl_k3": 0.5})
-        exporter.update(2, 128, {"charts/success_rate": 0.25, "charts/success_rate/toy/A-b": 0.5, "charts/SPS": 7.0})
+        exporter.write(0, 64, {"losses/kl_k3": 0.5})
+        exporter.write(1, 128, {"charts/success_rate": 0.25, "charts/success_rate/toy/A-b": 0.5, "charts/SPS": 7.0})
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
             families = text_string_to_metric_families(response.read().decode())
             samples = {(one.name, one.labels["env"]): one.value for family in families for one in family.samples}

@@ -14,13 +14,14 @@ def metrics(**changes: float) -> dict[str, float]:
         "inadmissible": "replies/inadmissible",
         "explained": "losses/explained_variance",
         "spread": "losses/relative_target_std",
+        "normalised": "losses/normalised_advantage_std",
         "clipfrac": "losses/clipfrac",
         "kl": "losses/kl_k3",
         "max_error": "losses/max_logprob_error",
         "mean_error": "losses/mean_logprob_error",
         "loss": "losses/policy_loss",
     }
-    values = {"unparseable": 0.0, "inadmissible": 0.0, "explained": 0.5, "spread": 1.0} | changes
+    values = {"unparseable": 0.0, "inadmissible": 0.0, "explained": 0.5, "spread": 1.0, "normalised": 1.0} | changes
     return {names[name]: value for name, value in values.items()}
 
 
@@ -111,3 +112,21 @@ def test_a_critic_that_explains_nothing_is_warned_of_once(caplog: pytest.LogCapt
 )
 def test_it_is_not_warned_of_otherwise(caplog: pytest.LogCaptureFixture, changes: dict[str, Any], update: int) -> None:
     assert warnings(caplog, Guard("float32"), changes, first=update) == []
+
+
+def test_the_floor_of_the_reward_scale_is_warned_of_once_when_it_binds(caplog: pytest.LogCaptureFixture) -> None:
+    guard = Guard("float32")
+    assert warnings(caplog, guard, {"normalised": 0.999999}, first=0) == []
+    said = warnings(caplog, guard, *[{"normalised": 0.3}] * 3, first=1)
+    assert len(said) == 1
+    assert said[0].startswith("update 1: the standard deviation of the advantages is 30 % of what they are divided by")
+    assert "losses/normalised_advantage_std" in said[0]
+
+
+def test_what_was_warned_of_is_remembered_across_a_restart(caplog: pytest.LogCaptureFixture) -> None:
+    trouble = {"explained": 0.04, "spread": 0.06, "normalised": 0.3}
+    before, after = Guard("float32"), Guard("float32")
+    assert len(warnings(caplog, before, trouble, first=10)) == 2
+    after.restore(json.loads(json.dumps(before.state())))
+    caplog.clear()
+    assert warnings(caplog, after, trouble, first=11) == []

@@ -1,20 +1,16 @@
 """Metrics: names, numbers, and the files they are written to."""
 
-import json
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 import torch
 from overworld import End, Outcome
 from overworld_trainer.episodes import EpisodeStatistics
-from overworld_trainer.log import MetricsLog
 from overworld_trainer.metrics import Metric, valid_replies
 from overworld_trainer.rollout import Rollout, Step
 from overworld_trainer.samples import Samples
 from overworld_trainer.summary import rollout_metrics, sample_metrics
 from overworld_vlm.batch import Prompt
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 NO_PROMPT = cast(Prompt, None)
 """Metrics do not look at prompts."""
@@ -110,7 +106,9 @@ def samples(targets: list[float], values: list[float], value_at_start: float | N
         features=wanted,
         targets=wanted,
         old_values=torch.tensor(values),
+        slots=torch.arange(len(targets)),
         advantage_std=0.7,
+        normalised_std=0.4,
         value_at_start=value_at_start,
     )
 
@@ -122,6 +120,7 @@ def test_explained_variance() -> None:
         "losses/explained_variance": pytest.approx(0.75),
         "losses/relative_target_std": pytest.approx(0.25),
         "losses/advantage_std": 0.7,
+        "losses/normalised_advantage_std": 0.4,
     }
     assert sample_metrics(samples([0.0, 2.0], [5.0, 7.0]), 1.0)["losses/explained_variance"] == pytest.approx(1.0)
     assert sample_metrics(samples([3.0, 3.0], [1.0, 2.0]), 1.0)["losses/explained_variance"] == 0.0
@@ -141,64 +140,3 @@ def test_every_name_in_the_log_is_listed_in_one_place(rollout: Rollout) -> None:
 
 def test_valid_replies_are_those_that_hold_an_admissible_action(rollout: Rollout) -> None:
     assert valid_replies(rollout_metrics(rollout, ["toy/A"])) == 0.5
-
-
-def lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def board(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    events = EventAccumulator(str(folder / "tensorboard")).Reload()
-    return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
-
-
-def test_each_update_is_a_line_and_a_point_on_the_board(tmp_path: Path) -> None:
-    log = MetricsLog.open(tmp_path, 0, 0)
-    log.write(0, 32, {"losses/kl_k1": 0.125, "charts/SPS": 3.0})
-    log.write(1, 64, {"losses/kl_k1": 1 / 3})
-    log.close()
-    assert lines(tmp_path) == [
-        {"update": 0, "env_steps": 32, "losses/kl_k1": 0.125, "charts/SPS": 3.0},
-        {"update": 1, "env_steps": 64, "losses/kl_k1": 1 / 3},
-    ]
-    assert board(tmp_path) == {"losses/kl_k1": [(32, 0.125), (64, pytest.approx(1 / 3))], "charts/SPS": [(32, 3.0)]}
-
-
-def test_a_line_is_there_as_soon_as_its_update_is_done(tmp_path: Path) -> None:
-    log = MetricsLog.open(tmp_path, 0, 0)
-    log.write(0, 32, {"a": 1.0})
-    assert len(lines(tmp_path)) == len(board(tmp_path)["a"]) == 1
-    log.close()
-
-
-def resumed(folder: Path, update: int, env_steps: int) -> None:
-    """What is there after five updates, a fall back to `update`, and one update more."""
-    log = MetricsLog.open(folder, 0, 0)
-    for number in range(5):
-        log.write(number, 32 * (number + 1), {"a": float(number)})
-    log.close()
-    log = MetricsLog.open(folder, update, env_steps)
-    log.write(update, env_steps + 32, {"a": 100.0})
-    log.close()
-
-
-@pytest.mark.parametrize("update", [0, 3, 5])
-def test_a_resumed_run_cuts_off_what_it_will_write_again(tmp_path: Path, update: int) -> None:
-    resumed(tmp_path, update, 32 * update)
-    expected = [*map(float, range(update)), 100.0]
-    assert [line["update"] for line in lines(tmp_path)] == list(range(update + 1))
-    assert [line["a"] for line in lines(tmp_path)] == expected
-    assert board(tmp_path)["a"] == [(32 * (number + 1), value) for number, value in enumerate(expected)]
-
-
-@pytest.mark.parametrize("torn", ['{"update": 5, "env_st', "\0\0\0\0", "\n"])
-def test_a_line_that_was_torn_by_a_crash_is_dropped(tmp_path: Path, torn: str) -> None:
-    log = MetricsLog.open(tmp_path, 0, 0)
-    log.write(0, 32, {"a": 1.0})
-    log.close()
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write(torn)
-    log = MetricsLog.open(tmp_path, 1, 32)
-    log.write(1, 64, {"a": 2.0})
-    log.close()
-    assert [line["a"] for line in lines(tmp_path)] == [1.0, 2.0]

@@ -13,7 +13,6 @@ from overworld.errors import SettingsError
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.episodes import PlayerState
 from overworld_trainer.learner import Learner
-from overworld_trainer.metrics import Metric
 from overworld_trainer.policy import _with_new_adapter, load_policy
 from overworld_trainer.reference import Reference, score_all
 from overworld_trainer.run import Run, TrainerState, read_state, restore_learner
@@ -26,15 +25,11 @@ from tests.support.optional import present
 from tests.support.tiny_vlm import make_vlm
 
 SLOTS: list[PlayerState] = [{"episode": 2, "actions": ["up", None], "reward": 0.1 + 0.2}]
-GUARD = {"clipped": 1, "invalid": 0, "valid_at_start": 1 / 3}
+GUARD = {"clipped": 1, "invalid": 0, "valid_at_start": 1 / 3, "warned": ["critic"]}
 
 
 def state_after(update: int) -> TrainerState:
     return TrainerState(update=update, env_steps=update * 32, max_logprob_error=1e-6, slots=SLOTS, guard=GUARD)
-
-
-def without_seconds(metrics: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if name != Metric.SECONDS_LEARNING}
 
 
 def trained(vlm: VLM, config: TrainerConfig, updates: int = 2) -> Learner:
@@ -69,7 +64,7 @@ def test_the_learner_comes_back_to_the_bit_and_goes_on_alike(run: Run) -> None:
     after = make_learner(theirs, run.config, seed=9)
     restore_learner(run.checkpoint(6), after)
     samples = make_samples(make_vlm(), noise=0.3)
-    assert without_seconds(before.update(samples, 2)) == without_seconds(after.update(samples, 2))
+    assert before.update(samples, 2) == after.update(samples, 2)
     assert moved(weights(ours.model), theirs.model) == set()
     assert moved(weights(before.critic), after.critic) == set()
 
@@ -171,6 +166,31 @@ def test_what_does_not_change_the_numbers_may_be_changed(run: Run) -> None:
     assert "secret" not in (run.folder / "config.yaml").read_text()
 
 
+def test_more_updates_leave_the_learning_rate_where_the_schedule_ended(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run began with 5 updates."""
+    with caplog.at_level(logging.INFO):
+        again = Run.open(settings(run=run.folder, updates=5))
+    assert not caplog.records
+    before = [make_learner(make_vlm(), run.config).learning_rate(update) for update in range(5)]
+    for updates in (50, 60):  # the second time too, when the folder holds the changed settings
+        with caplog.at_level(logging.INFO):
+            again = Run.open(settings(run=run.folder, updates=updates))
+        rates = [make_learner(make_vlm(), again.config).learning_rate(update) for update in range(50)]
+        assert rates[:5] == before
+        assert rates[5:] == [pytest.approx(1e-7)] * 45
+        assert (again.config.updates, again.config.policy.lr_updates) == (updates, 5)
+        assert "schedule of 5 updates" in caplog.text
+        assert "from update 5 on it is 1e-07" in caplog.text
+
+
+def test_another_schedule_is_another_run(run: Run) -> None:
+    Run.open(settings(run=run.folder, policy={"lr_updates": 5}))
+    with pytest.raises(SettingsError, match=r"policy was .*'lr_updates': 5.*'lr_updates': 50"):
+        Run.open(settings(run=run.folder, updates=50, policy={"lr_updates": 50}))
+
+
 def test_a_run_goes_on_where_its_folder_was_moved_to(run: Run, tmp_path: Path) -> None:
     run.folder.rename(tmp_path / "elsewhere")
     assert present(Run.open(settings(run=tmp_path / "elsewhere")).latest()).name == "000006"
@@ -249,7 +269,7 @@ def test_a_resumed_adapter_learns_on_alike(adapted: Run) -> None:
     after = make_learner(theirs, config)
     restore_learner(adapted.checkpoint(2), after)
     samples = make_samples(make_vlm(), noise=0.3)
-    assert without_seconds(before.update(samples, 2)) == without_seconds(after.update(samples, 2))
+    assert before.update(samples, 2) == after.update(samples, 2)
     assert moved(weights(ours.model), theirs.model) == set()
 
 

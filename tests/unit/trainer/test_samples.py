@@ -89,6 +89,7 @@ def test_targets_are_the_unnormalised_advantages_plus_the_rollouts_values() -> N
     expected = [(a - 2.875) / 2.0117 for a in (0.5, 3, 2, 6)]
     assert samples.advantages.tolist() == pytest.approx(expected, abs=1e-3)
     assert samples.weights.tolist() == [1.0] * 4
+    assert samples.normalised_std == pytest.approx(1.0)
 
 
 def test_envs_are_normalised_by_themselves_with_their_own_reward_scale() -> None:
@@ -96,6 +97,7 @@ def test_envs_are_normalised_by_themselves_with_their_own_reward_scale() -> None
     samples = samples_of(*rollout, settings(envs=ENVS))
     # First env: mean 2, standard deviation 1. Second: mean 100.01, standard deviation .01, floor .1 * 10.
     assert samples.advantages.tolist() == pytest.approx([-1, 1, -0.01, 0.01], abs=1e-4)
+    assert samples.normalised_std == pytest.approx(0.01, abs=1e-4)  # the second's floor binds
     assert samples.weights.tolist() == [0.5, 0.5, 2.0, 2.0]
 
 
@@ -107,6 +109,8 @@ def test_failed_steps_are_left_out_of_everything() -> None:
     assert [logp.item() for logp in samples.old_logps] == [0.0, 10.0, 11.0]
     assert [logp.item() for logp in samples.ref_logps] == [0.5, 10.5, 11.5]
     assert samples.features.squeeze(1).tolist() == [0.0, 10.0, 11.0]
+    assert samples.slots.tolist() == [0, 1, 1]
+    assert samples.select(torch.tensor([2, 0])).slots.tolist() == [1, 0]
     assert len(samples) == 3
     assert samples.advantages.mean().item() == pytest.approx(0, abs=1e-6)
 

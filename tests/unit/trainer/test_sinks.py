@@ -1,0 +1,198 @@
+"""Where metrics go: metrics.jsonl, TensorBoard, and Weights & Biases as the real package writes it offline."""
+
+import builtins
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from overworld.errors import MissingExtraError, SettingsError
+from overworld_trainer.config import TrainerConfig
+from overworld_trainer.sinks import open_sinks
+from overworld_trainer.sinks.weights_and_biases import import_wandb
+from overworld_trainer.train import train
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.support.learning import settings
+
+OFFLINE = {"project": "tests", "group": "seeds", "mode": "offline"}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> TrainerConfig:
+    """Of a run without Weights & Biases."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    return settings(run=folder)
+
+
+@pytest.fixture
+def logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrainerConfig]:
+    """Of a run that logs to Weights & Biases, whose package leaves its other files in the test's folder, too."""
+    for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DIR", "WANDB_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    yield settings(run=folder, wandb=OFFLINE)
+    import_wandb().teardown()
+
+
+def write(config: TrainerConfig, update: int, *values: float, steps: int = 32) -> None:
+    """Opens the sinks of a run that has made `update` updates, and makes one for each value of a metric `a`."""
+    with open_sinks(config, update, steps * update) as sinks:
+        for number, value in enumerate(values, update):
+            for sink in sinks:
+                sink.write(number, steps * (number + 1), {"a": value})
+
+
+def lines(config: TrainerConfig) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (config.run / "metrics.jsonl").read_text().splitlines()]
+
+
+def board(config: TrainerConfig) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(config.run / "tensorboard")).Reload()
+    return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
+
+
+def test_each_update_is_a_line_and_a_point_on_the_board(config: TrainerConfig) -> None:
+    with open_sinks(config, 0, 0) as sinks:
+        for sink in sinks:
+            sink.write(0, 32, {"losses/kl_k1": 0.125, "charts/SPS": 3.0})
+            sink.write(1, 64, {"losses/kl_k1": 1 / 3})
+    assert lines(config) == [
+        {"update": 0, "env_steps": 32, "losses/kl_k1": 0.125, "charts/SPS": 3.0},
+        {"update": 1, "env_steps": 64, "losses/kl_k1": 1 / 3},
+    ]
+    assert board(config) == {"losses/kl_k1": [(32, 0.125), (64, pytest.approx(1 / 3))], "charts/SPS": [(32, 3.0)]}
+
+
+def test_a_line_is_there_as_soon_as_its_update_is_done(config: TrainerConfig) -> None:
+    with open_sinks(config, 0, 0) as sinks:
+        for sink in sinks:
+            sink.write(0, 32, {"a": 1.0})
+        assert len(lines(config)) == len(board(config)["a"]) == 1
+
+
+@pytest.mark.parametrize("update", [0, 3, 5])
+def test_a_resumed_run_cuts_off_what_it_will_write_again(config: TrainerConfig, update: int) -> None:
+    write(config, 0, *map(float, range(5)))
+    write(config, update, 100.0)
+    expected = [*map(float, range(update)), 100.0]
+    assert [line["update"] for line in lines(config)] == list(range(update + 1))
+    assert [line["a"] for line in lines(config)] == expected
+    assert board(config)["a"] == [(32 * (number + 1), value) for number, value in enumerate(expected)]
+    assert [path.name for path in config.run.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("torn", ['{"update": 5, "env_st', "\0\0\0\0", "\n"])
+def test_a_line_that_was_torn_by_a_crash_is_dropped(config: TrainerConfig, torn: str) -> None:
+    write(config, 0, 1.0)
+    with (config.run / "metrics.jsonl").open("a") as file:
+        file.write(torn)
+    write(config, 1, 2.0)
+    assert [line["a"] for line in lines(config)] == [1.0, 2.0]
+
+
+def test_a_crash_while_lines_are_cut_off_costs_none(config: TrainerConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(config, 0, 1.0, 2.0, 3.0)
+
+    def crash(*_: object) -> Path:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", crash)
+        write(config, 1)
+    assert [line["a"] for line in lines(config)] == [1.0, 2.0, 3.0]
+    write(config, 1, 4.0)
+    assert [line["a"] for line in lines(config)] == [1.0, 4.0]
+
+
+def records(config: TrainerConfig) -> dict[str, list[Any]]:
+    """What Weights & Biases has kept of a run, by file, as its own reader and messages understand it."""
+    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.sdk.internal.datastore import DataStore
+
+    found = {}
+    for path in sorted((config.run / "wandb").glob("offline-run-*/run-*.wandb")):
+        store = DataStore()
+        store.open_for_scan(str(path))
+        found[path.name] = [Record.FromString(data) for data in iter(store.scan_data, None)]
+        store.close()
+    return found
+
+
+def history(found: list[Any]) -> list[dict[str, Any]]:
+    rows = [one.history for one in found if one.HasField("history")]
+    return [{item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in row.item} for row in rows]
+
+
+def test_weights_and_biases_keeps_a_run_offline(logged: TrainerConfig) -> None:
+    write(logged, 0, 0.5, 1 / 3)
+    ((name, found),) = records(logged).items()
+    assert name == f"run-{(logged.run / 'wandb' / 'run_id').read_text()}.wandb"
+    run = next(one.run for one in found if one.HasField("run"))
+    assert (run.project, run.run_group, run.display_name) == ("tests", "seeds", "run")
+    config = {item.key: json.loads(item.value_json) for item in run.config.update if item.key}
+    assert config["policy"]["lr"] == logged.policy.lr
+    assert "token" not in config
+    rows = history(found)
+    assert [(row["_step"], row["env_steps"], row["a"]) for row in rows] == [(0, 32, 0.5), (1, 64, 1 / 3)]
+    assert any(one.metric.glob_name == "*" and one.metric.step_metric == "env_steps" for one in found)
+    assert [one.exit.exit_code for one in found if one.HasField("exit")] == [0]
+    assert [line["a"] for line in lines(logged)] == [0.5, 1 / 3]
+
+
+def test_a_resumed_run_continues_its_run_in_weights_and_biases(logged: TrainerConfig) -> None:
+    write(logged, 0, 1.0, 2.0)
+    with pytest.raises(ValueError, match="broken"), open_sinks(logged, 1, 32) as sinks:
+        for sink in sinks:
+            sink.write(1, 64, {"a": 2.0})
+        raise ValueError("broken")
+    first, second = [Path(path).parent for path in (logged.run / "wandb").glob("offline-run-*/run-*.wandb")]
+    assert first != second
+    (name,) = {path.name for path in (logged.run / "wandb").glob("offline-run-*/run-*.wandb")}
+    assert name == f"run-{(logged.run / 'wandb' / 'run_id').read_text()}.wandb"
+
+
+def test_a_run_that_cannot_be_opened_says_what_to_do(logged: TrainerConfig) -> None:
+    online = settings(run=logged.run, wandb=OFFLINE | {"mode": "online"})
+    with pytest.raises(SettingsError, match=r"wandb: .*wandb\.mode = offline"):
+        write(online, 0)
+
+
+def test_without_the_package_the_run_does_not_begin(logged: TrainerConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *arguments: Any, **keywords: Any) -> ModuleType:
+        if name == "wandb":
+            raise ModuleNotFoundError("No module named 'wandb'", name="wandb")
+        return real(name, *arguments, **keywords)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(MissingExtraError, match=r"pip install 'overworld-trainer\[wandb\]'"):
+        train(logged)
+    assert not any(logged.run.iterdir())
+
+
+def test_a_run_that_does_not_ask_for_it_does_not_import_it(config: TrainerConfig) -> None:
+    script = """
+import sys
+from overworld_trainer import train
+from overworld_trainer.config import TrainerConfig
+from overworld_trainer.sinks import open_sinks
+with open_sinks(TrainerConfig.model_validate_json(sys.stdin.read()), 0, 0):
+    print("wandb" in sys.modules)
+"""
+    import subprocess
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], input=config.model_dump_json(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
