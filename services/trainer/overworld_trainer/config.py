@@ -43,7 +43,10 @@ class ModelConfig(_Section):
 
     path: str = Field(default="tiny", description="folder in Hugging Face's layout; tiny: one is made on the spot")
     tiny: TinyConfig = TinyConfig()
-    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="type of the weights")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="type of the weights; of those in bfloat16 that are trained the optimizer keeps fp32 copies",
+    )
     device: str = Field(default="auto", description="cpu, cuda, cuda:1, ...; auto: a GPU if there is one")
     lora: LoraConfig | None = Field(default=None, description="adapter to train; null: all weights are trained")
     gradient_checkpointing: bool = Field(default=False, description="less memory in updates for a third more time")
@@ -106,6 +109,11 @@ class PolicyConfig(_Section):
         "continue at lr_end",
     )
     clip: float = Field(default=0.2, gt=0, lt=1, description="bound of the ratio's distance from 1")
+    dual_clip: float | None = Field(
+        default=None,
+        gt=1,
+        description="bound of the ratio where the advantage is negative, e.g. 3; null: none, as in VL-DAC",
+    )
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are clipped to this norm")
 
 

@@ -50,6 +50,7 @@ class Metric(enum.StrEnum):
     POLICY_GRAD_NORM = "losses/policy_grad_norm"
     POLICY_LOSS = "losses/policy_loss"
     RELATIVE_TARGET_STD = "losses/relative_target_std"
+    SAMPLER_KL = "losses/sampler_kl"
     VALUE_GRAD_NORM = "losses/value_grad_norm"
     VALUE_LOSS = "losses/value_loss"
 

@@ -112,7 +112,23 @@ def test_the_samplers_error_is_that_of_the_first_minibatch_before_any_weight_has
         step.logps[-1] += 0.5
     metrics = make_learner(make_vlm(), settings()).update(samples, 0)
     assert metrics["losses/max_logprob_error"] == pytest.approx(0.5, abs=1e-4)
-    assert 0.5 / 13 < metrics["losses/mean_logprob_error"] < 0.5
+    # One token of each step is off, by .5 in the sampler's favour; the means are over all tokens of the minibatch.
+    share = len(samples) / sum(len(step.reply) for step in samples.steps)
+    assert metrics["losses/mean_logprob_error"] == pytest.approx(0.5 * share, abs=1e-4)
+    assert metrics["losses/sampler_kl"] == pytest.approx((math.exp(-0.5) - 1 + 0.5) * share, abs=1e-4)
+
+
+def test_the_dual_clip_is_the_one_asked_for() -> None:
+    vlm = make_vlm()
+    samples = make_samples(vlm)
+    samples = changed(samples, old_logps=[logps - math.log(5.0) for logps in samples.old_logps])  # all ratios are 5
+    samples = changed(samples, advantages=torch.full((len(samples),), -1.0))
+    losses = {
+        bound: make_learner(vlm, settings(policy={"dual_clip": bound, "lr": 1e-9}, kl={"kind": "none"}))
+        .update(samples, 0)["losses/policy_loss"]
+        for bound in (None, 3.0)
+    }  # fmt: skip
+    assert losses == {None: pytest.approx(5.0, rel=1e-3), 3.0: pytest.approx(3.0, rel=1e-3)}
 
 
 def only_value(samples: Samples) -> Samples:
