@@ -29,7 +29,7 @@ LOGGED_ALWAYS = {
     "replies/unparseable", "replies/inadmissible", "replies/cut", "replies/tokens",
     "ends/task", "ends/rule", "ends/time_limit",
     "losses/explained_variance", "losses/advantage_std", "losses/relative_target_std",
-    "losses/value_loss", "losses/value_grad_norm",
+    "losses/normalised_advantage_std", "losses/critic_epochs", "losses/value_loss", "losses/value_grad_norm",
     "time/encode", "time/prefill", "time/decode", "time/waiting_for_envs",
     "time/reference", "time/old_logps", "time/values", "time/critic", "time/other",
     "memory/host_peak", "throughput/prefill_tokens_per_second", "throughput/decode_tokens_per_second",
@@ -42,7 +42,7 @@ LOGGED_WITH_EPISODES = {"charts/success_rate", "charts/episodic_return", "charts
 LOGGED_AFTER_WARM_UP = {
     "losses/policy_loss", "losses/policy_grad_norm", "losses/clipfrac", "losses/max_ratio",
     "losses/kl_k1", "losses/kl_k3", "losses/entropy_action", "losses/entropy_thoughts",
-    "losses/max_logprob_error", "losses/mean_logprob_error",
+    "losses/max_logprob_error", "losses/mean_logprob_error", "losses/sampler_kl",
     "time/update", "throughput/update_tokens_per_second", "throughput/update_tflops",
 }  # fmt: skip
 
