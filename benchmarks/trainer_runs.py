@@ -142,7 +142,9 @@ def passes(allowed: float) -> Iterator[Row]:
     frames = 4 * (STEPS + HISTORY)
     setting = f"history {HISTORY}, {STEPS} steps of 4 slots, 2 epochs, adapter"
     value = costs["ours"][0].frames / frames
-    yield Row("passes of a frame through the tower", setting, value, "per rollout", "at most", allowed, allowed / value, 1)
+    yield Row(
+        "passes of a frame through the tower", setting, value, "per rollout", "at most", allowed, allowed / value, 1
+    )
     for name in list(costs)[1:]:
         peer = costs[name][0].frames / frames
         yield Row("passes of a frame through the tower", setting, value, "per rollout", name, peer, peer / value)
@@ -183,7 +185,13 @@ def _start() -> Path:
     folder = Path(_temporary("overworld-start-").name)
     # Short episodes, so that it sees prompts with fewer frames, too.
     envs = [{"id": "bench/Frames", "slots": 4, "options": {"size": 112, "max_turns": 12}}]
-    settings = {**SETTINGS, "updates": 1, "envs": envs, "model": {"path": "tiny"}, "clone": {"updates": 150, "lr": 4e-3}}
+    settings = {
+        **SETTINGS,
+        "updates": 1,
+        "envs": envs,
+        "model": {"path": "tiny"},
+        "clone": {"updates": 150, "lr": 4e-3},
+    }
     (update,) = Alternative(ROOT).updates(folder, settings)
     metrics = update["metrics"]
     if metrics["replies/unparseable"] + metrics["replies/inadmissible"] > 0.2:
