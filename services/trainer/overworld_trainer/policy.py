@@ -16,6 +16,7 @@ from overworld_trainer.clone import clone
 from overworld_trainer.config import LoraConfig, ModelConfig
 from overworld_trainer.demonstrations import open_demonstrations, texts
 from overworld_trainer.display import Display
+from overworld_trainer.memory import needing
 from overworld_trainer.reference import Reference
 from overworld_trainer.run import Run, TrainerState
 from overworld_trainer.seeds import derive
@@ -33,7 +34,8 @@ def make_start(run: Run, display: Display) -> None:
             vlm = _load(config.model.path, config.model)
         if config.clone.lora is not None:
             vlm = _with_new_adapter(vlm, config.clone.lora, derive(config.seed, "clone adapter"))
-        clone(vlm, demonstrations.batch, config.clone, show)
+        with needing("model.batch_tokens", vlm.batch_tokens):
+            clone(vlm, demonstrations.batch, config.clone, show)
         if config.clone.lora is not None:
             vlm = vlm.wrapped(vlm.model.merge_and_unload())
         run.save(vlm, TrainerState(), demonstrations.provenance, used_expert=demonstrations.used_expert)
