@@ -18,6 +18,7 @@ from torch import Tensor
 from overworld_trainer.codec import as_arrays, count_thinking, decode_reply, encode_messages
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.episodes import EnvError, Episodes, EpisodeStatistics, Pending, Played, Player
+from overworld_trainer.stop import Stop
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -94,8 +95,11 @@ class _Group:
 class Collector:
     """Plays with the model whose replies `writer` writes."""
 
-    def __init__(self, config: TrainerConfig, vlm: VLM, writer: Writer, episodes: Episodes) -> None:
+    def __init__(
+        self, config: TrainerConfig, vlm: VLM, writer: Writer, episodes: Episodes, stop: Stop | None = None
+    ) -> None:
         self._config = config
+        self._stop = stop or Stop()
         self._vlm = vlm
         self._writer = writer
         self._episodes = episodes
@@ -109,7 +113,7 @@ class Collector:
     def collect(self, steps: int) -> Rollout:
         """Plays `steps` steps in every slot. Episodes continue across the border to the next rollout.
 
-        Raises EnvError if all of them fail, and what writer and episodes raise.
+        Raises EnvError if all of them fail, InterruptionError, and what writer and episodes raise.
         """
         started = time.perf_counter()
         waiting = 0.0
@@ -118,6 +122,7 @@ class Collector:
         for turn in range(steps + 1):
             for group in self._groups:
                 asked = time.perf_counter()
+                self._stop.wait(group.pending)
                 played = self._episodes.receive(group.pending)
                 waiting += time.perf_counter() - asked
                 for player, what in played.items():
@@ -139,7 +144,11 @@ class Collector:
     def _act(self, group: _Group) -> Pending:
         """Writes the replies of a group and sends its moves."""
         group.requests = {player: self._request(player) for player in group.players}
-        self._writer.run(list(group.requests.values()))
+        for request in group.requests.values():
+            self._writer.add(request)
+        while any(request.finish is None for request in group.requests.values()):
+            self._stop.check()
+            self._writer.step()
         acts = {}
         for player, request in group.requests.items():
             text = decode_reply(self._vlm, request.tokens)
