@@ -24,7 +24,7 @@ WHOLE = 1000
 def settings(**changes: Any) -> TrainerConfig:
     """Settings for one optimizer step on all samples, without warm-up; `changes` are merged into the sections."""
     sections: dict[str, dict[str, Any]] = {
-        "policy": {"epochs": 1, "minibatch": WHOLE, "microbatch": 4, "lr": 1e-3, "max_grad_norm": 1e9},
+        "policy": {"epochs": 1, "minibatch": WHOLE, "lr": 1e-3, "max_grad_norm": 1e9},
         "critic": {"layers": [16], "epochs": 1, "minibatch": WHOLE, "lr": 1e-3, "warmup_updates": 0},
         "clone": {"updates": 1},
         "model": {},

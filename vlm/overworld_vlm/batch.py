@@ -5,7 +5,7 @@ Everything is padded on the right; the attention mask hides it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from overworld_vlm.families import Picture
 from overworld_vlm.load import VLM
+from overworld_vlm.vision import Picture, joined
 
 Message = dict[str, Any]
 """{"role", "content"}: the content a text, or a list of {"type": "text", "text": str} and {"type": "image", "image":
@@ -32,7 +32,7 @@ class Prompt:
     ids        int64 [L]
     positions  int64 [axes, L]: one number per token, or temporal, row and column position (M-RoPE)
     next       the position of the first token of the reply
-    pictures   its images in order, their media in the model's type
+    pictures   its images in order
     """
 
     ids: Tensor
@@ -46,23 +46,18 @@ class Prompt:
     def __repr__(self) -> str:
         return f"Prompt({len(self)} tokens, {len(self.pictures)} images)"
 
-    @property
-    def media(self) -> dict[str, Tensor]:
-        """The media of all of its pictures."""
-        return _join(self.pictures)
-
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Batch:
     """B prompts, each followed by a reply or not, padded to L tokens, on the model's device.
 
-    ids [B, L], mask bool [B, L], positions [axes, B, L], media of all pictures in order, prompt_lengths [B].
+    ids [B, L], mask bool [B, L], positions [axes, B, L], pictures of all prompts in order, prompt_lengths [B].
     """
 
     ids: Tensor
     mask: Tensor
     positions: Tensor
-    media: dict[str, Tensor]
+    pictures: tuple[Picture, ...]
     prompt_lengths: Tensor
 
     def __repr__(self) -> str:
@@ -70,13 +65,14 @@ class Batch:
         return f"Batch({rows} x {columns} tokens, {int(self.mask.sum())} of them not padding)"
 
 
-def encode(vlm: VLM, messages: Sequence[Message]) -> Prompt:
+def encode(vlm: VLM, messages: Sequence[Message], seen: Sequence[Picture] = ()) -> Prompt:
     """Encodes messages by the model's chat template, with the opening of the assistant's turn.
 
-    Special tokens within texts lose their meaning. Raises PromptError.
+    Special tokens within texts lose their meaning. `seen` are pictures, an earlier prompt's say, that are used again
+    where the messages show the same arrays. Raises PromptError.
     """
     images = [
-        _rgb(part["image"])
+        _checked(part["image"])
         for message in messages
         if not isinstance(message["content"], str)
         for part in message["content"]
@@ -93,24 +89,27 @@ def encode(vlm: VLM, messages: Sequence[Message]) -> Prompt:
     if len(pieces) != len(images) + 1:
         raise PromptError("the model's chat template does not show all images")
     try:
-        pictures = tuple(_picture(vlm, image) for image in images)
+        pictures = tuple(_picture(vlm, image, seen) for image in images)
     except ValueError as error:
         raise PromptError(f"an image cannot be used: {error}") from error
-    text = pieces[0] + "".join(picture.text + piece for picture, piece in zip(pictures, pieces[1:], strict=True))
+    text = pieces[0] + "".join(picture.layout.text + piece for picture, piece in zip(pictures, pieces[1:], strict=True))
     try:
         short_ids: list[int] = vlm.tokenizer(text, add_special_tokens=False)["input_ids"]
     except TypeError as error:  # half a surrogate pair, which JSON may hold
         raise PromptError("the messages are not valid Unicode") from error
     ids = torch.tensor(_expand(vlm, short_ids, pictures))
-    positions, following = vlm.family.positions(vlm.core, ids, _join(pictures))
+    sizes = joined([picture.layout.sizes for picture in pictures])
+    positions, following = vlm.family.positions(vlm.core, ids, sizes)
     return Prompt(ids=ids, positions=positions, next=following, pictures=pictures)
 
 
-def collate(vlm: VLM, prompts: Sequence[Prompt], replies: Sequence[Tensor] | None = None) -> Batch:
-    """A batch of prompts, each followed by its reply (int64 [T]) if there are replies."""
+def collate(
+    vlm: VLM, prompts: Sequence[Prompt], replies: Sequence[Tensor] | None = None, *, multiple_of: int = 1
+) -> Batch:
+    """A batch of prompts, each followed by its reply (int64 [T]) if there are replies; L is a `multiple_of` that."""
     replies = replies if replies is not None else [torch.empty(0, dtype=torch.int64)] * len(prompts)
     lengths = [len(prompt) + len(reply) for prompt, reply in zip(prompts, replies, strict=True)]
-    size = len(prompts), max(lengths)
+    size = len(prompts), -(-max(lengths) // multiple_of) * multiple_of
     ids = torch.full(size, int(vlm.tokenizer.pad_token_id), dtype=torch.int64)
     mask = torch.zeros(size, dtype=torch.bool)
     positions = torch.zeros((vlm.family.position_axes, *size), dtype=torch.int64)
@@ -121,31 +120,43 @@ def collate(vlm: VLM, prompts: Sequence[Prompt], replies: Sequence[Tensor] | Non
         positions[:, row, : len(prompt)] = prompt.positions
         positions[:, row, len(prompt) : length] = prompt.next + torch.arange(len(reply))
     device = vlm.device
-    media = _join(picture for prompt in prompts for picture in prompt.pictures)
     return Batch(
         ids=ids.to(device),
         mask=mask.to(device),
         positions=positions.to(device),
-        media={name: tensor.to(device) for name, tensor in media.items()},
+        pictures=tuple(picture for prompt in prompts for picture in prompt.pictures),
         prompt_lengths=torch.tensor([len(prompt) for prompt in prompts], device=device),
     )
 
 
-def hidden_states(vlm: VLM, batch: Batch, cache: Any = None, features: Tensor | None = None) -> Tensor:
-    """The last layer's hidden states, [B, L, hidden]; fills the cache if there is one.
+def hidden_states(vlm: VLM, batch: Batch, cache: Any = None) -> Tensor:
+    """The last layer's hidden states, [B, L, hidden]; fills the cache if there is one."""
+    features = vlm.vision(batch.pictures)
+    return vlm.family.hidden_states(vlm.core, batch.ids, batch.mask, batch.positions, features, cache)
 
-    features  of the batch's pictures, as `Family.features` gives them, if they are known; they spare the vision tower
+
+def split(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Cuts rows of these lengths into batches of at most `tokens` tokens, padding included. Yields their indices.
+
+    Rows of similar length share a batch, so that little is padded; equally long ones stay in order. A row that is
+    longer than `tokens` gets a batch of its own.
     """
-    images = batch.media if features is None else features
-    return vlm.family.hidden_states(vlm.core, batch.ids, batch.mask, batch.positions, images, cache)
+    batch: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
+        if batch and lengths[row] * (len(batch) + 1) > tokens:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
 
 
-def _rgb(image: Any) -> np.ndarray:
+def _checked(image: Any) -> np.ndarray:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
         raise PromptError("an image must be uint8 [height, width, 1 or 3]")
     if not image.size:
         raise PromptError("an image must be uint8 [height, width, 1 or 3] with at least one pixel")
-    return image if image.shape[2] == 3 else np.repeat(image, 3, 2)
+    return image
 
 
 def _without_specials(vlm: VLM, content: Any) -> Any:
@@ -173,25 +184,15 @@ def _parts(content: Any) -> list[dict[str, Any]]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-def _picture(vlm: VLM, image: np.ndarray) -> Picture:
-    """An image as the model takes it, in the model's type."""
-    picture = vlm.family.picture(image)
-    media = {
-        name: tensor.to(vlm.dtype) if tensor.is_floating_point() else tensor for name, tensor in picture.media.items()
-    }
-    return Picture(media, picture.text, picture.run)
-
-
-def _join(pictures: Iterable[Picture]) -> dict[str, Tensor]:
-    """The media of several pictures; empty without any."""
-    media = [picture.media for picture in pictures]
-    return {name: torch.cat([one[name] for one in media]) for name in media[0]} if media else {}
+def _picture(vlm: VLM, image: np.ndarray, seen: Sequence[Picture]) -> Picture:
+    return next((picture for picture in seen if picture.pixels is image), None) or Picture.of(image, vlm.family)
 
 
 def _expand(vlm: VLM, short_ids: list[int], pictures: Sequence[Picture]) -> list[int]:
-    """Repeats each image token as often as its picture says."""
+    """Repeats each image token as often as its picture's layout says."""
     family = vlm.family
-    runs = [picture.run for picture in pictures for _ in range(picture.text.count(family.image_token))]
+    layouts = [picture.layout for picture in pictures]
+    runs = [layout.run for layout in layouts for _ in range(layout.text.count(family.image_token))]
     if short_ids.count(family.image_token_id) != len(runs):
         raise PromptError("the model's chat template shows image tokens that belong to no image")
     following = iter(runs)

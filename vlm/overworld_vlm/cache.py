@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,12 +10,14 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
+from overworld_vlm.kernels import BLOCK
+
 _GROWTH = 64
 """Capacity grows to a multiple of so many tokens, and by at least half."""
 
 
 class SlotCache(Cache):
-    """One row per running reply: rows 0 to `rows` - 1 are in use, each with its own length.
+    """One row per running reply, each with its own length; spare rows may follow them.
 
     `update` (called by the model's attention, layer by layer) puts one new token per row where the row ends. Layers
     that attend to a sliding window keep all tokens, too; their mask hides those that have left the window.
@@ -25,42 +28,49 @@ class SlotCache(Cache):
         sliding = "sliding_attention" in (getattr(text_config, "layer_types", None) or ())
         self._window: int | None = text_config.sliding_window if sliding else None
         super().__init__(layers=self._layers)
-        self.rows = 0
+        self.lengths: list[int] = []
+        """Tokens in each row. Known here and not only on the device: to ask a GPU would be to wait for it."""
         self.longest = 0
-        self.lengths = torch.zeros(0, dtype=torch.int64)
+        self.ends = torch.zeros(0, dtype=torch.int64)
 
-    def join(self, prefilled: DynamicCache, lengths: Tensor) -> None:
-        """Adds rows: the first `lengths` [B] tokens of a cache that right-padded prompts have filled."""
-        count, longest = len(lengths), int(lengths.max())
+    def join(self, prefilled: DynamicCache, lengths: Sequence[int]) -> None:
+        """Adds rows: the first `lengths` tokens of a cache that right-padded prompts have filled."""
+        first, longest = len(self.lengths), max(lengths)
+        self.lengths += lengths
         for layer, source in zip(self._layers, prefilled.layers, strict=True):
-            layer.reserve(source.keys, self.rows + count, longest + 1)
-            layer.keys[self.rows : self.rows + count, :, :longest] = source.keys[:, :, :longest]
-            layer.values[self.rows : self.rows + count, :, :longest] = source.values[:, :, :longest]
-        self.lengths = torch.cat([self.lengths.to(lengths), lengths])
-        self.rows += count
+            layer.reserve(source.keys, len(self.lengths), longest + 1)
+            layer.keys[first : len(self.lengths), :, :longest] = source.keys[:, :, :longest]
+            layer.values[first : len(self.lengths), :, :longest] = source.values[:, :, :longest]
 
     def leave(self, row: int) -> None:
         """Removes a row; the last one takes its place."""
-        last = self.rows - 1
+        last, length = len(self.lengths) - 1, self.lengths[-1]
         if row != last:
-            length = int(self.lengths[last])
             for layer in self._layers:
                 layer.keys[row, :, :length] = layer.keys[last, :, :length]
                 layer.values[row, :, :length] = layer.values[last, :, :length]
             self.lengths[row] = length
-        self.lengths = self.lengths[:last]
-        self.rows = last
+        self.lengths.pop()
 
-    def begin_token(self) -> Tensor | dict[str, Tensor]:
+    def clear(self) -> None:
+        """Frees all memory; no row may be in use."""
+        assert not self.lengths
+        for layer in self._layers:
+            layer.clear()
+
+    def begin_token(self, ends: Tensor) -> Tensor | dict[str, Tensor]:
         """Makes room for one more token per row. Returns the attention mask, bool [rows, 1, 1, longest].
 
         A model with layers that attend to a sliding window gets a mask for each type of layer.
+
+        ends  int64 [rows], on the device: the length of each row with the new token, and of each spare row 1
         """
-        self.lengths = self.lengths + 1
-        self.longest = int(self.lengths.max())
+        self.ends = ends
+        self.lengths = [length + 1 for length in self.lengths]
+        self.longest = -(-max(self.lengths) // BLOCK) * BLOCK
         for layer in self._layers:
-            layer.reserve(layer.keys, self.rows, self.longest)
-        at, ends = torch.arange(self.longest, device=self.lengths.device), self.lengths[:, None]
+            layer.reserve(layer.keys, len(ends), self.longest)
+        at, ends = torch.arange(self.longest, device=ends.device), ends[:, None]
         full = (at < ends)[:, None, None, :]
         if self._window is None:
             return full
@@ -88,24 +98,30 @@ class _SlotLayer(DynamicLayer):
         if tokens > have_tokens:
             tokens = max(-(-tokens // _GROWTH) * _GROWTH, have_tokens * 3 // 2)
         tokens = max(tokens, have_tokens)
-        old = self.keys, self.values
+        old = (self.keys, self.values) if have_rows else None
         shape = rows, like.shape[1], tokens, like.shape[3]
         # Zeros: the attention mask hides what is past the end of a row, but NaNs there would still spread.
         self.keys, self.values = (torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in range(2))
         self.is_initialized = True
-        if have_rows:
+        if old is not None:
             self.keys[:have_rows, :, :have_tokens] = old[0]
             self.values[:have_rows, :, :have_tokens] = old[1]
 
+    def clear(self) -> None:
+        """Frees the memory."""
+        if self.is_initialized:
+            del self.keys, self.values
+            self.is_initialized = False
+
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Appends one token per row, [rows, heads, 1, head size]; returns all of the rows' keys and values."""
-        rows, ends = self._cache.rows, self._cache.lengths - 1
+        ends, longest = self._cache.ends, self._cache.longest
+        rows = len(ends)
         index = torch.arange(rows, device=ends.device)
-        self.keys[index, :, ends] = key_states[:, :, 0]
-        self.values[index, :, ends] = value_states[:, :, 0]
-        longest = self._cache.longest
+        self.keys[index, :, ends - 1] = key_states[:, :, 0]
+        self.values[index, :, ends - 1] = value_states[:, :, 0]
         return self.keys[:rows, :, :longest], self.values[:rows, :, :longest]
 
     def get_seq_length(self) -> int:
-        """Tokens before the current one in the longest row."""
+        """Columns before the current one."""
         return max(self._cache.longest - 1, 0)

@@ -5,7 +5,7 @@
     trainer/             what a resumed run needs; may be deleted
     manifest.json        hashes of all files, base weights, recipe, config, provenance
 
-A checkpoint without a valid manifest does not exist.
+A checkpoint without a valid manifest does not exist. Next to a run's checkpoints the file `best` may name one of them.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ _MAX_MANIFEST_BYTES = 16 << 20
 _YOUNG_NS = 2 * 10**9
 _hashes: dict[tuple[int, ...], str] = {}
 """Device, inode, size and times of a file -> its SHA-256."""
+_BEST = "best"
+_MAX_NAME_BYTES = 32
 
 
 class Base(BaseModel):
@@ -179,7 +181,7 @@ def add_adapter(vlm: VLM, folder: Path, manifest: Manifest, name: str = "default
     except Exception as error:  # peft and safetensors each raise their own
         raise ModelError(f"the adapter in {weights} cannot be loaded: {type(error).__name__}: {error}") from error
     model.eval()
-    return VLM(model, vlm.tokenizer, vlm.image_processor)
+    return vlm.wrapped(model)
 
 
 def base_folder(folder: Path, manifest: Manifest) -> Path:
@@ -202,6 +204,33 @@ def load_critic(folder: Path) -> dict[str, Tensor]:
 def find(root: Path) -> Iterator[Path]:
     """The checkpoints in a run's folder, oldest first, unverified."""
     yield from sorted(path.parent for path in root.glob("*/manifest.json") if not path.parent.name.startswith("."))
+
+
+def mark_best(root: Path, name: str) -> None:
+    """Makes the checkpoint called `name` the best one of a run's folder.
+
+    A file, not a link: it can be copied to where links do not exist, and `find` does not take it for a checkpoint.
+    """
+    unfinished = root / f".{_BEST}.unfinished"
+    unfinished.write_text(name + "\n")
+    _flush(unfinished)
+    unfinished.rename(root / _BEST)
+    _flush(root)
+
+
+def find_best(root: Path) -> Path | None:
+    """The best checkpoint in a run's folder, unverified; None if none is marked, or it is not there any more."""
+    name = best_name(root)
+    return None if name is None else next((folder for folder in find(root) if folder.name == name), None)
+
+
+def best_name(root: Path) -> str | None:
+    """What `mark_best` was given last, whether or not it is there; None if nothing was."""
+    try:
+        with (root / _BEST).open("rb") as file:
+            return file.read(_MAX_NAME_BYTES).decode(errors="replace").strip()
+    except OSError:
+        return None
 
 
 def weights_digest(folder: Path, hashes: Mapping[Path, str] | None = None) -> str:

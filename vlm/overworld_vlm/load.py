@@ -18,7 +18,9 @@ import transformers
 from peft import PeftModel
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from overworld_vlm.budget import MAX_BATCH_TOKENS
 from overworld_vlm.families import FAMILIES, Family
+from overworld_vlm.vision import Vision
 
 
 class ModelError(Exception):
@@ -27,11 +29,15 @@ class ModelError(Exception):
 
 @dataclass(eq=False, repr=False)
 class VLM:
-    """A model with its tokenizer and image processor. `model` may be wrapped by PEFT."""
+    """A model with its tokenizer and image processor. `model` may be wrapped by PEFT.
+
+    `batch_tokens` is how many tokens, padding included, go through it at once; see `budget`.
+    """
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
     image_processor: Any
+    batch_tokens: int = MAX_BATCH_TOKENS
 
     def __repr__(self) -> str:
         weights = sum(parameter.numel() for parameter in self.model.parameters())
@@ -49,6 +55,23 @@ class VLM:
         """What is particular to the model's family."""
         config = self.core.config
         return FAMILIES[config.model_type](config, self.tokenizer, self.image_processor)
+
+    @cached_property
+    def vision(self) -> Vision:
+        """Its vision tower."""
+        return Vision(self.core, self.family)
+
+    def wrapped(self, model: Any) -> VLM:
+        """This one after adapters were put into its layers or taken out: `model` is what holds the layers now."""
+        vlm = VLM(model, self.tokenizer, self.image_processor, self.batch_tokens)
+        vlm.vision = self.vision
+        return vlm
+
+    def share_vision(self, other: VLM) -> None:
+        """Replaces its vision tower by the equal one of `other`: one copy in memory, one memory of features."""
+        for name in self.family.vision:
+            setattr(self.core.model, name, getattr(other.core.model, name))
+        self.vision = other.vision
 
     @property
     def device(self) -> torch.device:

@@ -16,7 +16,7 @@ _BAN = -1e9  # not -inf: zero times -inf would be nan
 
 def log_probs(logits: Tensor, banned: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
     """Log-probabilities of all tokens, fp32 [..., vocabulary], at the sampling temperature."""
-    return torch.log_softmax(logits.float().masked_fill(banned, _BAN) / temperature, dim=-1)
+    return torch.log_softmax(logits.float().masked_fill(banned, _BAN).div_(temperature), dim=-1)
 
 
 def uniform(key: Key, token: int) -> float:
@@ -28,15 +28,15 @@ def uniform(key: Key, token: int) -> float:
     return (int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little") >> 11) / 2**53
 
 
-def draw(logps: Tensor, uniforms: Tensor, top_p: Tensor) -> Tensor:
+def draw(logps: Tensor, uniforms: Tensor, top_p: Tensor | None = None) -> Tensor:
     """Draws a token per row by inverting the distribution function at `uniforms`. int64 [B].
 
     logps     [B, vocabulary]
     uniforms  float64 [B], in [0, 1)
-    top_p     [B]: only the likeliest tokens that add up to this probability are drawn from; 1: all
+    top_p     [B]: only the likeliest tokens that add up to this probability are drawn from; 1, or None: all
     """
     probabilities = logps.double().exp()
-    if bool((top_p < 1).any()):
+    if top_p is not None:
         ordered, order = probabilities.sort(dim=-1, descending=True)
         outside = ordered.cumsum(-1) - ordered >= top_p[:, None].double()
         outside &= top_p[:, None] < 1  # rounding may let the others' tokens add up to 1 before the last one

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from overworld_vlm.batch import Prompt, collate, hidden_states
+from overworld_vlm.batch import Prompt, collate, hidden_states, split
 from overworld_vlm.load import VLM
 from overworld_vlm.sampling import log_probs
+
+_CHUNK_LOGITS = 1 << 25
+"""Logits that are computed at once: 128 MB in fp32."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -18,13 +22,14 @@ class Scores:
     """Scores of B replies, the longest of T tokens.
 
     logps     fp32 [B, T]: log-prob of each token, 0 past the end
-    entropy   fp32 [B, T]: of the distribution that each token was drawn from, 0 past the end; without gradient
+    entropy   fp32 [B, T]: of the distribution that each token was drawn from, 0 past the end; without gradient; None
+              unless it was asked for
     mask      bool [B, T]: True where there is a token
     features  fp32 [B, hidden]: see `prompt_features`
     """
 
     logps: Tensor
-    entropy: Tensor
+    entropy: Tensor | None
     mask: Tensor
     features: Tensor
 
@@ -40,27 +45,50 @@ def score(
     *,
     temperature: float = 1.0,
     value_input: str = "last_prompt_token",
+    entropy: bool = False,
 ) -> Scores:
     """Scores replies (int64 [T_b], at least one token each) to prompts, with gradients where they are enabled."""
     batch = collate(vlm, prompts, replies)
     hidden = hidden_states(vlm, batch)
     lengths = torch.tensor([len(reply) for reply in replies], device=hidden.device)
-    steps = torch.arange(int(lengths.max()), device=hidden.device)
-    mask = steps < lengths[:, None]
-    # Token t of a reply is predicted at the position before it; past the end, any position does.
-    at = (batch.prompt_lengths[:, None] - 1 + steps).clamp(max=hidden.shape[1] - 2)
-    rows = torch.arange(len(hidden), device=hidden.device)[:, None]
-    logits = vlm.core.lm_head(hidden[rows, at])
-    logps = log_probs(logits, vlm.banned, temperature)
-    chosen = logps.gather(-1, batch.ids[rows, at + 1].unsqueeze(-1)).squeeze(-1)
-    with torch.no_grad():
-        entropy = -(logps.exp() * logps).sum(-1)
+    mask = torch.arange(max(map(len, replies)), device=hidden.device) < lengths[:, None]
+    rows, tokens = mask.nonzero(as_tuple=True)
+    at = batch.prompt_lengths[rows] + tokens
+    # Token t of a reply is predicted at the position before it.
+    logps, entropies = _score_tokens(vlm, hidden[rows, at - 1], batch.ids[rows, at], temperature, entropy)
     return Scores(
-        logps=chosen.masked_fill(~mask, 0.0),
-        entropy=entropy.masked_fill(~mask, 0.0),
+        logps=_spread(logps, mask),
+        entropy=None if entropies is None else _spread(entropies, mask),
         mask=mask,
         features=prompt_features(hidden, batch.prompt_lengths, value_input),
     )
+
+
+def _score_tokens(
+    vlm: VLM, hidden: Tensor, tokens: Tensor, temperature: float, entropy: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probs, fp32 [N], of tokens, int64 [N], from the hidden states before them, [N, hidden], and the entropies.
+
+    Logits of the whole vocabulary exist for one chunk of tokens only: the backward pass computes them again.
+    """
+
+    def chunk(hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        logps = log_probs(vlm.core.lm_head(hidden), vlm.banned, temperature)
+        chosen = logps.gather(-1, tokens[:, None]).squeeze(-1)
+        with torch.no_grad():
+            return chosen, -(logps.exp() * logps).sum(-1) if entropy else None
+
+    size = max(_CHUNK_LOGITS // len(vlm.banned), 1)
+    if len(tokens) <= size:
+        return chunk(hidden, tokens)
+    parts = zip(hidden.split(size), tokens.split(size), strict=True)
+    scored = [checkpoint(chunk, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+    return torch.cat([logps for logps, _ in scored]), torch.cat([one for _, one in scored]) if entropy else None
+
+
+def _spread(values: Tensor, mask: Tensor) -> Tensor:
+    """Values of the tokens that there are, [N], as [B, T] with 0 past the end."""
+    return torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values)
 
 
 def prompt_features(hidden: Tensor, prompt_lengths: Tensor, value_input: str) -> Tensor:
@@ -79,10 +107,10 @@ def prompt_features(hidden: Tensor, prompt_lengths: Tensor, value_input: str) ->
 
 
 @torch.no_grad()
-def prefill_features(vlm: VLM, prompts: Sequence[Prompt], value_input: str, batch_size: int) -> Tensor:
+def prefill_features(vlm: VLM, prompts: Sequence[Prompt], value_input: str) -> Tensor:
     """Features of prompts without replies, fp32 [B, hidden] on the CPU; see `prompt_features`."""
-    features = [torch.empty(0, vlm.hidden_size)]
-    for start in range(0, len(prompts), batch_size):
-        batch = collate(vlm, prompts[start : start + batch_size])
-        features.append(prompt_features(hidden_states(vlm, batch), batch.prompt_lengths, value_input).cpu())
-    return torch.cat(features)
+    features = torch.empty(len(prompts), vlm.hidden_size)
+    for rows in split([len(prompt) for prompt in prompts], vlm.batch_tokens):
+        batch = collate(vlm, [prompts[row] for row in rows])
+        features[rows] = prompt_features(hidden_states(vlm, batch), batch.prompt_lengths, value_input).cpu()
+    return features

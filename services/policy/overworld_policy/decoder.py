@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from overworld_vlm import checkpoint
@@ -34,7 +34,7 @@ class _Base:
         """Takes an adapter out of the layers; with the last one PEFT's wrapper goes, which cannot be without any."""
         model = self.vlm.model
         if set(model.peft_config) == {adapter}:
-            self.vlm = replace(self.vlm, model=model.unload())
+            self.vlm = self.vlm.wrapped(model.unload())
         else:
             model.delete_adapter(adapter)
 

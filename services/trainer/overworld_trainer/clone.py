@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from overworld import Act, Result
 from overworld.evaluation.conversation import Message, write_reply
+from overworld_vlm.batch import split
 from overworld_vlm.load import VLM
 from overworld_vlm.score import score
 
@@ -72,7 +73,8 @@ class Demonstrations:
             reply = write_reply(self._config.recipe, action, thoughts)
             demonstrations.append(Demonstration(messages=player.messages(), reply=reply))
             acts[player] = Act(action, reply)
-        for played in self._episodes.receive(self._episodes.send(acts)).values():
+        self._episodes.send(acts)
+        for played in self._episodes.receive_all().values():
             _require_ok(played.result)
         return demonstrations
 
@@ -116,13 +118,18 @@ def clone(
             group["lr"] = config.lr * (1 + math.cos(math.pi * update / config.updates)) / 2
         demonstrations = batches()
         prompts = [encode_messages(vlm, one.messages) for one in demonstrations]
-        scores = score(vlm, prompts, [encode_reply(vlm, one.reply) for one in demonstrations])
-        loss = -step_mean(scores.logps, scores.mask).mean()
+        replies = [encode_reply(vlm, one.reply) for one in demonstrations]
+        lengths = [len(prompt) + len(reply) for prompt, reply in zip(prompts, replies, strict=True)]
+        total = 0.0
         optimizer.zero_grad()
-        loss.backward()
+        for part in split(lengths, vlm.batch_tokens):
+            scores = score(vlm, [prompts[n] for n in part], [replies[n] for n in part])
+            loss = -step_mean(scores.logps, scores.mask).sum() / len(demonstrations)
+            loss.backward()
+            total += loss.item()
         torch.nn.utils.clip_grad_norm_(optimizer.masters, _MAX_GRAD_NORM)
         optimizer.step()
-        on_update(update, loss.item())
+        on_update(update, total)
     optimizer.close()
 
 

@@ -11,9 +11,12 @@ from overworld_vlm.load import VLM
 from torch import Tensor
 
 
-def encode_messages(vlm: VLM, messages: Sequence[Message]) -> Prompt:
-    """The prompt that a conversation's messages make. Raises PromptError."""
-    return encode(vlm, as_arrays(messages))
+def encode_messages(vlm: VLM, messages: Sequence[Message], previous: Prompt | None = None) -> Prompt:
+    """The prompt that a conversation's messages make. Raises PromptError.
+
+    `previous` is the conversation's latest prompt: the frames that it shows, too, are shared with it.
+    """
+    return encode(vlm, as_arrays(messages), previous.pictures if previous is not None else ())
 
 
 def as_arrays(messages: Sequence[Message]) -> list[Message]:

@@ -24,6 +24,9 @@ class EnvConfig(_Section):
     slots: int = Field(default=16, ge=2, description="episodes played at once")
     options: dict[str, Any] = Field(default={}, description="the env's options")
     split: str = Field(default="", description="split to train on; empty: the env's default")
+    evaluation_split: str = Field(
+        default="", description="split to evaluate on; empty: that of training, with other seeds if it is endless"
+    )
     weight: float = Field(default=1.0, gt=0, description="weight of this env's steps in the policy's loss")
     fallback_reward: float = Field(default=0.0, description="reward of a turn whose reply held no admissible action")
 
@@ -47,6 +50,26 @@ class ModelConfig(_Section):
     device: str = Field(default="auto", description="cpu, cuda, cuda:1, ...; auto: a GPU if there is one")
     lora: LoraConfig | None = Field(default=None, description="adapter to train; null: all weights are trained")
     gradient_checkpointing: bool = Field(default=False, description="less memory in updates for a third more time")
+    batch_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="tokens, padding included, that go through the model at once; bounds memory only. "
+        "null: as many as fit into the device's free memory",
+    )
+    vision_memory: float = Field(
+        default=1.0,
+        ge=0,
+        description="GiB on the model's device for the features of frames, which spare them the vision tower until its "
+        "weights change",
+    )
+    freeze_vision: bool = Field(
+        default=False, description="whether the vision tower keeps its weights where all others are trained"
+    )
+    min_pixels: int | None = Field(default=None, ge=1, description="smallest area of an image; null: the model's own")
+    max_pixels: int | None = Field(default=None, ge=1, description="largest area of an image; null: the model's own")
+    tiling: bool | None = Field(
+        default=None, description="whether large images are cut into tiles; null: as the model was last saved, or off"
+    )
 
 
 class CloneConfig(_Section):
@@ -72,7 +95,6 @@ class PolicyConfig(_Section):
 
     epochs: int = Field(default=2, ge=1, description="passes over a rollout")
     minibatch: int = Field(default=128, ge=1, description="steps per optimizer step")
-    microbatch: int = Field(default=64, ge=1, description="steps per forward pass; bounds memory only")
     lr: float = Field(default=5e-5, gt=0, description="learning rate")
     lr_end: float = Field(default=1e-7, ge=0, description="learning rate at the last update, along a cosine")
     lr_updates: int | None = Field(
@@ -113,6 +135,28 @@ class CriticConfig(_Section):
     )
     input: Literal["last_prompt_token", "prompt_mean"] = Field(
         default="last_prompt_token", description="what of the prompt the critic sees"
+    )
+
+
+class TableConfig(_Section):
+    """Episodes of training, kept to be looked at."""
+
+    every: int = Field(default=10, ge=0, description="updates between tables of episodes; 0: none")
+    episodes: int = Field(default=4, ge=1, le=1000, description="episodes of each env in a table")
+
+
+class EvaluationConfig(_Section):
+    """Evaluation on episodes held out from training."""
+
+    every: int = Field(default=0, ge=0, description="updates between evaluations; 0: none")
+    episodes: int = Field(
+        default=100, ge=1, lt=2**31, description="episodes of each env; a finite split may have fewer"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**31, description="first of their seeds; training's start at 2^32")
+    slots: int = Field(default=16, ge=1, description="episodes played at once, besides those of training")
+    greedy: bool = Field(default=False, description="evaluate the likeliest replies, not sampled ones")
+    patience: int | None = Field(
+        default=None, ge=1, description="evaluations without a better one after which the run ends; null: it does not"
     )
 
 
@@ -161,6 +205,8 @@ class TrainerConfig(Settings):
     kl: KlConfig = KlConfig()
     policy: PolicyConfig = PolicyConfig()
     critic: CriticConfig = CriticConfig()
+    table: TableConfig = TableConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     threads: int = Field(default=0, ge=0, description="CPU threads of torch; 0: its own choice")
     retry_budget: float = Field(default=300.0, gt=0, description="seconds to wait for a lost env server")
     metrics_host: str = Field(default="127.0.0.1", description="address of /metrics for Prometheus")
@@ -185,4 +231,6 @@ class TrainerConfig(Settings):
             raise ValueError(
                 "the tiny model starts from random weights and finds no format by itself: set clone.updates"
             )
+        if self.evaluation.patience is not None and not self.evaluation.every:
+            raise ValueError("evaluation.patience counts evaluations, and there are none: set evaluation.every")
         return self

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import queue
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypedDict
 
@@ -16,6 +18,8 @@ from overworld.evaluation.conversation import Conversation, Message, Recipe
 from overworld_trainer.config import EnvConfig, TrainerConfig
 
 _MAX_RESETS = 3
+_MAX_CALLS = 8
+"""Calls to a fleet at a time, as many as it makes to a server."""
 
 EpisodeSeed = Callable[[int, int, int], int]
 """(env, slot, number of the episode) -> the episode's seed."""
@@ -97,8 +101,27 @@ class Played:
     statistics: EpisodeStatistics | None = None
 
 
-Pending = list[Future[dict[Player, tuple[Result, Result | None]]]]
-"""Moves under way, by fleet: each player's result and, where its episode is over, the next episode's first."""
+_Arrived = dict[Player, tuple[Result, Result | None]]
+"""Each player's result and, where its episode is over, the next episode's first."""
+
+
+class _Outbox:
+    """The moves that wait for a call to a fleet."""
+
+    def __init__(self) -> None:
+        self._acts: dict[Player, Act] = {}
+        self._lock = threading.Lock()
+
+    def put(self, acts: Mapping[Player, Act]) -> None:
+        """Adds moves."""
+        with self._lock:
+            self._acts |= acts
+
+    def take(self) -> dict[Player, Act]:
+        """All moves that wait."""
+        with self._lock:
+            acts, self._acts = self._acts, {}
+            return acts
 
 
 class Episodes:
@@ -108,7 +131,10 @@ class Episodes:
         self.players = list(players)
         self._fleets = list(fleets)
         self._reset = reset
-        self._calls = ThreadPoolExecutor(2 * len(self._fleets), "play")
+        self._outboxes = [_Outbox() for _ in self._fleets]
+        self._calls = [ThreadPoolExecutor(_MAX_CALLS, "play") for _ in self._fleets]
+        self._arrived: queue.SimpleQueue[_Arrived | BaseException] = queue.SimpleQueue()
+        self._moving = 0
 
     @classmethod
     def open(
@@ -145,7 +171,8 @@ class Episodes:
 
     def close(self) -> None:
         """Gives the slots back."""
-        self._calls.shutdown()
+        for calls in self._calls:
+            calls.shutdown()
         for fleet in self._fleets:
             fleet.close()
 
@@ -163,25 +190,60 @@ class Episodes:
         """What `open` needs to bring every player back to where it is."""
         return [{"episode": one.episode, "actions": list(one.actions), "reward": one.reward} for one in self.players]
 
-    def send(self, acts: Mapping[Player, Act]) -> Pending:
-        """Sends moves and returns at once. Where a move ends an episode, the next one is begun."""
-        pending = []
-        for fleet in self._fleets:
+    def task(self, player: Player) -> Reset:
+        """The move that began a player's episode."""
+        return self._reset(player.env, player.slot, player.episode)
+
+    def send(self, acts: Mapping[Player, Act]) -> None:
+        """Sends moves and returns at once. Where a move ends an episode, the next one is begun.
+
+        While a fleet has as many calls under way as it may, moves wait, and go together with the next call.
+        """
+        for fleet, outbox, calls in zip(self._fleets, self._outboxes, self._calls, strict=True):
             share = {player: act for player, act in acts.items() if player.fleet is fleet}
             for player, act in share.items():
                 assert act.action is None or isinstance(act.action, str), "a model's actions are words"
                 player.actions.append(act.action)
             if share:
-                pending.append(self._calls.submit(self._play, fleet, share))
-        return pending
+                self._moving += len(share)
+                outbox.put(share)
+                calls.submit(self._call, fleet, outbox)
 
-    def receive(self, pending: Pending) -> dict[Player, Played]:
-        """Waits for the results of moves. Raises EnvError if no new episode can be begun, and what `Fleet` raises."""
-        arrived = {player: results for future in pending for player, results in future.result().items()}
-        return {player: self._advance(player, *results) for player, results in arrived.items()}
+    def receive(self, *, wait: bool, timeout: float | None = None) -> dict[Player, Played]:
+        """The results that have arrived; with `wait`, at least one, unless none arrives within `timeout` seconds.
 
-    def _play(self, fleet: Fleet, acts: Mapping[Player, Act]) -> dict[Player, tuple[Result, Result | None]]:
-        """On a thread of its own: moves the players and begins the next episode of those whose episode is over."""
+        Raises EnvError if no new episode can be begun, and what `Fleet` raises.
+        """
+        played: dict[Player, Played] = {}
+        while self._moving and (not self._arrived.empty() or (wait and not played)):
+            try:
+                arrived = self._arrived.get(timeout=timeout)
+            except queue.Empty:
+                break
+            if isinstance(arrived, BaseException):
+                raise arrived
+            self._moving -= len(arrived)
+            played |= {player: self._advance(player, *results) for player, results in arrived.items()}
+        return played
+
+    def receive_all(self) -> dict[Player, Played]:
+        """The results of all moves under way; raises what `receive` raises."""
+        played: dict[Player, Played] = {}
+        while self._moving:
+            played |= self.receive(wait=True)
+        return played
+
+    def _call(self, fleet: Fleet, outbox: _Outbox) -> None:
+        """On a thread of the fleet's: plays the moves that wait, unless an earlier call has taken them along."""
+        acts = outbox.take()
+        try:
+            if acts:
+                self._arrived.put(self._play(fleet, acts))
+        except BaseException as error:  # it is raised where the results are waited for
+            self._arrived.put(error)
+
+    def _play(self, fleet: Fleet, acts: Mapping[Player, Act]) -> _Arrived:
+        """Moves the players and begins the next episode of those whose episode is over."""
         played = {result.slot: result for result in fleet.step({player.slot: act for player, act in acts.items()})}
         over = {
             player.slot: self._reset(player.env, player.slot, player.episode + 1)

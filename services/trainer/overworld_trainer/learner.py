@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+from overworld_vlm.batch import split
 from overworld_vlm.load import VLM
 from overworld_vlm.score import Scores, score
 from overworld_vlm.stopwatch import Stopwatch
@@ -73,7 +74,8 @@ class Learner:
             # The head learns from the rollout's features alone, whether or not the backbone shares its gradient.
             metrics = self._warm_up_critic(samples, update) if warming_up else self._fit_critic(samples, update)
         if not warming_up:
-            metrics |= self._improve_policy(samples, update)
+            with self._stopwatch("update"):
+                metrics |= self._improve_policy(samples, update)
         metrics[Metric.LEARNING_RATE] = self.learning_rate(update)
         return metrics
 
@@ -145,45 +147,47 @@ class Learner:
         for epoch in range(config.policy.epochs):
             for chosen in self._minibatches(len(samples), config.policy.minibatch, update, epoch, "policy"):
                 self.policy_optimizer.zero_grad()
-                for micro in _microbatches(samples.select(chosen), config.policy.microbatch):
+                # In order: a slot's steps show the same frames, each of which a batch encodes once.
+                for micro in _microbatches(samples.select(chosen.sort().values), self._vlm.batch_tokens):
                     self._stop.check()
-                    with self._stopwatch("update"):
-                        scores = self._score(micro)
-                        policy = policy_loss(
-                            scores.logps,
-                            self._padded(micro.old_logps),
-                            self._padded(micro.ref_logps),
-                            scores.mask,
-                            micro.advantages.to(self._device),
-                            clip=config.policy.clip,
-                            dual_clip=config.policy.dual_clip,
-                            kl=config.kl.kind,
-                            beta=config.kl.beta,
-                        )
-                        loss = policy.loss
-                        if not config.critic.stop_gradient:
-                            loss = loss + config.critic.coefficient * self._shared_value_loss(micro, scores)
-                        loss = (micro.weights.to(self._device) * loss).sum()
-                        (loss / len(chosen)).backward()
-                        self._measure(means, micro, scores, policy)
-                        if first:
-                            self._compare_with_sampler(sampler, micro, scores)
+                    scores = self._score(micro)
+                    policy = policy_loss(
+                        scores.logps,
+                        self._padded(micro.old_logps),
+                        self._padded(micro.ref_logps),
+                        scores.mask,
+                        micro.advantages.to(self._device),
+                        clip=config.policy.clip,
+                        dual_clip=config.policy.dual_clip,
+                        kl=config.kl.kind,
+                        beta=config.kl.beta,
+                    )
+                    loss = policy.loss
+                    if not config.critic.stop_gradient:
+                        loss = loss + config.critic.coefficient * self._shared_value_loss(micro, scores)
+                    loss = (micro.weights.to(self._device) * loss).sum()
+                    (loss / len(chosen)).backward()
+                    self._measure(means, micro, scores, policy)
+                    if first:
+                        self._compare_with_sampler(sampler, micro, scores)
                 first = False
-                with self._stopwatch("update"):
-                    norm = torch.nn.utils.clip_grad_norm_(self.policy_optimizer.masters, config.policy.max_grad_norm)
-                    self.policy_optimizer.step()
-                    means.add({Metric.POLICY_GRAD_NORM: norm.item()})
+                norm = torch.nn.utils.clip_grad_norm_(self.policy_optimizer.masters, config.policy.max_grad_norm)
+                self.policy_optimizer.step()
+                means.add({Metric.POLICY_GRAD_NORM: norm.item()})
         self._vlm.model.eval()
         return means.means() | sampler.means()
 
     def _score(self, samples: Samples) -> Scores:
-        return score(
-            self._vlm,
-            [step.prompt for step in samples.steps],
-            [step.reply for step in samples.steps],
-            temperature=self._config.temperature,
-            value_input=self._config.critic.input,
-        )
+        # A part of its own in each micro-batch: between parts, a profiler may stop recording.
+        with self._stopwatch("update"):
+            return score(
+                self._vlm,
+                [step.prompt for step in samples.steps],
+                [step.reply for step in samples.steps],
+                temperature=self._config.temperature,
+                value_input=self._config.critic.input,
+                entropy=True,
+            )
 
     def _shared_value_loss(self, samples: Samples, scores: Scores) -> Tensor:
         """The value loss from the model's own features, [B], with the backbone's gradient and without the head's.
@@ -202,6 +206,7 @@ class Learner:
         means.add_all(Metric.KL_K1, policy.k1)
         means.add_all(Metric.KL_K3, policy.k3)
         means.add_largest(Metric.MAX_RATIO, policy.max_ratio.item())
+        assert scores.entropy is not None
         thinking = torch.tensor([step.thinking for step in samples.steps], device=self._device)
         in_thoughts = torch.arange(scores.mask.shape[1], device=self._device) < thinking[:, None]
         parts = {
@@ -276,7 +281,7 @@ def _keep_largest(largest: Metrics, values: Metrics) -> None:
         largest[name] = max(largest.get(name, value), value)
 
 
-def _microbatches(samples: Samples, size: int) -> Iterator[Samples]:
-    """Parts of a minibatch, of similar length so as to pad little."""
-    lengths = torch.tensor([len(step.prompt) + len(step.reply) for step in samples.steps])
-    return (samples.select(part) for part in lengths.argsort(stable=True).split(size))
+def _microbatches(samples: Samples, batch_tokens: int) -> Iterator[Samples]:
+    """Parts of a minibatch that go through the model at once."""
+    lengths = [len(step.prompt) + len(step.reply) for step in samples.steps]
+    return (samples.select(torch.tensor(part)) for part in split(lengths, batch_tokens))

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import torch
 from overworld_vlm import checkpoint
+from overworld_vlm.budget import token_budget
 from overworld_vlm.load import VLM, ModelError, load, torch_device, torch_dtype
 from overworld_vlm.tiny import make_tiny
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model
 
 from overworld_trainer.clone import Demonstrations, clone
-from overworld_trainer.config import LoraConfig
+from overworld_trainer.config import LoraConfig, ModelConfig
 from overworld_trainer.display import Display
 from overworld_trainer.reference import Reference
 from overworld_trainer.run import Run, TrainerState
@@ -25,27 +26,30 @@ def make_start(run: Run, display: Display) -> None:
     with Demonstrations.open(config) as demonstrations, display.cloning() as show:
         if config.model.path == "tiny":
             vlm = make_tiny(demonstrations.texts(), config.model.tiny, derive(config.seed, "tiny"))
+            vlm.model.to(torch_device(config.model.device), torch_dtype(config.model.dtype))
+            _bound(vlm, config.model)
         else:
-            vlm = load(config.model.path)
-        vlm.model.to(torch_device(config.model.device), torch_dtype(config.model.dtype))
+            vlm = _load(config.model.path, config.model)
         if config.clone.lora is not None:
             vlm = _with_new_adapter(vlm, config.clone.lora, derive(config.seed, "clone adapter"))
         clone(vlm, demonstrations.batch, config.clone, show)
         if config.clone.lora is not None:
-            vlm = VLM(vlm.model.merge_and_unload(), vlm.tokenizer, vlm.image_processor)
+            vlm = vlm.wrapped(vlm.model.merge_and_unload())
         run.save(vlm, TrainerState(), demonstrations.provenance)
 
 
 def load_policy(run: Run, resumed: Path | None) -> tuple[VLM, Reference]:
     """The model to train, from the checkpoint `resumed` if there is one, and the reference. Raises ModelError."""
     config = run.config
-    device, dtype = torch_device(config.model.device), torch_dtype(config.model.dtype)
     if run.has_start:
         checkpoint.read(run.start)
-    start = load(run.base, device, dtype)
+    start = _load(run.base, config.model)
     start.model.requires_grad_(False)
     if config.model.lora is None:
-        vlm = load(run.base if resumed is None else resumed / "weights", device, dtype)
+        vlm = _load(run.base if resumed is None else resumed / "weights", config.model)
+        start.batch_tokens = vlm.batch_tokens  # found when both were in memory
+        if config.model.freeze_vision:
+            start.share_vision(vlm)
         return vlm, Reference(vlm, frozen=start)
     if resumed is None:
         vlm = _with_new_adapter(start, config.model.lora, derive(config.seed, "adapter"))
@@ -57,6 +61,29 @@ def load_policy(run: Run, resumed: Path | None) -> tuple[VLM, Reference]:
     return vlm, Reference(vlm)
 
 
+def _load(folder: str | Path, config: ModelConfig) -> VLM:
+    """The model in a folder with the run's settings. Raises ModelError."""
+    vlm = load(
+        folder,
+        torch_device(config.device),
+        torch_dtype(config.dtype),
+        min_pixels=config.min_pixels,
+        max_pixels=config.max_pixels,
+        tiling=config.tiling,
+        freeze_vision=config.freeze_vision,
+    )
+    _bound(vlm, config)
+    return vlm
+
+
+def _bound(vlm: VLM, config: ModelConfig) -> None:
+    """Bounds the memory that a model takes besides its weights."""
+    vlm.vision.memory = int(config.vision_memory * 2**30)
+    vlm.batch_tokens = config.batch_tokens or token_budget(
+        vlm.core, checkpointing=config.gradient_checkpointing, adapters=config.lora is not None
+    )
+
+
 def _with_new_adapter(vlm: VLM, lora: LoraConfig, seed: int) -> VLM:
     """The model with a fresh adapter, which changes nothing yet; only the adapter is trained."""
     settings = PeftLoraConfig(
@@ -65,4 +92,4 @@ def _with_new_adapter(vlm: VLM, lora: LoraConfig, seed: int) -> VLM:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = get_peft_model(vlm.model, settings)
-    return VLM(model.eval(), vlm.tokenizer, vlm.image_processor)
+    return vlm.wrapped(model.eval())

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 import torch
+from overworld_vlm.batch import split
 from overworld_vlm.load import VLM
 from overworld_vlm.score import score
 from peft import PeftModel
@@ -41,18 +42,13 @@ class Reference:
 
 @torch.no_grad()
 def score_all(vlm: VLM, steps: Sequence[Step], config: TrainerConfig, stop: Stop | None = None) -> list[Tensor]:
-    """Log-probs of each step's tokens, fp32 [T] each, on the CPU; in batches of similar length, to pad little.
-
-    Raises InterruptionError.
-    """
+    """Log-probs of each step's tokens, fp32 [T] each, on the CPU. Raises InterruptionError."""
     stop = stop or Stop()
-    order = sorted(range(len(steps)), key=lambda n: len(steps[n].prompt) + len(steps[n].reply))
     logps: dict[int, Tensor] = {}
-    for start in range(0, len(order), config.policy.microbatch):
+    for chosen in split([len(step.prompt) + len(step.reply) for step in steps], vlm.batch_tokens):
         stop.check()
-        chosen = order[start : start + config.policy.microbatch]
         prompts, replies = [steps[n].prompt for n in chosen], [steps[n].reply for n in chosen]
         scores = score(vlm, prompts, replies, temperature=config.temperature)
         for n, row in zip(chosen, scores.logps.cpu(), strict=True):
             logps[n] = row[: len(steps[n].reply)].clone()
-    return [logps[n] for n in range(len(order))]
+    return [logps[n] for n in range(len(steps))]

@@ -1,24 +1,26 @@
 """What a rollout is, and how it is collected: `episodes` plays, `writer` writes the replies.
 
-Two groups of players alternate: while the simulators of one step, the replies of the other are written.
+Each player's reply is begun as soon as the result of its last move is there, and its move is sent as soon as the reply
+is finished: nobody waits for anybody else before the rollout's end.
 """
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from overworld import Act, End, Outcome
 from overworld_vlm.batch import Prompt
 from overworld_vlm.load import VLM
+from overworld_vlm.stopwatch import Stopwatch
 from overworld_vlm.writer import Request, Writer
 from torch import Tensor
 
 from overworld_trainer.codec import as_arrays, count_thinking, decode_reply, encode_messages
 from overworld_trainer.config import TrainerConfig
-from overworld_trainer.episodes import EnvError, Episodes, EpisodeStatistics, Pending, Played, Player
-from overworld_trainer.stop import Stop
+from overworld_trainer.episodes import EnvError, Episodes, EpisodeStatistics, Played, Player
+from overworld_trainer.stop import POLL_SECONDS, Stop
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -67,8 +69,6 @@ class Rollout:
     next_prompts: list[Prompt]
     episodes: list[EpisodeStatistics]
     reward_scales: list[float]
-    seconds_waiting: float
-    seconds_writing: float
 
     @property
     def flat(self) -> list[Step]:
@@ -83,91 +83,101 @@ class Rollout:
         return f"Rollout({size}, {len(self.episodes)} episodes ended, {sum(step.failed for step in self.flat)} failed)"
 
 
-@dataclass(eq=False, slots=True)
-class _Group:
-    """Players whose replies are written together, and the moves that they have under way."""
-
-    players: list[Player]
-    requests: dict[Player, Request] = field(default_factory=dict)
-    pending: Pending = field(default_factory=list)
+OnStep = Callable[[Player, str, bool, Played], None]
+"""Called after each step with the player, its reply, whether that was cut, and what came of it."""
 
 
 class Collector:
-    """Plays with the model whose replies `writer` writes."""
+    """Plays with the model whose replies `writer` writes; `on_step` is told of every step.
+
+    Its parts are `encode` and `waiting_for_envs`.
+    """
 
     def __init__(
-        self, config: TrainerConfig, vlm: VLM, writer: Writer, episodes: Episodes, stop: Stop | None = None
+        self,
+        config: TrainerConfig,
+        vlm: VLM,
+        writer: Writer,
+        episodes: Episodes,
+        stopwatch: Stopwatch | None = None,
+        stop: Stop | None = None,
+        on_step: OnStep = lambda player, reply, cut, played: None,
     ) -> None:
         self._config = config
         self._stop = stop or Stop()
+        self._on_step = on_step
         self._vlm = vlm
         self._writer = writer
         self._episodes = episodes
+        self._stopwatch = stopwatch or Stopwatch(vlm.device)
         self._prompts = {player: encode_messages(vlm, player.messages()) for player in episodes.players}
-        # Neighbouring slots are on different workers, so each half of a fleet keeps all of them busy.
-        halves: tuple[list[Player], list[Player]] = [], []
-        for player in episodes.players:
-            halves[player.slot >= len(player.fleet) // 2].append(player)
-        self._groups = [_Group(half) for half in halves]
+        self._writing: dict[Request, Player] = {}
 
     def collect(self, steps: int) -> Rollout:
         """Plays `steps` steps in every slot. Episodes continue across the border to the next rollout.
 
         Raises EnvError if all of them fail, InterruptionError, and what writer and episodes raise.
         """
-        started = time.perf_counter()
-        waiting = 0.0
         rows: dict[Player, list[Step]] = {player: [] for player in self._episodes.players}
-        ended: list[EpisodeStatistics] = []
-        for turn in range(steps + 1):
-            for group in self._groups:
-                asked = time.perf_counter()
-                self._stop.wait(group.pending)
-                played = self._episodes.receive(group.pending)
-                waiting += time.perf_counter() - asked
-                for player, what in played.items():
-                    rows[player].append(self._finish(player, group.requests[player], what))
-                    if what.statistics is not None:
-                        ended.append(what.statistics)
-                group.pending = self._act(group) if turn < steps else []
+        ended: dict[Player, list[EpisodeStatistics]] = {player: [] for player in rows}
+        requests = {player: self._ask(player) for player in rows}
+        while any(len(row) < steps for row in rows.values()):
+            self._stop.check()
+            for player, played in self._receive().items():
+                rows[player].append(self._finish(player, requests[player], played))
+                if played.statistics is not None:
+                    ended[player].append(played.statistics)
+                if len(rows[player]) < steps:
+                    requests[player] = self._ask(player)
+            if self._writing:
+                self._send(self._writer.step())
         if all(step.failed for row in rows.values() for step in row):
             raise EnvError("every step of the rollout failed inside the env servers; their logs say why")
         return Rollout(
             steps=list(rows.values()),
             next_prompts=[self._prompts[player] for player in rows],
-            episodes=ended,
+            episodes=[episode for row in ended.values() for episode in row],
             reward_scales=self._episodes.reward_scales,
-            seconds_waiting=waiting,
-            seconds_writing=time.perf_counter() - started - waiting,
         )
 
-    def _act(self, group: _Group) -> Pending:
-        """Writes the replies of a group and sends its moves."""
-        group.requests = {player: self._request(player) for player in group.players}
-        for request in group.requests.values():
-            self._writer.add(request)
-        while any(request.finish is None for request in group.requests.values()):
-            self._stop.check()
-            self._writer.step()
-        acts = {}
-        for player, request in group.requests.items():
-            text = decode_reply(self._vlm, request.tokens)
-            acts[player] = Act(player.conversation.read(text).action, reply=text)
-        return self._episodes.send(acts)
-
-    def _request(self, player: Player) -> Request:
-        return Request(
+    def _ask(self, player: Player) -> Request:
+        """Has the player's next reply written."""
+        request = Request(
             self._prompts[player],
             self._config.max_new_tokens,
             messages=as_arrays(player.messages()),
             key=(self._config.seed, player.env, player.slot, player.episode, player.turn),
             temperature=self._config.temperature,
         )
+        self._writing[request] = player
+        self._writer.add(request)
+        return request
+
+    def _send(self, finished: Sequence[Request]) -> None:
+        """Sends the moves that finished replies name."""
+        acts = {}
+        for request in finished:
+            player = self._writing.pop(request)
+            text = decode_reply(self._vlm, request.tokens)
+            acts[player] = Act(player.conversation.read(text).action, reply=text)
+        self._episodes.send(acts)
+
+    def _receive(self) -> dict[Player, Played]:
+        """Results; they are waited for when there is nothing to write, though not for long: it may be time to stop."""
+        if self._writing:
+            return self._episodes.receive(wait=False)
+        with self._stopwatch("waiting_for_envs"):
+            return self._episodes.receive(wait=True, timeout=POLL_SECONDS)
 
     def _finish(self, player: Player, request: Request, played: Played) -> Step:
         """The step that a request and its result make; the player's next prompt is encoded."""
-        self._prompts[player] = encode_messages(self._vlm, player.messages())
-        result = played.result
+        final = None
+        with self._stopwatch("encode"):
+            if played.final is not None:
+                final = encode_messages(self._vlm, played.final, request.prompt)
+            self._prompts[player] = encode_messages(self._vlm, player.messages(), request.prompt)
+        result, cut = played.result, request.finish == "length"
+        self._on_step(player, decode_reply(self._vlm, request.tokens), cut, played)
         return Step(
             env=player.env,
             turn=played.turn,
@@ -176,10 +186,10 @@ class Collector:
             logps=torch.tensor(request.logps),
             features=request.features,
             thinking=count_thinking(self._vlm, request.tokens),
-            cut=request.finish == "length",
+            cut=cut,
             reward=result.reward,
             end=result.end,
             outcome=result.outcome,
             failed=bool(result.error),
-            final=encode_messages(self._vlm, played.final) if played.final is not None else None,
+            final=final,
         )

@@ -1,6 +1,7 @@
 """A run's folder: settings, metrics, checkpoints, and how a run that was killed is resumed.
 
-    <run>/config.yaml  metrics.jsonl  tensorboard/  wandb/  traces/  checkpoints/000000/ 000010/ ...
+    <run>/config.yaml  metrics.jsonl  tensorboard/  wandb/  traces/  checkpoints/000000/ 000010/ ... best
+          episodes/update-000010/ ...  evaluations/update-000010/ ...
 
 Checkpoint 000000 is the policy at the start of RL, where it was made by cloning.
 """
@@ -35,7 +36,8 @@ _logger = logging.getLogger(__name__)
 _PRUNED = ".pruned"
 _CHANGEABLE_ON_RESUME = {
     "run", "updates", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_weights", "servers",
-    "threads", "retry_budget", "metrics_host", "metrics_port", "wandb", "profile_update",
+    "threads", "retry_budget", "metrics_host", "metrics_port", "wandb", "profile_update", "table", "evaluation.every",
+    "evaluation.slots", "evaluation.patience",
 }  # fmt: skip
 
 
@@ -166,8 +168,7 @@ class Run:
         if self.config.keep_weights is None:
             self._unpruned = checkpoints[-self.config.keep_checkpoints :]
             return
-        marker = self.checkpoints / "best"
-        best = marker.read_text().strip() if marker.exists() else ""
+        best = checkpoint.best_name(self.checkpoints)
         removed = [path for path in checkpoints[: -self.config.keep_weights] if path.name != best]
         for path in removed:
             shutil.rmtree(path.rename(path.with_name(f".{path.name}{_PRUNED}")))
@@ -228,6 +229,8 @@ def _with_pinned_schedule(config: TrainerConfig, old: Mapping[str, Any] | None) 
 
 
 def _compare(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
+    evaluated = bool(old.get("evaluation", {}).get("every"))
+    old, new = _fixed(old, evaluated), _fixed(new, evaluated)
     changed = [
         f"{name} was {old.get(name)}, is {new.get(name)}"
         for name in sorted({*old, *new} - _CHANGEABLE_ON_RESUME)
@@ -237,3 +240,10 @@ def _compare(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> No
         raise SettingsError(
             f"{folder} holds a run with other settings ({'; '.join(changed)}); choose another folder or delete it"
         )
+
+
+def _fixed(settings: Mapping[str, Any], evaluated: bool) -> dict[str, Any]:
+    """Settings with those of evaluations one by one: once there are some, all of them play the same episodes."""
+    evaluation = settings.get("evaluation", {}) if evaluated else {}
+    others = {name: value for name, value in settings.items() if name != "evaluation"}
+    return others | {f"evaluation.{name}": value for name, value in evaluation.items()}

@@ -144,7 +144,7 @@ def estimate_values(rollout: Rollout, vlm: VLM, value: ValueFunction, config: Tr
     for row, prompt in zip(after, rollout.next_prompts, strict=True):
         row[-1] = row[-1] or prompt
     prompts = {(n, t): prompt for n, row in enumerate(after) for t, prompt in enumerate(row) if prompt is not None}
-    ends = prefill_features(vlm, list(prompts.values()), config.critic.input, config.policy.microbatch)
+    ends = prefill_features(vlm, list(prompts.values()), config.critic.input)
     for at, end_value in zip(prompts, values_of(ends).tolist(), strict=True):
         next_values[at] = end_value
     # After a failed step a new episode has begun, and before it there is no advantage to take over.
@@ -223,4 +223,4 @@ def _features(steps: Sequence[Step], vlm: VLM, config: TrainerConfig) -> Tensor:
     if len(known) == len(steps):
         return torch.stack(known)
     prompts = [step.prompt for step in steps]
-    return prefill_features(vlm, prompts, config.critic.input, config.policy.microbatch)
+    return prefill_features(vlm, prompts, config.critic.input)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import threading
-from collections.abc import Collection
-from concurrent.futures import Future
-from typing import Any
 
-_POLL_SECONDS = 0.2
+POLL_SECONDS = 0.2
+"""For how long others are waited for between two checks."""
 
 
 class InterruptionError(Exception):
@@ -25,13 +22,11 @@ class Stop:
         """Asks to stop; may be called by a signal handler."""
         self._asked.set()
 
+    def asked(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._asked.is_set()
+
     def check(self) -> None:
         """Raises InterruptionError if it was asked to stop."""
         if self._asked.is_set():
             raise InterruptionError
-
-    def wait(self, futures: Collection[Future[Any]]) -> None:
-        """Waits until all are done, checking."""
-        self.check()
-        while concurrent.futures.wait(futures, _POLL_SECONDS).not_done:
-            self.check()

@@ -24,8 +24,6 @@ def rollout_metrics(rollout: Rollout, env_ids: Sequence[str]) -> Metrics:
         Metric.REPLIES_TOKENS: sum(len(step.reply) for step in steps) / len(steps),
         Metric.FAILED_STEPS: float(sum(step.failed for step in steps)),
         Metric.EPISODES: float(len(rollout.episodes)),
-        Metric.SECONDS_WAITING: rollout.seconds_waiting,
-        Metric.SECONDS_WRITING: rollout.seconds_writing,
     }
     for end, name in _ENDS.items():
         metrics[name] = _fraction([episode.end is end for episode in rollout.episodes])

@@ -5,6 +5,7 @@ repeat:  collect a rollout                                          Collector.co
          score it, estimate values and advantages (GAE)             samples.make_samples, advantages.gae
          fit the critic, improve the policy (PPO on every token)    Learner.update, losses.policy_loss
          record: metrics, guard, checkpoints                        Recorder.record
+         now and then: evaluate on held-out episodes                Recorder.evaluate
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from overworld_trainer.config import TrainerConfig
 from overworld_trainer.critic import Critic
 from overworld_trainer.display import Display
 from overworld_trainer.episodes import Episodes
+from overworld_trainer.evaluation import Evaluations
 from overworld_trainer.exporter import Exporter, serve_metrics
 from overworld_trainer.learner import Learner
 from overworld_trainer.policy import load_policy, make_start
@@ -35,6 +37,7 @@ from overworld_trainer.samples import make_samples
 from overworld_trainer.seeds import derive, episode_seed
 from overworld_trainer.sinks.weights_and_biases import import_wandb
 from overworld_trainer.stop import Stop
+from overworld_trainer.tables import Tables
 
 _logger = logging.getLogger(__name__)
 
@@ -67,7 +70,7 @@ def _improve(run: Run, display: Display, exporter: Exporter) -> bool:
     if resumed is not None:
         restore_learner(resumed, learner)
         _logger.info("resuming from %s", resumed)
-    writer = Engine(vlm, max_batch=config.max_batch, value_input=config.critic.input)
+    writer = Engine(vlm, max_batch=config.max_batch, value_input=config.critic.input, stopwatch=stopwatch)
     _on_sigterm(stop)
     with (
         Episodes.open(config, functools.partial(episode_seed, config.seed), state.slots) as episodes,
@@ -75,13 +78,26 @@ def _improve(run: Run, display: Display, exporter: Exporter) -> bool:
             run, state, vlm, learner, episodes, exporter=exporter, display=display, stopwatch=stopwatch
         ) as recorder,
     ):
-        collector = Collector(config, vlm, writer, episodes, stop)
-        while state.update < config.updates:
+        evaluations = Evaluations.open(run, vlm, update=state.update, interrupted=stop.asked)
+        tables = Tables(config, episodes, state.update)
+        collector = Collector(config, vlm, writer, episodes, stopwatch, stop, tables.take)
+        recorder.evaluate(evaluations)  # what was killed before it was finished
+        while state.update < config.updates and not evaluations.exhausted(state.update):
             with _traced(run, state.update, stopwatch):
                 rollout = collector.collect(config.rollout_steps)
+                tables.write()
                 samples = make_samples(rollout, vlm, reference, critic, config, stopwatch, stop)
                 metrics = learner.update(samples, state.update)
             recorder.record(rollout, samples, metrics)
+            recorder.evaluate(evaluations)
+    if evaluations.exhausted(state.update):
+        _logger.info(
+            "the run is finished: %d evaluations since the best one, after update %d, were no better "
+            "(evaluation.patience); checkpoints/best names its checkpoint",
+            config.evaluation.patience,
+            evaluations.best(state.update),
+        )
+        return True
     return state.update >= config.updates
 
 

@@ -189,7 +189,7 @@ def test_an_update_is_thrown_away_wherever_sigterm_finds_it(
 def test_sigterm_does_not_wait_for_an_update_that_takes_long(
     server: ServerProcess, model: Path, tmp_path: Path
 ) -> None:
-    policy = {"epochs": 100_000, "minibatch": 8, "microbatch": 4, "lr": 1e-9}
+    policy = {"epochs": 100_000, "minibatch": 8, "lr": 1e-9}
     command = Command(tmp_path, run_fields(server, tmp_path / "run", model, policy=policy, checkpoint_every=100))
     command.wait_for(1)  # the warm-up; the next update would take hours
     time.sleep(2)

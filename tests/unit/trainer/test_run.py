@@ -126,14 +126,14 @@ def names(run: Run) -> list[str]:
 def test_keep_weights_removes_old_checkpoints_but_the_start_and_the_best(tmp_path: Path) -> None:
     run = saved_again(tmp_path / "run", range(2, 10, 2), keep_weights=3)
     assert names(run) == ["000000", "000004", "000006", "000008"]
-    (run.checkpoints / "best").write_text("000006\n")
+    checkpoint.mark_best(run.checkpoints, "000006")
     again = saved_again(tmp_path / "run", range(10, 16, 2), keep_weights=3)  # as after a restart
     assert names(again) == ["000000", "000006", "000010", "000012", "000014"]
     assert [path.name for path in checkpoint.find(run.checkpoints) if (path / "trainer").exists()] == [
         "000012",
         "000014",
     ]
-    (run.checkpoints / "best").write_text("000014\n")
+    checkpoint.mark_best(run.checkpoints, "000014")
     again = saved_again(tmp_path / "run", range(16, 18), keep_weights=3)
     assert names(again) == ["000000", "000014", "000016", "000017"]
     for path in checkpoint.find(run.checkpoints):
@@ -391,9 +391,10 @@ def test_a_model_without_an_adapter_needs_a_frozen_reference() -> None:
     Reference(_with_new_adapter(vlm, present(settings(model={"lora": {}}).model.lora), 0))
 
 
-@pytest.mark.parametrize("microbatch", [1, 4, 64])
-def test_scores_come_in_the_order_of_the_steps(vlm: VLM, microbatch: int) -> None:
+@pytest.mark.parametrize("batch_tokens", [1, 300, 16_384])
+def test_scores_come_in_the_order_of_the_steps(vlm: VLM, batch_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vlm, "batch_tokens", batch_tokens)
     """They are computed in batches of similar length."""
     samples = make_samples(vlm, temperature=0.7)
-    config = settings(policy={"microbatch": microbatch}, temperature=0.7)
+    config = settings(temperature=0.7)
     assert equal(score_all(vlm, samples.steps, config), [step.logps for step in samples.steps])

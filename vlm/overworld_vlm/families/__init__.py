@@ -1,6 +1,6 @@
 """Model families: how messages and images become a model's inputs, and which of its layers and tokens are which."""
 
-from overworld_vlm.families.family import Family, Picture
+from overworld_vlm.families.family import Family, Layout, Processed
 from overworld_vlm.families.gemma3 import Gemma3
 from overworld_vlm.families.internvl import InternVL
 from overworld_vlm.families.qwen2_5_vl import Qwen25VL
@@ -18,4 +18,4 @@ FAMILIES: dict[str, type[Family]] = {
 }
 """`model_type` of config.json -> the family."""
 
-__all__ = ["FAMILIES", "Family", "Picture"]
+__all__ = ["FAMILIES", "Family", "Layout", "Processed"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,15 @@ from transformers import PreTrainedTokenizerBase
 LINEAR = r"(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 """The linear layers of a language model's block, by the names that all of them use."""
 
+_MAX_LAYOUTS = 256
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Picture:
-    """An image as a model takes it.
+class Processed:
+    """What an image processor makes of an image.
 
     media  the vision tower's input, by the names of the model's arguments; the first axis counts patches, tiles or
-           images, so that the media of several pictures are joined along it
+           images, so that the media of several images are joined along it
     text   what the prompt shows in place of the chat template's placeholder
     run    image tokens that each image token in `text` stands for
     """
@@ -29,6 +32,21 @@ class Picture:
     media: dict[str, Tensor]
     text: str
     run: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How images of one size are laid out in a prompt: `text` and `run` as in `Processed`, and the part of the media
+    that does not depend on the pixels, such as the grid of patches.
+    """
+
+    text: str
+    run: int
+    sizes: dict[str, Tensor]
+
+    def tokens(self, image_token: str) -> int:
+        """Image tokens that an image takes."""
+        return self.run * self.text.count(image_token)
 
 
 class Family(ABC):
@@ -57,6 +75,8 @@ class Family(ABC):
         self.config = config
         self.tokenizer = tokenizer
         self.image_processor = image_processor
+        self.layout = functools.lru_cache(_MAX_LAYOUTS)(self._layout)
+        """(height, width) -> the `Layout` of images of that size. Raises ValueError if they cannot be used."""
 
     @property
     def image_token_id(self) -> int:
@@ -76,14 +96,19 @@ class Family(ABC):
         return self.image_token
 
     @abstractmethod
-    def picture(self, image: np.ndarray) -> Picture:
-        """Encodes an image, uint8 [height, width, 3]. Raises ValueError if it cannot be used."""
+    def process(self, image: np.ndarray) -> Processed:
+        """Processes an image, uint8 [height, width, 3]. Raises ValueError if it cannot be used."""
+
+    def _layout(self, height: int, width: int) -> Layout:
+        processed = self.process(np.zeros((height, width, 3), np.uint8))
+        sizes = {name: tensor for name, tensor in processed.media.items() if not tensor.is_floating_point()}
+        return Layout(processed.text, processed.run, sizes)
 
     def image_tokens(self, height: int, width: int) -> int:
         """Tokens that an image of this size takes in a prompt, without what the chat template puts around it."""
-        picture = self.picture(np.zeros((height, width, 3), np.uint8))
-        ids = self.tokenizer(picture.text, add_special_tokens=False)["input_ids"]
-        return sum(picture.run if token == self.image_token_id else 1 for token in ids)
+        layout = self.layout(height, width)
+        ids = self.tokenizer(layout.text, add_special_tokens=False)["input_ids"]
+        return sum(layout.run if token == self.image_token_id else 1 for token in ids)
 
     def set_images(
         self, min_pixels: int | None = None, max_pixels: int | None = None, tiling: bool | None = None
@@ -103,13 +128,17 @@ class Family(ABC):
             tiling = bool(getattr(self.image_processor, "tiling", False))
         self.image_processor.tiling = tiling  # saved with the image processor's other attributes
         setattr(self.image_processor, self.tiling_switch, tiling)
+        self.layout.cache_clear()
 
-    def positions(self, model: Any, ids: Tensor, media: Mapping[str, Tensor]) -> tuple[Tensor, int]:
-        """The positions of a prompt, int64 [axes, L], and the one after it, which its reply starts at."""
+    def positions(self, model: Any, ids: Tensor, sizes: Mapping[str, Tensor]) -> tuple[Tensor, int]:
+        """The positions of a prompt, int64 [axes, L], and the one after it, which its reply starts at.
+
+        sizes  those of the layouts of its images, joined
+        """
         return torch.arange(len(ids)).expand(self.position_axes, -1), len(ids)
 
     def features(self, model: Any, media: Mapping[str, Tensor]) -> Tensor:
-        """What the vision tower makes of pictures, [levels, image tokens, hidden], the pictures' tokens in order.
+        """What the vision tower makes of images, [levels, image tokens, hidden], the images' tokens in order.
 
         Level 0 takes the place of the image tokens' embeddings; further ones enter later layers.
         """
@@ -122,7 +151,7 @@ class Family(ABC):
         ids: Tensor,
         mask: Tensor | dict[str, Tensor],
         positions: Tensor,
-        images: Mapping[str, Tensor] | Tensor,
+        features: Tensor | None = None,
         cache: Any = None,
     ) -> Tensor:
         """The last layer's hidden states, [B, L, hidden]; fills the cache if there is one.
@@ -131,7 +160,7 @@ class Family(ABC):
         ids        int64 [B, L]
         mask       bool [B, L], where tokens are; or, with a cache that is filled, as `SlotCache` gives it
         positions  int64 [axes, B, L]
-        images     the media of all pictures, in order; or their `features`, which spare the vision tower
+        features   of the batch's images, in order; None where there are none
         """
         shared = {
             "attention_mask": mask,
@@ -140,14 +169,13 @@ class Family(ABC):
             "use_cache": cache is not None,
             **self.arguments(ids),
         }
-        if isinstance(images, Tensor):
-            hidden = self.read_features(model, ids, images, shared)
-        else:
-            hidden = model.model(input_ids=ids, **self.vision_arguments(images), **shared).last_hidden_state
+        if features is not None:
+            return self.read_features(model, ids, features, shared)
+        hidden: Tensor = model.model(input_ids=ids, **shared).last_hidden_state
         return hidden
 
     def read_features(self, model: Any, ids: Tensor, features: Tensor, shared: Mapping[str, Any]) -> Tensor:
-        """Hidden states from the `features` of all pictures; `shared`: the forward's other arguments."""
+        """Hidden states from the `features` of all images; `shared`: the forward's other arguments."""
         output = model.model(inputs_embeds=self.embeddings(model, ids, features), **shared)
         hidden: Tensor = output.last_hidden_state
         return hidden
@@ -159,11 +187,11 @@ class Family(ABC):
         return embeddings.masked_scatter(at, features[0].to(embeddings))
 
     def vision_arguments(self, media: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the model's forward takes of pictures."""
+        """What the vision tower takes of images."""
         return dict(media)
 
     def arguments(self, ids: Tensor) -> dict[str, Tensor]:
-        """What the model's forward takes besides tokens, pictures, mask, positions and cache."""
+        """What the model's forward takes besides tokens, images, mask, positions and cache."""
         return {}
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import Gemma3ForConditionalGeneration
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
-from overworld_vlm.families.family import Family, Picture, tiles
+from overworld_vlm.families.family import Family, Processed, tiles
 
 _PAN_AND_SCAN = {
     "pan_and_scan_min_crop_size": 256,
@@ -32,7 +32,7 @@ class Gemma3(Family):
         """The token that begins an image."""
         return str(self.tokenizer.convert_ids_to_tokens(self.config.boi_token_id))
 
-    def picture(self, image: np.ndarray) -> Picture:
+    def process(self, image: np.ndarray) -> Processed:
         """The image, then crops of it if tiling is on, with Gemma3Processor's words around them."""
         processed = self.image_processor(images=[image], return_tensors="pt", input_data_format="channels_last")
         pixels = tiles(processed, self.config.vision_config.image_size)
@@ -44,7 +44,7 @@ class Gemma3(Family):
                 f"Here is the original image {whole} and here are some crops to help you see better "
                 f"{' '.join([whole] * crops)}"
             )
-        return Picture({"pixel_values": pixels}, text, self.config.mm_tokens_per_image)
+        return Processed({"pixel_values": pixels}, text, self.config.mm_tokens_per_image)
 
     def set_images(
         self, min_pixels: int | None = None, max_pixels: int | None = None, tiling: bool | None = None

@@ -6,7 +6,7 @@ import numpy as np
 from transformers import InternVLForConditionalGeneration
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
-from overworld_vlm.families.family import Family, Picture, tiles
+from overworld_vlm.families.family import Family, Processed, tiles
 
 
 class InternVL(Family):
@@ -18,9 +18,9 @@ class InternVL(Family):
     vision = ("vision_tower", "multi_modal_projector")
     tiling_switch = "crop_to_patches"
 
-    def picture(self, image: np.ndarray) -> Picture:
+    def process(self, image: np.ndarray) -> Processed:
         """All tiles' tokens between one start and one end, as InternVLProcessor has it."""
         processed = self.image_processor(images=[image], return_tensors="pt", input_data_format="channels_last")
         pixels = tiles(processed, self.config.vision_config.image_size)
         run = len(pixels) * self.config.image_seq_length
-        return Picture({"pixel_values": pixels}, f"<img>{self.image_token}</img>", run)
+        return Processed({"pixel_values": pixels}, f"<img>{self.image_token}</img>", run)

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from overworld_vlm.families.family import Family, Picture
+from overworld_vlm.families.family import Family, Processed
 
 
 class Qwen2VL(Family):
@@ -22,12 +22,12 @@ class Qwen2VL(Family):
     vision = ("visual",)
     position_axes = 3
 
-    def picture(self, image: np.ndarray) -> Picture:
+    def process(self, image: np.ndarray) -> Processed:
         """One image token per group of patches, as Qwen2VLProcessor has it."""
         processed = self.image_processor(images=[image], return_tensors="pt", input_data_format="channels_last")
         grid = processed["image_grid_thw"]
         media = {"pixel_values": processed["pixel_values"], "image_grid_thw": grid}
-        return Picture(media, self.image_token, int(grid.prod()) // self.image_processor.merge_size**2)
+        return Processed(media, self.image_token, int(grid.prod()) // self.image_processor.merge_size**2)
 
     def set_images(
         self, min_pixels: int | None = None, max_pixels: int | None = None, tiling: bool | None = None
@@ -46,14 +46,15 @@ class Qwen2VL(Family):
                 "with 0 < min_pixels <= max_pixels: set both, or correct the size in preprocessor_config.json"
             )
         self.image_processor.size = type(self.image_processor.size)(shortest_edge=low, longest_edge=high)
+        self.layout.cache_clear()
 
-    def positions(self, model: Any, ids: Tensor, media: Mapping[str, Tensor]) -> tuple[Tensor, int]:
+    def positions(self, model: Any, ids: Tensor, sizes: Mapping[str, Tensor]) -> tuple[Tensor, int]:
         """M-RoPE, by the model's own rule."""
-        if not media:
-            return super().positions(model, ids, media)
+        if not sizes:
+            return super().positions(model, ids, sizes)
         positions, _ = model.model.get_rope_index(
             ids[None],
             mm_token_type_ids=(ids == self.image_token_id).int()[None],
-            image_grid_thw=media["image_grid_thw"],
+            image_grid_thw=sizes["image_grid_thw"],
         )
         return positions[:, 0], int(positions.max()) + 1

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import SmolVLMForConditionalGeneration
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-from overworld_vlm.families.family import LINEAR, Family, Picture
+from overworld_vlm.families.family import LINEAR, Family, Processed
 
 _FAKE, _GLOBAL = "<fake_token_around_image>", "<global-img>"
 
@@ -26,7 +26,7 @@ class SmolVLM(Family):
     tiling_switch = "do_image_splitting"
     content_as_parts = True
 
-    def picture(self, image: np.ndarray) -> Picture:
+    def process(self, image: np.ndarray) -> Processed:
         """The tiles row by row, if tiling is on, then the whole image, laid out as SmolVLMProcessor does it."""
         processed = self.image_processor(
             images=[image], return_tensors="pt", input_data_format="channels_last", return_row_col_info=True
@@ -41,7 +41,7 @@ class SmolVLM(Family):
         text += "\n" if rows else ""
         text += f"{_FAKE}{_GLOBAL}{self.image_token}{_FAKE}"
         patches = (pixels.shape[-1] // self.config.vision_config.patch_size) ** 2
-        return Picture({"pixel_values": pixels}, text, patches // self.config.scale_factor**2)
+        return Processed({"pixel_values": pixels}, text, patches // self.config.scale_factor**2)
 
     def vision_arguments(self, media: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The model wants tiles per prompt, but uses only their order: they all go to the first."""

@@ -1,0 +1,158 @@
+"""The vision tower with a memory: what it has made of a picture is kept for as long as its weights stay the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor
+
+from overworld_vlm.families import Family, Layout
+from overworld_vlm.kernels import row_by_row
+
+DEFAULT_MEMORY = 1 << 30
+"""Bytes of features that are kept unless set otherwise."""
+
+_BATCH_TOKENS = 8192
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """An image of a prompt. Prompts that show the same picture share it.
+
+    pixels  uint8 [height, width, 1 or 3]; they must not change
+    layout  how it is laid out in the prompt
+    digest  names the pixels
+    """
+
+    pixels: np.ndarray
+    layout: Layout
+    digest: bytes
+
+    @classmethod
+    def of(cls, pixels: np.ndarray, family: Family) -> Picture:
+        """A picture of the pixels, uint8 [height, width, 1 or 3]. Raises ValueError if they cannot be used."""
+        # A cryptographic digest: with another one, a stranger's picture could be made to pass for someone else's.
+        digest = hashlib.blake2b(str(pixels.shape).encode(), digest_size=16)
+        digest.update(np.ascontiguousarray(pixels).data)
+        return cls(pixels, family.layout(*pixels.shape[:2]), digest.digest())
+
+    def __repr__(self) -> str:
+        return f"Picture({'x'.join(map(str, self.pixels.shape))})"
+
+
+class Vision:
+    """Turns pictures into features with the vision tower of the model `core`.
+
+    Each picture goes through the tower once, however often a batch shows it. Where no gradient is asked for, its
+    features are kept, up to `memory` bytes of the least recently used ones, until a weight of the tower changes.
+    """
+
+    def __init__(self, core: Any, family: Family, memory: int = DEFAULT_MEMORY) -> None:
+        self.memory = memory
+        self._core = core
+        self._family = family
+        self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._bytes = 0
+        self._weights: tuple[tuple[int, int], ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Vision({len(self._kept)} pictures kept, {self._bytes:,} of {self.memory:,} bytes)"
+
+    def __call__(self, pictures: Sequence[Picture]) -> Tensor | None:
+        """The features of pictures in order, [levels, image tokens, hidden], see `Family.features`; None without any.
+
+        With gradients for the tower's weights where they are enabled.
+        """
+        if not pictures:
+            return None
+        different = {picture.digest: picture for picture in pictures}
+        if torch.is_grad_enabled() and any(weight.requires_grad for weight in self._parameters()):
+            features = dict(zip(different, self._encode(list(different.values())), strict=True))
+        else:
+            features = self._recall(different)
+        return torch.cat([features[picture.digest] for picture in pictures], 1)
+
+    @torch.no_grad()
+    def _recall(self, pictures: dict[bytes, Picture]) -> dict[bytes, Tensor]:
+        """Features by digest: kept ones, and those that are computed now and kept from here on."""
+        self._forget_outdated()
+        features = {digest: self._kept[digest] for digest in pictures if digest in self._kept}
+        missing = [picture for digest, picture in pictures.items() if digest not in features]
+        with row_by_row(self._core.device):
+            for batch in self._batches(missing):
+                for picture, encoded in zip(batch, self._encode(batch), strict=True):
+                    features[picture.digest] = encoded
+        for digest in pictures:
+            self._keep(digest, features[digest])
+        return features
+
+    def _encode(self, pictures: Sequence[Picture]) -> list[Tensor]:
+        """The features of each picture, from its pixels."""
+        device, dtype = self._core.device, self._core.dtype
+        media = [
+            {
+                name: tensor.to(device, dtype if tensor.is_floating_point() else None)
+                for name, tensor in self._family.process(rgb(picture.pixels)).media.items()
+            }
+            for picture in pictures
+        ]
+        features = self._family.features(self._core, joined(media))
+        return list(features.split([self._tokens(picture) for picture in pictures], 1))
+
+    def _batches(self, pictures: Iterable[Picture]) -> Iterable[list[Picture]]:
+        """Pictures that go through the tower together."""
+        batch: list[Picture] = []
+        tokens = 0
+        for picture in pictures:
+            tokens += self._tokens(picture)
+            if batch and tokens > _BATCH_TOKENS:
+                yield batch
+                batch, tokens = [], self._tokens(picture)
+            batch.append(picture)
+        if batch:
+            yield batch
+
+    def _tokens(self, picture: Picture) -> int:
+        return picture.layout.tokens(self._family.image_token)
+
+    def _keep(self, digest: bytes, features: Tensor) -> None:
+        if digest in self._kept:
+            self._kept.move_to_end(digest)
+            return
+        # A copy: a part of a batch's tensor would keep all of it alive.
+        self._kept[digest] = features.clone()
+        self._bytes += features.nbytes
+        while self._bytes > self.memory:
+            self._bytes -= self._kept.popitem(last=False)[1].nbytes
+
+    def _forget_outdated(self) -> None:
+        """Forgets everything if a weight has changed since, or if adapters in the tower may be switched on and off."""
+        weights = tuple((weight.data_ptr(), weight._version) for weight in self._parameters())
+        adapted = any(isinstance(module, BaseTunerLayer) for tower in self._towers() for module in tower.modules())
+        if adapted or weights != self._weights:
+            self._kept.clear()
+            self._bytes = 0
+        self._weights = weights
+
+    def _towers(self) -> list[torch.nn.Module]:
+        return [getattr(self._core.model, name) for name in self._family.vision]
+
+    def _parameters(self) -> Iterable[torch.nn.Parameter]:
+        return (weight for tower in self._towers() for weight in tower.parameters())
+
+
+def rgb(pixels: np.ndarray) -> np.ndarray:
+    """Pixels with three channels."""
+    return pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, 2)
+
+
+def joined(media: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The media, or sizes, of several pictures along their first axis; empty without any."""
+    return {name: torch.cat([one[name] for one in media]) for name in media[0]} if media else {}
