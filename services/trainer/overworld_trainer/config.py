@@ -73,12 +73,17 @@ class ModelConfig(_Section):
 
 
 class CloneConfig(_Section):
-    """Cloning of the envs' experts before RL."""
+    """Cloning before RL: of the envs' experts, or of episodes on disk."""
 
     updates: int = Field(default=0, ge=0, description="optimizer steps; 0: no cloning")
+    episodes: tuple[Path, ...] = Field(
+        default=(), description="folders of episodes to clone (docs/episodes.md); none: the envs' experts are cloned"
+    )
+    successful: bool = Field(default=True, description="clone only episodes that were a success; not for experts")
+    min_return: float | None = Field(default=None, description="clone only episodes with this return; null: any")
     lr: float = Field(default=1e-3, gt=0, description="learning rate, falling to 0 along a cosine")
     random_actions: float = Field(
-        default=1.0, ge=0, le=1, description="share of the expert's actions replaced by random ones; thoughts stay"
+        default=1.0, ge=0, le=1, description="share of an expert's actions replaced by random ones; thoughts stay"
     )
     lora: LoraConfig | None = Field(default=None, description="adapter to clone with, merged afterwards; null: none")
 
@@ -231,6 +236,8 @@ class TrainerConfig(Settings):
             raise ValueError(
                 "the tiny model starts from random weights and finds no format by itself: set clone.updates"
             )
+        if self.clone.episodes and not self.clone.updates:
+            raise ValueError("clone.episodes are to be cloned, in no update: set clone.updates")
         if self.evaluation.patience is not None and not self.evaluation.every:
             raise ValueError("evaluation.patience counts evaluations, and there are none: set evaluation.every")
         return self

@@ -106,6 +106,10 @@ class Run:
         """The model at the start of RL: the reference, and what an adapter belongs to."""
         return self.start / "weights" if self.config.clone.updates else Path(self.config.model.path)
 
+    @property
+    def _start_used_expert(self) -> bool:
+        return self.has_start and checkpoint.read(self.start, verify=False).used_expert
+
     def checkpoint(self, update: int) -> Path:
         """The folder of the checkpoint after so many updates."""
         return self.checkpoints / f"{update:06}"
@@ -129,8 +133,13 @@ class Run:
         state: TrainerState,
         provenance: Mapping[str, Mapping[str, str]],
         learner: Learner | None = None,
+        *,
+        used_expert: bool | None = None,
     ) -> Path:
-        """Writes a checkpoint; with a learner, one that the run can be resumed from."""
+        """Writes a checkpoint; with a learner, one that the run can be resumed from.
+
+        `used_expert`: whether expert advice went into the weights; None: whether it went into those at the start of RL.
+        """
 
         def write_trainer(folder: Path) -> None:
             assert learner is not None
@@ -152,7 +161,7 @@ class Run:
             recipe=self.config.recipe.model_dump(),
             config=self.config.model_dump(mode="json"),
             provenance=provenance,
-            used_expert=self.config.clone.updates > 0,
+            used_expert=self._start_used_expert if used_expert is None else used_expert,
         )
         if learner is not None:
             self._prune(folder)

@@ -102,7 +102,7 @@ def _improve(run: Run, display: Display, exporter: Exporter) -> bool:
             evaluations.best(state.update),
         )
         return True
-    return state.update >= config.updates
+    return state.update >= config.updates and not evaluations.due(state.update)
 
 
 def _traced(run: Run, update: int, stopwatch: Stopwatch) -> AbstractContextManager[None]:

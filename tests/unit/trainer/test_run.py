@@ -46,7 +46,7 @@ def trained(vlm: VLM, config: TrainerConfig, updates: int = 2) -> Learner:
 def run(tmp_path: Path) -> Run:
     """A run with the checkpoints 0, 2, 4 and 6 of a whole model; the last two can be resumed."""
     run = Run.open(settings(run=tmp_path / "run"))
-    run.save(make_vlm(), TrainerState(), {"toy/Count": {"rules": "toy 1"}})
+    run.save(make_vlm(), TrainerState(), {"toy/Count": {"rules": "toy 1"}}, used_expert=True)
     vlm = make_vlm()
     learner = trained(vlm, run.config)
     for update in (2, 4, 6):
