@@ -44,6 +44,7 @@ class Sample:
     grids: Tensor
     reply: Tensor
     reward: float = 0.0
+    unparseable: bool = False
 
     def __len__(self) -> int:
         return len(self.ids) + len(self.reply)
@@ -174,7 +175,9 @@ def play(policy: Policy, fleet: Fleet, conversations: Sequence[Conversation]) ->
     acts = {}
     for slot, (sample, conversation) in enumerate(zip(samples, conversations, strict=True)):
         text = policy.decode(sample.reply)
-        acts[slot] = Act(conversation.read(text).action, reply=text)
+        action = conversation.read(text).action
+        sample.unparseable = action is None
+        acts[slot] = Act(action, reply=text)
     for result in fleet.step(acts):
         conversations[result.slot].observe(result)
         samples[result.slot].reward = result.reward
@@ -258,8 +261,12 @@ def by_length(samples: Sequence[Sample], size: int) -> Iterator[Tensor]:
 
 def report(update: int, rows: Sequence[Sequence[Sample]]) -> None:
     """As `training_run.py` does."""
-    lengths = [len(sample.reply) for row in rows for sample in row]
-    metrics = {"env_steps": update * len(lengths), "replies/tokens": sum(lengths) / len(lengths)}
+    samples = [sample for row in rows for sample in row]
+    metrics = {
+        "env_steps": update * len(samples),
+        "replies/tokens": sum(len(sample.reply) for sample in samples) / len(samples),
+        "replies/unparseable": sum(sample.unparseable for sample in samples) / len(samples),
+    }
     spent = {"seconds": time.perf_counter(), "cpu_seconds": time.process_time(), "frames": 0.0}
     print(json.dumps({**spent, "metrics": metrics}))
 
