@@ -49,13 +49,15 @@ test-demo: $(READY) ## the demo with three seeds, twice each: half an hour
 # Linux brings CUDA along (5 GB on the disk); pip's own settings may name an index of builds for the CPU. Not covered: all
 # other packages at their oldest, and a GPU.
 OLDEST := .venv-oldest/.ready
+OLDEST_PYTHON ?= $(shell for python in python3.12 ~/.pyenv/versions/3.12.*/bin/python $(PYTHON); do \
+	$$python -c '' 2>/dev/null && echo $$python && break; done)
 test-oldest: $(OLDEST) ## unit tests of vlm and trainer with torch 2.11, transformers 5.17 and, where it is found, Python 3.12
 	.venv-oldest/bin/python -c 'import sys, torch, transformers; print(sys.version.split()[0], torch.__version__, transformers.__version__)'
 	.venv-oldest/bin/python -m pytest tests/unit/vlm tests/unit/trainer
 
 $(OLDEST): constraints.txt VERSION $(PACKAGES:%=%/pyproject.toml)
 	rm -rf .venv-oldest
-	$$(command -v python3.12 || echo $(PYTHON)) -m venv .venv-oldest
+	$(OLDEST_PYTHON) -m venv .venv-oldest
 	grep -vE '^(torch|transformers|tokenizers|huggingface_hub|hf-xet|fsspec|setuptools)==' constraints.txt > .venv-oldest/constraints.txt
 	printf 'torch==2.11.*\ntransformers==5.17.*\n' >> .venv-oldest/constraints.txt
 	.venv-oldest/bin/pip install --quiet --constraint .venv-oldest/constraints.txt torch

@@ -188,7 +188,13 @@ def _start() -> Path:
     folder = Path(_temporary("overworld-start-").name)
     # Short episodes, so that it sees prompts with fewer frames, too.
     envs = [{"id": "bench/Frames", "slots": 4, "options": {"size": 112, "max_turns": 12}}]
-    settings = {**SETTINGS, "updates": 1, "envs": envs, "model": {"path": "tiny"}, "clone": {"updates": 150, "lr": 4e-3}}
+    settings = {
+        **SETTINGS,
+        "updates": 1,
+        "envs": envs,
+        "model": {"path": "tiny"},
+        "clone": {"updates": 150, "lr": 4e-3},
+    }
     (update,) = Alternative(ROOT).updates(folder, settings)
     metrics = update["metrics"]
     if metrics["replies/unparseable"] + metrics["replies/inadmissible"] > 0.2:

@@ -115,7 +115,9 @@ def _gradient(vlm: VLM, value: Any) -> torch.Tensor:
 def _processed(vlm: VLM, processor: Any, messages: list[Message]) -> Any:
     """What a user of transformers calls at every turn."""
     arrays = as_arrays(messages)
-    text = processor.apply_chat_template(arrays, tokenize=False, add_generation_prompt=True, chat_template=_template(vlm))
+    text = processor.apply_chat_template(
+        arrays, tokenize=False, add_generation_prompt=True, chat_template=_template(vlm)
+    )
     images = [part["image"] for part in arrays[0]["content"] if part["type"] == "image"]
     return processor(text=[text], images=images, return_tensors="pt", input_data_format="channels_last")
 

@@ -80,7 +80,9 @@ def main() -> None:
         settings["policy"]["microbatch"] = 16
     quieten_transformers()
     tower = Tower()
-    watch = Watch(Path(settings["run"]) / "metrics.jsonl", tower, (settings["envs"][0]["options"]["size"] // _PATCH) ** 2)
+    watch = Watch(
+        Path(settings["run"]) / "metrics.jsonl", tower, (settings["envs"][0]["options"]["size"] // _PATCH) ** 2
+    )
     watch.start()
     with contextlib.ExitStack() as stack:
         # A server for each env, with a worker for each slot: no slot waits for another's simulator.

@@ -165,7 +165,9 @@ def main() -> None:
             conversations[result.slot].observe(result)
         for update in range(settings["updates"]):
             rows = [play(policy, fleet, conversations) for _ in range(settings["rollout_steps"])]
-            learn(policy, [list(row) for row in zip(*rows, strict=True)], settings, optimizer, critic_optimizer, weights)
+            learn(
+                policy, [list(row) for row in zip(*rows, strict=True)], settings, optimizer, critic_optimizer, weights
+            )
             report(update + 1, rows)
 
 
@@ -217,9 +219,7 @@ def learn(
             for micro in by_length([samples[n] for n in chosen], MICROBATCH):
                 part = chosen[micro]
                 logps, mask, _ = policy.score([samples[n] for n in part])
-                before, reference = (
-                    pad_sequence([given[n] for n in part], batch_first=True) for given in (old, ref)
-                )
+                before, reference = (pad_sequence([given[n] for n in part], batch_first=True) for given in (old, ref))
                 advantage = scaled[part][:, None]
                 ratio = (logps - before).exp()
                 surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - CLIP, 1 + CLIP) * advantage)

@@ -7,6 +7,7 @@ from overworld_vlm.batch import Message, Prompt, encode
 from overworld_vlm.load import VLM
 from overworld_vlm.tiny import make_tiny
 from overworld_vlm.tiny_config import TinyConfig
+from overworld_vlm.vision import joined, rgb
 
 torch.set_num_threads(1)  # tests run side by side
 
@@ -49,6 +50,11 @@ def mixed_prompts(vlm: VLM) -> list[Prompt]:
     return [encode(vlm, [message]) for message in MIXED]
 
 
-def pixels(prompt: Prompt) -> torch.Tensor:
-    """What the vision tower sees of a prompt's pictures."""
-    return prompt.media["pixel_values"]
+def media(vlm: VLM, prompt: Prompt) -> dict[str, torch.Tensor]:
+    """What the vision tower sees of a prompt's pictures, by the names of the model's arguments."""
+    return joined([vlm.family.process(rgb(one.pixels)).media for one in prompt.pictures])
+
+
+def pixels(vlm: VLM, prompt: Prompt) -> torch.Tensor:
+    """The pixels among them."""
+    return media(vlm, prompt)["pixel_values"]

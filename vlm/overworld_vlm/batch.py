@@ -103,11 +103,13 @@ def encode(vlm: VLM, messages: Sequence[Message], seen: Sequence[Picture] = ()) 
     return Prompt(ids=ids, positions=positions, next=following, pictures=pictures)
 
 
-def collate(vlm: VLM, prompts: Sequence[Prompt], replies: Sequence[Tensor] | None = None, *, least: int = 1) -> Batch:
-    """A batch of prompts, each followed by its reply (int64 [T]) if there are replies; `least`: columns at least."""
+def collate(
+    vlm: VLM, prompts: Sequence[Prompt], replies: Sequence[Tensor] | None = None, *, multiple_of: int = 1
+) -> Batch:
+    """A batch of prompts, each followed by its reply (int64 [T]) if there are replies; L is a `multiple_of` that."""
     replies = replies if replies is not None else [torch.empty(0, dtype=torch.int64)] * len(prompts)
     lengths = [len(prompt) + len(reply) for prompt, reply in zip(prompts, replies, strict=True)]
-    size = len(prompts), max(*lengths, least)
+    size = len(prompts), -(-max(lengths) // multiple_of) * multiple_of
     ids = torch.full(size, int(vlm.tokenizer.pad_token_id), dtype=torch.int64)
     mask = torch.zeros(size, dtype=torch.bool)
     positions = torch.zeros((vlm.family.position_axes, *size), dtype=torch.int64)

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
-from overworld_vlm.kernels import MIN_SIZE
+from overworld_vlm.kernels import BLOCK
 
 _GROWTH = 64
 """Capacity grows to a multiple of so many tokens, and by at least half."""
@@ -67,7 +67,7 @@ class SlotCache(Cache):
         """
         self.ends = ends
         self.lengths = [length + 1 for length in self.lengths]
-        self.longest = -(-max(self.lengths) // MIN_SIZE) * MIN_SIZE
+        self.longest = -(-max(self.lengths) // BLOCK) * BLOCK
         for layer in self._layers:
             layer.reserve(layer.keys, len(ends), self.longest)
         at, ends = torch.arange(self.longest, device=ends.device), ends[:, None]

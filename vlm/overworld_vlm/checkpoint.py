@@ -5,7 +5,7 @@
     trainer/             what a resumed run needs; may be deleted
     manifest.json        hashes of all files, base weights, recipe, config, provenance
 
-A checkpoint without a valid manifest does not exist.
+A checkpoint without a valid manifest does not exist. Next to a run's checkpoints the file `best` may name one of them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from torch import Tensor
 from overworld_vlm.load import VLM, ModelError, load, save, save_processors
 
 _MAX_MANIFEST_BYTES = 16 << 20
+_BEST = "best"
+_MAX_NAME_BYTES = 32
 
 
 class Base(BaseModel):
@@ -197,6 +199,28 @@ def load_critic(folder: Path) -> dict[str, Tensor]:
 def find(root: Path) -> Iterator[Path]:
     """The checkpoints in a run's folder, oldest first, unverified."""
     yield from sorted(path.parent for path in root.glob("*/manifest.json") if not path.parent.name.startswith("."))
+
+
+def mark_best(root: Path, name: str) -> None:
+    """Makes the checkpoint called `name` the best one of a run's folder.
+
+    A file, not a link: it can be copied to where links do not exist, and `find` does not take it for a checkpoint.
+    """
+    unfinished = root / f".{_BEST}.unfinished"
+    unfinished.write_text(name + "\n")
+    _flush(unfinished)
+    unfinished.rename(root / _BEST)
+    _flush(root)
+
+
+def find_best(root: Path) -> Path | None:
+    """The best checkpoint in a run's folder, unverified; None if none is marked, or it is not there any more."""
+    try:
+        with (root / _BEST).open("rb") as file:
+            name = file.read(_MAX_NAME_BYTES).strip()
+    except OSError:
+        return None
+    return next((folder for folder in find(root) if folder.name.encode() == name), None)
 
 
 def weights_digest(folder: Path) -> str:

@@ -14,7 +14,7 @@ from transformers import DynamicCache
 
 from overworld_vlm.batch import PromptError, collate, hidden_states
 from overworld_vlm.cache import SlotCache
-from overworld_vlm.kernels import MIN_SIZE, row_by_row
+from overworld_vlm.kernels import BLOCK, row_by_row
 from overworld_vlm.load import VLM
 from overworld_vlm.sampling import draw, log_probs, uniform
 from overworld_vlm.score import prompt_features
@@ -50,8 +50,8 @@ class _Inputs:
 class Engine(Writer):
     """Writes replies to up to `max_batch` requests at a time.
 
-    Prompts are prefilled together up to the model's `batch_tokens`. The critic's features of the prompt (`value_input`, see
-    `prompt_features`) are recorded on the way. Its parts are `prefill` and `decode`.
+    Prompts are prefilled together up to the model's `batch_tokens`. The critic's features of the prompt (`value_input`,
+    see `prompt_features`) are recorded on the way. Its parts are `prefill` and `decode`.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Engine(Writer):
     def _prefill(self, joining: Sequence[Request]) -> None:
         """Lets requests join and writes their first tokens."""
         lengths = [len(request.prompt) for request in joining]
-        batch = collate(self._vlm, [request.prompt for request in joining], least=MIN_SIZE)
+        batch = collate(self._vlm, [request.prompt for request in joining], multiple_of=BLOCK)
         cache = DynamicCache()
         with contextlib.nullcontext() if lengths[0] > _MAX_BATCHED_PROMPT else row_by_row(self._vlm.device):
             hidden = hidden_states(self._vlm, batch, cache)
@@ -157,7 +157,7 @@ class Engine(Writer):
 
     def _upload(self, requests: Sequence[Request]) -> _Inputs:
         """What the next tokens of requests are computed from, in one transfer."""
-        spare = [0.0] * max(MIN_SIZE - len(requests), 0)
+        spare = [0.0] * max(BLOCK - len(requests), 0)
         columns = [
             [request.tokens[-1] if request.tokens else 0 for request in requests] + spare,
             [request.prompt.next + len(request.tokens) - 1 for request in requests] + spare,
@@ -174,9 +174,9 @@ class Engine(Writer):
     def _choose(self, requests: Sequence[Request], hidden: Tensor, inputs: _Inputs) -> None:
         """Chooses the next token of each request from its hidden state, [B, hidden]."""
         hidden = pad(hidden, (0, 0, 0, len(inputs.ids) - len(hidden)))
-        temperatures = inputs.temperatures.float()
-        greedy = temperatures == 0
-        logps = log_probs(self._vlm.core.lm_head(hidden), self._vlm.banned, temperatures.masked_fill(greedy, 1)[:, None])
+        greedy = inputs.temperatures == 0
+        temperatures = inputs.temperatures.masked_fill(greedy, 1).float()[:, None]
+        logps = log_probs(self._vlm.core.lm_head(hidden), self._vlm.banned, temperatures)
         chosen = torch.where(greedy, logps.argmax(-1), draw(logps, inputs.uniforms, inputs.top_p))
         chosen_logps = logps.gather(1, chosen[:, None]).squeeze(1)
         # The one place where a token waits for the device.

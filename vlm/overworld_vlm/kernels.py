@@ -12,9 +12,9 @@ from contextlib import AbstractContextManager
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-MIN_SIZE = 32
-"""With fewer rows or columns, a CPU's matrix product adds in another order (measured with MKL: below 12 rows with two
-threads, below 32 columns)."""
+BLOCK = 32
+"""A CPU's matrix product adds in another order below so many rows (measured with MKL: 12 with two threads), below so
+many columns (32), and at the end of a sum whose length is not a multiple of its unrolled loop."""
 
 
 def row_by_row(device: torch.device) -> AbstractContextManager[None]:

@@ -40,7 +40,7 @@ class Picture:
         """A picture of the pixels, uint8 [height, width, 1 or 3]. Raises ValueError if they cannot be used."""
         # A cryptographic digest: with another one, a stranger's picture could be made to pass for someone else's.
         digest = hashlib.blake2b(str(pixels.shape).encode(), digest_size=16)
-        digest.update(np.ascontiguousarray(pixels))
+        digest.update(np.ascontiguousarray(pixels).data)
         return cls(pixels, family.layout(*pixels.shape[:2]), digest.digest())
 
     def __repr__(self) -> str:

@@ -6,15 +6,14 @@ Every episode that is started counts, one that crashes as a failure. Replies wit
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -24,34 +23,14 @@ from overworld.client.fleet import Fleet
 from overworld.client.moves import Act, Reset
 from overworld.contract.frames import pixels_hash
 from overworld.errors import ContractError, EvaluationError, ModelChangedError, Reason
-from overworld.evaluation.conversation import Conversation, Message, Recipe
-from overworld.evaluation.episodes import (
-    Episode,
-    Header,
-    ModelRecord,
-    ObservationRecord,
-    Turn,
-    action_record,
-    env_record,
-    problem,
-)
+from overworld.evaluation.conversation import Conversation, Recipe
+from overworld.evaluation.episodes import Episode, ModelRecord
 from overworld.evaluation.folder import EpisodeWriter
-from overworld.evaluation.openai_client import Answer
+from overworld.evaluation.model import Answer, Model
+from overworld.evaluation.recording import Recording, header_of
 from overworld.evaluation.statistics import Interval, mcnemar, paired_difference, wilson
 
 _BLANK = 255
-
-
-class Model(Protocol):
-    """What is evaluated. `OpenAIModel` is one."""
-
-    name: str
-    temperature: float
-    max_tokens: int
-    url: str
-
-    def answer_all(self, prompts: Sequence[tuple[list[Message], int]]) -> list[Answer]:
-        """Replies to (messages, seed of the sampling noise), in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +84,8 @@ def evaluate(
     with ExitStack() as stack:
         writer = None
         if keep is not None:
-            header = _header(model, fleet, recipe, blank_frames)
+            record = ModelRecord(name=model.name, temperature=model.temperature, max_tokens=model.max_tokens)
+            header = header_of(fleet, recipe, record, "blank_frames" if blank_frames else "")
             writer = stack.enter_context(EpisodeWriter(keep, header, overwrite=overwrite))
         games = [_Game(task, Conversation(fleet.spec, recipe), blank_frames, writer) for task in tasks]
         waiting = list(reversed(games))
@@ -175,88 +155,50 @@ def compare(first: Iterable[Episode], second: Iterable[Episode]) -> dict[str, An
 
 
 class _Game:
-    """A task that is played. `episode` is its record, once it is over."""
+    """A task that is played."""
 
     def __init__(self, task: Reset, conversation: Conversation, blank: bool, writer: EpisodeWriter | None) -> None:
         self.task = task
         self.conversation = conversation
-        self.episode: Episode | None = None
         self._blank = blank
-        self._writer = writer
-        self._turns: list[Turn] = []
-        self._decided: dict[str, Any] = {}
+        self._recording = Recording(task, None if writer is None else writer.keep)
+
+    @property
+    def episode(self) -> Episode | None:
+        """Its record, once it is over."""
+        return self._recording.episode
 
     def begin(self, result: Result) -> None:
         """Takes the result of the reset."""
-        with self._recording():
-            self._observe(result)
+        self._recording.begin(result)
+        self._observe(result)
 
     def noise(self) -> int:
         """The seed of this turn's sampling noise."""
-        name = repr((self.task.seed, self.task.split, self.task.task, len(self._turns))).encode()
+        name = repr((self.task.seed, self.task.split, self.task.task, len(self._recording))).encode()
         # 53 bits: what JSON numbers hold exactly everywhere.
         return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest()) >> 11
 
     def decide(self, answer: Answer) -> Act:
         """What the answer to this turn's prompt means."""
         reply = self.conversation.read(answer.text)
-        self._decided |= {
-            "reply": answer.text,
-            "thoughts": reply.thoughts,
-            "action": reply.action,
-            "cut": answer.cut,
-            "fingerprint": answer.fingerprint,
-            "sampling_seed": self.noise(),
-        }
+        self._recording.decide(
+            answer.text, reply, cut=answer.cut, fingerprint=answer.fingerprint, sampling_seed=self.noise()
+        )
         return Act(reply.action, answer.text)
 
     def go_on(self, result: Result) -> None:
         """Takes the result of an action."""
-        with self._recording():
-            outcome = "failed" if result.outcome is None else result.outcome.name.lower()
-            fields = {
-                "outcome": outcome,
-                "executed": action_record(result.executed),
-                "reward": result.reward,
-                "metrics": dict(result.metrics),
-            }
-            self._turns.append(Turn.model_validate(self._decided | fields))
-            self._observe(result)
+        self._recording.advance(result)
+        self._observe(result)
 
     def _observe(self, result: Result) -> None:
-        if result.error is not None:
-            self._finish(error=f"{result.error.reason}: {result.error.message}")
+        if self.episode is not None:
             return
-        observed = self._record(result.observation)
-        if result.end is not None:
-            self._finish(final=observed, end=result.end.name, success=bool(result.success))
-            return
-        self._decided = {"observation": observed}
         if self._blank:
             result = _without_pictures(result)
-            self._decided["shown"] = self._record(result.observation).parts
+            self._recording.show(result.observation)
         self.conversation.observe(result)
-
-    def _record(self, observation: Observation) -> ObservationRecord:
-        record = ObservationRecord.of(observation)
-        if self._writer is not None:
-            self._writer.keep(observation.images, record.images)
-        return record
-
-    def _finish(self, **ending: Any) -> None:
-        task = self.task
-        prefix = tuple(action_record(action) for action in task.prefix)
-        fields = {"seed": task.seed, "split": task.split, "task": task.task, "prefix": prefix}
-        self.episode = Episode.model_validate(fields | {"turns": tuple(self._turns)} | ending)
-
-    @contextmanager
-    def _recording(self) -> Iterator[None]:
-        try:
-            yield
-        except ValueError as error:
-            raise EvaluationError(
-                f"turn {len(self._turns)} of the episode of seed {self.task.seed} cannot be recorded: {problem(error)}"
-            ) from error
 
 
 def _without_pictures(result: Result) -> Result:
@@ -276,24 +218,6 @@ def _without_pictures(result: Result) -> Result:
 def _white(image: Image) -> Image:
     pixels = np.full_like(image.pixels, _BLANK)
     return Image(image.name, pixels, pixels_hash(pixels))
-
-
-def _header(model: Model, fleet: Fleet, recipe: Recipe, blank_frames: bool) -> Header:
-    fields = {
-        "env": env_record(fleet.spec),
-        "options": fleet.options,
-        "fallback": fleet.fallback.name,
-        "fallback_reward": fleet.fallback_reward,
-        "expert": fleet.expert,
-        "recipe": recipe,
-        "model": ModelRecord(name=model.name, temperature=model.temperature, max_tokens=model.max_tokens),
-        "substitution": "blank_frames" if blank_frames else "",
-        "versions": {"overworld": importlib.metadata.version("overworld")},
-    }
-    try:
-        return Header.model_validate(fields)
-    except ValueError as error:
-        raise EvaluationError(f"the evaluation of {fleet.spec.id} cannot be recorded: {problem(error)}") from None
 
 
 def _report(

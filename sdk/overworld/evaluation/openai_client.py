@@ -6,13 +6,13 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
 from overworld.errors import ModelServerError
 from overworld.evaluation.conversation import Message, Recipe, to_openai
+from overworld.evaluation.model import Answer
 from overworld.service.extras import needs_extra
 
 with needs_extra("eval"):
@@ -23,15 +23,6 @@ _logger = logging.getLogger(__name__)
 _REQUEST_SECONDS = 600.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 _RETRIED = (408, 429, 500, 502, 503, 504)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A reply. `cut`: it reached the token limit. `fingerprint` names the weights, if the server says so."""
-
-    text: str
-    cut: bool
-    fingerprint: str
 
 
 class OpenAIModel:

@@ -2,7 +2,10 @@
 
 base         the model folder of the settings
 run@update   a checkpoint, e.g. number_line@20
-run@latest   the newest one of a run; which that is, is looked up for every request
+run@latest   the newest one of a run
+run@best     the one that did best in the run's own evaluations
+
+Which checkpoint is a run's latest or best is looked up for every request.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from overworld_policy.errors import ApiError
 
 _logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"([\w][\w.-]*)@(latest|\d{1,12})")
+_NAME = re.compile(r"([\w][\w.-]*)@(latest|best|\d{1,12})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class Models:
         return f"Models(runs={str(self._config.runs)!r}, base={str(self._config.base)!r})"
 
     def all(self) -> Iterator[Model]:
-        """The base, every checkpoint, and each run's latest. Checkpoints without a valid manifest do not exist."""
+        """The base, every checkpoint, and each run's latest and best. Those without a valid manifest do not exist."""
         if self._config.base is not None:
             yield Model("base", self._config.base)
         for folder in sorted(self._config.runs.glob("*/checkpoints")):
@@ -74,6 +77,8 @@ class Models:
                 yield newest
             if newest is not None:
                 yield replace(newest, name=f"{run}@latest")
+            for best in self._best(run):
+                yield replace(best, name=f"{run}@best")
 
     def find(self, name: str) -> Model:
         """The model of that name; of all checkpoints it reads only the one that is meant. Raises ApiError."""
@@ -86,6 +91,9 @@ class Models:
                 newest = next(self._checkpoints(run, reversed(list(checkpoint.find(folder)))), None)
                 if newest is not None:
                     return replace(newest, name=name)
+            elif update == "best":
+                for model in self._best(run):
+                    return replace(model, name=name)
             else:
                 named = [one for one in checkpoint.find(folder) if one.name.isdigit() and int(one.name) == int(update)]
                 for model in self._checkpoints(run, named):
@@ -94,6 +102,11 @@ class Models:
         raise ApiError(
             404, f"there is no model {name[:200]!r}; there are {known}", code="model_not_found", param="model"
         )
+
+    def _best(self, run: str) -> Iterator[Model]:
+        """The run's best checkpoint, if one is marked."""
+        best = checkpoint.find_best(self._config.runs / run / "checkpoints")
+        return self._checkpoints(run, [] if best is None else [best])
 
     @staticmethod
     def _checkpoints(run: str, folders: Iterable[Path]) -> Iterator[Model]:

@@ -22,6 +22,7 @@ from overworld_trainer.codec import encode_messages, encode_reply
 from overworld_trainer.config import CloneConfig, TrainerConfig
 from overworld_trainer.episodes import EnvError, Episodes, Player
 from overworld_trainer.losses import step_mean
+from overworld_trainer.masters import MasterAdam
 from overworld_trainer.seeds import derive
 
 _MAX_GRAD_NORM = 1.0
@@ -111,7 +112,7 @@ def clone(
     The loss is the negative log-prob of the reply's tokens: mean within each reply, then over replies.
     """
     weights = [parameter for parameter in vlm.model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(weights, lr=config.lr)
+    optimizer = MasterAdam(weights, lr=config.lr)
     for update in range(config.updates):
         for group in optimizer.param_groups:
             group["lr"] = config.lr * (1 + math.cos(math.pi * update / config.updates)) / 2
@@ -126,9 +127,10 @@ def clone(
             loss = -step_mean(scores.logps, scores.mask).sum() / len(demonstrations)
             loss.backward()
             total += loss.item()
-        torch.nn.utils.clip_grad_norm_(weights, _MAX_GRAD_NORM)
+        torch.nn.utils.clip_grad_norm_(optimizer.masters, _MAX_GRAD_NORM)
         optimizer.step()
         on_update(update, total)
+    optimizer.close()
 
 
 def _require_ok(result: Result) -> None:

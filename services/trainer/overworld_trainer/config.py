@@ -24,6 +24,9 @@ class EnvConfig(_Section):
     slots: int = Field(default=16, ge=2, description="episodes played at once")
     options: dict[str, Any] = Field(default={}, description="the env's options")
     split: str = Field(default="", description="split to train on; empty: the env's default")
+    evaluation_split: str = Field(
+        default="", description="split to evaluate on; empty: that of training, with other seeds if it is endless"
+    )
     weight: float = Field(default=1.0, gt=0, description="weight of this env's steps in the policy's loss")
     fallback_reward: float = Field(default=0.0, description="reward of a turn whose reply held no admissible action")
 
@@ -40,7 +43,10 @@ class ModelConfig(_Section):
 
     path: str = Field(default="tiny", description="folder in Hugging Face's layout; tiny: one is made on the spot")
     tiny: TinyConfig = TinyConfig()
-    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="type of the weights")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="type of the weights; of those in bfloat16 that are trained the optimizer keeps fp32 copies",
+    )
     device: str = Field(default="auto", description="cpu, cuda, cuda:1, ...; auto: a GPU if there is one")
     lora: LoraConfig | None = Field(default=None, description="adapter to train; null: all weights are trained")
     gradient_checkpointing: bool = Field(default=False, description="less memory in updates for a third more time")
@@ -98,6 +104,11 @@ class PolicyConfig(_Section):
         "continue at lr_end",
     )
     clip: float = Field(default=0.2, gt=0, lt=1, description="bound of the ratio's distance from 1")
+    dual_clip: float | None = Field(
+        default=None,
+        gt=1,
+        description="bound of the ratio where the advantage is negative, e.g. 3; null: none, as in VL-DAC",
+    )
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are clipped to this norm")
 
 
@@ -124,6 +135,28 @@ class CriticConfig(_Section):
     )
     input: Literal["last_prompt_token", "prompt_mean"] = Field(
         default="last_prompt_token", description="what of the prompt the critic sees"
+    )
+
+
+class TableConfig(_Section):
+    """Episodes of training, kept to be looked at."""
+
+    every: int = Field(default=10, ge=0, description="updates between tables of episodes; 0: none")
+    episodes: int = Field(default=4, ge=1, le=1000, description="episodes of each env in a table")
+
+
+class EvaluationConfig(_Section):
+    """Evaluation on episodes held out from training."""
+
+    every: int = Field(default=0, ge=0, description="updates between evaluations; 0: none")
+    episodes: int = Field(
+        default=100, ge=1, lt=2**31, description="episodes of each env; a finite split may have fewer"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**31, description="first of their seeds; training's start at 2^32")
+    slots: int = Field(default=16, ge=1, description="episodes played at once, besides those of training")
+    greedy: bool = Field(default=False, description="evaluate the likeliest replies, not sampled ones")
+    patience: int | None = Field(
+        default=None, ge=1, description="evaluations without a better one after which the run ends; null: it does not"
     )
 
 
@@ -166,6 +199,8 @@ class TrainerConfig(Settings):
     kl: KlConfig = KlConfig()
     policy: PolicyConfig = PolicyConfig()
     critic: CriticConfig = CriticConfig()
+    table: TableConfig = TableConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     threads: int = Field(default=0, ge=0, description="CPU threads of torch; 0: its own choice")
     retry_budget: float = Field(default=300.0, gt=0, description="seconds to wait for a lost env server")
     metrics_host: str = Field(default="127.0.0.1", description="address of /metrics for Prometheus")
@@ -185,4 +220,6 @@ class TrainerConfig(Settings):
             raise ValueError(
                 "the tiny model starts from random weights and finds no format by itself: set clone.updates"
             )
+        if self.evaluation.patience is not None and not self.evaluation.every:
+            raise ValueError("evaluation.patience counts evaluations, and there are none: set evaluation.every")
         return self

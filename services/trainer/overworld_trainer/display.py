@@ -79,6 +79,8 @@ class _TrainingBar(Sink):
         self._logs = logs
 
     def write(self, update: int, env_steps: int, metrics: Mapping[str, float]) -> None:
+        if Metric.EVAL_SUCCESS_RATE in metrics:
+            return  # an evaluation says itself what it came to
         values = {**metrics, "valid": valid_replies(metrics)}
         text = "  ".join(f"{label} {values[name]:.2f}" for label, name in _SHOWN.items() if name in values)
         self._advance(update + 1, text)

@@ -190,6 +190,10 @@ class Episodes:
         """What `open` needs to bring every player back to where it is."""
         return [{"episode": one.episode, "actions": list(one.actions), "reward": one.reward} for one in self.players]
 
+    def task(self, player: Player) -> Reset:
+        """The move that began a player's episode."""
+        return self._reset(player.env, player.slot, player.episode)
+
     def send(self, acts: Mapping[Player, Act]) -> None:
         """Sends moves and returns at once. Where a move ends an episode, the next one is begun.
 

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from overworld_trainer.sinks.sink import Sink
 
+_EVALUATION = "eval/"
 _NO_NAME = re.compile(r"[^a-z0-9_]+")
 
 
@@ -26,8 +27,10 @@ class Exporter(Sink, Collector):
         self._newest: dict[str, float] = {}
 
     def write(self, update: int, env_steps: int, metrics: Mapping[str, float]) -> None:
-        """Takes an update's metrics; `updates` is how many have been made."""
-        self._newest = {"updates": update + 1, "env_steps": env_steps, **metrics}
+        """Takes metrics; `updates` is how many have been made. Those of an evaluation hold until the next one."""
+        if self._newest.get("updates") != update + 1:
+            self._newest = {name: value for name, value in self._newest.items() if name.startswith(_EVALUATION)}
+        self._newest |= {"updates": update + 1, "env_steps": env_steps, **metrics}
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """The newest metrics as Prometheus wants them."""

@@ -17,7 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.critic import Critic
-from overworld_trainer.losses import PolicyLoss, policy_loss, step_mean, value_loss
+from overworld_trainer.losses import PolicyLoss, k3_estimate, policy_loss, step_mean, value_loss
+from overworld_trainer.masters import MasterAdam
 from overworld_trainer.metrics import Metric, Metrics
 from overworld_trainer.samples import Samples
 from overworld_trainer.seeds import derive
@@ -32,22 +33,22 @@ class Learner:
         self._stopwatch = stopwatch or Stopwatch(vlm.device)
         self._vlm = vlm
         self.critic = critic
-        self._weights = [parameter for parameter in vlm.model.parameters() if parameter.requires_grad]
-        self.policy_optimizer = torch.optim.Adam(self._weights, lr=config.policy.lr)
+        weights = [parameter for parameter in vlm.model.parameters() if parameter.requires_grad]
+        self.policy_optimizer = MasterAdam(weights, lr=config.policy.lr)
         self.critic_optimizer = torch.optim.Adam(critic.parameters(), lr=config.critic.lr)
         if config.model.gradient_checkpointing:
             vlm.core.gradient_checkpointing_enable({"use_reentrant": False})
 
     def __repr__(self) -> str:
-        trained = sum(weight.numel() for weight in self._weights)
+        trained = sum(weight.numel() for weight in self.policy_optimizer.masters)
         return f"Learner({self._vlm!r}, {trained:,} weights trained, critic of {self._config.critic.layers})"
 
     def update(self, samples: Samples, update: int) -> Metrics:
         """Learns from one rollout. During warm-up the policy's optimizer is not touched at all."""
         config = self._config
         warming_up = update < config.critic.warmup_updates
-        # The head learns from the rollout's features alone, whether or not the backbone shares its gradient.
         with self._stopwatch("critic"):
+            # The head learns from the rollout's features alone, whether or not the backbone shares its gradient.
             metrics = self._warm_up_critic(samples, update) if warming_up else self._fit_critic(samples, update)
         if not warming_up:
             with self._stopwatch("update"):
@@ -116,11 +117,11 @@ class Learner:
         for group in self.policy_optimizer.param_groups:
             group["lr"] = self.learning_rate(update)
         means = _RunningMeans()
-        sampler_error: Metrics = {}  # in the first minibatch, before any weight has changed
+        sampler = _RunningMeans()  # in the first minibatch, before any weight has changed
+        first = True
         self._vlm.model.train()  # nothing drops out; this is what turns on gradient checkpointing
         for epoch in range(config.policy.epochs):
             for chosen in self._minibatches(len(samples), config.policy.minibatch, update, epoch, "policy"):
-                first = not sampler_error
                 self.policy_optimizer.zero_grad()
                 # In order: a slot's steps show the same frames, each of which a batch encodes once.
                 for micro in _microbatches(samples.select(chosen.sort().values), self._vlm.batch_tokens):
@@ -132,6 +133,7 @@ class Learner:
                         scores.mask,
                         micro.advantages.to(self._device),
                         clip=config.policy.clip,
+                        dual_clip=config.policy.dual_clip,
                         kl=config.kl.kind,
                         beta=config.kl.beta,
                     )
@@ -142,22 +144,25 @@ class Learner:
                     (loss / len(chosen)).backward()
                     self._measure(means, micro, scores, policy)
                     if first:
-                        _keep_largest(sampler_error, self._sampler_error(micro, scores))
-                norm = torch.nn.utils.clip_grad_norm_(self._weights, config.policy.max_grad_norm)
+                        self._compare_with_sampler(sampler, micro, scores)
+                first = False
+                norm = torch.nn.utils.clip_grad_norm_(self.policy_optimizer.masters, config.policy.max_grad_norm)
                 self.policy_optimizer.step()
                 means.add({Metric.POLICY_GRAD_NORM: norm.item()})
         self._vlm.model.eval()
-        return means.means() | sampler_error
+        return means.means() | sampler.means()
 
     def _score(self, samples: Samples) -> Scores:
-        return score(
-            self._vlm,
-            [step.prompt for step in samples.steps],
-            [step.reply for step in samples.steps],
-            temperature=self._config.temperature,
-            value_input=self._config.critic.input,
-            entropy=True,
-        )
+        # A part of its own in each micro-batch: between parts, a profiler may stop recording.
+        with self._stopwatch("update"):
+            return score(
+                self._vlm,
+                [step.prompt for step in samples.steps],
+                [step.reply for step in samples.steps],
+                temperature=self._config.temperature,
+                value_input=self._config.critic.input,
+                entropy=True,
+            )
 
     def _shared_value_loss(self, samples: Samples, scores: Scores) -> Tensor:
         """The value loss from the model's own features, [B], with the backbone's gradient and without the head's.
@@ -187,14 +192,13 @@ class Learner:
             some = where.any(1)
             means.add_all(name, step_mean(scores.entropy[some], where[some]))
 
-    def _sampler_error(self, samples: Samples, scores: Scores) -> Metrics:
+    def _compare_with_sampler(self, means: _RunningMeans, samples: Samples, scores: Scores) -> None:
         """How far the sampler's log-probs are from the training kernels'."""
         sampled = self._padded([step.logps for step in samples.steps])
-        difference = (scores.logps.detach() - sampled).abs()
-        return {
-            Metric.MAX_LOGPROB_ERROR: difference.max().item(),
-            Metric.MEAN_LOGPROB_ERROR: difference[scores.mask].mean().item(),
-        }
+        differences = (scores.logps.detach() - sampled)[scores.mask]
+        means.add_largest(Metric.MAX_LOGPROB_ERROR, differences.abs().max().item())
+        means.add_all(Metric.MEAN_LOGPROB_ERROR, differences.abs())
+        means.add_all(Metric.SAMPLER_KL, k3_estimate(differences))
 
     def _minibatches(self, count: int, size: int, update: int, epoch: int, name: str) -> Iterator[Tensor]:
         """Indices of each minibatch, in an order that the run's seed decides. They differ in size by one at most."""

@@ -42,10 +42,13 @@ def policy_loss(
     clip: float,
     kl: KlKind,
     beta: float,
+    dual_clip: float | None = None,
 ) -> PolicyLoss:
     """PPO on every token with a per-token KL to the reference (arXiv 2508.04280, Eq. 3 and 5), per step.
 
     (1 / T_s) sum over tokens of -min(r A, clip(r, 1 - clip, 1 + clip) A) + beta K
+
+    Where A < 0, -r A has no upper bound. `dual_clip` bounds it by -`dual_clip` A (arXiv 1912.09729, Eq. 5).
 
     logps, old_logps, ref_logps  fp32 [B, T]: now, at the rollout, of the reference
     mask                         bool [B, T]: the tokens of each reply
@@ -54,12 +57,16 @@ def policy_loss(
     ratio = (logps - old_logps).exp()
     advantage = advantages[:, None]
     surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    if dual_clip is not None:
+        surrogate = torch.where(advantage < 0, torch.maximum(surrogate, dual_clip * advantage), surrogate)
     loss = -surrogate + beta * kl_penalty(logps, ref_logps, kl)
     with torch.no_grad():
         # The minimum picks the clipped, flat side where the ratio has moved too far in the advantage's direction.
         clipped = torch.where(advantage > 0, ratio > 1 + clip, ratio < 1 - clip) & (advantage != 0)
+        if dual_clip is not None:
+            clipped |= (advantage < 0) & (ratio > dual_clip)
         log_ratio = logps - ref_logps
-        k3 = torch.expm1(-log_ratio) + log_ratio
+        k3 = k3_estimate(-log_ratio)
     return PolicyLoss(
         loss=step_mean(loss, mask),
         clipped=step_mean(clipped.float(), mask),
@@ -67,6 +74,11 @@ def policy_loss(
         k3=step_mean(k3, mask),
         max_ratio=ratio.detach().masked_fill(~mask, 0.0).max(),
     )
+
+
+def k3_estimate(log_ratio: Tensor) -> Tensor:
+    """exp(d) - d - 1 per token for d = log q - log p: its mean over tokens drawn from p estimates KL(p || q)."""
+    return torch.expm1(log_ratio) - log_ratio
 
 
 def kl_penalty(logps: Tensor, ref_logps: Tensor, kind: KlKind) -> Tensor:

@@ -25,6 +25,15 @@ class Metric(enum.StrEnum):
     ENDS_TASK = "ends/task"
     ENDS_TIME_LIMIT = "ends/time_limit"
 
+    EVAL_CUT = "eval/cut_replies"
+    EVAL_EPISODES = "eval/episodes"
+    EVAL_INVALID = "eval/invalid_replies"
+    EVAL_LENGTH = "eval/length"
+    EVAL_RETURN = "eval/return"
+    EVAL_SUCCESS_HIGH = "eval/success_rate_high"
+    EVAL_SUCCESS_LOW = "eval/success_rate_low"
+    EVAL_SUCCESS_RATE = "eval/success_rate"
+
     ADVANTAGE_STD = "losses/advantage_std"
     CLIPFRAC = "losses/clipfrac"
     CRITIC_EPOCHS = "losses/critic_epochs"
@@ -41,6 +50,7 @@ class Metric(enum.StrEnum):
     POLICY_GRAD_NORM = "losses/policy_grad_norm"
     POLICY_LOSS = "losses/policy_loss"
     RELATIVE_TARGET_STD = "losses/relative_target_std"
+    SAMPLER_KL = "losses/sampler_kl"
     VALUE_GRAD_NORM = "losses/value_grad_norm"
     VALUE_LOSS = "losses/value_loss"
 
@@ -62,6 +72,7 @@ class Metric(enum.StrEnum):
     SECONDS_CRITIC = "time/critic"
     SECONDS_DECODE = "time/decode"
     SECONDS_ENCODE = "time/encode"
+    SECONDS_EVALUATE = "time/evaluate"
     SECONDS_OLD_LOGPS = "time/old_logps"
     SECONDS_OTHER = "time/other"
     SECONDS_PREFILL = "time/prefill"

@@ -11,6 +11,7 @@ from overworld_vlm.stopwatch import Stopwatch
 
 from overworld_trainer.display import Display
 from overworld_trainer.episodes import Episodes
+from overworld_trainer.evaluation import Evaluations
 from overworld_trainer.exporter import Exporter
 from overworld_trainer.guard import Guard
 from overworld_trainer.learner import Learner
@@ -64,13 +65,27 @@ class Recorder:
         state.env_steps += len(rollout)
         state.max_logprob_error = max(state.max_logprob_error, metrics.get(Metric.MAX_LOGPROB_ERROR, 0.0))
         with self._stopwatch("record"):
-            for sink in self._sinks:
-                sink.write(state.update, state.env_steps, metrics)
+            self._write(state.update, metrics)
         self._guard.check(metrics, state.update)
         state.update += 1
         if state.update % config.checkpoint_every == 0:
             self.save()
         self._began = time.perf_counter()
+
+    def evaluate(self, evaluations: Evaluations) -> None:
+        """Evaluates the policy if that is due; it gets a checkpoint first. Raises what `Evaluations.play` raises."""
+        if not evaluations.due(self.state.update):
+            return
+        self.save()
+        with self._stopwatch("evaluate"):
+            metrics = evaluations.play(self.state.update)
+        if metrics is not None:
+            self._write(self.state.update - 1, metrics)
+        self._began = time.perf_counter()
+
+    def _write(self, update: int, metrics: Metrics) -> None:
+        for sink in self._sinks:
+            sink.write(update, self.state.env_steps, metrics)
 
     def save(self) -> None:
         """Writes a checkpoint that the run can be resumed from, unless this update has one."""

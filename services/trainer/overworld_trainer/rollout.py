@@ -6,9 +6,8 @@ is finished: nobody waits for anybody else before the rollout's end.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-from collections.abc import Sequence
 
 import torch
 from overworld import Act, End, Outcome
@@ -83,8 +82,15 @@ class Rollout:
         return f"Rollout({size}, {len(self.episodes)} episodes ended, {sum(step.failed for step in self.flat)} failed)"
 
 
+OnStep = Callable[[Player, str, bool, Played], None]
+"""Called after each step with the player, its reply, whether that was cut, and what came of it."""
+
+
 class Collector:
-    """Plays with the model whose replies `writer` writes. Its parts are `encode` and `waiting_for_envs`."""
+    """Plays with the model whose replies `writer` writes; `on_step` is told of every step.
+
+    Its parts are `encode` and `waiting_for_envs`.
+    """
 
     def __init__(
         self,
@@ -93,8 +99,10 @@ class Collector:
         writer: Writer,
         episodes: Episodes,
         stopwatch: Stopwatch | None = None,
+        on_step: OnStep = lambda player, reply, cut, played: None,
     ) -> None:
         self._config = config
+        self._on_step = on_step
         self._vlm = vlm
         self._writer = writer
         self._episodes = episodes
@@ -164,7 +172,8 @@ class Collector:
             if played.final is not None:
                 final = encode_messages(self._vlm, played.final, request.prompt)
             self._prompts[player] = encode_messages(self._vlm, player.messages(), request.prompt)
-        result = played.result
+        result, cut = played.result, request.finish == "length"
+        self._on_step(player, decode_reply(self._vlm, request.tokens), cut, played)
         return Step(
             env=player.env,
             turn=played.turn,
@@ -173,7 +182,7 @@ class Collector:
             logps=torch.tensor(request.logps),
             features=request.features,
             thinking=count_thinking(self._vlm, request.tokens),
-            cut=request.finish == "length",
+            cut=cut,
             reward=result.reward,
             end=result.end,
             outcome=result.outcome,

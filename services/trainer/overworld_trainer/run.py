@@ -1,6 +1,7 @@
 """A run's folder: settings, metrics, checkpoints, and how a run that was killed is resumed.
 
-    <run>/config.yaml  metrics.jsonl  tensorboard/  wandb/  traces/  checkpoints/000000/ 000010/ ...
+    <run>/config.yaml  metrics.jsonl  tensorboard/  wandb/  traces/  checkpoints/000000/ 000010/ ... best
+          episodes/update-000010/ ...  evaluations/update-000010/ ...
 
 Checkpoint 000000 is the policy at the start of RL, where it was made by cloning.
 """
@@ -33,7 +34,7 @@ _logger = logging.getLogger(__name__)
 
 _CHANGEABLE_ON_RESUME = {
     "run", "updates", "checkpoint_every", "keep_checkpoints", "servers", "threads", "retry_budget", "metrics_host",
-    "metrics_port", "wandb", "profile_update",
+    "metrics_port", "wandb", "profile_update", "table", "evaluation.every", "evaluation.slots", "evaluation.patience",
 }  # fmt: skip
 
 
@@ -204,6 +205,8 @@ def _with_pinned_schedule(config: TrainerConfig, old: Mapping[str, Any] | None) 
 
 
 def _compare(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
+    evaluated = bool(old.get("evaluation", {}).get("every"))
+    old, new = _fixed(old, evaluated), _fixed(new, evaluated)
     changed = [
         f"{name} was {old.get(name)}, is {new.get(name)}"
         for name in sorted({*old, *new} - _CHANGEABLE_ON_RESUME)
@@ -213,3 +216,10 @@ def _compare(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> No
         raise SettingsError(
             f"{folder} holds a run with other settings ({'; '.join(changed)}); choose another folder or delete it"
         )
+
+
+def _fixed(settings: Mapping[str, Any], evaluated: bool) -> dict[str, Any]:
+    """Settings with those of evaluations one by one: once there are some, all of them play the same episodes."""
+    evaluation = settings.get("evaluation", {}) if evaluated else {}
+    others = {name: value for name, value in settings.items() if name != "evaluation"}
+    return others | {f"evaluation.{name}": value for name, value in evaluation.items()}

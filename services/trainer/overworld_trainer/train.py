@@ -5,6 +5,7 @@ repeat:  collect a rollout                                          Collector.co
          score it, estimate values and advantages (GAE)             samples.make_samples, advantages.gae
          fit the critic, improve the policy (PPO on every token)    Learner.update, losses.policy_loss
          record: metrics, guard, checkpoints                        Recorder.record
+         now and then: evaluate on held-out episodes                Recorder.evaluate
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from overworld_trainer.config import TrainerConfig
 from overworld_trainer.critic import Critic
 from overworld_trainer.display import Display
 from overworld_trainer.episodes import Episodes
+from overworld_trainer.evaluation import Evaluations
 from overworld_trainer.exporter import Exporter, serve_metrics
 from overworld_trainer.learner import Learner
 from overworld_trainer.policy import load_policy, make_start
@@ -34,6 +36,7 @@ from overworld_trainer.run import Run, TrainerState, read_state, restore_learner
 from overworld_trainer.samples import make_samples
 from overworld_trainer.seeds import derive, episode_seed
 from overworld_trainer.sinks.weights_and_biases import import_wandb
+from overworld_trainer.tables import Tables
 
 _logger = logging.getLogger(__name__)
 
@@ -73,13 +76,26 @@ def _improve(run: Run, display: Display, exporter: Exporter) -> bool:
             run, state, vlm, learner, episodes, exporter=exporter, display=display, stopwatch=stopwatch
         ) as recorder,
     ):
-        collector = Collector(config, vlm, writer, episodes, stopwatch)
-        while state.update < config.updates and not stopping.is_set():
+        evaluations = Evaluations.open(run, vlm, update=state.update, interrupted=stopping.is_set)
+        tables = Tables(config, episodes, state.update)
+        collector = Collector(config, vlm, writer, episodes, stopwatch, tables.take)
+        recorder.evaluate(evaluations)  # what was killed before it was finished
+        while state.update < config.updates and not stopping.is_set() and not evaluations.exhausted(state.update):
             with _traced(run, state.update, stopwatch):
                 rollout = collector.collect(config.rollout_steps)
+                tables.write()
                 samples = make_samples(rollout, vlm, reference, critic, config, stopwatch)
                 metrics = learner.update(samples, state.update)
             recorder.record(rollout, samples, metrics)
+            recorder.evaluate(evaluations)
+    if evaluations.exhausted(state.update):
+        _logger.info(
+            "the run is finished: %d evaluations since the best one, after update %d, were no better "
+            "(evaluation.patience); checkpoints/best names its checkpoint",
+            config.evaluation.patience,
+            evaluations.best(state.update),
+        )
+        return True
     return state.update >= config.updates
 
 

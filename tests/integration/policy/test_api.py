@@ -14,6 +14,7 @@ import PIL.Image
 import pytest
 from overworld.authoring.env import Pixels
 from overworld.evaluation.openai_client import OpenAIModel
+from overworld_vlm import checkpoint
 from overworld_vlm.batch import encode
 from overworld_vlm.checkpoint import load_checkpoint
 from overworld_vlm.engine import Engine
@@ -336,6 +337,25 @@ def test_the_latest_checkpoint_is_served_without_a_restart(copied: Path) -> None
         (checkpoints / "000009").rename(checkpoints / ".gone")
         after = served.chat(model="whole@latest")["system_fingerprint"]
         assert after == served.chat(model="whole@0")["system_fingerprint"] != before
+    finally:
+        served.stop()
+
+
+def test_the_best_checkpoint_is_the_one_that_the_run_marked(copied: Path) -> None:
+    checkpoints = copied / "whole" / "checkpoints"
+    served = serve(copied)
+    try:
+        assert "whole@latest" in served.error(model="whole@best", status=404)["message"]
+        prints = {update: served.chat(model=f"whole@{update}")["system_fingerprint"] for update in (0, 3)}
+        for update in (0, 3):
+            checkpoint.mark_best(checkpoints, f"{update:06}")
+            assert served.chat(model="whole@best")["system_fingerprint"] == prints[update]
+            models = {entry["id"]: entry["overworld"] for entry in served.http.get("/models").json()["data"]}
+            assert models["whole@best"] == models[f"whole@{update}"]
+            assert "adapted@best" not in models
+        for nonsense in ("000009", "../../adapted/checkpoints/000001", "", "0" * 1000):
+            (checkpoints / "best").write_text(nonsense)
+            served.error(model="whole@best", status=404)
     finally:
         served.stop()
 

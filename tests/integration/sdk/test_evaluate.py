@@ -18,9 +18,9 @@ from overworld.contract.frames import pixels_hash
 from overworld.errors import EvaluationError, ModelChangedError
 from overworld.evaluation.conversation import Message, Recipe
 from overworld.evaluation.episodes import Episode, ObservationRecord
-from overworld.evaluation.evaluate import Model, Report, compare, evaluate, tasks_of_split
+from overworld.evaluation.evaluate import Report, compare, evaluate, tasks_of_split
 from overworld.evaluation.folder import VARYING, EpisodeFolder, decisions
-from overworld.evaluation.openai_client import Answer
+from overworld.evaluation.model import Answer, Model
 from overworld.host.process import ServerProcess
 
 

@@ -30,7 +30,9 @@ def opened(config: TrainerConfig, state: Sequence[PlayerState] | None = None, *,
 
 def play(episodes: Episodes, word: str | None) -> list[Played]:
     """One move of every player."""
-    return list(episodes.receive(episodes.send({player: Act(word) for player in episodes.players})).values())
+    episodes.send({player: Act(word) for player in episodes.players})
+    played = episodes.receive_all()
+    return [played[player] for player in episodes.players]
 
 
 def text(player: Player) -> str:
@@ -74,10 +76,20 @@ def test_a_time_limit_leaves_the_prompt_with_the_final_observation(server: Serve
 def test_players_may_move_alone_and_while_others_wait(server: ServerProcess) -> None:
     with opened(settings(server, puppet(), puppet(script=["fly"]))) as episodes:
         first, second, third, _ = episodes.players
-        one, other = episodes.send({first: Act("go"), third: Act("win")}), episodes.send({second: Act("go")})
-        assert list(episodes.receive(other)) == [second]
-        played = episodes.receive(one)
-        assert {player: what.result.reward for player, what in played.items()} == {first: 1.125, third: 2.0}
+        assert episodes.receive(wait=True) == {}
+        episodes.send({first: Act("go"), third: Act("win")})
+        episodes.send({second: Act("go")})
+        played: dict[Player, Played] = {}
+        while len(played) < 3:
+            arrived = episodes.receive(wait=True)
+            assert arrived
+            played |= arrived
+        assert {player: what.result.reward for player, what in played.items()} == {
+            first: 1.125,
+            second: 1.125,
+            third: 2.0,
+        }
+        assert episodes.receive(wait=False) == episodes.receive_all() == {}
         assert [player.turn for player in episodes.players] == [1, 1, 0, 0]
         assert [player.episode for player in episodes.players] == [0, 0, 1, 0]
         assert repr(episodes) == "Episodes(4 of puppet/Puppet)"

@@ -1,6 +1,8 @@
 """Whole runs: what they leave behind, that they learn, and how the command ends."""
 
+import gzip
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -27,15 +29,20 @@ LOGGED_ALWAYS = {
     "replies/unparseable", "replies/inadmissible", "replies/cut", "replies/tokens",
     "ends/task", "ends/rule", "ends/time_limit",
     "losses/explained_variance", "losses/advantage_std", "losses/relative_target_std",
-    "losses/value_loss", "losses/value_grad_norm",
-    "time/waiting_for_envs", "time/writing_replies", "time/reference", "time/old_logps", "time/values", "time/other",
-    "memory/host_peak",
+    "losses/normalised_advantage_std", "losses/critic_epochs", "losses/value_loss", "losses/value_grad_norm",
+    "time/encode", "time/prefill", "time/decode", "time/waiting_for_envs",
+    "time/reference", "time/old_logps", "time/values", "time/critic", "time/other",
+    "memory/host_peak", "throughput/prefill_tokens_per_second", "throughput/decode_tokens_per_second",
 }  # fmt: skip
+SECONDS = [
+    "encode", "prefill", "decode", "waiting_for_envs", "reference", "old_logps", "values", "critic", "update", "other"
+]  # fmt: skip
+"""Parts of an update, without what is done after it."""
 LOGGED_WITH_EPISODES = {"charts/success_rate", "charts/episodic_return", "charts/episodic_length"}
 LOGGED_AFTER_WARM_UP = {
     "losses/policy_loss", "losses/policy_grad_norm", "losses/clipfrac", "losses/max_ratio",
     "losses/kl_k1", "losses/kl_k3", "losses/entropy_action", "losses/entropy_thoughts",
-    "losses/max_logprob_error", "losses/mean_logprob_error",
+    "losses/max_logprob_error", "losses/mean_logprob_error", "losses/sampler_kl",
     "time/update", "throughput/update_tokens_per_second", "throughput/update_tflops",
 }  # fmt: skip
 
@@ -79,6 +86,36 @@ def test_a_run_logs_and_keeps_all_that_it_should(
     assert len(slots) == 6
     assert any(slot["actions"] for slot in slots)
     assert list((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_an_update_is_profiled_if_asked_for(
+    server: ServerProcess, obedient_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        train(run_settings(server, tmp_path / "run", obedient_folder, updates=3, profile_update=1))
+    (trace,) = (tmp_path / "run" / "traces").iterdir()
+    assert trace.name == "update-000001.json.gz"
+    assert any(str(trace) in record.getMessage() for record in caplog.records)
+    with gzip.open(trace) as file:
+        events = json.load(file)["traceEvents"]
+    parts = {event["name"] for event in events if event.get("cat") == "user_annotation"}
+    assert parts >= set(SECONDS) - {"other"}
+    plain = run_settings(server, tmp_path / "plain", obedient_folder, updates=3)
+    train(plain)
+    assert numbers(tmp_path / "run") == numbers(tmp_path / "plain")
+    assert not (tmp_path / "plain" / "traces").exists()
+
+
+def test_seconds_by_part_sum_to_the_updates_wall_time(
+    server: ServerProcess, obedient_folder: Path, tmp_path: Path
+) -> None:
+    train(run_settings(server, tmp_path / "run", obedient_folder, updates=4, checkpoint_every=1))
+    for update in read(tmp_path / "run")[1:]:
+        parts = {name: value for name, value in update.items() if name.startswith("time/")}
+        # An update's steps per second leave out the time of recording and of the checkpoint before it.
+        inside = sum(parts[f"time/{name}"] for name in SECONDS if f"time/{name}" in parts)
+        assert inside == pytest.approx(18 / update["charts/SPS"], rel=0.05, abs=2e-3)
+        assert parts["time/checkpoint"] > 0 < parts["time/record"]
 
 
 def test_one_seed_decides_everything(server: ServerProcess, obedient_folder: Path, tmp_path: Path) -> None:

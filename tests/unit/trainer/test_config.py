@@ -86,6 +86,7 @@ def test_defaults_are_those_of_the_specification(file: str) -> None:
         ({"critic": {"warmup_epochs": 0}}, "warmup_epochs"),
         ({"critic": {"coefficient": 0}}, "critic.coefficient"),
         ({"policy": {"lr_updates": 0}}, "lr_updates"),
+        ({"policy": {"dual_clip": 1.0}}, "dual_clip"),
         ({"critic": {"input": "last_token"}}, "critic.input"),
         ({"model": {"dtype": "float16"}}, "model.dtype"),
         ({"model": {"lora": {"r": 0}}}, "lora.r"),

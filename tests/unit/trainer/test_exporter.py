@@ -43,7 +43,7 @@ def test_a_port_that_is_taken_is_named() -> None:
 
 def test_port_0_serves_nothing() -> None:
     with serve_metrics("256.256.256.256", 0) as exporter:
-        exporter.update(1, 1, {})
+        exporter.write(1, 1, {})
 
 
 def test_the_port_is_free_again_afterwards() -> None:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from overworld_trainer.config import KlKind
-from overworld_trainer.losses import PolicyLoss, kl_penalty, kl_rewards, policy_loss, step_mean, value_loss
+from overworld_trainer.losses import PolicyLoss, k3_estimate, kl_penalty, kl_rewards, policy_loss, step_mean, value_loss
 from torch import Tensor
 
 from tests.support.optional import present
@@ -27,12 +27,15 @@ def loss_of(
     clip: float = 0.2,
     kl: KlKind = "none",
     beta: float = 0.0,
+    dual_clip: float | None = None,
 ) -> tuple[PolicyLoss, Tensor]:
     """`policy_loss` where the old log-probs are 0, so that the log-probs are the logarithms of the ratios."""
     logps = ratios.log().requires_grad_()
     mask = torch.ones_like(ratios, dtype=torch.bool) if mask is None else mask
     ref = torch.zeros_like(ratios) if ref is None else ref
-    result = policy_loss(logps, torch.zeros_like(ratios), ref, mask, advantages, clip=clip, kl=kl, beta=beta)
+    result = policy_loss(
+        logps, torch.zeros_like(ratios), ref, mask, advantages, clip=clip, kl=kl, beta=beta, dual_clip=dual_clip
+    )
     return result, logps
 
 
@@ -50,6 +53,24 @@ def test_the_gradient_is_gone_where_the_clip_is_the_worse_side_and_only_there() 
     # d/dlogp of -r A / T = -r A / T; 0 at r = 1.5 with A > 0 and at r = .5 with A < 0.
     assert torch.allclose(present(logps.grad), rows([-1 / 3, -2 / 3, 0.0], [0.0, 2 / 3, 1.0]))
     assert torch.allclose(result.clipped, rows(1 / 3, 1 / 3))
+
+
+def test_the_dual_clip_bounds_the_loss_where_the_advantage_is_negative() -> None:
+    # A = -2, bound 3: -min(r A, clip(r) A) is 4 at r = 2, 8 at r = 4, and 3 * 2 = 6 at most; A = 2 is left alone.
+    ratios, advantages = rows([2.0, 4.0], [2.0, 4.0]), rows(-2.0, 2.0)
+    without, _ = loss_of(ratios, advantages)
+    result, logps = loss_of(ratios, advantages, dual_clip=3.0)
+    assert torch.allclose(without.loss, rows((4.0 + 8.0) / 2, -2.4))
+    assert torch.allclose(result.loss, rows((4.0 + 6.0) / 2, -2.4))
+    result.loss.sum().backward()
+    assert torch.allclose(present(logps.grad), rows([2.0, 0.0], [0.0, 0.0]))
+    assert torch.allclose(without.clipped, rows(0.0, 1.0))
+    assert torch.allclose(result.clipped, rows(0.5, 1.0))
+
+
+def test_the_kl_estimate_is_that_of_the_distribution_that_was_drawn_from() -> None:
+    p, q = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.2, 0.2, 0.6])
+    assert float((p * k3_estimate((q / p).log())).sum()) == pytest.approx(float((p * (p / q).log()).sum()))
 
 
 def test_the_clip_is_the_one_asked_for() -> None:

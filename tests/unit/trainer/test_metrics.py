@@ -52,8 +52,6 @@ def rollout() -> Rollout:
         next_prompts=[],
         episodes=episodes,
         reward_scales=[1.0, 1.0],
-        seconds_waiting=0.25,
-        seconds_writing=0.75,
     )
 
 
@@ -77,8 +75,6 @@ def test_a_rollouts_metrics(rollout: Rollout) -> None:
         "charts/episodic_return/toy/B": -1.25,
         "charts/episodic_length/toy/B": 8.0,
         "charts/success_rate/toy/B": 0.0,
-        "time/waiting_for_envs": 0.25,
-        "time/writing_replies": 0.75,
     }
 
 

@@ -55,8 +55,6 @@ def make_rollout(
         next_prompts=[],
         episodes=[],
         reward_scales=list(scales),
-        seconds_waiting=0.0,
-        seconds_writing=0.0,
     )
     valuation = Valuation(
         features=torch.stack([present(step.features) for step in rollout.flat]),

@@ -1,18 +1,16 @@
 """Where metrics go: metrics.jsonl, TensorBoard, and Weights & Biases as the real package writes it offline."""
 
-import builtins
 import json
+import subprocess
 import sys
-from collections.abc import Iterator
+import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from overworld.errors import MissingExtraError, SettingsError
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.sinks import open_sinks
-from overworld_trainer.sinks.weights_and_biases import import_wandb
 from overworld_trainer.train import train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -30,7 +28,7 @@ def config(tmp_path: Path) -> TrainerConfig:
 
 
 @pytest.fixture
-def logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrainerConfig]:
+def logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainerConfig:
     """Of a run that logs to Weights & Biases, whose package leaves its other files in the test's folder, too."""
     for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
@@ -40,16 +38,15 @@ def logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrainerC
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     folder = tmp_path / "run"
     folder.mkdir()
-    yield settings(run=folder, wandb=OFFLINE)
-    import_wandb().teardown()
+    return settings(run=folder, wandb=OFFLINE)
 
 
 def write(config: TrainerConfig, update: int, *values: float, steps: int = 32) -> None:
-    """Opens the sinks of a run that has made `update` updates, and makes one for each value of a metric `a`."""
+    """Opens the sinks of a run that has made `update` updates, and makes one for each value of a metric `losses/a`."""
     with open_sinks(config, update, steps * update) as sinks:
         for number, value in enumerate(values, update):
             for sink in sinks:
-                sink.write(number, steps * (number + 1), {"a": value})
+                sink.write(number, steps * (number + 1), {"losses/a": value})
 
 
 def lines(config: TrainerConfig) -> list[dict[str, Any]]:
@@ -76,8 +73,8 @@ def test_each_update_is_a_line_and_a_point_on_the_board(config: TrainerConfig) -
 def test_a_line_is_there_as_soon_as_its_update_is_done(config: TrainerConfig) -> None:
     with open_sinks(config, 0, 0) as sinks:
         for sink in sinks:
-            sink.write(0, 32, {"a": 1.0})
-        assert len(lines(config)) == len(board(config)["a"]) == 1
+            sink.write(0, 32, {"losses/a": 1.0})
+        assert len(lines(config)) == len(board(config)["losses/a"]) == 1
 
 
 @pytest.mark.parametrize("update", [0, 3, 5])
@@ -86,8 +83,8 @@ def test_a_resumed_run_cuts_off_what_it_will_write_again(config: TrainerConfig, 
     write(config, update, 100.0)
     expected = [*map(float, range(update)), 100.0]
     assert [line["update"] for line in lines(config)] == list(range(update + 1))
-    assert [line["a"] for line in lines(config)] == expected
-    assert board(config)["a"] == [(32 * (number + 1), value) for number, value in enumerate(expected)]
+    assert [line["losses/a"] for line in lines(config)] == expected
+    assert board(config)["losses/a"] == [(32 * (number + 1), value) for number, value in enumerate(expected)]
     assert [path.name for path in config.run.iterdir() if path.name.startswith(".")] == []
 
 
@@ -97,7 +94,7 @@ def test_a_line_that_was_torn_by_a_crash_is_dropped(config: TrainerConfig, torn:
     with (config.run / "metrics.jsonl").open("a") as file:
         file.write(torn)
     write(config, 1, 2.0)
-    assert [line["a"] for line in lines(config)] == [1.0, 2.0]
+    assert [line["losses/a"] for line in lines(config)] == [1.0, 2.0]
 
 
 def test_a_crash_while_lines_are_cut_off_costs_none(config: TrainerConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,13 +106,13 @@ def test_a_crash_while_lines_are_cut_off_costs_none(config: TrainerConfig, monke
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Path, "rename", crash)
         write(config, 1)
-    assert [line["a"] for line in lines(config)] == [1.0, 2.0, 3.0]
+    assert [line["losses/a"] for line in lines(config)] == [1.0, 2.0, 3.0]
     write(config, 1, 4.0)
-    assert [line["a"] for line in lines(config)] == [1.0, 4.0]
+    assert [line["losses/a"] for line in lines(config)] == [1.0, 4.0]
 
 
 def records(config: TrainerConfig) -> dict[str, list[Any]]:
-    """What Weights & Biases has kept of a run, by file, as its own reader and messages understand it."""
+    """What Weights & Biases has kept of a run, by folder, oldest first, as its own reader understands it."""
     from wandb.proto.wandb_internal_pb2 import Record
     from wandb.sdk.internal.datastore import DataStore
 
@@ -123,7 +120,7 @@ def records(config: TrainerConfig) -> dict[str, list[Any]]:
     for path in sorted((config.run / "wandb").glob("offline-run-*/run-*.wandb")):
         store = DataStore()
         store.open_for_scan(str(path))
-        found[path.name] = [Record.FromString(data) for data in iter(store.scan_data, None)]
+        found[path.parent.name] = [Record.FromString(data) for data in iter(store.scan_data, None)]
         store.close()
     return found
 
@@ -136,29 +133,32 @@ def history(found: list[Any]) -> list[dict[str, Any]]:
 def test_weights_and_biases_keeps_a_run_offline(logged: TrainerConfig) -> None:
     write(logged, 0, 0.5, 1 / 3)
     ((name, found),) = records(logged).items()
-    assert name == f"run-{(logged.run / 'wandb' / 'run_id').read_text()}.wandb"
+    assert name.endswith((logged.run / "wandb" / "run_id").read_text())
     run = next(one.run for one in found if one.HasField("run"))
     assert (run.project, run.run_group, run.display_name) == ("tests", "seeds", "run")
     config = {item.key: json.loads(item.value_json) for item in run.config.update if item.key}
     assert config["policy"]["lr"] == logged.policy.lr
     assert "token" not in config
     rows = history(found)
-    assert [(row["_step"], row["env_steps"], row["a"]) for row in rows] == [(0, 32, 0.5), (1, 64, 1 / 3)]
+    assert [(row["_step"], row["env_steps"], row["losses/a"]) for row in rows] == [(0, 32, 0.5), (1, 64, 1 / 3)]
     assert any(one.metric.glob_name == "*" and one.metric.step_metric == "env_steps" for one in found)
     assert [one.exit.exit_code for one in found if one.HasField("exit")] == [0]
-    assert [line["a"] for line in lines(logged)] == [0.5, 1 / 3]
+    assert [line["losses/a"] for line in lines(logged)] == [0.5, 1 / 3]
 
 
 def test_a_resumed_run_continues_its_run_in_weights_and_biases(logged: TrainerConfig) -> None:
     write(logged, 0, 1.0, 2.0)
+    time.sleep(1.1)  # the package names its folders by the second
     with pytest.raises(ValueError, match="broken"), open_sinks(logged, 1, 32) as sinks:
         for sink in sinks:
-            sink.write(1, 64, {"a": 2.0})
+            sink.write(1, 64, {"losses/a": 2.0})
         raise ValueError("broken")
-    first, second = [Path(path).parent for path in (logged.run / "wandb").glob("offline-run-*/run-*.wandb")]
-    assert first != second
-    (name,) = {path.name for path in (logged.run / "wandb").glob("offline-run-*/run-*.wandb")}
-    assert name == f"run-{(logged.run / 'wandb' / 'run_id').read_text()}.wandb"
+    first, second = records(logged).values()
+    ids = {one.run.run_id for one in (*first, *second) if one.HasField("run")}
+    assert ids == {(logged.run / "wandb" / "run_id").read_text()}
+    assert [row["_step"] for row in history(first)] == [0, 1]
+    assert [row["_step"] for row in history(second)] == [1]
+    assert [one.exit.exit_code for one in (*first, *second) if one.HasField("exit")] == [0, 1]
 
 
 def test_a_run_that_cannot_be_opened_says_what_to_do(logged: TrainerConfig) -> None:
@@ -168,16 +168,10 @@ def test_a_run_that_cannot_be_opened_says_what_to_do(logged: TrainerConfig) -> N
 
 
 def test_without_the_package_the_run_does_not_begin(logged: TrainerConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *arguments: Any, **keywords: Any) -> ModuleType:
-        if name == "wandb":
-            raise ModuleNotFoundError("No module named 'wandb'", name="wandb")
-        return real(name, *arguments, **keywords)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(MissingExtraError, match=r"pip install 'overworld-trainer\[wandb\]'"):
-        train(logged)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "wandb", None)
+        with pytest.raises(MissingExtraError, match=r"pip install 'overworld-trainer\[wandb\]'"):
+            train(logged)
     assert not any(logged.run.iterdir())
 
 
@@ -190,8 +184,6 @@ from overworld_trainer.sinks import open_sinks
 with open_sinks(TrainerConfig.model_validate_json(sys.stdin.read()), 0, 0):
     print("wandb" in sys.modules)
 """
-    import subprocess
-
     done = subprocess.run(
         [sys.executable, "-c", script], input=config.model_dump_json(), capture_output=True, text=True, check=True
     )

@@ -6,7 +6,7 @@ import torch
 from overworld_vlm.batch import Message, Prompt, PromptError, collate, encode, hidden_states
 from overworld_vlm.load import VLM
 
-from tests.support.tiny_vlm import MIXED, make_vlm, picture, pixels, user
+from tests.support.tiny_vlm import MIXED, make_vlm, media, picture, pixels, user
 
 
 def special_counts(vlm: VLM, prompt: Prompt) -> dict[str, int]:
@@ -27,7 +27,7 @@ def test_special_tokens_within_a_text_are_plain_text(vlm: VLM, number: int) -> N
         plain = [{"role": "system", "content": "x"}, user(image, "Go."), {"role": "user", "content": "x"}]
         prompt = encode(vlm, messages)
         assert special_counts(vlm, prompt) == special_counts(vlm, encode(vlm, plain))
-        assert torch.equal(prompt.media["image_grid_thw"], encode(vlm, plain).media["image_grid_thw"])
+        assert torch.equal(media(vlm, prompt)["image_grid_thw"], media(vlm, encode(vlm, plain))["image_grid_thw"])
         shown = vlm.tokenizer.decode(prompt.ids)
         assert shown.replace("\u200b", "").count(text) == 2
 
@@ -62,7 +62,7 @@ def test_ordinary_texts_are_tokenised_as_the_chat_template_alone_does(vlm: VLM, 
     expected = vlm.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
     assert prompt.ids.tolist() == expected
     assert torch.equal(prompt.positions, torch.arange(len(expected)).expand(3, -1))
-    assert (prompt.next, prompt.pictures, prompt.media) == (len(expected), (), {})
+    assert (prompt.next, prompt.pictures) == (len(expected), ())
 
 
 def test_the_prompt_ends_with_the_opening_of_the_assistants_turn(vlm: VLM) -> None:
@@ -74,7 +74,7 @@ def test_the_prompt_ends_with_the_opening_of_the_assistants_turn(vlm: VLM) -> No
 def test_grey_pictures_are_shown_as_coloured_ones(vlm: VLM) -> None:
     grey = picture(0, 30, 56, 1)
     one, other = encode(vlm, [user(grey)]), encode(vlm, [user(np.repeat(grey, 3, 2))])
-    assert torch.equal(pixels(one), pixels(other))
+    assert torch.equal(pixels(vlm, one), pixels(vlm, other))
     assert torch.equal(one.ids, other.ids)
 
 
@@ -84,8 +84,8 @@ def test_pictures_may_be_views_and_read_only(vlm: VLM) -> None:
     view = whole[::-1, 10:66]
     view.setflags(write=False)
     one, other = encode(vlm, [user(view)]), encode(vlm, [user(view.copy())])
-    assert torch.equal(pixels(one), pixels(other))
-    assert not torch.equal(pixels(one), pixels(encode(vlm, [user(whole[:, 10:66])])))
+    assert torch.equal(pixels(vlm, one), pixels(vlm, other))
+    assert not torch.equal(pixels(vlm, one), pixels(vlm, encode(vlm, [user(whole[:, 10:66])])))
 
 
 @pytest.mark.parametrize("height", [1, 3, 27, 28, 29, 56, 200])
@@ -93,12 +93,12 @@ def test_pictures_may_be_views_and_read_only(vlm: VLM) -> None:
 def test_pictures_of_any_size_take_a_token_per_four_patches(vlm: VLM, height: int, width: int) -> None:
     image = picture(0, height, width)
     prompt = encode(vlm, [user("Look:", image, "Go.")])
-    ((time, rows, columns),) = prompt.media["image_grid_thw"].tolist()
+    ((time, rows, columns),) = media(vlm, prompt)["image_grid_thw"].tolist()
     assert time == 1
-    assert len(pixels(prompt)) == rows * columns
+    assert len(pixels(vlm, prompt)) == rows * columns
     assert int((prompt.ids == vlm.image_token_id).sum()) == rows * columns // 4
     alone = vlm.image_processor(images=[image], return_tensors="pt", input_data_format="channels_last")
-    assert torch.equal(pixels(prompt), alone["pixel_values"])
+    assert torch.equal(pixels(vlm, prompt), alone["pixel_values"])
 
 
 def test_pictures_are_bounded_in_size(vlm: VLM) -> None:
@@ -116,10 +116,10 @@ def test_several_pictures_stand_where_the_messages_have_them(vlm: VLM) -> None:
     ]
     prompt = encode(vlm, messages)
     alone = [encode(vlm, [user(image)]) for image in pictures]
-    for name, tensor in prompt.media.items():
-        assert torch.equal(tensor, torch.cat([one.media[name] for one in alone]))
+    for name, tensor in media(vlm, prompt).items():
+        assert torch.equal(tensor, torch.cat([media(vlm, one)[name] for one in alone]))
     shown = vlm.tokenizer.decode(prompt.ids)
-    first, second, third = ("<|image_pad|>" * one.pictures[0].run for one in alone)
+    first, second, third = ("<|image_pad|>" * one.pictures[0].layout.run for one in alone)
     for part in (f"{first}<|vision_end|>first<|vision_start|>{second}", f"then<|vision_start|>{third}<|vision_end|>"):
         assert part in shown
 
@@ -181,7 +181,7 @@ def test_positions_are_those_that_transformers_computes(vlm: VLM, prompts: list[
         theirs = vlm.core.model(
             input_ids=prompt.ids[None],
             attention_mask=torch.ones_like(prompt.ids)[None],
-            **prompt.media,
+            **media(vlm, prompt),
             mm_token_type_ids=(prompt.ids == vlm.image_token_id).int()[None],
         ).last_hidden_state
     assert torch.allclose(ours, theirs, atol=1e-5)

@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from tests.support.optional import present
-from tests.support.tiny_vlm import make_vlm, mixed_prompts, picture, user
+from tests.support.tiny_vlm import make_vlm, media, mixed_prompts, picture, user
 
 INPUTS = ["last_prompt_token", "prompt_mean"]
 
@@ -81,7 +81,8 @@ def test_scores_are_log_softmax_and_entropy_at_the_position_before(
 ) -> None:
     replies = [torch.arange(30, 30 + length) for length in (4, 1, 7, 3, 2, 5)]
     with torch.no_grad():
-        scores = score(vlm, prompts, replies, temperature=temperature)
+        scores = score(vlm, prompts, replies, temperature=temperature, entropy=True)
+    entropies = present(scores.entropy)
     for row, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
         with torch.no_grad():
             hidden = hidden_states(vlm, collate(vlm, [prompt], [reply]))[0]
@@ -91,8 +92,8 @@ def test_scores_are_log_softmax_and_entropy_at_the_position_before(
         expected = probabilities.log()[torch.arange(len(reply)), reply]
         entropy = -torch.special.xlogy(probabilities, probabilities).sum(-1)
         assert torch.allclose(scores.logps[row, : len(reply)], expected, atol=1e-5)
-        assert torch.allclose(scores.entropy[row, : len(reply)], entropy, atol=1e-5)
-        assert (scores.entropy[row, len(reply) :] == 0).all()
+        assert torch.allclose(entropies[row, : len(reply)], entropy, atol=1e-5)
+        assert (entropies[row, len(reply) :] == 0).all()
 
 
 def test_an_adapter_counts_in_decoding_and_scoring_alike() -> None:
@@ -117,7 +118,7 @@ def test_greedy_replies_are_those_of_transformers(vlm: VLM, prompts: list[Prompt
     requests = run(vlm, [Request(prompt, 12, temperature=0) for prompt in prompts], max_batch=4)
     for prompt, request in zip(prompts, requests, strict=True):
         generated = vlm.model.generate(
-            **prompt.media,
+            **media(vlm, prompt),
             input_ids=prompt.ids[None],
             attention_mask=torch.ones_like(prompt.ids)[None],
             mm_token_type_ids=(prompt.ids == vlm.image_token_id).int()[None],
@@ -130,19 +131,29 @@ def test_greedy_replies_are_those_of_transformers(vlm: VLM, prompts: list[Prompt
             assert largest_difference(score(vlm, [prompt], tensors([request])), [request]) < 1e-4
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"max_batch": 1}, {"max_batch": 3}, {"max_batch": 5, "max_prefill_tokens": 1}, {"max_batch": 64}]
-)
+@pytest.mark.parametrize(("max_batch", "batch_tokens"), [(1, 16_384), (3, 16_384), (5, 1), (64, 16_384)])
 @pytest.mark.parametrize("backwards", [False, True])
-def test_replies_do_not_depend_on_order_or_batch(brief: VLM, arguments: dict[str, int], backwards: bool) -> None:
-    expected = [request.tokens for request in run(brief, make_requests(brief), max_batch=12)]
+def test_replies_do_not_depend_on_order_or_batch(
+    brief: VLM, max_batch: int, batch_tokens: int, backwards: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit, log-probs and features too: a run that is resumed goes on to the same numbers."""
+    expected = run(brief, make_requests(brief), max_batch=12)
+    monkeypatch.setattr(brief, "batch_tokens", batch_tokens)
     requests = make_requests(brief)
-    run(brief, requests[::-1] if backwards else requests, **arguments)
-    assert [request.tokens for request in requests] == expected
+    run(brief, requests[::-1] if backwards else requests, max_batch=max_batch)
+    assert_equal(requests, expected)
+
+
+def assert_equal(requests: list[Request], expected: list[Request]) -> None:
+    """Not one bit differs."""
+    assert [request.tokens for request in requests] == [request.tokens for request in expected]
+    assert [request.logps for request in requests] == [request.logps for request in expected]
+    for request, other in zip(requests, expected, strict=True):
+        assert torch.equal(present(request.features), present(other.features))
 
 
 def test_requests_join_and_leave_between_tokens(brief: VLM) -> None:
-    expected = [request.tokens for request in run(brief, make_requests(brief))]
+    expected = run(brief, make_requests(brief))
     requests = make_requests(brief)
     engine = Engine(brief, max_batch=6)
     waiting, finished = list(requests), []
@@ -153,7 +164,7 @@ def test_requests_join_and_leave_between_tokens(brief: VLM) -> None:
         finished += engine.step()
         after = [len(request.tokens) for request in requests]
         assert all(new - old in (0, 1) for old, new in zip(before, after, strict=True))
-    assert [request.tokens for request in requests] == expected
+    assert_equal(requests, expected)
     assert sorted(map(id, finished)) == sorted(map(id, requests))
 
 
@@ -303,7 +314,7 @@ def test_features_are_those_of_the_prompt_alone(vlm: VLM, prompts: list[Prompt],
     with torch.no_grad():
         forced = score(vlm, prompts, tensors(requests), value_input=value_input).features
         other = score(vlm, prompts, [torch.arange(40, 49)] * len(prompts), value_input=value_input).features
-    prefilled = prefill_features(vlm, prompts, value_input, batch_size=4)
+    prefilled = prefill_features(vlm, prompts, value_input)
     for features in (forced, other, prefilled):
         assert torch.allclose(features, decoded, atol=1e-5)
     for row, prompt in enumerate(prompts):
@@ -319,14 +330,14 @@ def test_an_unknown_value_input_is_refused() -> None:
 
 
 def test_no_prompts_have_no_features(vlm: VLM) -> None:
-    assert prefill_features(vlm, [], "prompt_mean", 4).shape == (0, vlm.hidden_size)
+    assert prefill_features(vlm, [], "prompt_mean").shape == (0, vlm.hidden_size)
 
 
 def test_features_carry_gradients_where_they_are_enabled(vlm: VLM, prompts: list[Prompt]) -> None:
-    scores = score(vlm, prompts[:2], [torch.arange(5)] * 2)
+    scores = score(vlm, prompts[:2], [torch.arange(5)] * 2, entropy=True)
     assert scores.logps.requires_grad
     assert scores.features.requires_grad
-    assert not scores.entropy.requires_grad
+    assert not present(scores.entropy).requires_grad
 
 
 def test_bf16_decodes_and_scores_nearly_alike(vlm: VLM) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tests.support.optional import present
 from tests.support.tiny_families import own_inputs, write_family
-from tests.support.tiny_vlm import MIXED, mixed_prompts, picture, user
+from tests.support.tiny_vlm import MIXED, mixed_prompts, picture, pixels, user
 
 TOLERANCE = 1e-5  # of log-probs and logits, in fp32
 TILING = ["gemma3", "smolvlm", "internvl"]
@@ -96,7 +96,7 @@ def same_as_their_own(vlm: VLM, message: Message, model: Any) -> tuple[Prompt, f
     assert prompt.ids.tolist() == theirs["input_ids"][0].tolist()
     if prompt.pictures:
         their_pixels = theirs["pixel_values"]
-        assert torch.equal(prompt.media["pixel_values"].flatten(), their_pixels.flatten())
+        assert torch.equal(pixels(vlm, prompt).flatten(), their_pixels.flatten())
     with torch.no_grad():
         return prompt, float((logits(vlm, [prompt])[0] - model(**theirs).logits[0]).abs().max())
 
@@ -134,14 +134,14 @@ def test_replies_are_the_same_one_by_one(vlm: VLM, requests: list[Request]) -> N
         alone = Request(request.prompt, request.max_new_tokens, key=request.key)
         Engine(vlm, max_batch=1).run([alone])
         assert alone.tokens == request.tokens
-        assert torch.allclose(torch.tensor(alone.logps), torch.tensor(request.logps), rtol=0, atol=TOLERANCE)
-        assert torch.allclose(present(alone.features), present(request.features), rtol=0, atol=TOLERANCE)
+        assert alone.logps == request.logps
+        assert torch.equal(present(alone.features), present(request.features))
         assert largest_difference(scored(vlm, [request]), [request]) <= TOLERANCE
 
 
 @pytest.mark.parametrize("value_input", ["last_prompt_token", "prompt_mean"])
 def test_features_of_prefill_decoding_and_scoring_agree(vlm: VLM, prompts: list[Prompt], value_input: str) -> None:
-    prefilled = prefill_features(vlm, prompts, value_input, 4)
+    prefilled = prefill_features(vlm, prompts, value_input)
     requests = [Request(prompt, 2, key=(n,)) for n, prompt in enumerate(prompts)]
     Engine(vlm, value_input=value_input).run(requests)
     with torch.no_grad():
@@ -156,18 +156,19 @@ def test_features_of_prefill_decoding_and_scoring_agree(vlm: VLM, prompts: list[
 def test_features_of_pictures_may_be_computed_once(folder: Path) -> None:
     """One picture at a time, then used without the vision tower: same hidden states, same gradients."""
     vlm = load(folder, freeze_vision=True)
-    batch = collate(vlm, mixed_prompts(vlm), [torch.arange(30, 33)] * len(MIXED))
+    prompts = mixed_prompts(vlm)
+    batch = collate(vlm, prompts, [torch.arange(30, 33)] * len(MIXED))
     weights = [weight for weight in vlm.model.parameters() if weight.requires_grad]
+    vlm.vision.memory = 0
     expected = hidden_states(vlm, batch)
     upstream = torch.linspace(-1, 1, expected.numel()).view_as(expected) * batch.mask[..., None]
     gradients = torch.autograd.grad((expected * upstream).sum(), weights, allow_unused=True)
-    with torch.no_grad():
-        pictures = [one for prompt in mixed_prompts(vlm) for one in prompt.pictures]
-        features = torch.cat([vlm.family.features(vlm.core, one.media) for one in pictures], 1)
-    assert features.shape[1] == int((batch.ids == vlm.image_token_id).sum())
+    vlm.vision.memory = 1 << 20
+    for shown in (one for prompt in prompts for one in prompt.pictures):
+        vlm.vision([shown])
     for tower in vlm.family.vision:
-        setattr(vlm.core.model, tower, None)
-    hidden = hidden_states(vlm, batch, features=features)
+        getattr(vlm.core.model, tower).forward = None
+    hidden = hidden_states(vlm, batch)
     assert torch.allclose(hidden, expected, rtol=0, atol=1e-6)
     again = torch.autograd.grad((hidden * upstream).sum(), weights, allow_unused=True)
     steepest = max(float(theirs.abs().max()) for theirs in gradients if theirs is not None)
@@ -316,7 +317,7 @@ def test_tiling_is_off_unless_asked_and_stays_on_where_it_was_saved(folder: Path
     tiled = load(folder, tiling=True)
     prompt, gap = same_as_their_own(tiled, WIDE, own_model(folder))
     assert gap <= TOLERANCE
-    assert len(prompt.media["pixel_values"]) > 2 == len(prompt.pictures)
+    assert len(pixels(tiled, prompt)) > 2 == len(prompt.pictures)
     requests = [Request(prompt, 5, key=(1,)), Request(encode(tiled, [MIXED[3]]), 7, key=(2,))]
     Engine(tiled).run(requests)
     assert largest_difference(scored(tiled, requests), requests) <= TOLERANCE

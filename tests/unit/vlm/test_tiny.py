@@ -12,7 +12,7 @@ from overworld_vlm.tiny_config import TinyConfig
 from torch import Tensor
 from transformers import Qwen2VLForConditionalGeneration
 
-from tests.support.tiny_vlm import MIXED, SIZES, TEXTS, make_vlm, pixels, user
+from tests.support.tiny_vlm import MIXED, SIZES, TEXTS, make_vlm, media, pixels, user
 
 
 def logits(vlm: VLM, prompts: list[Prompt]) -> Tensor:
@@ -29,8 +29,9 @@ def test_a_saved_model_loads_back_with_the_same_prompts_and_identical_logits(
         other = encode(again, [message])
         assert torch.equal(other.ids, prompt.ids)
         assert torch.equal(other.positions, prompt.positions)
-        assert other.media.keys() == prompt.media.keys()
-        assert all(torch.equal(other.media[name], prompt.media[name]) for name in prompt.media)
+        theirs, ours = media(again, other), media(vlm, prompt)
+        assert theirs.keys() == ours.keys()
+        assert all(torch.equal(theirs[name], ours[name]) for name in ours)
     assert torch.equal(logits(again, prompts), logits(vlm, prompts))
     assert again.eos_ids == vlm.eos_ids
     assert not again.model.training
@@ -75,7 +76,7 @@ def test_what_makes_it_see_is_in_place(vlm: VLM) -> None:
     layer = vlm.model.model.language_model.layers[0].mlp.up_proj.weight
     assert float(layer.detach().std()) == pytest.approx(0.08, rel=0.1)
     assert float(vlm.model.model.visual.blocks[0].attn.qkv.weight.detach().std()) == pytest.approx(0.08, rel=0.1)
-    white, black = (pixels(encode(vlm, [user(np.full((28, 28, 3), value, np.uint8))])) for value in (255, 0))
+    white, black = (pixels(vlm, encode(vlm, [user(np.full((28, 28, 3), value, np.uint8))])) for value in (255, 0))
     assert float(white.abs().max()) < 1e-6
     assert float((black + 2.5).abs().max()) < 1e-6  # (0 - 1) / 0.4
 

@@ -62,12 +62,13 @@ def open_wandb(config: TrainerConfig, settings: WandbConfig) -> Iterator[Wandb]:
             f"wandb: Weights & Biases cannot be used: {error}; log in with `wandb login` or WANDB_API_KEY, check "
             "wandb.project and wandb.entity, or set wandb.mode = offline and upload later with `wandb sync`"
         ) from error
+    failed = True
     try:
         yield Wandb(run)
-    except BaseException:
-        run.finish(exit_code=1)
-        raise
-    run.finish()
+        failed = False
+    finally:
+        run.finish(exit_code=int(failed))
+        wandb.teardown()  # `finish` returns before the run's file is complete
 
 
 def import_wandb() -> Any:

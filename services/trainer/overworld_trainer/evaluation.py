@@ -1,0 +1,308 @@
+"""Held-out evaluation: the policy plays episodes that it is not trained on, as `overworld eval` has a model play them.
+
+Everything that is known of a run's evaluations stands in its folder, so a run that was killed knows them, too:
+
+    <run>/evaluations/update-000020/  as `overworld eval keep=DIR` writes it, and docs/episodes.md specifies
+    <run>/checkpoints/000020/         what was evaluated
+    <run>/checkpoints/best            the name of the best one
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from overworld import EnvSpec, Fleet, Reset, open_registry
+from overworld.errors import ContractError, EvaluationError, Reason, SettingsError
+from overworld.evaluation.conversation import Message
+from overworld.evaluation.evaluate import evaluate, tasks_of_split
+from overworld.evaluation.folder import REPORT
+from overworld.evaluation.model import Answer
+from overworld.evaluation.statistics import wilson
+from overworld_vlm import checkpoint
+from overworld_vlm.batch import PromptError
+from overworld_vlm.engine import Engine
+from overworld_vlm.load import VLM
+from overworld_vlm.writer import Request, Writer
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from overworld_trainer.codec import as_arrays, decode_reply, encode_messages
+from overworld_trainer.config import EnvConfig, EvaluationConfig, TrainerConfig
+from overworld_trainer.folders import env_folders, update_folder
+from overworld_trainer.metrics import Metric, Metrics
+from overworld_trainer.run import Run
+
+_logger = logging.getLogger(__name__)
+
+_FOLDER = "evaluations"
+
+Score = tuple[float, float]
+"""Success rate and mean return: the return decides between equal success rates, and where an env knows no success."""
+
+
+class PolicyModel:
+    """The policy as the evaluator sees a model: it replies what the policy server would with the same weights."""
+
+    url = "the trainer's own process"
+
+    def __init__(
+        self, vlm: VLM, writer: Writer, *, name: str, fingerprint: str, temperature: float, max_tokens: int
+    ) -> None:
+        self.name = name
+        self.temperature = temperature
+        self.max_tokens = max_tokens
+        self._vlm = vlm
+        self._writer = writer
+        self._fingerprint = fingerprint
+
+    def answer_all(self, prompts: Sequence[tuple[list[Message], int]]) -> list[Answer]:
+        """Replies to (messages, seed of the sampling noise), in order. Raises PromptError."""
+        requests = [self._request(messages, seed) for messages, seed in prompts]
+        self._writer.run(requests)
+        return [
+            Answer(decode_reply(self._vlm, request.tokens), request.finish == "length", self._fingerprint)
+            for request in requests
+        ]
+
+    def _request(self, messages: list[Message], seed: int) -> Request:
+        prompt = encode_messages(self._vlm, messages)
+        room = self._vlm.max_length - len(prompt)
+        if room < 1:
+            raise PromptError(f"a prompt of {len(prompt)} tokens exceeds the model's {self._vlm.max_length}")
+        length = min(self.max_tokens, room)
+        return Request(prompt, length, messages=as_arrays(messages), key=(seed,), temperature=self.temperature)
+
+
+class Evaluations:
+    """A run's evaluations: those that were made, and the next one."""
+
+    def __init__(
+        self, run: Run, vlm: VLM, tasks: Sequence[Sequence[Reset]], *, update: int, interrupted: Callable[[], bool]
+    ) -> None:
+        self._run = run
+        self._vlm = vlm
+        self._tasks = tasks
+        self._begun = update
+        self._interrupted = interrupted
+        self._folder = run.folder / _FOLDER
+
+    @classmethod
+    def open(cls, run: Run, vlm: VLM, *, update: int, interrupted: Callable[[], bool]) -> Evaluations:
+        """Chooses the episodes and sees whether the env servers have room for them, before the run costs anything.
+
+        The run begins or is resumed after so many updates; evaluations of later ones are made again. When `interrupted`
+        says so, an evaluation is broken off. Raises SettingsError and what `Fleet` raises.
+        """
+        tasks = []
+        if run.config.evaluation.every:
+            for env in run.config.envs:
+                with _open_fleet(run.config, env) as fleet:
+                    tasks.append(choose_tasks(fleet.spec, env, run.config.evaluation))
+        return cls(run, vlm, tasks, update=update, interrupted=interrupted)
+
+    def __repr__(self) -> str:
+        return f"Evaluations({self._folder}, {sum(map(len, self._tasks))} episodes each)"
+
+    def due(self, update: int) -> bool:
+        """Whether the policy after so many updates is to be evaluated, and was not."""
+        every = self._run.config.evaluation.every
+        if not every or not update or update % every:
+            return False
+        return update > self._begun or self._figures(update) is None
+
+    def play(self, update: int) -> Metrics | None:
+        """Evaluates the policy after so many updates, of which there is a checkpoint; None if it was interrupted.
+
+        Raises what `evaluate` raises.
+        """
+        config = self._run.config
+        manifest = checkpoint.read(self._run.checkpoint(update), verify=False)
+        model = PolicyModel(
+            self._vlm,
+            # Of its own: what training's engine keeps from one update to the next does not change.
+            Engine(self._vlm, max_batch=config.max_batch),
+            name=f"{manifest.run}@{update}",
+            fingerprint=manifest.digest,
+            temperature=0.0 if config.evaluation.greedy else config.temperature,
+            max_tokens=config.max_new_tokens,
+        )
+        try:
+            for env, tasks, folder in zip(config.envs, self._tasks, self._folders(update), strict=True):
+                with _open_fleet(config, env) as fleet:
+                    evaluate(
+                        model,
+                        fleet,
+                        tasks,
+                        recipe=config.recipe,
+                        keep=folder,
+                        overwrite=True,
+                        on_progress=self._check_interrupted,
+                    )
+        except _InterruptedError:
+            _logger.info("the evaluation after update %d was broken off; the resumed run makes it", update)
+            return None
+        figures = self._figures(update)
+        assert figures is not None, "each evaluation has just written its report"
+        metrics = _metrics(figures, [env.id for env in config.envs])
+        best = self.best(update)
+        assert best is not None
+        checkpoint.mark_best(self._run.checkpoints, self._run.checkpoint(best).name)
+        _logger.info(
+            "evaluation after update %d: success %.3f (95 %%: %.3f to %.3f), return %.3f; the best is update %s",
+            update,
+            metrics[Metric.EVAL_SUCCESS_RATE],
+            metrics[Metric.EVAL_SUCCESS_LOW],
+            metrics[Metric.EVAL_SUCCESS_HIGH],
+            metrics[Metric.EVAL_RETURN],
+            best,
+        )
+        return metrics
+
+    def best(self, update: int) -> int | None:
+        """The update, of the first so many, that was evaluated best; among equals the earliest. None: none was."""
+        scores = self._scores(update)
+        return max(scores, key=lambda one: scores[one], default=None)
+
+    def exhausted(self, update: int) -> bool:
+        """Whether, after so many updates, the run's patience is at its end."""
+        patience, best = self._run.config.evaluation.patience, self.best(update)
+        if patience is None or best is None:
+            return False
+        return sum(evaluated > best for evaluated in self._scores(update)) >= patience
+
+    def _scores(self, update: int) -> dict[int, Score]:
+        """Of the evaluations of the first so many updates, in their order."""
+        found = (re.fullmatch(r"update-(\d+)", path.name) for path in self._folder.glob("update-*"))
+        updates = sorted(int(match[1]) for match in found if match is not None)
+        figures = {one: self._figures(one) for one in updates if one <= update}
+        return {one: _score(reports) for one, reports in figures.items() if reports is not None}
+
+    def _figures(self, update: int) -> list[_Figures] | None:
+        """What was reported for each env; None if the evaluation was not finished. Raises EvaluationError."""
+        paths = [folder / REPORT for folder in self._folders(update)]
+        return [_read(path) for path in paths] if all(path.exists() for path in paths) else None
+
+    def _folders(self, update: int) -> list[Path]:
+        return env_folders(update_folder(self._folder, update), [env.id for env in self._run.config.envs])
+
+    def _check_interrupted(self, done: int) -> None:
+        if self._interrupted():
+            raise _InterruptedError
+
+
+def choose_tasks(spec: EnvSpec, env: EnvConfig, config: EvaluationConfig) -> list[Reset]:
+    """The episodes of an env that its policy is evaluated on, none of which it is trained on. Raises SettingsError."""
+    split = env.evaluation_split or env.split
+    name, trained = split or spec.default_split, env.split or spec.default_split
+    if name not in spec.splits:
+        raise SettingsError(
+            f"evaluation_split of {env.id}: there is no split {name!r}; choose one of {sorted(spec.splits)}"
+        )
+    size = spec.splits[name]
+    if not size:
+        return [Reset(config.seed + number, split) for number in range(config.episodes)]
+    if name == trained:
+        others = sorted({*spec.splits} - {name})
+        raise SettingsError(
+            f"{env.id} is trained on all {size} tasks of its split {name!r}, so that none is left to evaluate on: set "
+            f"its evaluation_split to another one ({others}), or evaluation.every=0"
+        )
+    tasks = tasks_of_split(spec.splits, name, config.seed)
+    if config.episodes >= size:
+        return tasks
+    # Drawn, since neighbours may be alike; in order, so that it is the same file for whoever plays them again.
+    return [tasks[number] for number in sorted(random.Random(config.seed).sample(range(size), config.episodes))]
+
+
+class _InterruptedError(Exception):
+    """The run is to end now."""
+
+
+class _Share(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    value: float = Field(ge=0, le=1)
+
+
+class _Figures(BaseModel):
+    """What is needed of a report."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    episodes: int = Field(ge=1)
+    success: _Share
+    mean_return: float
+    mean_length: float
+    invalid_replies: float
+    cut_replies: float
+
+    @property
+    def successes(self) -> int:
+        return round(self.success.value * self.episodes)
+
+
+def _read(path: Path) -> _Figures:
+    try:
+        return _Figures.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise EvaluationError(f"{path} is not the report of an evaluation; delete its folder: {error}") from None
+
+
+def _open_fleet(config: TrainerConfig, env: EnvConfig) -> Fleet:
+    """Slots as `overworld eval` takes them: a skipped turn earns nothing, whatever it earns in training."""
+    slots = min(config.evaluation.slots, config.evaluation.episodes)
+    try:
+        return Fleet(
+            open_registry(config.servers),
+            env.id,
+            slots,
+            token=config.token,
+            options=env.options,
+            retry_budget=config.retry_budget,
+        )
+    except ContractError as error:
+        if error.reason is not Reason.NO_FREE_SLOTS:
+            raise
+        raise SettingsError(
+            f"there are not {slots} slots of {env.id} to evaluate in, besides those of training ({error}): give the "
+            "env servers more slots, or lower evaluation.slots"
+        ) from error
+
+
+def _score(reports: Sequence[_Figures]) -> Score:
+    metrics = _pooled(reports)
+    return metrics[Metric.EVAL_SUCCESS_RATE], metrics[Metric.EVAL_RETURN]
+
+
+def _metrics(reports: Sequence[_Figures], env_ids: Sequence[str]) -> Metrics:
+    """Over all episodes; also by env where there are several."""
+    metrics = _pooled(reports)
+    if len(env_ids) > 1:
+        for env in env_ids:  # several of them may be one env with different options
+            own = [report for report, of in zip(reports, env_ids, strict=True) if of == env]
+            metrics |= {f"{name}/{env}": value for name, value in _pooled(own).items()}
+    return metrics
+
+
+def _pooled(reports: Sequence[_Figures]) -> Metrics:
+    episodes = sum(report.episodes for report in reports)
+    lengths = [report.mean_length * report.episodes for report in reports]
+    turns = sum(lengths)
+    success = wilson(sum(report.successes for report in reports), episodes)
+    invalid, cut = (
+        sum(share * length for share, length in zip(shares, lengths, strict=True)) / max(turns, 1)
+        for shares in ([one.invalid_replies for one in reports], [one.cut_replies for one in reports])
+    )
+    return {
+        Metric.EVAL_SUCCESS_RATE: success.value,
+        Metric.EVAL_SUCCESS_LOW: success.low,
+        Metric.EVAL_SUCCESS_HIGH: success.high,
+        Metric.EVAL_RETURN: sum(report.mean_return * report.episodes for report in reports) / episodes,
+        Metric.EVAL_LENGTH: turns / episodes,
+        Metric.EVAL_INVALID: invalid,
+        Metric.EVAL_CUT: cut,
+        Metric.EVAL_EPISODES: float(episodes),
+    }
