@@ -62,7 +62,7 @@ $(OLDEST): constraints.txt VERSION $(PACKAGES:%=%/pyproject.toml)
 	printf 'torch==2.11.*\ntransformers==5.17.*\n' >> .venv-oldest/constraints.txt
 	.venv-oldest/bin/pip install --quiet --constraint .venv-oldest/constraints.txt torch
 	.venv-oldest/bin/pip install --quiet --constraint .venv-oldest/constraints.txt \
-		hypothesis psutil pytest pytest-timeout $(patsubst %,--editable '%',sdk vlm services/envserver services/trainer)
+		--requirement requirements-dev.txt $(patsubst %,--editable '%',sdk vlm services/envserver services/trainer)
 	touch $@
 
 .venv-trl: ## TRL, which bench-trainer compares with if this is there; needs other versions than ours

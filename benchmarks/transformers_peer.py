@@ -65,7 +65,8 @@ class Policy:
         adapter = LoraConfig(r=lora["r"], lora_alpha=lora["alpha"], target_modules=vlm.family.lora_targets)
         self.model: Any = get_peft_model(vlm.model, adapter).eval()
         (width,) = settings["critic"]["layers"]
-        self.critic = nn.Sequential(nn.Linear(vlm.hidden_size, width), nn.ReLU(), nn.Linear(width, 1))
+        self.features = vlm.hidden_size
+        self.critic = nn.Sequential(nn.Linear(self.features, width), nn.ReLU(), nn.Linear(width, 1))
 
     def decode(self, reply: Tensor) -> str:
         """The text of a reply."""
@@ -236,7 +237,7 @@ def score_all(policy: Policy, samples: Sequence[Sample]) -> tuple[list[Tensor], 
     """Log-probs under the policy and under the reference, and the critic's features."""
     old: dict[int, Tensor] = {}
     ref: dict[int, Tensor] = {}
-    features = torch.empty(len(samples), policy.critic[0].in_features)
+    features = torch.empty(len(samples), policy.features)
     for micro in by_length(samples, MICROBATCH):
         chosen = [samples[n] for n in micro]
         logps, mask, hidden = policy.score(chosen, features=True)
