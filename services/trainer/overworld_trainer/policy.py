@@ -15,6 +15,7 @@ from peft import get_peft_model
 from overworld_trainer.clone import Demonstrations, clone
 from overworld_trainer.config import LoraConfig, ModelConfig
 from overworld_trainer.display import Display
+from overworld_trainer.memory import needing
 from overworld_trainer.reference import Reference
 from overworld_trainer.run import Run, TrainerState
 from overworld_trainer.seeds import derive
@@ -32,7 +33,8 @@ def make_start(run: Run, display: Display) -> None:
             vlm = _load(config.model.path, config.model)
         if config.clone.lora is not None:
             vlm = _with_new_adapter(vlm, config.clone.lora, derive(config.seed, "clone adapter"))
-        clone(vlm, demonstrations.batch, config.clone, show)
+        with needing("model.batch_tokens", vlm.batch_tokens):
+            clone(vlm, demonstrations.batch, config.clone, show)
         if config.clone.lora is not None:
             vlm = vlm.wrapped(vlm.model.merge_and_unload())
         run.save(vlm, TrainerState(), demonstrations.provenance)

@@ -28,6 +28,7 @@ from overworld_trainer.episodes import Episodes
 from overworld_trainer.evaluation import Evaluations
 from overworld_trainer.exporter import Exporter, serve_metrics
 from overworld_trainer.learner import Learner
+from overworld_trainer.memory import needing
 from overworld_trainer.policy import load_policy, make_start
 from overworld_trainer.profiling import traced
 from overworld_trainer.recorder import recording
@@ -70,6 +71,7 @@ def _improve(run: Run, display: Display, exporter: Exporter) -> bool:
         _logger.info("resuming from %s", resumed)
     writer = Engine(vlm, max_batch=config.max_batch, value_input=config.critic.input, stopwatch=stopwatch)
     stopping = _sigterm()
+    checkpointing = () if config.model.gradient_checkpointing else ("model.gradient_checkpointing = true",)
     with (
         Episodes.open(config, functools.partial(episode_seed, config.seed), state.slots) as episodes,
         recording(
@@ -82,10 +84,12 @@ def _improve(run: Run, display: Display, exporter: Exporter) -> bool:
         recorder.evaluate(evaluations)  # what was killed before it was finished
         while state.update < config.updates and not stopping.is_set() and not evaluations.exhausted(state.update):
             with _traced(run, state.update, stopwatch):
-                rollout = collector.collect(config.rollout_steps)
+                with needing("max_batch", config.max_batch, f"model.batch_tokens = {vlm.batch_tokens // 2}"):
+                    rollout = collector.collect(config.rollout_steps)
                 tables.write()
-                samples = make_samples(rollout, vlm, reference, critic, config, stopwatch)
-                metrics = learner.update(samples, state.update)
+                with needing("model.batch_tokens", vlm.batch_tokens, *checkpointing):
+                    samples = make_samples(rollout, vlm, reference, critic, config, stopwatch)
+                    metrics = learner.update(samples, state.update)
             recorder.record(rollout, samples, metrics)
             recorder.evaluate(evaluations)
     if evaluations.exhausted(state.update):

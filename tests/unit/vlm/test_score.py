@@ -31,7 +31,7 @@ def test_chunks_change_neither_values_nor_gradients(tokens: int, monkeypatch: py
     monkeypatch.setattr(scoring, "_CHUNK_LOGITS", tokens * len(vlm.banned))
     scores, again = scored(vlm)
     assert torch.allclose(scores.logps, expected.logps, rtol=0, atol=1e-6)
-    assert torch.allclose(present(scores.entropy), present(expected.entropy), rtol=0, atol=1e-6)
+    assert torch.allclose(present(scores.entropy), present(expected.entropy), rtol=0, atol=3e-6)
     assert again.keys() == gradients.keys()
     steepest = max(float(gradient.abs().max()) for gradient in gradients.values())
     for name, gradient in gradients.items():

@@ -29,9 +29,13 @@ class Passes:
         return patches
 
 
-def of(vlm: VLM, *seeds: int, side: int = 28) -> list[Picture]:
-    """New pictures, of 4 patches each."""
-    return [Picture.of(picture(seed, side, side), vlm.family) for seed in seeds]
+PATCHES = 16
+"""Of one of these pictures, which are enlarged to the smallest size that the model takes."""
+
+
+def of(vlm: VLM, *seeds: int) -> list[Picture]:
+    """New pictures."""
+    return [Picture.of(picture(seed), vlm.family) for seed in seeds]
 
 
 def frozen() -> VLM:
@@ -44,11 +48,12 @@ def test_a_picture_is_encoded_once_however_often_it_is_shown() -> None:
     vlm = frozen()
     passes = Passes(vlm)
     first = present(vlm.vision(of(vlm, 1, 2, 1, 1)))
-    assert passes.take() == 2 * 4
-    assert torch.equal(present(vlm.vision(of(vlm, 2, 1)))[:, 0], first[:, 1])
+    assert passes.take() == 2 * PATCHES
+    one, two, again, _ = first.split(PATCHES // 4, 1)
+    assert torch.equal(present(vlm.vision(of(vlm, 2, 1))), torch.cat([two, one], 1))
     assert passes.take() == 0
-    assert torch.equal(first[:, 0], first[:, 2])
-    assert not torch.equal(first[:, 0], first[:, 1])
+    assert torch.equal(one, again)
+    assert not torch.equal(one, two)
     assert vlm.vision([]) is None
 
 
@@ -68,10 +73,10 @@ def test_features_are_outdated_when_a_weight_changes(trained: bool) -> None:
     with torch.no_grad():
         before = present(vlm.vision(of(vlm, 1)))
         vlm.vision(of(vlm, 1))
-        assert passes.take() == 4
+        assert passes.take() == PATCHES
         weight += 0.1
         after = present(vlm.vision(of(vlm, 1)))
-    assert passes.take() == 4
+    assert passes.take() == PATCHES
     assert not torch.equal(before, after)
     vlm.model.to(torch.float64)
     with torch.no_grad():
@@ -97,15 +102,15 @@ def test_what_is_remembered_stays_within_its_bound() -> None:
     vlm.vision(of(vlm, 1, 2, 0))
     passes.take()
     vlm.vision(of(vlm, 3))  # the least recently used one makes room
-    assert passes.take() == 4
+    assert passes.take() == PATCHES
     vlm.vision(of(vlm, 0, 2, 3))
     assert passes.take() == 0
     vlm.vision(of(vlm, 1))
-    assert passes.take() == 4
+    assert passes.take() == PATCHES
     vlm.vision.memory = 0
     vlm.vision(of(vlm, 1, 4, 1))
     vlm.vision(of(vlm, 1))
-    assert passes.take() == 4 + 4
+    assert passes.take() == 2 * PATCHES
     assert f"0 pictures kept, 0 of {0:,} bytes" in repr(vlm.vision)
 
 
@@ -134,12 +139,12 @@ def test_an_adapter_of_the_language_model_shares_the_towers_memory() -> None:
         adapted.vision(of(vlm, 1))
         with adapted.model.disable_adapter():
             adapted.vision(of(vlm, 1))
-    assert passes.take() == 4
+    assert passes.take() == PATCHES
 
 
 def test_gradients_of_a_shared_picture_are_those_of_separate_passes() -> None:
     vlm = make_vlm()
-    image, other = picture(1, 56, 28), picture(2)
+    image, other = picture(1), picture(2)
     prompts = [encode(vlm, [user(image, other, "Go.")]), encode(vlm, [user(other, "count", image)])]
     replies = [torch.arange(30, 34), torch.arange(40, 47)]
     passes = Passes(vlm)
@@ -152,9 +157,9 @@ def test_gradients_of_a_shared_picture_are_those_of_separate_passes() -> None:
         return {name: weight.grad.clone() for name, weight in vlm.model.named_parameters() if weight.grad is not None}
 
     together = gradients([[0, 1]])
-    assert passes.take() == 8 + 4
+    assert passes.take() == 2 * PATCHES
     separate = gradients([[0], [1]])
-    assert passes.take() == 2 * (8 + 4)
+    assert passes.take() == 4 * PATCHES
     assert any("visual" in name for name in together)
     steepest = max(float(gradient.abs().max()) for gradient in separate.values())
     for name, gradient in separate.items():
@@ -189,6 +194,6 @@ def test_equal_towers_may_be_one() -> None:
         expected = hidden_states(other, batch)
         other.share_vision(vlm)
         hidden_states(vlm, batch)
-        assert passes.take() == 4
+        assert passes.take() == PATCHES
         assert torch.equal(hidden_states(other, batch), expected)
     assert passes.take() == 0

@@ -66,6 +66,9 @@ class Family(ABC):
     """The token that the chat template ends the assistant's turn with."""
     position_axes: ClassVar[int] = 1
     """Numbers that make up a token's position."""
+    causal: ClassVar[bool] = True
+    """Whether every token attends to those before it and to no other. Then what pads a prompt on the right needs no
+    mask, and attention takes its fastest kernels, which know none."""
     tiling_switch: ClassVar[str | None] = None
     """The image processor's attribute that turns tiling on; None in a family that never cuts an image into tiles."""
     content_as_parts: ClassVar[bool] = False
@@ -158,12 +161,14 @@ class Family(ABC):
 
         model      the Hugging Face model
         ids        int64 [B, L]
-        mask       bool [B, L], where tokens are; or, with a cache that is filled, as `SlotCache` gives it
+        mask       bool [B, L], where tokens are, with no padding before them; or, with a cache that is filled, as
+                   `SlotCache` gives it
         positions  int64 [axes, B, L]
         features   of the batch's images, in order; None where there are none
         """
+        padded = isinstance(mask, Tensor) and mask.ndim == 2
         shared = {
-            "attention_mask": mask,
+            "attention_mask": None if padded and self.causal else mask,
             "position_ids": positions[0] if self.position_axes == 1 else positions,
             "past_key_values": cache,
             "use_cache": cache is not None,

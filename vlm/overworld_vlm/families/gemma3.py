@@ -25,6 +25,7 @@ class Gemma3(Family):
     vision_lora_targets = r".*vision_tower.*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2)"
     vision = ("vision_tower", "multi_modal_projector")
     end_of_turn = "<end_of_turn>"
+    causal = False
     tiling_switch = "do_pan_and_scan"
 
     @property
