@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # ALFWorld's planner is compiled: by cmake 4, too, which would refuse its age, and by whatever `python` is on the path.
 export CMAKE_POLICY_VERSION_MINIMUM := 3.5
 
-.PHONY: help setup demo train test test-compose test-demo up up-train down dist soak lint format proto bench clean
+.PHONY: help setup demo train test test-compose test-demo test-oldest up up-train down dist soak lint format proto bench clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -44,6 +44,31 @@ test-compose: $(READY) ## the stack in containers: builds, trains, crashes, reco
 
 test-demo: $(READY) ## the demo with three seeds, twice each: half an hour
 	$(BIN)/python -m pytest -m demo
+
+# The oldest libraries that vlm and trainer promise to work with, under Python 3.12 where there is one. PyPI's torch for
+# Linux brings CUDA along (5 GB on the disk); pip's own settings may name an index of builds for the CPU. Not covered: all
+# other packages at their oldest, and a GPU.
+OLDEST := .venv-oldest/.ready
+OLDEST_PYTHON ?= $(shell for python in python3.12 ~/.pyenv/versions/3.12.*/bin/python $(PYTHON); do \
+	$$python -c '' 2>/dev/null && echo $$python && break; done)
+test-oldest: $(OLDEST) ## unit tests of vlm and trainer with torch 2.11, transformers 5.17 and, where it is found, Python 3.12
+	.venv-oldest/bin/python -c 'import sys, torch, transformers; print(sys.version.split()[0], torch.__version__, transformers.__version__)'
+	.venv-oldest/bin/python -m pytest tests/unit/vlm tests/unit/trainer
+
+$(OLDEST): constraints.txt VERSION $(PACKAGES:%=%/pyproject.toml)
+	rm -rf .venv-oldest
+	$(OLDEST_PYTHON) -m venv .venv-oldest
+	grep -vE '^(torch|transformers|tokenizers|huggingface_hub|hf-xet|fsspec|setuptools)==' constraints.txt > .venv-oldest/constraints.txt
+	printf 'torch==2.11.*\ntransformers==5.17.*\n' >> .venv-oldest/constraints.txt
+	.venv-oldest/bin/pip install --quiet --constraint .venv-oldest/constraints.txt torch
+	.venv-oldest/bin/pip install --quiet --constraint .venv-oldest/constraints.txt \
+		--requirement requirements-dev.txt $(patsubst %,--editable '%',sdk vlm services/envserver services/trainer)
+	touch $@
+
+.venv-trl: ## TRL, which bench-trainer compares with if this is there; needs other versions than ours
+	$(PYTHON) -m venv $@
+	$@/bin/pip install --quiet --constraint constraints.txt torch
+	$@/bin/pip install --quiet trl==1.16.0 transformers==5.23.0 peft==0.21.2 pillow
 
 up: ## the stack in containers, until `make down`: Redis, env servers, policy server
 	docker compose up --build --detach --wait
@@ -80,10 +105,10 @@ format: $(READY) ## let ruff put the code into form
 proto: ## generate sdk/overworld/v1 from proto/
 	scripts/proto
 
-bench: bench-startup bench-transport bench-gym_cards bench-miniworld bench-alfworld bench-webshop bench-families ## all benchmarks; CHECK=1 fails below a target
+bench: bench-startup bench-transport bench-gym_cards bench-miniworld bench-alfworld bench-webshop bench-families bench-trainer ## all benchmarks; CHECK=1 fails below a target
 
 bench-%: $(READY) ## one benchmark, e.g. bench-transport; CHECK=1, JSON=FILE
 	$(BIN)/python benchmarks/$*.py $(if $(JSON),--json $(JSON))
 
 clean: ## remove what these targets made, runs/ excepted
-	rm -rf .venv .venv-proto .venv-openenv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-proto .venv-openenv .venv-oldest .venv-trl .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -97,4 +97,5 @@ def _unmoved(*, ours: bool) -> float:
             weight.grad = torch.full_like(weight, 1e-3 * (-1) ** number)
         optimizer.step()
     unmoved = sum(int((weight == old).sum()) for weight, old in zip(weights, before, strict=True))
-    return unmoved / sum(weight.numel() for weight in weights)
+    total = sum(weight.numel() for weight in weights)
+    return float(unmoved / total)

@@ -44,6 +44,7 @@ class Sample:
     grids: Tensor
     reply: Tensor
     reward: float = 0.0
+    unparseable: bool = False
 
     def __len__(self) -> int:
         return len(self.ids) + len(self.reply)
@@ -64,7 +65,8 @@ class Policy:
         adapter = LoraConfig(r=lora["r"], lora_alpha=lora["alpha"], target_modules=vlm.family.lora_targets)
         self.model: Any = get_peft_model(vlm.model, adapter).eval()
         (width,) = settings["critic"]["layers"]
-        self.critic = nn.Sequential(nn.Linear(vlm.hidden_size, width), nn.ReLU(), nn.Linear(width, 1))
+        self.features = vlm.hidden_size
+        self.critic = nn.Sequential(nn.Linear(self.features, width), nn.ReLU(), nn.Linear(width, 1))
 
     def decode(self, reply: Tensor) -> str:
         """The text of a reply."""
@@ -176,7 +178,9 @@ def play(policy: Policy, fleet: Fleet, conversations: Sequence[Conversation]) ->
     acts = {}
     for slot, (sample, conversation) in enumerate(zip(samples, conversations, strict=True)):
         text = policy.decode(sample.reply)
-        acts[slot] = Act(conversation.read(text).action, reply=text)
+        action = conversation.read(text).action
+        sample.unparseable = action is None
+        acts[slot] = Act(action, reply=text)
     for result in fleet.step(acts):
         conversations[result.slot].observe(result)
         samples[result.slot].reward = result.reward
@@ -233,7 +237,7 @@ def score_all(policy: Policy, samples: Sequence[Sample]) -> tuple[list[Tensor], 
     """Log-probs under the policy and under the reference, and the critic's features."""
     old: dict[int, Tensor] = {}
     ref: dict[int, Tensor] = {}
-    features = torch.empty(len(samples), policy.critic[0].in_features)
+    features = torch.empty(len(samples), policy.features)
     for micro in by_length(samples, MICROBATCH):
         chosen = [samples[n] for n in micro]
         logps, mask, hidden = policy.score(chosen, features=True)
@@ -258,8 +262,12 @@ def by_length(samples: Sequence[Sample], size: int) -> Iterator[Tensor]:
 
 def report(update: int, rows: Sequence[Sequence[Sample]]) -> None:
     """As `training_run.py` does."""
-    lengths = [len(sample.reply) for row in rows for sample in row]
-    metrics = {"env_steps": update * len(lengths), "replies/tokens": sum(lengths) / len(lengths)}
+    samples = [sample for row in rows for sample in row]
+    metrics = {
+        "env_steps": update * len(samples),
+        "replies/tokens": sum(len(sample.reply) for sample in samples) / len(samples),
+        "replies/unparseable": sum(sample.unparseable for sample in samples) / len(samples),
+    }
     spent = {"seconds": time.perf_counter(), "cpu_seconds": time.process_time(), "frames": 0.0}
     print(json.dumps({**spent, "metrics": metrics}))
 

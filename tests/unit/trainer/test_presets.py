@@ -32,7 +32,7 @@ def test_settings_of_an_env_are_accepted(path: Path) -> None:
     assert sum(env.slots for env in config.envs) * config.rollout_steps % config.policy.minibatch == 0
 
 
-@pytest.mark.parametrize(("env", "gpu"), itertools.product(ENVS, GPUS), ids=lambda path: path.stem)
+@pytest.mark.parametrize(("env", "gpu"), list(itertools.product(ENVS, GPUS)), ids=lambda path: path.stem)
 def test_a_preset_for_a_gpu_goes_on_top(env: Path, gpu: Path) -> None:
     config = load(env, gpu)
     assert config.model.path != "tiny"
