@@ -12,8 +12,9 @@ import pytest
 from overworld import Runner
 from overworld.evaluation.conversation import Conversation, Recipe
 from overworld.host.process import ServerProcess
-from overworld_trainer.clone import Demonstration, clone
+from overworld_trainer.clone import clone
 from overworld_trainer.config import CloneConfig, TrainerConfig
+from overworld_trainer.demonstrations import Demonstration
 from overworld_vlm.load import VLM, save
 from overworld_vlm.tiny import make_tiny
 

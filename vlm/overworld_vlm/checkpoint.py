@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,9 @@ from torch import Tensor
 from overworld_vlm.load import VLM, ModelError, load, save, save_processors
 
 _MAX_MANIFEST_BYTES = 16 << 20
+_YOUNG_NS = 2 * 10**9
+_hashes: dict[tuple[int, ...], str] = {}
+"""Device, inode, size and times of a file -> its SHA-256."""
 _BEST = "best"
 _MAX_NAME_BYTES = 32
 
@@ -103,6 +107,7 @@ def write(
         (unfinished / "trainer").mkdir()
         write_trainer(unfinished / "trainer")
     files = {str(path.relative_to(unfinished)): _sha256(path) for path in _files(unfinished)}
+    hashes = {unfinished / name: digest for name, digest in files.items()}
     manifest = Manifest(
         run=run,
         update=update,
@@ -110,7 +115,7 @@ def write(
         kind="adapter" if adapter else "model",
         base=base_entry,
         files=files,
-        digest=_mixed(weights_digest(weights), base_entry),
+        digest=_mixed(weights_digest(weights, hashes), base_entry),
         recipe=dict(recipe),
         config=dict(config),
         provenance={env: dict(made_by) for env, made_by in provenance.items()},
@@ -215,19 +220,25 @@ def mark_best(root: Path, name: str) -> None:
 
 def find_best(root: Path) -> Path | None:
     """The best checkpoint in a run's folder, unverified; None if none is marked, or it is not there any more."""
+    name = best_name(root)
+    return None if name is None else next((folder for folder in find(root) if folder.name == name), None)
+
+
+def best_name(root: Path) -> str | None:
+    """What `mark_best` was given last, whether or not it is there; None if nothing was."""
     try:
         with (root / _BEST).open("rb") as file:
-            name = file.read(_MAX_NAME_BYTES).strip()
+            return file.read(_MAX_NAME_BYTES).decode(errors="replace").strip()
     except OSError:
         return None
-    return next((folder for folder in find(root) if folder.name.encode() == name), None)
 
 
-def weights_digest(folder: Path) -> str:
-    """Names the weights in a folder: SHA-256 over its safetensors files."""
+def weights_digest(folder: Path, hashes: Mapping[Path, str] | None = None) -> str:
+    """Names the weights in a folder: SHA-256 over its safetensors files, some of whose `hashes` may be known."""
+    hashes = hashes or {}
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
-        digest.update(f"{path.name} {_sha256(path)}\n".encode())
+        digest.update(f"{path.name} {hashes.get(path) or _sha256(path)}\n".encode())
     return digest.hexdigest()
 
 
@@ -246,8 +257,19 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _sha256(path: Path) -> str:
+    """SHA-256 in hex. A file that has not changed since this process hashed it is not read again.
+
+    Its inode, size and times tell. They may fail to within the clock's resolution, so young files are read each time.
+    """
+    stat = path.stat()
+    known = stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+    if known in _hashes:
+        return _hashes[known]
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > _YOUNG_NS:
+        _hashes[known] = digest
+    return digest
 
 
 def _flush(path: Path) -> None:

@@ -74,13 +74,20 @@ class EpisodeFolder:
 
     def __iter__(self) -> Iterator[Episode]:
         """The episodes, one after another. Raises EvaluationError for a line that is not an episode."""
+        return (episode for _, episode in self.places())
+
+    def places(self) -> Iterator[tuple[int, Episode]]:
+        """The episodes, each with where it stands, for `at`. Raises EvaluationError."""
+        place = 0
         for number, line in self._lines():
-            try:
-                yield Episode.model_validate_json(line)
-            except ValidationError as error:
-                raise EvaluationError(
-                    f"{self.path / EPISODES}, line {number}, is not an episode: {problem(error)}"
-                ) from None
+            yield place, self._episode(line, f"line {number}")
+            place += len(line)
+
+    def at(self, place: int) -> Episode:
+        """The episode that stands at a place that `places` gave. Raises EvaluationError."""
+        with _opened(self.path / EPISODES) as file:
+            file.seek(place)
+            return self._episode(file.readline(_MAX_LINE_BYTES), f"at byte {place}")
 
     def count(self) -> int:
         """How many episodes there are, without reading what is in them. Raises EvaluationError."""
@@ -111,11 +118,38 @@ class EpisodeFolder:
         """What the agent was shown. Raises EvaluationError."""
         return Observation(self._parts(turn.seen), turn.observation.admissible)
 
+    def decisions(self, episode: Episode) -> Iterator[Decision]:
+        """Every turn of an episode with the messages that it answered, rebuilt by the header's recipe.
+
+        Raises EvaluationError.
+        """
+        conversation = Conversation(self.spec, self.header.recipe)
+        outcome, executed = None, None
+        for number, turn in enumerate(episode.turns):
+            result = Result(
+                slot=0,
+                episode=0,
+                turn=len(episode.prefix) + number,
+                observation=self.seen(turn),
+                outcome=outcome,
+                executed=executed,
+            )
+            conversation.observe(result)
+            yield Decision(episode, number, turn, conversation.messages())
+            outcome = None if turn.outcome == "failed" else Outcome[turn.outcome.upper()]
+            executed = action_of(turn.executed)
+
     def _parts(self, parts: Iterable[str | ImageRecord]) -> tuple[str | Image, ...]:
         return tuple(
             part if isinstance(part, str) else Image(part.name, self.pixels(part), int(part.xxh64, 16))
             for part in parts
         )
+
+    def _episode(self, line: bytes, where: str) -> Episode:
+        try:
+            return Episode.model_validate_json(line)
+        except ValidationError as error:
+            raise EvaluationError(f"{self.path / EPISODES}, {where}, is not an episode: {problem(error)}") from None
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         """The whole lines with their numbers. A last one without an end was torn by a crash, and is dropped."""
@@ -191,26 +225,9 @@ class Decision:
 
 
 def decisions(folder: EpisodeFolder) -> Iterator[Decision]:
-    """Every turn of every episode, each with the messages that the model was given, rebuilt by the folder's recipe.
-
-    Raises EvaluationError.
-    """
+    """Every turn of every episode, each with the messages that the model was given. Raises EvaluationError."""
     for episode in folder:
-        conversation = Conversation(folder.spec, folder.header.recipe)
-        outcome, executed = None, None
-        for number, turn in enumerate(episode.turns):
-            result = Result(
-                slot=0,
-                episode=0,
-                turn=len(episode.prefix) + number,
-                observation=folder.seen(turn),
-                outcome=outcome,
-                executed=executed,
-            )
-            conversation.observe(result)
-            yield Decision(episode, number, turn, conversation.messages())
-            outcome = None if turn.outcome == "failed" else Outcome[turn.outcome.upper()]
-            executed = action_of(turn.executed)
+        yield from folder.decisions(episode)
 
 
 def _read_header(folder: Path) -> Header:

@@ -73,12 +73,17 @@ class ModelConfig(_Section):
 
 
 class CloneConfig(_Section):
-    """Cloning of the envs' experts before RL."""
+    """Cloning before RL: of the envs' experts, or of episodes on disk."""
 
     updates: int = Field(default=0, ge=0, description="optimizer steps; 0: no cloning")
+    episodes: tuple[Path, ...] = Field(
+        default=(), description="folders of episodes to clone (docs/episodes.md); none: the envs' experts are cloned"
+    )
+    successful: bool = Field(default=True, description="clone only episodes that were a success; not for experts")
+    min_return: float | None = Field(default=None, description="clone only episodes with this return; null: any")
     lr: float = Field(default=1e-3, gt=0, description="learning rate, falling to 0 along a cosine")
     random_actions: float = Field(
-        default=1.0, ge=0, le=1, description="share of the expert's actions replaced by random ones; thoughts stay"
+        default=1.0, ge=0, le=1, description="share of an expert's actions replaced by random ones; thoughts stay"
     )
     lora: LoraConfig | None = Field(default=None, description="adapter to clone with, merged afterwards; null: none")
 
@@ -180,7 +185,13 @@ class TrainerConfig(Settings):
     updates: int = Field(default=100, ge=1, description="rollouts to learn from, warm-up included")
     rollout_steps: int = Field(default=8, ge=1, description="steps of each slot per update")
     checkpoint_every: int = Field(default=10, ge=1, description="updates between checkpoints")
-    keep_checkpoints: int = Field(default=2, ge=1, description="checkpoints that keep the state for resuming")
+    checkpoint_minutes: float | None = Field(
+        default=15.0, gt=0, description="minutes after which the next update gets a checkpoint in any case; null: never"
+    )
+    keep_checkpoints: int = Field(default=2, ge=1, description="newest checkpoints that keep the state for resuming")
+    keep_weights: int | None = Field(
+        default=None, ge=1, description="newest checkpoints kept at all, besides the start and the best; null: all"
+    )
     servers: str = Field(default="127.0.0.1:50051", description="env servers: addresses, or redis://host:port/0")
     token: str = Field(default="", description="bearer token of the env servers", repr=False, exclude=True)
     envs: tuple[EnvConfig, ...] = Field(min_length=1)
@@ -212,6 +223,11 @@ class TrainerConfig(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> TrainerConfig:
+        if self.keep_weights is not None and self.keep_weights < self.keep_checkpoints:
+            raise ValueError(
+                f"keep_weights = {self.keep_weights} is less than keep_checkpoints = {self.keep_checkpoints}: a run "
+                "cannot be resumed without weights; set it to that at least, or to null"
+            )
         if self.gamma == 1 and self.time_limit == "bootstrap":
             raise ValueError("gamma = 1 with time_limit = bootstrap has any constant V as a solution: choose another")
         if self.time_limit == "penalty" and not self.recipe.turns_left:
@@ -220,6 +236,8 @@ class TrainerConfig(Settings):
             raise ValueError(
                 "the tiny model starts from random weights and finds no format by itself: set clone.updates"
             )
+        if self.clone.episodes and not self.clone.updates:
+            raise ValueError("clone.episodes are to be cloned, in no update: set clone.updates")
         if self.evaluation.patience is not None and not self.evaluation.every:
             raise ValueError("evaluation.patience counts evaluations, and there are none: set evaluation.every")
         return self

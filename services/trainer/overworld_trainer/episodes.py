@@ -209,14 +209,17 @@ class Episodes:
                 outbox.put(share)
                 calls.submit(self._call, fleet, outbox)
 
-    def receive(self, *, wait: bool) -> dict[Player, Played]:
-        """The results that have arrived; with `wait`, at least one.
+    def receive(self, *, wait: bool, timeout: float | None = None) -> dict[Player, Played]:
+        """The results that have arrived; with `wait`, at least one, unless none arrives within `timeout` seconds.
 
         Raises EnvError if no new episode can be begun, and what `Fleet` raises.
         """
         played: dict[Player, Played] = {}
         while self._moving and (not self._arrived.empty() or (wait and not played)):
-            arrived = self._arrived.get()
+            try:
+                arrived = self._arrived.get(timeout=timeout)
+            except queue.Empty:
+                break
             if isinstance(arrived, BaseException):
                 raise arrived
             self._moving -= len(arrived)

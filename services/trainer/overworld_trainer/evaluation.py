@@ -85,7 +85,7 @@ class Evaluations:
         self._run = run
         self._vlm = vlm
         self._tasks = tasks
-        self._begun = update
+        self._known = update  # evaluations up to this one are those of this run; later ones are left over
         self._interrupted = interrupted
         self._folder = run.folder / _FOLDER
 
@@ -111,7 +111,7 @@ class Evaluations:
         every = self._run.config.evaluation.every
         if not every or not update or update % every:
             return False
-        return update > self._begun or self._figures(update) is None
+        return update > self._known or self._figures(update) is None
 
     def play(self, update: int) -> Metrics | None:
         """Evaluates the policy after so many updates, of which there is a checkpoint; None if it was interrupted.
@@ -129,6 +129,8 @@ class Evaluations:
             temperature=0.0 if config.evaluation.greedy else config.temperature,
             max_tokens=config.max_new_tokens,
         )
+        for folder in self._folders(update):
+            (folder / REPORT).unlink(missing_ok=True)  # of no env may one be left over while another is played
         try:
             for env, tasks, folder in zip(config.envs, self._tasks, self._folders(update), strict=True):
                 with _open_fleet(config, env) as fleet:
@@ -144,6 +146,7 @@ class Evaluations:
         except _InterruptedError:
             _logger.info("the evaluation after update %d was broken off; the resumed run makes it", update)
             return None
+        self._known = max(update, self._known)
         figures = self._figures(update)
         assert figures is not None, "each evaluation has just written its report"
         metrics = _metrics(figures, [env.id for env in config.envs])
@@ -168,7 +171,8 @@ class Evaluations:
 
     def exhausted(self, update: int) -> bool:
         """Whether, after so many updates, the run's patience is at its end."""
-        patience, best = self._run.config.evaluation.patience, self.best(update)
+        patience = self._run.config.evaluation.patience
+        best = None if patience is None else self.best(update)
         if patience is None or best is None:
             return False
         return sum(evaluated > best for evaluated in self._scores(update)) >= patience

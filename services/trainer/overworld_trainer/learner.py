@@ -22,20 +22,31 @@ from overworld_trainer.masters import MasterAdam
 from overworld_trainer.metrics import Metric, Metrics
 from overworld_trainer.samples import Samples
 from overworld_trainer.seeds import derive
+from overworld_trainer.snapshot import Snapshot
+from overworld_trainer.stop import InterruptionError, Stop
 from overworld_trainer.warmup import BestEpoch, hold_out
 
 
 class Learner:
     """Owns the optimizers of a model's trainable weights and of its critic. Its parts are `critic` and `update`."""
 
-    def __init__(self, config: TrainerConfig, vlm: VLM, critic: Critic, stopwatch: Stopwatch | None = None) -> None:
+    def __init__(
+        self,
+        config: TrainerConfig,
+        vlm: VLM,
+        critic: Critic,
+        stopwatch: Stopwatch | None = None,
+        stop: Stop | None = None,
+    ) -> None:
         self._config = config
+        self._stop = stop or Stop()
         self._stopwatch = stopwatch or Stopwatch(vlm.device)
         self._vlm = vlm
         self.critic = critic
         weights = [parameter for parameter in vlm.model.parameters() if parameter.requires_grad]
         self.policy_optimizer = MasterAdam(weights, lr=config.policy.lr)
         self.critic_optimizer = torch.optim.Adam(critic.parameters(), lr=config.critic.lr)
+        self._before = Snapshot(self.policy_optimizer, self.critic_optimizer)
         if config.model.gradient_checkpointing:
             vlm.core.gradient_checkpointing_enable({"use_reentrant": False})
 
@@ -44,9 +55,21 @@ class Learner:
         return f"Learner({self._vlm!r}, {trained:,} weights trained, critic of {self._config.critic.layers})"
 
     def update(self, samples: Samples, update: int) -> Metrics:
-        """Learns from one rollout. During warm-up the policy's optimizer is not touched at all."""
-        config = self._config
-        warming_up = update < config.critic.warmup_updates
+        """Learns from one rollout. During warm-up the policy's optimizer is not touched at all.
+
+        Raises InterruptionError; then weights and optimizers are what they were before.
+        """
+        self._before.take()
+        try:
+            return self._learn(samples, update)
+        except InterruptionError:
+            self._vlm.model.eval()
+            self._before.restore()
+            self.policy_optimizer.publish()
+            raise
+
+    def _learn(self, samples: Samples, update: int) -> Metrics:
+        warming_up = update < self._config.critic.warmup_updates
         with self._stopwatch("critic"):
             # The head learns from the rollout's features alone, whether or not the backbone shares its gradient.
             metrics = self._warm_up_critic(samples, update) if warming_up else self._fit_critic(samples, update)
@@ -103,6 +126,7 @@ class Learner:
     def _fit_epoch(self, data: _CriticData, update: int, epoch: int, means: _RunningMeans) -> None:
         config = self._config.critic
         for chosen in self._minibatches(len(data.targets), config.minibatch, update, epoch, "critic"):
+            self._stop.check()
             features, targets, old_values = (tensor[chosen] for tensor in data)
             loss = value_loss(self.critic(features), old_values, targets, config.clip).mean()
             self.critic_optimizer.zero_grad()
@@ -125,6 +149,7 @@ class Learner:
                 self.policy_optimizer.zero_grad()
                 # In order: a slot's steps show the same frames, each of which a batch encodes once.
                 for micro in _microbatches(samples.select(chosen.sort().values), self._vlm.batch_tokens):
+                    self._stop.check()
                     scores = self._score(micro)
                     policy = policy_loss(
                         scores.logps,

@@ -12,8 +12,9 @@ from overworld_vlm.tiny import make_tiny
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model
 
-from overworld_trainer.clone import Demonstrations, clone
+from overworld_trainer.clone import clone
 from overworld_trainer.config import LoraConfig, ModelConfig
+from overworld_trainer.demonstrations import open_demonstrations, texts
 from overworld_trainer.display import Display
 from overworld_trainer.memory import needing
 from overworld_trainer.reference import Reference
@@ -22,11 +23,11 @@ from overworld_trainer.seeds import derive
 
 
 def make_start(run: Run, display: Display) -> None:
-    """Clones the experts of the run's envs and writes the result as checkpoint 0, always as a whole model."""
+    """Clones demonstrations and writes the result as checkpoint 0, always as a whole model."""
     config = run.config
-    with Demonstrations.open(config) as demonstrations, display.cloning() as show:
+    with open_demonstrations(config) as demonstrations, display.cloning() as show:
         if config.model.path == "tiny":
-            vlm = make_tiny(demonstrations.texts(), config.model.tiny, derive(config.seed, "tiny"))
+            vlm = make_tiny(texts(demonstrations), config.model.tiny, derive(config.seed, "tiny"))
             vlm.model.to(torch_device(config.model.device), torch_dtype(config.model.dtype))
             _bound(vlm, config.model)
         else:
@@ -37,7 +38,7 @@ def make_start(run: Run, display: Display) -> None:
             clone(vlm, demonstrations.batch, config.clone, show)
         if config.clone.lora is not None:
             vlm = vlm.wrapped(vlm.model.merge_and_unload())
-        run.save(vlm, TrainerState(), demonstrations.provenance)
+        run.save(vlm, TrainerState(), demonstrations.provenance, used_expert=demonstrations.used_expert)
 
 
 def load_policy(run: Run, resumed: Path | None) -> tuple[VLM, Reference]:

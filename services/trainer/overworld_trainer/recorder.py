@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator, Sequence
 
@@ -20,8 +21,11 @@ from overworld_trainer.rollout import Rollout
 from overworld_trainer.run import Run, TrainerState
 from overworld_trainer.samples import Samples
 from overworld_trainer.sinks import Sink, open_sinks
+from overworld_trainer.stop import InterruptionError
 from overworld_trainer.summary import rollout_metrics, sample_metrics
 from overworld_trainer.throughput import Throughput
+
+_logger = logging.getLogger(__name__)
 
 
 class Recorder:
@@ -50,6 +54,7 @@ class Recorder:
         if state.guard is not None:
             self._guard.restore(state.guard)
         self._saved = state.update
+        self._saved_at = time.monotonic()
         self._stopwatch.take()  # what came before the first update is not part of it
         self._began = time.perf_counter()
 
@@ -68,7 +73,9 @@ class Recorder:
             self._write(state.update, metrics)
         self._guard.check(metrics, state.update)
         state.update += 1
-        if state.update % config.checkpoint_every == 0:
+        # Kept now: when a checkpoint of this update is written, the next one's moves may have been made.
+        state.slots, state.guard = self._episodes.state(), self._guard.state()
+        if state.update % config.checkpoint_every == 0 or self._checkpoint_is_due():
             self.save()
         self._began = time.perf_counter()
 
@@ -88,13 +95,20 @@ class Recorder:
             sink.write(update, self.state.env_steps, metrics)
 
     def save(self) -> None:
-        """Writes a checkpoint that the run can be resumed from, unless this update has one."""
+        """Writes a checkpoint of the last recorded update, from which the run can be resumed, unless it has one.
+
+        Weights and optimizers must be what they were then.
+        """
         if self._saved == self.state.update:
             return
-        self.state.slots, self.state.guard = self._episodes.state(), self._guard.state()
         with self._stopwatch("checkpoint"):
             self._run.save(self._vlm, self.state, self._episodes.provenance, self._learner)
         self._saved = self.state.update
+        self._saved_at = time.monotonic()
+
+    def _checkpoint_is_due(self) -> bool:
+        minutes = self._run.config.checkpoint_minutes
+        return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
 
 
 @contextlib.contextmanager
@@ -109,11 +123,17 @@ def recording(
     display: Display,
     stopwatch: Stopwatch,
 ) -> Iterator[Recorder]:
-    """A recorder for the updates made within. Unless they end in an exception, the last one gets a checkpoint."""
+    """A recorder for the updates made within. Unless they end in an exception, the last one gets a checkpoint.
+
+    An InterruptionError ends them too, and is not passed on: an update that was thrown away leaves no trace.
+    """
     with (
         open_sinks(run.config, state.update, state.env_steps) as sinks,
         display.training(state.update) as bar,
     ):
         recorder = Recorder(run, state, vlm, learner, episodes, sinks=[*sinks, exporter, bar], stopwatch=stopwatch)
-        yield recorder
+        try:
+            yield recorder
+        except InterruptionError:
+            _logger.info("update %d is thrown away; the run can be resumed", state.update)
         recorder.save()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.rollout import Step
+from overworld_trainer.stop import Stop
 
 
 class Reference:
@@ -25,10 +26,10 @@ class Reference:
         self._vlm = vlm if frozen is None else frozen
         self._frozen = frozen is not None
 
-    def score(self, steps: Sequence[Step], config: TrainerConfig) -> list[Tensor]:
-        """Log-probs of each step's tokens, fp32 [T] each, on the CPU."""
+    def score(self, steps: Sequence[Step], config: TrainerConfig, stop: Stop | None = None) -> list[Tensor]:
+        """Log-probs of each step's tokens, fp32 [T] each, on the CPU. Raises InterruptionError."""
         with self._adapter_off():
-            return score_all(self._vlm, steps, config)
+            return score_all(self._vlm, steps, config, stop)
 
     @contextlib.contextmanager
     def _adapter_off(self) -> Iterator[None]:
@@ -40,10 +41,12 @@ class Reference:
 
 
 @torch.no_grad()
-def score_all(vlm: VLM, steps: Sequence[Step], config: TrainerConfig) -> list[Tensor]:
-    """Log-probs of each step's tokens, fp32 [T] each, on the CPU."""
+def score_all(vlm: VLM, steps: Sequence[Step], config: TrainerConfig, stop: Stop | None = None) -> list[Tensor]:
+    """Log-probs of each step's tokens, fp32 [T] each, on the CPU. Raises InterruptionError."""
+    stop = stop or Stop()
     logps: dict[int, Tensor] = {}
     for chosen in split([len(step.prompt) + len(step.reply) for step in steps], vlm.batch_tokens):
+        stop.check()
         prompts, replies = [steps[n].prompt for n in chosen], [steps[n].reply for n in chosen]
         scores = score(vlm, prompts, replies, temperature=config.temperature)
         for n, row in zip(chosen, scores.logps.cpu(), strict=True):

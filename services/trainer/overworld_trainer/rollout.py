@@ -20,6 +20,7 @@ from torch import Tensor
 from overworld_trainer.codec import as_arrays, count_thinking, decode_reply, encode_messages
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.episodes import EnvError, Episodes, EpisodeStatistics, Played, Player
+from overworld_trainer.stop import POLL_SECONDS, Stop
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -99,9 +100,11 @@ class Collector:
         writer: Writer,
         episodes: Episodes,
         stopwatch: Stopwatch | None = None,
+        stop: Stop | None = None,
         on_step: OnStep = lambda player, reply, cut, played: None,
     ) -> None:
         self._config = config
+        self._stop = stop or Stop()
         self._on_step = on_step
         self._vlm = vlm
         self._writer = writer
@@ -113,12 +116,13 @@ class Collector:
     def collect(self, steps: int) -> Rollout:
         """Plays `steps` steps in every slot. Episodes continue across the border to the next rollout.
 
-        Raises EnvError if all of them fail, and what writer and episodes raise.
+        Raises EnvError if all of them fail, InterruptionError, and what writer and episodes raise.
         """
         rows: dict[Player, list[Step]] = {player: [] for player in self._episodes.players}
         ended: dict[Player, list[EpisodeStatistics]] = {player: [] for player in rows}
         requests = {player: self._ask(player) for player in rows}
         while any(len(row) < steps for row in rows.values()):
+            self._stop.check()
             for player, played in self._receive().items():
                 rows[player].append(self._finish(player, requests[player], played))
                 if played.statistics is not None:
@@ -159,11 +163,11 @@ class Collector:
         self._episodes.send(acts)
 
     def _receive(self) -> dict[Player, Played]:
-        """Results; they are waited for when there is nothing to write."""
+        """Results; they are waited for when there is nothing to write, though not for long: it may be time to stop."""
         if self._writing:
             return self._episodes.receive(wait=False)
         with self._stopwatch("waiting_for_envs"):
-            return self._episodes.receive(wait=True)
+            return self._episodes.receive(wait=True, timeout=POLL_SECONDS)
 
     def _finish(self, player: Player, request: Request, played: Played) -> Step:
         """The step that a request and its result make; the player's next prompt is encoded."""

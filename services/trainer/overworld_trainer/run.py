@@ -15,6 +15,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,11 @@ from overworld_trainer.learner import Learner
 
 _logger = logging.getLogger(__name__)
 
+_PRUNED = ".pruned"
 _CHANGEABLE_ON_RESUME = {
-    "run", "updates", "checkpoint_every", "keep_checkpoints", "servers", "threads", "retry_budget", "metrics_host",
-    "metrics_port", "wandb", "profile_update", "table", "evaluation.every", "evaluation.slots", "evaluation.patience",
+    "run", "updates", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_weights", "servers",
+    "threads", "retry_budget", "metrics_host", "metrics_port", "wandb", "profile_update", "table", "evaluation.every",
+    "evaluation.slots", "evaluation.patience",
 }  # fmt: skip
 
 
@@ -103,6 +106,10 @@ class Run:
         """The model at the start of RL: the reference, and what an adapter belongs to."""
         return self.start / "weights" if self.config.clone.updates else Path(self.config.model.path)
 
+    @property
+    def _start_used_expert(self) -> bool:
+        return self.has_start and checkpoint.read(self.start, verify=False).used_expert
+
     def checkpoint(self, update: int) -> Path:
         """The folder of the checkpoint after so many updates."""
         return self.checkpoints / f"{update:06}"
@@ -126,8 +133,13 @@ class Run:
         state: TrainerState,
         provenance: Mapping[str, Mapping[str, str]],
         learner: Learner | None = None,
+        *,
+        used_expert: bool | None = None,
     ) -> Path:
-        """Writes a checkpoint; with a learner, one that the run can be resumed from."""
+        """Writes a checkpoint; with a learner, one that the run can be resumed from.
+
+        `used_expert`: whether expert advice went into the weights; None: whether it went into those at the start of RL.
+        """
 
         def write_trainer(folder: Path) -> None:
             assert learner is not None
@@ -149,13 +161,34 @@ class Run:
             recipe=self.config.recipe.model_dump(),
             config=self.config.model_dump(mode="json"),
             provenance=provenance,
-            used_expert=self.config.clone.updates > 0,
+            used_expert=self._start_used_expert if used_expert is None else used_expert,
         )
-        resumable = [path for path in checkpoint.find(self.checkpoints) if (path / "trainer").exists()]
-        for path in resumable[: -self.config.keep_checkpoints]:
-            # Renamed first: a checkpoint with only part of its trainer/ would count as damaged.
-            shutil.rmtree((path / "trainer").rename(path / ".trainer.pruned"))
+        if learner is not None:
+            self._prune(folder)
         return folder
+
+    def _prune(self, newest: Path) -> None:
+        """Removes what the settings do not keep, now that `newest` has been written."""
+        checkpoints = [path for path in self._unpruned if path != newest] + [newest]
+        for path in checkpoints[: -self.config.keep_checkpoints]:
+            if (path / "trainer").exists():
+                # Renamed first: a checkpoint with only part of its trainer/ would count as damaged.
+                shutil.rmtree((path / "trainer").rename(path / ".trainer.pruned"))
+        if self.config.keep_weights is None:
+            self._unpruned = checkpoints[-self.config.keep_checkpoints :]
+            return
+        best = checkpoint.best_name(self.checkpoints)
+        removed = [path for path in checkpoints[: -self.config.keep_weights] if path.name != best]
+        for path in removed:
+            shutil.rmtree(path.rename(path.with_name(f".{path.name}{_PRUNED}")))
+        self._unpruned = [path for path in checkpoints if path not in removed]
+
+    @cached_property
+    def _unpruned(self) -> list[Path]:
+        """The checkpoints but the start, oldest first, of which something may be left to remove."""
+        for path in self.checkpoints.glob(f".*{_PRUNED}"):  # a crash came between renaming and removing
+            shutil.rmtree(path)
+        return [path for path in checkpoint.find(self.checkpoints) if path != self.start]
 
 
 def read_state(folder: Path) -> TrainerState:

@@ -19,6 +19,7 @@ from overworld_trainer.config import TrainerConfig
 from overworld_trainer.losses import kl_rewards
 from overworld_trainer.reference import Reference, score_all
 from overworld_trainer.rollout import Rollout, Step
+from overworld_trainer.stop import Stop
 
 _TIME_LIMIT_PENALTY = -1.0
 
@@ -100,19 +101,20 @@ def make_samples(
     value: ValueFunction,
     config: TrainerConfig,
     stopwatch: Stopwatch | None = None,
+    stop: Stop | None = None,
 ) -> Samples:
-    """Scores a rollout's replies and states, and works out what each step teaches.
+    """Scores a rollout's replies and states, and works out what each step teaches. Raises InterruptionError.
 
     Its parts are `reference`, `old_logps` and `values`.
     """
     stopwatch = stopwatch or Stopwatch(vlm.device)
     steps = rollout.flat
     with stopwatch("reference"):
-        ref_logps = reference.score(steps, config)
+        ref_logps = reference.score(steps, config, stop)
     # In bf16 the sampler's kernels round differently: ratios are taken to what the training kernels say.
     exact = config.model.dtype == "float32"
     with stopwatch("old_logps"):
-        old_logps = [step.logps for step in steps] if exact else score_all(vlm, steps, config)
+        old_logps = [step.logps for step in steps] if exact else score_all(vlm, steps, config, stop)
     with stopwatch("values"):
         valuation = estimate_values(rollout, vlm, value, config)
     return assemble(rollout, valuation, old_logps, ref_logps, config)

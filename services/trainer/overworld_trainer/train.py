@@ -37,6 +37,7 @@ from overworld_trainer.run import Run, TrainerState, read_state, restore_learner
 from overworld_trainer.samples import make_samples
 from overworld_trainer.seeds import derive, episode_seed
 from overworld_trainer.sinks.weights_and_biases import import_wandb
+from overworld_trainer.stop import Stop
 from overworld_trainer.tables import Tables
 
 _logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ _logger = logging.getLogger(__name__)
 def train(config: TrainerConfig) -> bool:
     """Begins or resumes the run that the settings describe. Returns whether it is finished.
 
-    After SIGTERM it makes no further update and can be resumed.
+    After SIGTERM the update under way is thrown away, the one before it gets a checkpoint, and the run can be resumed.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -65,12 +66,13 @@ def _improve(run: Run, display: Display, exporter: Exporter) -> bool:
     vlm, reference = load_policy(run, resumed)
     critic = Critic(vlm.hidden_size, config.critic.layers, derive(config.seed, "critic")).to(vlm.device)
     stopwatch = Stopwatch(vlm.device)
-    learner = Learner(config, vlm, critic, stopwatch)
+    stop = Stop()
+    learner = Learner(config, vlm, critic, stopwatch, stop)
     if resumed is not None:
         restore_learner(resumed, learner)
         _logger.info("resuming from %s", resumed)
     writer = Engine(vlm, max_batch=config.max_batch, value_input=config.critic.input, stopwatch=stopwatch)
-    stopping = _sigterm()
+    _on_sigterm(stop)
     checkpointing = () if config.model.gradient_checkpointing else ("model.gradient_checkpointing = true",)
     with (
         Episodes.open(config, functools.partial(episode_seed, config.seed), state.slots) as episodes,
@@ -78,17 +80,17 @@ def _improve(run: Run, display: Display, exporter: Exporter) -> bool:
             run, state, vlm, learner, episodes, exporter=exporter, display=display, stopwatch=stopwatch
         ) as recorder,
     ):
-        evaluations = Evaluations.open(run, vlm, update=state.update, interrupted=stopping.is_set)
+        evaluations = Evaluations.open(run, vlm, update=state.update, interrupted=stop.asked)
         tables = Tables(config, episodes, state.update)
-        collector = Collector(config, vlm, writer, episodes, stopwatch, tables.take)
+        collector = Collector(config, vlm, writer, episodes, stopwatch, stop, tables.take)
         recorder.evaluate(evaluations)  # what was killed before it was finished
-        while state.update < config.updates and not stopping.is_set() and not evaluations.exhausted(state.update):
+        while state.update < config.updates and not evaluations.exhausted(state.update):
             with _traced(run, state.update, stopwatch):
                 with needing("max_batch", config.max_batch, f"model.batch_tokens = {vlm.batch_tokens // 2}"):
                     rollout = collector.collect(config.rollout_steps)
                 tables.write()
                 with needing("model.batch_tokens", vlm.batch_tokens, *checkpointing):
-                    samples = make_samples(rollout, vlm, reference, critic, config, stopwatch)
+                    samples = make_samples(rollout, vlm, reference, critic, config, stopwatch, stop)
                     metrics = learner.update(samples, state.update)
             recorder.record(rollout, samples, metrics)
             recorder.evaluate(evaluations)
@@ -100,7 +102,7 @@ def _improve(run: Run, display: Display, exporter: Exporter) -> bool:
             evaluations.best(state.update),
         )
         return True
-    return state.update >= config.updates
+    return state.update >= config.updates and not evaluations.due(state.update)
 
 
 def _traced(run: Run, update: int, stopwatch: Stopwatch) -> AbstractContextManager[None]:
@@ -110,9 +112,7 @@ def _traced(run: Run, update: int, stopwatch: Stopwatch) -> AbstractContextManag
     return traced(run.folder / "traces" / f"update-{update:06}.json.gz", stopwatch)
 
 
-def _sigterm() -> threading.Event:
-    """Set when SIGTERM comes."""
-    received = threading.Event()
+def _on_sigterm(stop: Stop) -> None:
+    """Lets SIGTERM ask to stop."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: received.set())
-    return received
+        signal.signal(signal.SIGTERM, lambda *_: stop.ask())

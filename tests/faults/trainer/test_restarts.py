@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -127,7 +128,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_numbers(
     same(tmp_path / "run", undisturbed[kind])
 
 
-def test_sigterm_ends_a_run_after_its_update_so_that_it_can_go_on(
+def test_sigterm_ends_a_run_so_that_it_can_go_on(
     server: ServerProcess, model: Path, undisturbed: dict[str, Path], tmp_path: Path
 ) -> None:
     command = Command(tmp_path, run_fields(server, tmp_path / "run", model, updates=UPDATES, checkpoint_every=100))
@@ -140,6 +141,67 @@ def test_sigterm_ends_a_run_after_its_update_so_that_it_can_go_on(
     same(tmp_path / "run", undisturbed["model"])
 
 
+PLACES = {
+    "decoding": ("overworld_vlm.engine.Engine.step", 2),
+    "scoring": ("overworld_trainer.reference.score", 1),
+    "fitting the critic": ("overworld_trainer.learner.value_loss", 2),
+    "improving the policy": ("overworld_trainer.learner.policy_loss", 2),
+}
+"""What is called, and which of its calls gets the signal."""
+
+
+@pytest.mark.parametrize("kind", ["model", "adapter"])
+@pytest.mark.parametrize("place", PLACES)
+def test_an_update_is_thrown_away_wherever_sigterm_finds_it(
+    server: ServerProcess,
+    model: Path,
+    kinds: dict[str, dict[str, Any]],
+    undisturbed: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    kind: str,
+) -> None:
+    """In the fourth update, in which optimizers have made steps by then; the newest checkpoint is the second's."""
+    folder = tmp_path / "run"
+    settings = run_settings(server, folder, model, updates=UPDATES, checkpoint_every=2, **kinds[kind])
+    path, number = PLACES[place]
+    module, _, name = path.rpartition(".")
+    holder = pkgutil.resolve_name(module)
+    original, calls = getattr(holder, name), 0
+
+    def noted(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        if len(lines(folder)) == 3:
+            calls += 1
+            if calls == number:
+                os.kill(os.getpid(), signal.SIGTERM)
+        assert calls <= number, "it went on"
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(holder, name, noted)
+    assert not train(settings)
+    monkeypatch.undo()
+    assert calls == number
+    assert len(lines(folder)) == progress(folder, 3)["update"] == 3
+    assert train(settings)
+    same(folder, undisturbed[kind])
+
+
+def test_sigterm_does_not_wait_for_an_update_that_takes_long(
+    server: ServerProcess, model: Path, tmp_path: Path
+) -> None:
+    policy = {"epochs": 100_000, "minibatch": 8, "lr": 1e-9}
+    command = Command(tmp_path, run_fields(server, tmp_path / "run", model, policy=policy, checkpoint_every=100))
+    command.wait_for(1)  # the warm-up; the next update would take hours
+    time.sleep(2)
+    began = time.monotonic()
+    assert command.end_by(signal.SIGTERM) == 143
+    assert time.monotonic() - began < 10
+    assert progress(tmp_path / "run", 1)["update"] == 1
+    assert "update 1 is thrown away" in (tmp_path / "log").read_text()
+
+
 @pytest.mark.parametrize("file", ["weights/model.safetensors", "trainer/optimizers.safetensors", "manifest.json"])
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
     server: ServerProcess,
@@ -149,8 +211,8 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
     caplog: pytest.LogCaptureFixture,
     file: str,
 ) -> None:
-    settings = run_settings(server, tmp_path / "run", model, updates=4)
-    train(settings)
+    policy = run_fields(server, "", "")["policy"] | {"lr_updates": UPDATES}
+    train(run_settings(server, tmp_path / "run", model, updates=4, policy=policy))
     path = tmp_path / "run" / "checkpoints" / "000004" / file
     os.truncate(path, path.stat().st_size - 10)
     with caplog.at_level(logging.INFO):

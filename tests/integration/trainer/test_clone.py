@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 from overworld.host.process import ServerProcess
-from overworld_trainer.clone import Demonstration, Demonstrations, clone
+from overworld_trainer.clone import clone
 from overworld_trainer.codec import as_arrays
 from overworld_trainer.config import TrainerConfig
+from overworld_trainer.demonstrations import Demonstration, ExpertDemonstrations
 from overworld_trainer.display import Display
 from overworld_trainer.episodes import EnvError
 from overworld_trainer.policy import load_policy, make_start
@@ -33,7 +34,7 @@ def settings(server: ServerProcess, folder: str | Path, **changes: Any) -> Train
 
 
 def demonstrations(server: ServerProcess, count: int = 6, **changes: Any) -> list[list[Demonstration]]:
-    with Demonstrations.open(settings(server, "unused", **changes)) as source:
+    with ExpertDemonstrations.open(settings(server, "unused", **changes)) as source:
         return [source.batch() for _ in range(count)]
 
 

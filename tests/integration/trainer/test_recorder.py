@@ -2,9 +2,11 @@
 
 import functools
 import math
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from overworld.host.process import ServerProcess
@@ -18,6 +20,7 @@ from overworld_trainer.rollout import Collector, Rollout
 from overworld_trainer.run import Run, TrainerState, read_state
 from overworld_trainer.samples import Samples
 from overworld_trainer.seeds import episode_seed
+from overworld_trainer.stop import InterruptionError
 from overworld_vlm.engine import Engine
 from overworld_vlm.load import VLM
 from overworld_vlm.stopwatch import Stopwatch
@@ -61,6 +64,37 @@ def test_every_nth_update_has_a_checkpoint_and_so_has_the_last(update: Update) -
     assert state.slots == episodes.state()
     assert [len(lines(run.folder)), len(list(exporter.collect())) > 10] == [3, True]
     assert repr(run) == f"Run({run.folder}, checkpoints [2, 3])"
+
+
+@pytest.mark.parametrize(("minutes", "expected"), [(10.0, [2, 4, 5, 6]), (60.0, [5, 6]), (None, [5, 6])])
+def test_when_minutes_have_passed_since_the_last_one_the_next_update_has_a_checkpoint(
+    update: Update, minutes: float | None, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every update takes six minutes; the fifth has one by its number, the sixth since it is the last."""
+    elapsed = 0.0
+    clock = SimpleNamespace(monotonic=lambda: elapsed, perf_counter=time.perf_counter)
+    monkeypatch.setattr("overworld_trainer.recorder.time", clock)
+    run, *_, rollout, samples, _ = update
+    run.config = run.config.model_copy(update={"checkpoint_every": 5, "checkpoint_minutes": minutes})
+    with recorder(update) as one:
+        for _ in range(6):
+            elapsed += 6 * 60
+            one.record(rollout, samples, {})
+    assert saved(run) == [f"{number:06}" for number in expected]
+
+
+def test_an_interrupted_update_leaves_a_checkpoint_of_the_one_before(update: Update) -> None:
+    """With its episodes as they were then, though moves have been made since."""
+    run, state, vlm, episodes, rollout, samples, _ = update
+    with recorder(update) as one:
+        one.record(rollout, samples, {})
+        slots = episodes.state()
+        Collector(run.config, vlm, Engine(vlm), episodes).collect(1)
+        assert episodes.state() != slots
+        raise InterruptionError
+    assert saved(run) == ["000001"]
+    assert read_state(run.checkpoint(1)) == state
+    assert state.slots == slots
 
 
 def test_a_checkpoint_is_not_written_twice(update: Update) -> None:

@@ -76,6 +76,8 @@ def test_defaults_are_those_of_the_specification(file: str) -> None:
         ({"max_new_tokens": 0}, "max_new_tokens"),
         ({"temperature": 0}, "temperature"),
         ({"keep_checkpoints": 0}, "keep_checkpoints"),
+        ({"keep_checkpoints": 3, "keep_weights": 2}, "keep_weights = 2 is less than keep_checkpoints = 3"),
+        ({"checkpoint_minutes": 0}, "checkpoint_minutes"),
         ({"policy": {"lr": 0}}, "policy.lr"),
         ({"policy": {"clip": 1.0}}, "policy.clip"),
         ({"policy": {"epochs": 0}}, "policy.epochs"),

@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 from overworld.errors import SettingsError
-from overworld_trainer.exporter import serve_metrics
+from overworld_trainer.exporter import Exporter, serve_metrics
 from prometheus_client.parser import text_string_to_metric_families
 
 
@@ -39,6 +39,23 @@ def test_a_port_that_is_taken_is_named() -> None:
         with pytest.raises(SettingsError, match=f"metrics_port: 127.0.0.1:{port} cannot be listened on"):
             with serve_metrics("127.0.0.1", port):
                 pass
+
+
+def test_the_figures_of_an_evaluation_hold_until_the_next() -> None:
+    exporter = Exporter()
+
+    def served() -> dict[str, float]:
+        return {sample.name: sample.value for family in exporter.collect() for sample in family.samples}
+
+    exporter.write(9, 64, {"charts/SPS": 7.0})
+    exporter.write(9, 64, {"eval/return": 0.5})
+    assert served()["overworld_trainer_charts_sps"] == 7
+    assert served()["overworld_trainer_eval_return"] == 0.5
+    exporter.write(10, 128, {"losses/kl_k3": 0.1})
+    assert served()["overworld_trainer_eval_return"] == 0.5
+    assert "overworld_trainer_charts_sps" not in served()
+    exporter.write(19, 256, {"eval/return": 0.75})
+    assert served()["overworld_trainer_eval_return"] == 0.75
 
 
 def test_port_0_serves_nothing() -> None:

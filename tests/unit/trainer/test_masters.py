@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
-from overworld_trainer.clone import Demonstration, clone
+from overworld_trainer.clone import clone
 from overworld_trainer.config import CloneConfig
+from overworld_trainer.demonstrations import Demonstration
 from overworld_trainer.masters import MasterAdam
 from overworld_trainer.metrics import Metric
 from overworld_vlm.load import VLM

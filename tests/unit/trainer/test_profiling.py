@@ -43,7 +43,7 @@ def test_a_trace_holds_parts_and_operations(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
     with stopwatch("later"):
         work(0.01)
-    assert stopwatch.take().keys() == {"update", "inner", "later", "other"}
+    assert stopwatch.take().keys() == {"update", "inner", "record", "later", "other"}
 
 
 def test_no_part_is_recorded_for_longer_than_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +65,27 @@ def test_no_part_is_recorded_for_longer_than_its_time(tmp_path: Path, monkeypatc
     within = [event for event in events(path) if event["name"] == "aten::matmul" and event["ts"] >= last["ts"]]
     assert within
     assert all(event["ts"] <= last["ts"] + last["dur"] for event in within)
+
+
+def test_parts_that_alternate_do_not_switch_the_profiler_forever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(profiling, "_SECONDS_PER_PART", 0.02)
+    stopwatch = Stopwatch()
+    with traced(tmp_path / "trace.json.gz", stopwatch):
+        with stopwatch("long"):
+            work(0.02)
+        for _ in range(100):
+            with stopwatch("short"):
+                pass
+            with stopwatch("long"):
+                pass
+        with stopwatch("new"):
+            work(0.01)
+    found = parts(tmp_path / "trace.json.gz")
+    assert (found["long"], found["new"]) == (1, 1)
+    assert 1 < found["short"] < 20
+    assert capfd.readouterr().err.count("Toggling") < 20
 
 
 def test_what_fails_leaves_no_trace(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Never
 
@@ -45,7 +46,7 @@ def trained(vlm: VLM, config: TrainerConfig, updates: int = 2) -> Learner:
 def run(tmp_path: Path) -> Run:
     """A run with the checkpoints 0, 2, 4 and 6 of a whole model; the last two can be resumed."""
     run = Run.open(settings(run=tmp_path / "run"))
-    run.save(make_vlm(), TrainerState(), {"toy/Count": {"rules": "toy 1"}})
+    run.save(make_vlm(), TrainerState(), {"toy/Count": {"rules": "toy 1"}}, used_expert=True)
     vlm = make_vlm()
     learner = trained(vlm, run.config)
     for update in (2, 4, 6):
@@ -104,6 +105,76 @@ def test_only_the_last_checkpoints_keep_what_resuming_needs(run: Run) -> None:
     for path in checkpoint.find(run.checkpoints):
         checkpoint.load_checkpoint(path)
         assert not list(path.glob(".*"))
+
+
+def saved_again(folder: Path, updates: range, **changes: Any) -> Run:
+    """A run with a start and checkpoints after `updates`."""
+    run = Run.open(settings(run=folder, **changes))
+    vlm = make_vlm()
+    if not run.has_start:
+        run.save(vlm, TrainerState(), {})
+    learner = trained(vlm, run.config, 1)
+    for update in updates:
+        run.save(vlm, state_after(update), {}, learner)
+    return run
+
+
+def names(run: Run) -> list[str]:
+    return sorted(path.name for path in run.checkpoints.iterdir() if path.is_dir())
+
+
+def test_keep_weights_removes_old_checkpoints_but_the_start_and_the_best(tmp_path: Path) -> None:
+    run = saved_again(tmp_path / "run", range(2, 10, 2), keep_weights=3)
+    assert names(run) == ["000000", "000004", "000006", "000008"]
+    checkpoint.mark_best(run.checkpoints, "000006")
+    again = saved_again(tmp_path / "run", range(10, 16, 2), keep_weights=3)  # as after a restart
+    assert names(again) == ["000000", "000006", "000010", "000012", "000014"]
+    assert [path.name for path in checkpoint.find(run.checkpoints) if (path / "trainer").exists()] == [
+        "000012",
+        "000014",
+    ]
+    checkpoint.mark_best(run.checkpoints, "000014")
+    again = saved_again(tmp_path / "run", range(16, 18), keep_weights=3)
+    assert names(again) == ["000000", "000014", "000016", "000017"]
+    for path in checkpoint.find(run.checkpoints):
+        checkpoint.load_checkpoint(path)
+
+
+def test_a_crash_while_removing_a_checkpoint_leaves_no_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = saved_again(tmp_path / "run", range(1, 4), keep_weights=3)
+
+    def killed(path: Path, **_: Any) -> None:
+        if path.exists() and "pruned" in path.name and "trainer" not in path.name:
+            (path / "manifest.json").unlink()
+            raise KeyboardInterrupt
+        shutil_rmtree(path, ignore_errors=True)
+
+    shutil_rmtree = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        saved_again(tmp_path / "run", range(4, 5), keep_weights=3)
+    monkeypatch.undo()
+    assert run.latest() == run.checkpoint(4)
+    assert ".000001.pruned" in names(run)
+    saved_again(tmp_path / "run", range(5, 6), keep_weights=3)
+    assert names(run) == ["000000", "000003", "000004", "000005"]
+
+
+def test_saving_does_not_search_the_folder_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long run has thousands of checkpoints."""
+    find, searches = checkpoint.find, []
+
+    def noted(root: Path) -> Iterator[Path]:
+        searches.append(root)
+        return find(root)
+
+    monkeypatch.setattr(checkpoint, "find", noted)
+    for changes in ({}, {"keep_weights": 2}):
+        searches.clear()
+        saved_again(tmp_path / str(changes), range(1, 6), **changes)
+        assert len(searches) == 1
 
 
 def test_a_crash_while_pruning_damages_no_checkpoint(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,8 +249,9 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_what_does_not_change_the_numbers_may_be_changed(run: Run) -> None:
     changes = {
-        "updates": 50, "checkpoint_every": 3, "keep_checkpoints": 1, "servers": "10.0.0.1:5", "token": "secret",
-        "threads": 2, "retry_budget": 5.0, "metrics_host": "0.0.0.0", "metrics_port": 9464,
+        "updates": 50, "checkpoint_every": 3, "checkpoint_minutes": 1, "keep_checkpoints": 1, "keep_weights": 1,
+        "servers": "10.0.0.1:5", "token": "secret", "threads": 2, "retry_budget": 5.0, "metrics_host": "0.0.0.0",
+        "metrics_port": 9464,
     }  # fmt: skip
     assert Run.open(settings(run=run.folder, **changes)).latest() == run.checkpoint(6)
     assert "secret" not in (run.folder / "config.yaml").read_text()

@@ -1,10 +1,13 @@
 """Checkpoints: written completely or not at all, verified before they are used, readable by others."""
 
+import hashlib
 import json
 import os
 import pickle
 import shutil
+import time
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Never
 
@@ -372,3 +375,61 @@ def test_checkpoints_are_found_oldest_first(folder: Path) -> None:
     write(folder / "000002", make_vlm())
     assert [path.name for path in checkpoint.find(folder)] == ["000000", "000002", "000003", "000004"]
     assert list(checkpoint.find(folder / "nothing")) == []
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are read in order to hash them."""
+    names = []
+    file_digest = hashlib.file_digest
+
+    def noted(file: BufferedReader, algorithm: str) -> Any:
+        names.append(Path(file.name).name)
+        return file_digest(file, algorithm)
+
+    monkeypatch.setattr(hashlib, "file_digest", noted)
+    return names
+
+
+def test_a_base_is_hashed_once_and_a_checkpoint_once_when_written(
+    folder: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "_YOUNG_NS", -1)
+    checkpoint.load_checkpoint(folder / "000000")
+    assert hashed.count("model.safetensors") == 1
+    for number in range(5, 8):
+        write(folder / f"{number:06}", with_adapter(make_vlm()), base=folder / "000000" / "weights")
+    assert hashed.count("model.safetensors") == 1
+    assert hashed.count("adapter_model.safetensors") == 3
+    checkpoint.load_checkpoint(folder / "000007")
+    assert hashed.count("model.safetensors") == 1
+    write(folder / "000008", make_vlm(8))
+    assert hashed.count("model.safetensors") == 2
+
+
+def test_a_file_that_has_changed_is_hashed_again(
+    folder: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if size and time of modification are what they were."""
+    path = folder / "000004" / "weights" / "model.safetensors"
+    monkeypatch.setattr(checkpoint, "_YOUNG_NS", -1)
+    checkpoint.read(folder / "000004")
+    checkpoint.read(folder / "000004")
+    assert hashed.count("model.safetensors") == 1
+    stat = path.stat()
+    time.sleep(0.02)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(ModelError, match="has changed"):
+        checkpoint.read(folder / "000004")
+
+
+def test_a_young_file_is_hashed_each_time(folder: Path, hashed: list[str]) -> None:
+    """It may change within the resolution of its times."""
+    write(folder / "000009", make_vlm())
+    hashed.clear()
+    checkpoint.read(folder / "000009")
+    checkpoint.read(folder / "000009")
+    assert hashed.count("model.safetensors") == 2
