@@ -19,7 +19,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # for the tiny models, which th
 from tests.support.learning import make_learner, settings
 from tests.support.tiny_vlm import make_vlm, mixed_prompts
 
-VOCABULARY, REPLIES, REPLY_TOKENS = 152_064, 4, 128
+VOCABULARY, REPLIES, REPLY_TOKENS = 152_064, 8, 128
 COPIES, DIFFERENCE = 0.8, 1e-6
 LR, STEPS, STD, UNMOVED = 1e-5, 20, 0.02, 0.01
 
@@ -32,7 +32,7 @@ def logprobs() -> Iterator[Row]:
     # As with an adapter: no gradient of the vocabulary's weights, which would be counted on both sides.
     vlm.model.requires_grad_(False)
     vlm.model.model.language_model.layers.requires_grad_(True)
-    prompts = mixed_prompts(vlm)[:REPLIES]
+    prompts = (mixed_prompts(vlm) * 2)[:REPLIES]
     replies = list(torch.randint(10, 300, (REPLIES, REPLY_TOKENS), generator=torch.Generator().manual_seed(0)))
     copy = REPLIES * REPLY_TOKENS * VOCABULARY * 4
     logps, gradient, peak = _measured(vlm, lambda: score(vlm, prompts, replies).logps)
@@ -93,8 +93,8 @@ def _unmoved(*, ours: bool) -> float:
         optimizer = torch.optim.Adam(weights, lr=LR)
     before = [weight.detach().clone() for weight in weights]
     for _ in range(STEPS):
-        for number, weight in enumerate(weights):
-            weight.grad = torch.full_like(weight, 1e-3 * (-1) ** number)
+        optimizer.zero_grad()
+        sum((weight * 1e-3 * (-1) ** number).sum() for number, weight in enumerate(weights)).backward()
         optimizer.step()
     unmoved = sum(int((weight == old).sum()) for weight, old in zip(weights, before, strict=True))
     total = sum(weight.numel() for weight in weights)

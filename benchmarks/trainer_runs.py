@@ -31,7 +31,7 @@ ROOT = HERE.parent
 BEFORE = "f8116b0"
 """The commit before issue 10."""
 PACKAGES = ("sdk", "vlm", "services/envserver", "services/trainer")
-ROUNDS, DROPPED = 1, 1
+ROUNDS, DROPPED = 2, 1
 HISTORY, SLOTS, STEPS = 8, 16, 8
 MODEL_PARTS = {f"time/{part}" for part in ("prefill", "decode", "reference", "old_logps", "values", "critic", "update")}
 MAX_INVALID = 0.2
