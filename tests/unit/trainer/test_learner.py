@@ -170,6 +170,7 @@ def test_without_the_stop_gradient_only_the_backbones_gradient_differs_by_that_o
     head, shared_head = learners[True].critic, learners[False].critic
     assert moved(before, head) == set(before)
     assert moved(weights(head), shared_head) == set()
+    assert largest_difference(gradients(head), gradients(shared_head)) == 0  # the shared pass leaves none in the head
     ours, theirs = (learners[kind].critic_optimizer.state_dict()["state"] for kind in (True, False))
     assert all(torch.equal(ours[n][field], theirs[n][field]) for n in ours for field in ours[n])
     assert {field for field in metrics[True] if metrics[True][field] != metrics[False][field]} == {
