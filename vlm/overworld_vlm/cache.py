@@ -20,10 +20,12 @@ class SlotCache(Cache):
     """One row per running reply, each with its own length; spare rows may follow them.
 
     `update` (called by the model's attention, layer by layer) puts one new token per row where the row ends. Layers
-    that attend to a sliding window keep all tokens, too; their mask hides those that have left the window.
+    that attend to a sliding window keep all tokens, too; their mask hides those that have left the window. Attention
+    sees a multiple of `block` columns.
     """
 
-    def __init__(self, text_config: Any) -> None:
+    def __init__(self, text_config: Any, block: int = BLOCK) -> None:
+        self._block = block
         self._layers = [_SlotLayer(self) for _ in range(text_config.num_hidden_layers)]
         sliding = "sliding_attention" in (getattr(text_config, "layer_types", None) or ())
         self._window: int | None = text_config.sliding_window if sliding else None
@@ -31,6 +33,8 @@ class SlotCache(Cache):
         self.lengths: list[int] = []
         """Tokens in each row. Known here and not only on the device: to ask a GPU would be to wait for it."""
         self.longest = 0
+        self.moves = 0
+        """How often keys and values have moved to other places in memory."""
         self.ends = torch.zeros(0, dtype=torch.int64)
 
     def join(self, prefilled: DynamicCache, lengths: Sequence[int]) -> None:
@@ -58,18 +62,21 @@ class SlotCache(Cache):
         for layer in self._layers:
             layer.clear()
 
-    def begin_token(self, ends: Tensor) -> Tensor | dict[str, Tensor]:
-        """Makes room for one more token per row. Returns the attention mask, bool [rows, 1, 1, longest].
+    def begin_token(self, rows: int) -> None:
+        """Makes room for one more token in each of `rows` rows, spare ones included."""
+        self.lengths = [length + 1 for length in self.lengths]
+        self.longest = -(-max(self.lengths) // self._block) * self._block
+        for layer in self._layers:
+            layer.reserve(layer.keys, rows, self.longest)
+
+    def mask(self, ends: Tensor) -> Tensor | dict[str, Tensor]:
+        """The attention mask of the token that has begun, bool [rows, 1, 1, longest].
 
         A model with layers that attend to a sliding window gets a mask for each type of layer.
 
         ends  int64 [rows], on the device: the length of each row with the new token, and of each spare row 1
         """
         self.ends = ends
-        self.lengths = [length + 1 for length in self.lengths]
-        self.longest = -(-max(self.lengths) // BLOCK) * BLOCK
-        for layer in self._layers:
-            layer.reserve(layer.keys, len(ends), self.longest)
         at, ends = torch.arange(self.longest, device=ends.device), ends[:, None]
         full = (at < ends)[:, None, None, :]
         if self._window is None:
@@ -103,6 +110,7 @@ class _SlotLayer(DynamicLayer):
         # Zeros: the attention mask hides what is past the end of a row, but NaNs there would still spread.
         self.keys, self.values = (torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in range(2))
         self.is_initialized = True
+        self._cache.moves += 1
         if old is not None:
             self.keys[:have_rows, :, :have_tokens] = old[0]
             self.values[:have_rows, :, :have_tokens] = old[1]

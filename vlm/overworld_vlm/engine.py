@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from transformers import DynamicCache
 
 from overworld_vlm.batch import PromptError, collate, hidden_states
 from overworld_vlm.cache import SlotCache
+from overworld_vlm.graphs import Graphs
 from overworld_vlm.kernels import BLOCK, row_by_row
 from overworld_vlm.load import VLM
 from overworld_vlm.sampling import draw, log_probs, uniform
@@ -30,21 +30,8 @@ _MAX_BATCHED_PROMPT = 512
 memory by the square of their length."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Inputs:
-    """What the next token of each row is computed from, [rows] each, on the device.
-
-    ids, positions  of the latest token
-    ends            the row's length with that token
-    top_p           None if no row has it
-    """
-
-    ids: Tensor
-    positions: Tensor
-    ends: Tensor
-    uniforms: Tensor
-    temperatures: Tensor
-    top_p: Tensor | None
+_GRAPH_ROWS, _GRAPH_COLUMNS = 16, 256
+"""Shapes for which graphs are captured are multiples of these."""
 
 
 class Engine(Writer):
@@ -52,6 +39,9 @@ class Engine(Writer):
 
     Prompts are prefilled together up to the model's `batch_tokens`. The critic's features of the prompt (`value_input`,
     see `prompt_features`) are recorded on the way. Its parts are `prefill` and `decode`.
+
+    With `graphs` the kernels of a token are launched as CUDA graphs. They hold the addresses of the model's weights,
+    which may change in place only, and know one set of adapters.
     """
 
     def __init__(
@@ -61,6 +51,7 @@ class Engine(Writer):
         max_batch: int = 64,
         value_input: str = "last_prompt_token",
         stopwatch: Stopwatch | None = None,
+        graphs: bool = False,
     ) -> None:
         self._vlm = vlm
         self._stopwatch = stopwatch or Stopwatch(vlm.device)
@@ -69,7 +60,9 @@ class Engine(Writer):
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
         self._gathering = 0  # tokens written since a request has waited for company
-        self._cache = SlotCache(vlm.core.config.text_config)
+        self._cache = SlotCache(vlm.core.config.text_config, _GRAPH_COLUMNS if graphs else BLOCK)
+        self._graphs = Graphs(self._next_tokens, vlm.device) if graphs else None
+        self._captured_moves = 0
 
     def __repr__(self) -> str:
         return f"Engine({self._vlm!r}, {len(self._running)} requests running, {len(self._waiting)} waiting)"
@@ -104,7 +97,7 @@ class Engine(Writer):
                 self._decode()
         rows = [row for row, request in enumerate(self._running) if request.finish is not None]
         finished += [self._remove(row) for row in reversed(rows)]
-        if self.idle:
+        if self.idle and self._graphs is None:
             self._cache.clear()
         return finished
 
@@ -138,50 +131,77 @@ class Engine(Writer):
         self._cache.join(cache, lengths)
         self._running += joining
         last = hidden[torch.arange(len(joining), device=hidden.device), batch.prompt_lengths - 1]
-        self._choose(joining, last, self._upload(joining))
+        table, cut = self._table(joining)
+        last = pad(last, (0, 0, 0, table.shape[1] - len(joining)))
+        self._take(joining, self._choose(last, table.to(self._vlm.device), cut))
 
     def _decode(self) -> None:
-        inputs = self._upload(self._running)
-        mask = self._cache.begin_token(inputs.ends)
-        family = self._vlm.family
+        """Writes the next token of each running reply."""
+        table, cut = self._table(self._running)
+        self._cache.begin_token(table.shape[1])
         with row_by_row(self._vlm.device):
-            hidden = family.hidden_states(
-                self._vlm.core,
-                inputs.ids[:, None],
-                mask,
-                inputs.positions[None, :, None].expand(family.position_axes, -1, 1),
-                None,
-                self._cache,
-            )
-        self._choose(self._running, hidden[:, 0], inputs)
+            if self._graphs is None:
+                chosen = self._next_tokens(table.to(self._vlm.device), self._cache.longest, cut)
+            else:
+                if self._captured_moves != self._cache.moves:
+                    self._graphs.forget()
+                    self._captured_moves = self._cache.moves
+                chosen = self._graphs(table, self._cache.longest, cut)
+        self._take(self._running, chosen)
 
-    def _upload(self, requests: Sequence[Request]) -> _Inputs:
-        """What the next tokens of requests are computed from, in one transfer."""
-        spare = [0.0] * max(BLOCK - len(requests), 0)
+    def _table(self, requests: Sequence[Request]) -> tuple[Tensor, bool]:
+        """All that the next tokens of requests are computed from, fp64 [6, rows] on the CPU, and whether one has top_p.
+
+        The table's rows: latest token, its position, length with it, noise, temperature, top_p. Spare columns make up
+        the numbers of rows that kernels want. Whole numbers stay exact.
+        """
+        count = len(requests)
+        spare = -count % _GRAPH_ROWS if self._graphs is not None else max(BLOCK - count, 0)
         columns = [
-            [request.tokens[-1] if request.tokens else 0 for request in requests] + spare,
-            [request.prompt.next + len(request.tokens) - 1 for request in requests] + spare,
-            [len(request.prompt) + len(request.tokens) for request in requests] + [1.0] * len(spare),
-            [uniform(request.key, len(request.tokens)) for request in requests] + spare,
-            [request.temperature for request in requests] + spare,
-            [request.top_p for request in requests] + [1.0] * len(spare),
+            (
+                request.tokens[-1] if request.tokens else 0,
+                request.prompt.next + len(request.tokens) - 1,
+                len(request.prompt) + len(request.tokens),
+                uniform(request.key, len(request.tokens)),
+                request.temperature,
+                request.top_p,
+            )
+            for request in requests
         ]
-        table = torch.tensor(columns, dtype=torch.float64).to(self._vlm.device)  # whole numbers stay exact
-        ids, positions, ends = table[:3].long()
-        cut = any(request.top_p < 1 for request in requests)
-        return _Inputs(ids, positions, ends, uniforms=table[3], temperatures=table[4], top_p=table[5] if cut else None)
+        table = torch.tensor(columns + [(0, 0, 1, 0.0, 0.0, 1.0)] * spare, dtype=torch.float64).T.contiguous()
+        return table, any(request.top_p < 1 for request in requests)
 
-    def _choose(self, requests: Sequence[Request], hidden: Tensor, inputs: _Inputs) -> None:
-        """Chooses the next token of each request from its hidden state, [B, hidden]."""
-        hidden = pad(hidden, (0, 0, 0, len(inputs.ids) - len(hidden)))
-        greedy = inputs.temperatures == 0
-        temperatures = inputs.temperatures.masked_fill(greedy, 1).float()[:, None]
+    def _next_tokens(self, table: Tensor, longest: int, cut: bool) -> Tensor:
+        """The next tokens of all rows and their log-probs, fp64 [2, rows], without waiting for the device.
+
+        `longest`, the columns that attention sees, is the cache's: graphs are captured for each value of it.
+        """
+        assert longest == self._cache.longest
+        ids, positions, ends = table[:3].long()
+        family = self._vlm.family
+        hidden = family.hidden_states(
+            self._vlm.core,
+            ids[:, None],
+            self._cache.mask(ends),
+            positions[None, :, None].expand(family.position_axes, -1, 1),
+            None,
+            self._cache,
+        )
+        return self._choose(hidden[:, 0], table, cut)
+
+    def _choose(self, hidden: Tensor, table: Tensor, cut: bool) -> Tensor:
+        """As `_next_tokens`, from the hidden states, [rows, hidden]."""
+        uniforms, temperatures, top_p = table[3:]
+        greedy = temperatures == 0
+        temperatures = temperatures.masked_fill(greedy, 1).float()[:, None]
         logps = log_probs(self._vlm.core.lm_head(hidden), self._vlm.banned, temperatures)
-        chosen = torch.where(greedy, logps.argmax(-1), draw(logps, inputs.uniforms, inputs.top_p))
-        chosen_logps = logps.gather(1, chosen[:, None]).squeeze(1)
-        # The one place where a token waits for the device.
-        tokens, values = torch.stack([chosen.double(), chosen_logps.double()]).tolist()
-        for request, token, logp in zip(requests, map(int, tokens), values, strict=False):  # spare rows follow
+        chosen = torch.where(greedy, logps.argmax(-1), draw(logps, uniforms, top_p if cut else None))
+        return torch.stack([chosen.double(), logps.gather(1, chosen[:, None]).squeeze(1).double()])
+
+    def _take(self, requests: Sequence[Request], chosen: Tensor) -> None:
+        """Adds the chosen tokens to their requests. Only here does a token wait for the device."""
+        tokens, logps = chosen.tolist()
+        for request, token, logp in zip(requests, map(int, tokens), logps, strict=False):  # spare rows follow
             request.tokens.append(token)
             request.logps.append(logp)
             if token in self._vlm.eos_ids or (request.stop is not None and request.stop(request.tokens)):

@@ -56,6 +56,9 @@ class ModelConfig(_Section):
         description="tokens, padding included, that go through the model at once; bounds memory only. "
         "null: as many as fit into the device's free memory",
     )
+    cuda_graphs: bool = Field(
+        default=False, description="whether a GPU gets the kernels of a token at once when replies are written"
+    )
     vision_memory: float = Field(
         default=1.0,
         ge=0,

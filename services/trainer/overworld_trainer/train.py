@@ -71,7 +71,13 @@ def _improve(run: Run, display: Display, exporter: Exporter) -> bool:
     if resumed is not None:
         restore_learner(resumed, learner)
         _logger.info("resuming from %s", resumed)
-    writer = Engine(vlm, max_batch=config.max_batch, value_input=config.critic.input, stopwatch=stopwatch)
+    writer = Engine(
+        vlm,
+        max_batch=config.max_batch,
+        value_input=config.critic.input,
+        stopwatch=stopwatch,
+        graphs=config.model.cuda_graphs and vlm.device.type == "cuda",
+    )
     _on_sigterm(stop)
     checkpointing = () if config.model.gradient_checkpointing else ("model.gradient_checkpointing = true",)
     with (
