@@ -88,6 +88,7 @@ class Evaluations:
         self._known = update  # evaluations up to this one are those of this run; later ones are left over
         self._interrupted = interrupted
         self._folder = run.folder / _FOLDER
+        self._reports: dict[int, list[_Figures]] = {}  # that have been read
 
     @classmethod
     def open(cls, run: Run, vlm: VLM, *, update: int, interrupted: Callable[[], bool]) -> Evaluations:
@@ -129,6 +130,7 @@ class Evaluations:
             temperature=0.0 if config.evaluation.greedy else config.temperature,
             max_tokens=config.max_new_tokens,
         )
+        self._reports.pop(update, None)
         for folder in self._folders(update):
             (folder / REPORT).unlink(missing_ok=True)  # of no env may one be left over while another is played
         try:
@@ -186,8 +188,12 @@ class Evaluations:
 
     def _figures(self, update: int) -> list[_Figures] | None:
         """What was reported for each env; None if the evaluation was not finished. Raises EvaluationError."""
-        paths = [folder / REPORT for folder in self._folders(update)]
-        return [_read(path) for path in paths] if all(path.exists() for path in paths) else None
+        if update not in self._reports:
+            paths = [folder / REPORT for folder in self._folders(update)]
+            if not all(path.exists() for path in paths):
+                return None
+            self._reports[update] = [_read(path) for path in paths]
+        return self._reports[update]
 
     def _folders(self, update: int) -> list[Path]:
         return env_folders(update_folder(self._folder, update), [env.id for env in self._run.config.envs])
