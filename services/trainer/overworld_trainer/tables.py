@@ -63,6 +63,7 @@ class Tables:
         self._update = update
         self._watched: dict[Player, _Watched | None] = {}
         self._ended: dict[int, list[_Watched]] = {}
+        self._warned = False
         for player in episodes.players if config.table.every else ():
             self._watched[player] = None
             if player.turn == 0:
@@ -75,9 +76,11 @@ class Tables:
         """A player's reply and what came of it; the player has taken that in already."""
         watched = self._watched.get(player)
         if watched is not None:
-            with self._recording(player):
+            self._watched[player] = None
+            with self._recording():
                 watched.recording.decide(reply, player.conversation.read(reply), cut=cut, fingerprint=self._policy)
                 watched.recording.advance(played.result)
+                self._watched[player] = watched
             if watched.recording.episode is not None:
                 self._end(player, watched)
         if player in self._watched and player.turn == 0:
@@ -89,7 +92,8 @@ class Tables:
             env_ids = [env.id for env in self._config.envs]
             parent = update_folder(self._config.run / _FOLDER, self._update + 1)
             for env, folder in enumerate(env_folders(parent, env_ids)):
-                self._write(folder, env)
+                with self._recording():
+                    self._write(folder, env)
         self._ended.clear()
         self._make_room()
         self._update += 1
@@ -105,7 +109,7 @@ class Tables:
         return f"{self._config.run.name}@{self._update}"
 
     def _begin(self, player: Player) -> None:
-        with self._recording(player):
+        with self._recording():
             watched = _Watched(player, self._episodes.task(player))
             watched.recording.begin(player.result)
             self._watched[player] = watched
@@ -120,13 +124,14 @@ class Tables:
             del ended[self._config.table.episodes :]
 
     @contextlib.contextmanager
-    def _recording(self, player: Player) -> Iterator[None]:
-        """What the format cannot hold is missing in the tables; it is no reason to stop training."""
+    def _recording(self) -> Iterator[None]:
+        """What the format cannot hold is missing in the tables, with a warning; it is no reason to stop training."""
         try:
             yield
         except EvaluationError as error:
-            _logger.warning("an episode is missing in the tables: %s", error)
-            self._watched[player] = None
+            if not self._warned:
+                _logger.warning("tables of episodes lack what their format cannot hold: %s", error)
+            self._warned = True
 
     def _write(self, folder: Path, env: int) -> None:
         fleet = next(player.fleet for player in self._episodes.players if player.env == env)
@@ -138,7 +143,8 @@ class Tables:
                 for image, record in one.images.values():
                     writer.keep([image], [record])
                 assert one.recording.episode is not None
-                writer.append(one.recording.episode)
+                with self._recording():
+                    writer.append(one.recording.episode)
 
     def _make_room(self) -> None:
         """Watches fewer slots if the pictures take too much memory. Not fewer of the long episodes: those that remain

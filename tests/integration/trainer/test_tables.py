@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from overworld import Fallback, Session
+from overworld.evaluation import folder as folder_module
 from overworld.evaluation.episodes import Episode
 from overworld.evaluation.folder import EpisodeFolder, decisions
 from overworld.host.process import ServerProcess
@@ -187,6 +188,22 @@ def test_fewer_slots_are_watched_when_pictures_take_too_much_memory(
     last = EpisodeFolder(tmp_path / "run" / "episodes" / "update-000005")
     assert last.count() == watched[-1]
     assert {len(episode.turns) for episode in last} == {5}
+
+
+def test_what_the_format_cannot_hold_is_missing_and_training_continues(
+    server: ServerProcess,
+    obedient: VLM,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(folder_module, "_MAX_LINE_BYTES", 1200)  # between an episode of two turns and one of five
+    play(settings(server, tmp_path / "run", LONG, SHORT, every=1), obedient, 4)
+    tables = tmp_path / "run" / "episodes"
+    assert [EpisodeFolder(tables / f"update-{n:06}" / "0-puppet-Puppet").count() for n in range(1, 5)] == [0] * 4
+    assert [EpisodeFolder(tables / f"update-{n:06}" / "1-puppet-Puppet").count() for n in range(1, 5)] == [4] * 4
+    assert caplog.text.count("lack what their format cannot hold") == 1
+    assert "the bound is 1,200" in caplog.text
 
 
 def test_recording_costs_next_to_nothing(server: ServerProcess, clueless: VLM, tmp_path: Path) -> None:
