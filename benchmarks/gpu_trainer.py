@@ -173,9 +173,7 @@ def main() -> None:
     rows: list[Row] = []
     for part in parts:
         for row in {"decode": decode, "update": update}[part](vlm, arguments.config):
-            print(
-                json.dumps({"what": row.name, "setting": row.setting, "value": row.value, "unit": row.unit}), flush=True
-            )
+            print(f"{row.name}; {row.setting}: {row.value:.4g} {row.unit}", flush=True)
             rows.append(row)
     finish(rows, arguments.json)
 
