@@ -65,11 +65,6 @@ $(OLDEST): constraints.txt VERSION $(PACKAGES:%=%/pyproject.toml)
 		--requirement requirements-dev.txt $(patsubst %,--editable '%',sdk vlm services/envserver services/trainer)
 	touch $@
 
-.venv-trl: ## TRL, which bench-trainer compares with if this is there; needs other versions than ours
-	$(PYTHON) -m venv $@
-	$@/bin/pip install --quiet --constraint constraints.txt torch
-	$@/bin/pip install --quiet trl==1.16.0 transformers==5.23.0 peft==0.21.2 pillow
-
 up: ## the stack in containers, until `make down`: Redis, env servers, policy server
 	docker compose up --build --detach --wait
 
@@ -111,4 +106,4 @@ bench-%: $(READY) ## one benchmark, e.g. bench-transport; CHECK=1, JSON=FILE
 	$(BIN)/python benchmarks/$*.py $(if $(JSON),--json $(JSON))
 
 clean: ## remove what these targets made, runs/ excepted
-	rm -rf .venv .venv-proto .venv-openenv .venv-oldest .venv-trl .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-proto .venv-openenv .venv-oldest .mypy_cache .ruff_cache .pytest_cache .hypothesis

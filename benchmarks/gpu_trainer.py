@@ -12,8 +12,8 @@ rank 16; it sees eight frames of 224 px. Its tokenizer has as many tokens as the
 process and takes any reply, since random weights give no sensible ones; collector, engine and learner are those of the
 trainer. Nothing is downloaded. A part should take less than eight minutes on an H100.
 
-Besides PyTorch, transformers and peft it needs grpcio, prometheus-client, protobuf, psutil, pydantic-settings, PyYAML,
-rich and tensorboard, and this repository's sdk, vlm and services/trainer on PYTHONPATH.
+Besides PyTorch, transformers and peft it needs grpcio, grpcio-health-checking, grpcio-reflection, protobuf, psutil,
+pydantic-settings, PyYAML, rich and xxhash, and this repository's sdk, vlm and services/trainer on PYTHONPATH.
 
 A token of an update counts 4 FLOPs per weight of the language model's layers (an adapter's forward and backward pass);
 recomputation, the vision tower, attention scores and the vocabulary do not count.
@@ -173,9 +173,7 @@ def main() -> None:
     rows: list[Row] = []
     for part in parts:
         for row in {"decode": decode, "update": update}[part](vlm, arguments.config):
-            print(
-                json.dumps({"what": row.name, "setting": row.setting, "value": row.value, "unit": row.unit}), flush=True
-            )
+            print(f"{row.name}; {row.setting}: {row.value:.4g} {row.unit}", flush=True)
             rows.append(row)
     finish(rows, arguments.json)
 

@@ -36,7 +36,7 @@ class Row:
 
 def parser(description: str) -> argparse.ArgumentParser:
     """A parser with the options that all benchmarks have."""
-    arguments = argparse.ArgumentParser(description=description)
+    arguments = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
     return arguments
 

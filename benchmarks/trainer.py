@@ -4,10 +4,10 @@
 
 turn        a prompt of eight frames of 480 px of which seven were seen before, memory of a step, passes of a frame
             through the vision tower in a rollout and its update; peer: Hugging Face's Processor on the whole history
-logprobs    peak memory of scoring replies, above the plain log_softmax over the vocabulary
+logprobs    peak memory of scoring replies with gradients; peer: log_softmax of all logits at once
 bf16        weights that do not move in 20 steps of full fine-tuning in bfloat16; peer: plain Adam on bfloat16
-end_to_end  env steps per second over whole updates; peers: the trainer as it was before issue 10 (commit f8116b0),
-            `transformers` with batched generation and scoring, and TRL's GRPOTrainer (after `make .venv-trl`)
+end_to_end  env steps per second over whole updates, and where the time goes; peers: the trainer before issue 10 (commit
+            f8116b0, if the clone has it) and `transformers` with batched generation and scoring
 mixed       two envs of which one takes 200 ms a step, against the same commit
 """
 
