@@ -37,8 +37,10 @@ _PRUNED = ".pruned"
 _CHANGEABLE_ON_RESUME = {
     "run", "updates", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_weights", "servers",
     "threads", "retry_budget", "metrics_host", "metrics_port", "wandb", "profile_update", "table", "evaluation.every",
-    "evaluation.slots", "evaluation.patience",
+    "evaluation.slots", "evaluation.patience", "max_batch", "model.batch_tokens", "model.cuda_graphs",
+    "model.gradient_checkpointing", "model.vision_memory",
 }  # fmt: skip
+"""These do not decide what is learnt; those that bound memory may change the last bits of numbers."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -252,7 +254,10 @@ def _compare(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> No
 
 
 def _fixed(settings: Mapping[str, Any], evaluated: bool) -> dict[str, Any]:
-    """Settings with those of evaluations one by one: once there are some, all of them play the same episodes."""
-    evaluation = settings.get("evaluation", {}) if evaluated else {}
-    others = {name: value for name, value in settings.items() if name != "evaluation"}
-    return others | {f"evaluation.{name}": value for name, value in evaluation.items()}
+    """Settings with those of the model, and of evaluations, one by one.
+
+    Evaluations all play the same episodes: what they are is fixed once there is one.
+    """
+    sections = {"model": settings.get("model", {}), "evaluation": settings.get("evaluation", {}) if evaluated else {}}
+    others = {name: value for name, value in settings.items() if name not in sections}
+    return others | {f"{section}.{name}": value for section, own in sections.items() for name, value in own.items()}

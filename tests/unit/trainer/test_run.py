@@ -224,7 +224,7 @@ def test_without_a_checkpoint_to_resume_from_a_run_begins_anew(run: Run) -> None
         ({"gamma": 0.5}, "gamma was 0.99, is 0.5"),
         ({"policy": {"lr": 0.5}}, "policy was"),
         ({"envs": [{"id": "toy/Count", "slots": 4}]}, "envs was"),
-        ({"model": {"lora": {"r": 4}}}, "model was"),
+        ({"model": {"lora": {"r": 4}}}, r"model\.lora was None, is {'alpha': 32, 'r': 4}"),
     ],
 )
 def test_other_settings_are_refused_by_name(run: Run, changes: dict[str, Any], words: str) -> None:
@@ -251,7 +251,8 @@ def test_what_does_not_change_the_numbers_may_be_changed(run: Run) -> None:
     changes = {
         "updates": 50, "checkpoint_every": 3, "checkpoint_minutes": 1, "keep_checkpoints": 1, "keep_weights": 1,
         "servers": "10.0.0.1:5", "token": "secret", "threads": 2, "retry_budget": 5.0, "metrics_host": "0.0.0.0",
-        "metrics_port": 9464,
+        "metrics_port": 9464, "max_batch": 7,
+        "model": {"batch_tokens": 99, "gradient_checkpointing": True, "vision_memory": 0, "cuda_graphs": True},
     }  # fmt: skip
     assert Run.open(settings(run=run.folder, **changes)).latest() == run.checkpoint(6)
     assert "secret" not in (run.folder / "config.yaml").read_text()
