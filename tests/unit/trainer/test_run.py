@@ -224,7 +224,7 @@ def test_without_a_checkpoint_to_resume_from_a_run_begins_anew(run: Run) -> None
         ({"gamma": 0.5}, "gamma was 0.99, is 0.5"),
         ({"policy": {"lr": 0.5}}, "policy was"),
         ({"envs": [{"id": "toy/Count", "slots": 4}]}, "envs was"),
-        ({"model": {"lora": {"r": 4}}}, r"model\.lora was None, is {'alpha': 32, 'r': 4}"),
+        ({"model": {"lora": {"r": 4}}}, r"model\.lora was None, is {"),
     ],
 )
 def test_other_settings_are_refused_by_name(run: Run, changes: dict[str, Any], words: str) -> None:
