@@ -29,7 +29,7 @@ from report import Row
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 BEFORE = "f8116b0"
-"""The commit before issue 10."""
+"""The last commit whose trainer encoded every frame in every step and let slots wait for one another."""
 PACKAGES = ("sdk", "vlm", "services/envserver", "services/trainer")
 ROUNDS, DROPPED = 2, 1
 HISTORY, SLOTS, STEPS = 8, 16, 8
