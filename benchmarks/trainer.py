@@ -6,8 +6,8 @@ turn        a prompt of eight frames of 480 px of which seven were seen before, 
             through the vision tower in a rollout and its update; peer: Hugging Face's Processor on the whole history
 logprobs    peak memory of scoring replies with gradients; peer: log_softmax of all logits at once
 bf16        weights that do not move in 20 steps of full fine-tuning in bfloat16; peer: plain Adam on bfloat16
-end_to_end  env steps per second over whole updates, and where the time goes; peers: the trainer of commit f8116b0, if the
-            clone has it, and `transformers` with batched generation and scoring
+end_to_end  env steps per second over whole updates, and where the time goes; peers: the trainer of commit
+            f8116b0, if the clone has it, and `transformers` with batched generation and scoring
 mixed       two envs of which one takes 200 ms a step, against the same commit
 """
 
