@@ -60,7 +60,8 @@ class Engine(Writer):
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
         self._gathering = 0  # tokens written since a request has waited for company
-        self._cache = SlotCache(vlm.core.config.text_config, _GRAPH_COLUMNS if graphs else BLOCK)
+        # torch 2.11 sums over 32 keys in another order than over more of them.
+        self._cache = SlotCache(vlm.core.config.text_config, _GRAPH_COLUMNS if graphs else 2 * BLOCK)
         self._graphs = Graphs(self._next_tokens, vlm.device) if graphs else None
         self._captured_moves = 0
 
