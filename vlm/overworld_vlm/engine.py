@@ -14,7 +14,7 @@ from transformers import DynamicCache
 from overworld_vlm.batch import PromptError, collate, hidden_states
 from overworld_vlm.cache import SlotCache
 from overworld_vlm.graphs import Graphs
-from overworld_vlm.kernels import BLOCK, row_by_row
+from overworld_vlm.kernels import BLOCK, least_rows, row_by_row
 from overworld_vlm.load import VLM
 from overworld_vlm.sampling import draw, log_probs, uniform
 from overworld_vlm.score import prompt_features
@@ -157,7 +157,7 @@ class Engine(Writer):
         the numbers of rows that kernels want. Whole numbers stay exact.
         """
         count = len(requests)
-        spare = -count % _GRAPH_ROWS if self._graphs is not None else max(BLOCK - count, 0)
+        spare = -count % _GRAPH_ROWS if self._graphs is not None else max(least_rows(self._vlm.device) - count, 0)
         columns = [
             (
                 request.tokens[-1] if request.tokens else 0,

@@ -112,4 +112,4 @@ def test_a_token_waits_for_the_device_nowhere_but_where_it_is_taken(monkeypatch:
     with Waits() as waits:
         engine.step()
     assert waits.found == []
-    assert [tuple(chosen.shape) for chosen in taken] == [(2, 32)]
+    assert [chosen.shape[0] for chosen in taken] == [2]
