@@ -19,6 +19,7 @@ from torch import Tensor
 from tests.support.optional import present
 from tests.support.tiny_families import own_inputs, write_family
 from tests.support.tiny_vlm import MIXED, mixed_prompts, picture, pixels, user
+from tests.support.waits import Waits
 
 TOLERANCE = 1e-5  # of log-probs and logits, in fp32
 TILING = ["gemma3", "smolvlm", "internvl"]
@@ -137,6 +138,27 @@ def test_replies_are_the_same_one_by_one(vlm: VLM, requests: list[Request]) -> N
         assert alone.logps == request.logps
         assert torch.equal(present(alone.features), present(request.features))
         assert largest_difference(scored(vlm, [request]), [request]) <= TOLERANCE
+
+
+def test_a_token_is_decoded_without_waiting_for_the_device(
+    vlm: VLM, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wait would cost time with every token, and CUDA graphs could not be captured."""
+    engine, waits = Engine(vlm), Waits()
+    next_tokens, tokens = engine._next_tokens, []
+
+    def watched(*arguments: Any) -> Tensor:
+        with waits:
+            tokens.append(next_tokens(*arguments))
+        return tokens[-1]
+
+    monkeypatch.setattr(engine, "_next_tokens", watched)
+    engine.run([Request(prompt, 4, key=(number,)) for number, prompt in enumerate(prompts)])
+    assert len(tokens) == 3  # the first came from the prefill
+    assert waits.found == []
+    with waits:
+        torch.tensor([1.0, 2.0]).sum().item()
+    assert len(waits.found) == 2
 
 
 @pytest.mark.parametrize("value_input", ["last_prompt_token", "prompt_mean"])

@@ -10,7 +10,6 @@ from overworld_vlm.graphs import Graph, Graphs
 from overworld_vlm.load import VLM
 from overworld_vlm.writer import Request
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.tiny_vlm import make_vlm, mixed_prompts
 
@@ -80,36 +79,3 @@ def test_graphs_are_captured_again_when_the_cache_has_moved(captures: list[Any])
     expected = requests(vlm)[:3]
     Engine(vlm).run(expected)
     assert [one.tokens for one in again] == [one.tokens for one in expected]
-
-
-class Waits(TorchDispatchMode):
-    """Counts the operations for whose result the host would wait."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function.overloadpacket.__name__ in {"_local_scalar_dense", "nonzero", "masked_select", "equal", "unique2"}:
-            self.found.append(str(function))
-        return function(*args, **(kwargs or {}))
-
-
-def test_a_token_waits_for_the_device_nowhere_but_where_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    vlm = make_vlm()
-    engine = Engine(vlm)
-    for request in requests(vlm):
-        engine.add(request)
-    engine.step()
-    taken: list[Tensor] = []
-    take = engine._take
-
-    def watched(requests: list[Request], chosen: Tensor) -> None:
-        taken.append(chosen)
-        take(requests, chosen)
-
-    monkeypatch.setattr(engine, "_take", watched)
-    with Waits() as waits:
-        engine.step()
-    assert waits.found == []
-    assert [chosen.shape[0] for chosen in taken] == [2]
