@@ -157,7 +157,7 @@ class Channel:
         """Reports an answer to `method` that cannot be read within this context as ServerBrokenError."""
         try:
             yield
-        except (DecodeError, LookupError, ValueError) as error:
+        except (DecodeError, LookupError, RecursionError, ValueError) as error:
             raise ServerBrokenError(f"{self.address} answered {method} in a way that makes no sense: {error}") from None
 
 

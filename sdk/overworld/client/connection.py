@@ -18,6 +18,8 @@ from overworld.v1 import env_pb2 as pb
 _logger = logging.getLogger(__name__)
 
 _CLOSE_SECONDS = 2.0
+_SKIPPING = (pb.OUTCOME_NO_ACTION, pb.OUTCOME_NOT_ADMISSIBLE)
+_ROUNDING = 1e-6  # of simulators that count in float32
 
 
 class Connection:
@@ -44,6 +46,7 @@ class Connection:
         self._copy = copy
         self._gate = Gate()  # steps pass; rebuilding the session closes the gate
         self._rebuilt = 0  # how often
+        self._warned = False  # of a reward outside of its bounds
         self._closed = threading.Event()
         self._channel = connect(address)
         try:
@@ -117,9 +120,10 @@ class Connection:
         sent = [command for command, loss in zip(commands, losses, strict=True) if loss is None]
         data = self._channel.attempt("Step", self._step_request(sent, min_ready))
         with self._channel.reading("Step"):
-            response, frames = read_response(data, sent)
+            response, frames = read_response(data, sent, self.opened.vocabulary, min_ready)
             results = iter(read_results(response, frames, self.opened.shared, copy=self._copy))
         self.draining = response.draining
+        self._watch_rewards(response)
         for command, answer in zip(sent, response.results, strict=True):
             self._ledger.note(command, answer)
         return Results(
@@ -130,6 +134,25 @@ class Connection:
                 for command, loss in zip(commands, losses, strict=True)
             ]
         )
+
+    def _watch_rewards(self, response: pb.StepResponse) -> None:
+        """Warns once of a reward that the simulator gave outside of the bounds of its spec."""
+        spec = self.opened.spec
+        if self._warned or not spec.reward_min < spec.reward_max:
+            return
+        for result in response.results:
+            if not result.turn or result.outcome in _SKIPPING or result.state != pb.SLOT_STATE_READY:
+                continue  # fallback_reward knows no bounds
+            slack = _ROUNDING * max(abs(spec.reward_min), abs(spec.reward_max))
+            if not spec.reward_min - slack <= result.reward <= spec.reward_max + slack:
+                self._warned = True
+                _logger.warning(
+                    "%s: %s gave the reward %g (slot %d, episode %d, turn %d), which is outside of the bounds that its "
+                    "spec declares, %g to %g; this is said once per session",
+                    self.address, spec.id, result.reward, result.slot, result.episode, result.turn,
+                    spec.reward_min, spec.reward_max,
+                )  # fmt: skip
+                return
 
     def _rebuild(self, channel: Channel) -> None:
         """Opens the session again and replays its episodes; once more, if the server is restarted meanwhile."""
@@ -147,7 +170,7 @@ class Connection:
                     raise
                 backoff.wait(error)
         with channel.reading("Step"):
-            response, _ = read_response(data, replays)
+            response, _ = read_response(data, replays, opened.vocabulary)
         for answer in response.results:
             self._ledger.note_replayed(answer)
         self._channel, self.opened = channel, opened

@@ -161,6 +161,8 @@ class Liar(env_pb2_grpc.EnvServiceServicer):
         self.turn = 0
         self.provenance = ""
         self.failing = ""  # the method that fails with an error of gRPC's own
+        self.bounds = (0.0, 0.0)
+        self.spoil_open: Callable[[pb.OpenResponse], object] = lambda response: None
 
     def fail(self, method: str, context: grpc.ServicerContext) -> None:
         if method == self.failing:
@@ -172,10 +174,11 @@ class Liar(env_pb2_grpc.EnvServiceServicer):
         self.fail("GetServerInfo", context)
         return pb.GetServerInfoResponse(slots_total=4, slots_free=4, envs=[self.spec()])
 
-    @staticmethod
-    def spec() -> pb.EnvSpec:
+    def spec(self) -> pb.EnvSpec:
         action = pb.ActionSpec(vocabulary=["go"])
-        return pb.EnvSpec(id="liar/Env", action=action, splits={"endless": 0}, default_split="endless")
+        spec = pb.EnvSpec(id="liar/Env", action=action, splits={"endless": 0}, default_split="endless")
+        spec.reward_min, spec.reward_max = self.bounds
+        return spec
 
     def Open(self, request: pb.OpenRequest, context: grpc.ServicerContext) -> pb.OpenResponse:
         self.fail("Open", context)
@@ -183,6 +186,7 @@ class Liar(env_pb2_grpc.EnvServiceServicer):
             spec=self.spec(), options_json="{}", transport=self.transport, provenance_digest=self.provenance
         )
         response.lease.seconds = self.lease
+        self.spoil_open(response)
         return response
 
     def Step(self, request: pb.StepRequest, context: grpc.ServicerContext) -> pb.StepResponse:
@@ -229,7 +233,7 @@ def liar() -> Iterator[Liar]:
         yield servicer
 
 
-def change(path: str, value: int) -> Callable[[pb.StepResponse], None]:
+def change(path: str, value: float) -> Callable[[pb.StepResponse], None]:
     """Sets results[0].<path> of a response."""
 
     def spoil(response: pb.StepResponse) -> None:
@@ -274,6 +278,134 @@ def test_answers_that_make_no_sense_are_said_to_and_change_nothing(
             session.step(["go", "go"])
         liar.spoil = lambda response: None
         assert [result.turn for result in session.step(["go", "go"])] == [1, 1]
+
+
+def make(change: Callable[[pb.SlotResult], object]) -> Callable[[pb.StepResponse], None]:
+    """Applies `change` to results[1] of a response."""
+
+    def spoil(response: pb.StepResponse) -> None:
+        change(response.results[1])
+
+    return spoil
+
+
+def no_success(result: pb.SlotResult) -> None:
+    result.end = pb.END_TASK
+
+
+def success_too_early(result: pb.SlotResult) -> None:
+    result.success = False
+
+
+def failed_silently(result: pb.SlotResult) -> None:
+    result.state = pb.SLOT_STATE_FAILED
+    result.error.message = "boom"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda result: setattr(result, "reward", float("nan")), "the reward is nan; a finite number"),
+        (lambda result: setattr(result, "reward", float("-inf")), "the reward is -inf; a finite number"),
+        (lambda result: result.metrics.update({"a": 1.0, "b": float("inf")}), "the metric 'b' is inf; a finite number"),
+        (no_success, "end is set and success is not; at an episode's end both are"),
+        (success_too_early, "success is False and end not set; at an episode's end both are"),
+        (lambda result: result.ClearField("observation"), "READY without an observation"),
+        (lambda result: result.observation.ClearField("parts"), "no part names image 0 of 1; exactly one was expected"),
+        (lambda result: result.observation.parts.add(image=0), "2 parts name image 0; exactly one was expected"),
+        (lambda result: result.observation.parts.add(image=1), "a part names image 1 of 1"),
+        (lambda result: result.observation.ClearField("images"), "a part names image 0 of 0"),
+        (lambda result: result.observation.parts.add(), "a part of the observation is empty"),
+        (lambda result: result.observation.admissible.extend(["go", "fly"]), "'fly' is not in the vocabulary"),
+        (lambda result: setattr(result.expert.action, "index", 0), "the expert's action is index; a text was expected"),
+        (failed_silently, "it failed without a reason"),
+    ],
+)
+def test_an_answer_that_breaks_the_contract_names_the_rule_and_the_slot(
+    liar: Liar, spoil: Callable[[pb.SlotResult], object], says: str
+) -> None:
+    with Session(liar.address, "liar/Env", 2) as session:
+        session.reset([0, 0])
+        liar.spoil = make(spoil)
+        said = rf"^{re.escape(liar.address)} answered Step .*slot 1, episode 0, turn 1: .*{re.escape(says)}"
+        with pytest.raises(ServerBrokenError, match=said):
+            session.step(["go", "go"])
+        liar.spoil = lambda response: None
+        assert [result.turn for result in session.step(["go", "go"])] == [1, 1]
+
+
+def test_a_replay_is_checked_like_any_answer(liar: Liar) -> None:
+    with Session(liar.address, "liar/Env", 2) as session:
+        session.reset([0, 0])
+        other = Liar()
+        other.spoil = change("reward", float("nan"))
+        with serving(other), pytest.raises(ServerBrokenError, match="the reward is nan"):
+            session.move(other.address)
+
+
+def test_results_are_pending_only_where_that_was_asked_for(liar: Liar) -> None:
+    liar.spoil = change("state", pb.SLOT_STATE_PENDING)
+    with Session(liar.address, "liar/Env", 2) as session:
+        with pytest.raises(ServerBrokenError, match="1 of 2 results are pending; 2 had to be ready"):
+            session.reset([0, 0])
+        assert [result.pending for result in session.step_some([Reset(), Reset()], min_ready=1)] == [True, False]
+
+
+def test_a_block_is_not_compressed_unasked(liar: Liar) -> None:
+    liar.spoil = lambda response: setattr(response.blocks[0], "compressed_size", 48)
+    with Session(liar.address, "liar/Env", 1) as session, pytest.raises(ServerBrokenError, match="INLINE_LZ4"):
+        session.reset([0])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda response: setattr(response.spec, "id", "liar/Other"), "that of 'liar/Other'; 'liar/Env' was asked for"),
+        (lambda response: response.ClearField("lease"), "a lease of 0 s; it must be longer than 0"),
+        (lambda response: setattr(response.lease, "seconds", -1), "a lease of -1 s"),
+        (lambda response: setattr(response, "options_json", "[]"), r"options_json is '\[\]'; a JSON object"),
+        (lambda response: setattr(response, "options_json", "[" * 200_000), "recursion"),
+        (lambda response: response.spec.action.ClearField("vocabulary"), "exactly one of"),
+    ],
+)
+def test_what_is_granted_is_checked(liar: Liar, spoil: Callable[[pb.OpenResponse], object], says: str) -> None:
+    liar.spoil_open = spoil
+    with pytest.raises(ServerBrokenError, match=rf"^{re.escape(liar.address)} answered Open .*{says}"):
+        Session(liar.address, "liar/Env", 1)
+
+
+def test_a_reward_outside_of_its_bounds_is_said_once_per_session(liar: Liar, caplog: pytest.LogCaptureFixture) -> None:
+    def reward(value: float, outcome: pb.Outcome = pb.OUTCOME_EXECUTED) -> Callable[[pb.StepResponse], None]:
+        def spoil(response: pb.StepResponse) -> None:
+            for result in response.results:
+                result.reward, result.outcome = value, outcome
+
+        return spoil
+
+    def warnings() -> list[str]:
+        return [record.message for record in caplog.records if "bounds" in record.message]
+
+    liar.bounds = (-1.0, 1.0)
+    for _ in range(2):
+        caplog.clear()
+        with Session(liar.address, "liar/Env", 1) as session:
+            session.reset([0])
+            for spoil in (reward(1.0 + 1e-9), reward(-1.0), reward(-7.0, pb.OUTCOME_NO_ACTION)):
+                liar.spoil = spoil
+                session.step(["go"])
+            assert warnings() == []
+            liar.spoil = reward(2.5)
+            assert [session.step(["go"])[0].reward for _ in range(3)] == [2.5] * 3
+            (said,) = warnings()
+            assert said.startswith(f"{liar.address}: liar/Env gave the reward 2.5 (slot 0, episode 0, turn 4)")
+        liar.spoil = lambda response: None
+    liar.bounds = (0.0, 0.0)  # unknown
+    caplog.clear()
+    with Session(liar.address, "liar/Env", 1) as session:
+        session.reset([0])
+        liar.spoil = reward(2.5)
+        session.step(["go"])
+    assert warnings() == []
 
 
 def failed_call(address: str, method: str) -> str:
@@ -327,6 +459,7 @@ def test_a_session_that_cannot_move_stays_as_it_was(
     with start() as changed, Session(toy_server.address, "toy/Count", 2, retry_budget=1) as session:
         expected = session.reset([1, 2]).frames()
         liar.provenance = session._connection.opened.provenance_digest
+        liar.spoil_open = lambda response: setattr(response.spec, "id", "toy/Count")
         liar.failing = "Step"
         for address, error in (
             (changed.address, ServerChangedError),
