@@ -17,13 +17,21 @@ from google.protobuf.message import DecodeError, Message
 from overworld.authoring.env import EnvSpec
 from overworld.contract.status import DOMAIN, from_rpc_error
 from overworld.contract.wire import spec_from_proto
-from overworld.errors import CallFailedError, ContractError, Retry, ServerBrokenError, ServerLostError
+from overworld.errors import (
+    CallFailedError,
+    ContractError,
+    Retry,
+    ServerBrokenError,
+    ServerLostError,
+    ServerStuckError,
+)
 from overworld.v1 import env_pb2 as pb
 
 _logger = logging.getLogger(__name__)
 
 _SERVICE = "/" + pb.DESCRIPTOR.services_by_name["EnvService"].full_name
-_CALL_SECONDS = 60.0
+_CALL_SECONDS = 20.0  # then the server is asked whether it is there, and the call is repeated, which joins it
+_HANG_SECONDS = 60.0
 _PING_SECONDS = 5.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 _LOST_IN_TRANSIT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
@@ -72,15 +80,16 @@ class ServerInfo:
 
 
 class Channel:
-    """A connection to the server at "host:port"."""
+    """A connection to the server at "host:port". The other arguments are those of `Session`."""
 
-    def __init__(self, address: str, token: str, retry_budget: float) -> None:
+    def __init__(self, address: str, token: str, retry_budget: float, step_timeout: float | None = None) -> None:
         if not token.isascii() or not token.isprintable():
             raise ValueError("a token is printable ASCII; check OVERWORLD_TOKEN for line ends")
         self.address = address
         self.closed = threading.Event()
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._budget = retry_budget
+        self._limit = step_timeout
         self._channel = grpc.insecure_channel(address, _OPTIONS)
 
     def __repr__(self) -> str:
@@ -118,12 +127,12 @@ class Channel:
         """As `attempt`, but tries again for `budget` seconds (the channel's by default).
 
         It does so when the call is lost, or when the server asks to come back later. Raises ServerLostError instead of
-        CallLostError.
+        CallLostError, and ServerStuckError.
         """
         backoff = self.backoff(method, budget)
         while True:
             try:
-                return self.attempt(method, request, min(_CALL_SECONDS, max(backoff.budget, _PING_SECONDS)))
+                return self.attempt(method, request, min(backoff.patience, max(backoff.budget, _PING_SECONDS)))
             except CallLostError as error:
                 backoff.wait(error)
             except ContractError as error:
@@ -133,7 +142,7 @@ class Channel:
 
     def backoff(self, method: str, budget: float | None = None) -> Backoff:
         """Pauses between attempts of a call."""
-        return Backoff(self, method, self._budget if budget is None else budget)
+        return Backoff(self, method, self._budget if budget is None else budget, self._limit)
 
     def info(self, budget: float | None = None) -> ServerInfo:
         """GetServerInfo. Raises ServerBrokenError, and what `call` raises."""
@@ -162,25 +171,40 @@ class Channel:
 
 
 class Backoff:
-    """Growing pauses between attempts, until the server has been silent for the whole budget."""
+    """Growing pauses between attempts, until the server has been silent for the whole budget.
 
-    def __init__(self, channel: Channel, method: str, budget: float) -> None:
+    A server that answers other calls is waited for, up to `limit` seconds if there is a limit.
+    """
+
+    def __init__(self, channel: Channel, method: str, budget: float, limit: float | None) -> None:
         self.budget = budget
+        self._limit = limit
         self._channel = channel
         self._method = method
         self._deadline = time.monotonic() + budget
         self._pause = _FIRST_PAUSE
+        self._since = self._told = time.monotonic()
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which the next attempt should wait for its answer."""
+        if self._limit is None:
+            return _CALL_SECONDS
+        return min(_CALL_SECONDS, max(self._since + self._limit - time.monotonic(), _FIRST_PAUSE))
 
     def wait(self, error: CallLostError | ContractError) -> None:
         """Pauses after a failed attempt.
 
         Raises when the budget is used up: ServerLostError after a lost call, or the refusal itself. A call that was
-        given up because it took too long does not count against the budget while the server answers others.
+        given up because it took too long does not count against the budget while the server answers others, but
+        against the limit: ServerStuckError.
         """
         channel = self._channel
         if isinstance(error, CallLostError) and error.late and self._answers():
+            self._check_limit()
             self._deadline, self._pause = time.monotonic() + self.budget, _FIRST_PAUSE
             return
+        self._since = self._told = time.monotonic() + self._pause  # it may have to begin again
         if time.monotonic() + self._pause > self._deadline:
             if isinstance(error, ContractError):
                 raise error
@@ -192,6 +216,18 @@ class Backoff:
             _logger.warning("%s %s: %s; trying again for %g s", channel.address, self._method, error, self.budget)
         channel.closed.wait(self._pause * random.uniform(0.5, 1.0))
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+
+    def _check_limit(self) -> None:
+        """Says every minute that the call is still waited for, until its limit."""
+        now = time.monotonic()
+        waited = now - self._since
+        limit = "no step_timeout is set" if self._limit is None else f"step_timeout is {self._limit:g} s"
+        running = f"{self._channel.address} answers, but has not finished {self._method} for {waited:.0f} s ({limit})"
+        if self._limit is not None and waited >= self._limit:
+            raise ServerStuckError(f"{running}: see the server's log for what holds up its simulator, or wait longer")
+        if now - self._told >= _HANG_SECONDS:
+            self._told = now
+            _logger.warning("%s; waiting", running)
 
     def _answers(self) -> bool:
         try:

@@ -78,7 +78,7 @@ class Connection:
             try:
                 with self._gate.passing():
                     rebuilt = self._rebuilt
-                    return self._attempt(commands, min_ready)
+                    return self._attempt(commands, min_ready, backoff.patience)
             except CallLostError as error:
                 if rebuilt == self._rebuilt:  # otherwise the session may be on another server by now
                     backoff.wait(error)
@@ -114,11 +114,11 @@ class Connection:
             _logger.warning("session %s was not closed (%s); its lease ends soon", self._request.session, error)
         self._channel.close()
 
-    def _attempt(self, commands: Sequence[pb.Command], min_ready: int) -> Results:
+    def _attempt(self, commands: Sequence[pb.Command], min_ready: int, timeout: float) -> Results:
         """One Step. Nothing is noted before all of the answer has been understood."""
         losses = [self._ledger.loss(command) for command in commands]
         sent = [command for command, loss in zip(commands, losses, strict=True) if loss is None]
-        data = self._channel.attempt("Step", self._step_request(sent, min_ready))
+        data = self._channel.attempt("Step", self._step_request(sent, min_ready), timeout)
         with self._channel.reading("Step"):
             response, frames = read_response(data, sent, self.opened.vocabulary, min_ready)
             results = iter(read_results(response, frames, self.opened.shared, copy=self._copy))
@@ -161,7 +161,7 @@ class Connection:
         while True:
             opened = open_session(channel, self._request, shared_memory=self._shared_memory, before=self.opened)
             try:
-                data = channel.attempt("Step", self._step_request(replays))
+                data = channel.attempt("Step", self._step_request(replays), backoff.patience)
                 break
             except CallLostError as error:
                 backoff.wait(error)

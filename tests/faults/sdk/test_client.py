@@ -19,6 +19,7 @@ from overworld import (
     ServerBrokenError,
     ServerChangedError,
     ServerLostError,
+    ServerStuckError,
     Session,
     server_info,
 )
@@ -161,12 +162,15 @@ class Liar(env_pb2_grpc.EnvServiceServicer):
         self.turn = 0
         self.provenance = ""
         self.failing = ""  # the method that fails with an error of gRPC's own
+        self.holding = ""  # the method that is never finished
         self.bounds = (0.0, 0.0)
         self.spoil_open: Callable[[pb.OpenResponse], object] = lambda response: None
 
     def fail(self, method: str, context: grpc.ServicerContext) -> None:
         if method == self.failing:
             context.abort(grpc.StatusCode.INTERNAL, "boom")
+        while method == self.holding and context.is_active():
+            time.sleep(0.02)
 
     def GetServerInfo(
         self, request: pb.GetServerInfoRequest, context: grpc.ServicerContext
@@ -433,6 +437,51 @@ def test_errors_that_are_not_the_contracts_say_which_server_answered_which_call(
         assert [result.turn for result in session.step(["go", "go"])] == [1, 1]
         liar.failing = "Close"
     assert "was not closed" in caplog.text  # which raises nothing: the lease ends by itself
+
+
+def test_a_call_that_hangs_is_said_every_minute_and_ends_by_the_setting(
+    liar: Liar, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("overworld.client.channel._CALL_SECONDS", 0.2)
+    monkeypatch.setattr("overworld.client.channel._HANG_SECONDS", 0.7)
+    hanging = rf"{re.escape(liar.address)} answers, but has not finished Step for \d s \(step_timeout is 2 s\)"
+
+    def told() -> list[str]:
+        return [record.message for record in caplog.records if re.match(hanging, record.message)]
+
+    with Session(liar.address, "liar/Env", 1, step_timeout=2.0) as session:
+        session.reset([0])
+        liar.holding = "Step"
+        began = time.monotonic()
+        with pytest.raises(ServerStuckError, match=hanging):
+            session.step(["go"])
+        assert 2.0 <= time.monotonic() - began < 4.0
+        assert len(told()) == 2
+        liar.holding = ""
+        assert session.step(["go"])[0].turn == 1
+    with Fleet([liar.address], "liar/Env", 1, step_timeout=0.5) as fleet:  # it cannot be better off elsewhere
+        liar.holding = "Step"
+        with pytest.raises(ServerStuckError, match="not finished Step"):
+            fleet.step([Reset()])
+        liar.holding = ""
+    liar.holding = "Open"
+    with pytest.raises(ServerStuckError, match="not finished Open"):
+        Session(liar.address, "liar/Env", 1, step_timeout=0.5)
+
+
+def test_without_the_setting_a_call_that_hangs_is_waited_for(
+    liar: Liar, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("overworld.client.channel._CALL_SECONDS", 0.2)
+    monkeypatch.setattr("overworld.client.channel._HANG_SECONDS", 0.5)
+    with Session(liar.address, "liar/Env", 1, retry_budget=0.3) as session:
+        session.reset([0])
+        liar.holding = "Step"
+        running = session.submit(["go"])
+        time.sleep(1.5)
+        liar.holding = ""
+        assert running.result()[0].turn == 1
+    assert "no step_timeout is set" in caplog.text
 
 
 def test_a_lease_is_renewed_again_after_renewals_failed(liar: Liar) -> None:
