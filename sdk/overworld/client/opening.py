@@ -16,6 +16,9 @@ from overworld.contract.wire import spec_from_proto
 from overworld.errors import ServerBrokenError, ServerChangedError
 from overworld.v1 import env_pb2 as pb
 
+_DEFAULT_REQUEST_BYTES = 4 << 20
+"""Where the server does not say: gRPC's own default."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
@@ -28,6 +31,8 @@ class Opened:
     """Seconds."""
     shared: mmap.mmap | None
     """The memory that frames come through; None: they come inline."""
+    max_request_bytes: int
+    """Of a Step."""
 
     @functools.cached_property
     def vocabulary(self) -> frozenset[str]:
@@ -41,6 +46,8 @@ def open_session(channel: Channel, request: pb.OpenRequest, *, shared_memory: bo
     `before` is what was granted the last time, if the session was open before: the server must not have changed since.
     Raises ServerChangedError if it has, and what `Channel.call` raises.
     """
+    info = channel.ask()
+    channel.keep_alive(info)
     inline, shared = pb.TRANSPORT_INLINE, pb.TRANSPORT_SHARED_MEMORY
     response = _send(channel, request, [shared, inline] if shared_memory else [inline])
     memory = None
@@ -68,6 +75,7 @@ def open_session(channel: Channel, request: pb.OpenRequest, *, shared_memory: bo
             provenance_digest=response.provenance_digest,
             lease=lease,
             shared=memory,
+            max_request_bytes=info.max_request_bytes or _DEFAULT_REQUEST_BYTES,
         )
 
 
