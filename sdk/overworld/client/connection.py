@@ -19,6 +19,7 @@ _logger = logging.getLogger(__name__)
 
 _CLOSE_SECONDS = 2.0
 _SKIPPING = (pb.OUTCOME_NO_ACTION, pb.OUTCOME_NOT_ADMISSIBLE)
+_FRAMING_BYTES = 6  # a field's number, and a length of up to 32 bits
 _ROUNDING = 1e-6  # of simulators that count in float32
 
 
@@ -160,8 +161,11 @@ class Connection:
         replays = self._ledger.replays()
         while True:
             opened = open_session(channel, self._request, shared_memory=self._shared_memory, before=self.opened)
+            limit = opened.max_request_bytes - self._step_request().ByteSize()
+            fitting = [replay for replay in replays if _size(replay) <= limit]
+            parts = _parts(fitting, limit)
             try:
-                data = channel.attempt("Step", self._step_request(replays), backoff.patience)
+                answers = [channel.attempt("Step", self._step_request(part), backoff.patience) for part in parts]
                 break
             except CallLostError as error:
                 backoff.wait(error)
@@ -170,9 +174,17 @@ class Connection:
                     raise
                 backoff.wait(error)
         with channel.reading("Step"):
-            response, _ = read_response(data, replays, opened.vocabulary)
-        for answer in response.results:
-            self._ledger.note_replayed(answer)
+            responses = [
+                read_response(data, part, opened.vocabulary)[0] for data, part in zip(answers, parts, strict=True)
+            ]
+        for response in responses:
+            for answer in response.results:
+                self._ledger.note_replayed(answer)
+        for replay in replays:
+            if _size(replay) > limit:
+                self._ledger.give_up(
+                    replay, f"its replay takes {_size(replay):,} bytes, and {channel.address} accepts {limit:,}"
+                )
         self._channel, self.opened = channel, opened
         self._rebuilt += 1
 
@@ -187,3 +199,21 @@ class Connection:
             except (CallFailedError, CallLostError, ContractError) as error:
                 # The next step finds out for itself, and can do something about it.
                 _logger.debug("session %s: lease not renewed: %s", self._request.session, error)
+
+
+def _size(command: pb.Command) -> int:
+    """Bytes that the command takes in a request, at most."""
+    return command.ByteSize() + _FRAMING_BYTES
+
+
+def _parts(commands: Sequence[pb.Command], limit: int) -> list[list[pb.Command]]:
+    """The commands, none of which exceeds `limit` bytes, in lists that do not either; at least one list."""
+    parts: list[list[pb.Command]] = [[]]
+    filled = 0
+    for command in commands:
+        if filled + _size(command) > limit:
+            parts.append([])
+            filled = 0
+        parts[-1].append(command)
+        filled += _size(command)
+    return parts

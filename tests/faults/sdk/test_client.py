@@ -27,6 +27,7 @@ from overworld.host.process import ServerProcess
 from overworld.v1 import env_pb2 as pb
 from overworld.v1 import env_pb2_grpc
 
+from tests.support.optional import present
 from tests.support.toy_env import SLOW
 
 from .test_restarts import Proxy, port_of, start
@@ -163,6 +164,11 @@ class Liar(env_pb2_grpc.EnvServiceServicer):
         self.provenance = ""
         self.failing = ""  # the method that fails with an error of gRPC's own
         self.holding = ""  # the method that is never finished
+        self.keepalive = 0
+        self.seconds = 0.0  # that a Step takes
+        self.peers: set[str] = set()  # of Steps: one connection has one
+        self.max_request_bytes = 0
+        self.sent: list[pb.StepRequest] = []  # with commands
         self.bounds = (0.0, 0.0)
         self.spoil_open: Callable[[pb.OpenResponse], object] = lambda response: None
 
@@ -176,7 +182,12 @@ class Liar(env_pb2_grpc.EnvServiceServicer):
         self, request: pb.GetServerInfoRequest, context: grpc.ServicerContext
     ) -> pb.GetServerInfoResponse:
         self.fail("GetServerInfo", context)
-        return pb.GetServerInfoResponse(slots_total=4, slots_free=4, envs=[self.spec()])
+        response = pb.GetServerInfoResponse(
+            slots_total=4, slots_free=4, envs=[self.spec()], max_request_bytes=self.max_request_bytes
+        )
+        if self.keepalive:
+            response.keepalive.seconds = self.keepalive
+        return response
 
     def spec(self) -> pb.EnvSpec:
         action = pb.ActionSpec(vocabulary=["go"])
@@ -196,6 +207,10 @@ class Liar(env_pb2_grpc.EnvServiceServicer):
     def Step(self, request: pb.StepRequest, context: grpc.ServicerContext) -> pb.StepResponse:
         if not request.commands:
             self.renewals += 1
+        else:
+            self.sent.append(request)
+            self.peers.add(context.peer())
+            time.sleep(self.seconds)
         self.fail("Step", context)
         response = pb.StepResponse(frames=bytes(48 * len(request.commands)))
         if request.commands:
@@ -221,8 +236,11 @@ class Liar(env_pb2_grpc.EnvServiceServicer):
 
 
 @contextlib.contextmanager
-def serving(servicer: Liar) -> Iterator[None]:
-    server = grpc.server(concurrent.futures.ThreadPoolExecutor(4))
+def serving(servicer: Liar, **options: int) -> Iterator[None]:
+    """Serves with gRPC's own options, e.g. max_receive_message_length, as any server of another team would."""
+    server = grpc.server(
+        concurrent.futures.ThreadPoolExecutor(4), options=[(f"grpc.{name}", value) for name, value in options.items()]
+    )
     env_pb2_grpc.add_EnvServiceServicer_to_server(servicer, server)
     servicer.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
@@ -345,6 +363,45 @@ def test_a_replay_is_checked_like_any_answer(liar: Liar) -> None:
         other.spoil = change("reward", float("nan"))
         with serving(other), pytest.raises(ServerBrokenError, match="the reward is nan"):
             session.move(other.address)
+
+
+@pytest.mark.parametrize(
+    ("announced", "options", "text"),
+    [(2_000, {"max_receive_message_length": 2_000}, "go " * 60), (0, {}, "go " * 60_000)],
+)
+def test_replays_go_in_requests_that_the_server_takes(
+    liar: Liar, announced: int, options: dict[str, int], text: str
+) -> None:
+    """Four slots of eight turns: one request for all of them is beyond what gRPC lets through."""
+    with Session(liar.address, "liar/Env", 4) as session:
+        session.reset([0] * 4)
+        for _ in range(8):
+            for slot in range(4):
+                session.step({slot: text})
+        other = Liar()
+        other.max_request_bytes = announced
+        with serving(other, **options):
+            session.move(other.address)
+            assert len(other.sent) > 1
+            assert [command.slot for request in other.sent for command in request.commands] == [0, 1, 2, 3]
+            results = session.step(dict.fromkeys(range(4), "go"))
+            assert [(result.turn, result.error) for result in results] == [(9, None)] * 4
+
+
+def test_an_episode_that_no_request_holds_is_lost_and_the_others_are_not(liar: Liar) -> None:
+    with Session(liar.address, "liar/Env", 3) as session:
+        session.reset([0] * 3)
+        session.step({0: "go", 1: "go" * 1_500, 2: "go"})
+        other = Liar()
+        other.max_request_bytes = 2_000
+        with serving(other, max_receive_message_length=2_000):
+            session.move(other.address)
+            results = session.step(["go"] * 3)
+            assert [result.turn for result in results] == [2] * 3
+            assert [result.error is None for result in results] == [True, False, True]
+            lost = present(results[1].error)
+            assert re.search(r"its replay takes 3,0\d\d bytes, and 127.0.0.1:\d+ accepts 1,\d{3}", lost.message)
+            assert session.step({1: Reset()})[0].error is None
 
 
 def test_results_are_pending_only_where_that_was_asked_for(liar: Liar) -> None:
@@ -482,6 +539,47 @@ def test_without_the_setting_a_call_that_hangs_is_waited_for(
         liar.holding = ""
         assert running.result()[0].turn == 1
     assert "no step_timeout is set" in caplog.text
+
+
+def test_a_long_step_is_not_cut_off_by_a_server_that_puts_up_with_few_pings(
+    liar: Liar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gRPC's servers as they are hang up at the third ping that comes sooner than after 5 minutes."""
+    monkeypatch.setattr("overworld.client.channel._LEAST_KEEPALIVE_SECONDS", 0.5)
+    with Session(liar.address, "liar/Env", 1) as session:
+        liar.seconds = 5.0
+        session.reset([0])
+    assert (len(liar.sent), len(liar.peers)) == (1, 1)
+
+
+def test_pings_are_as_rare_as_the_server_says_and_there_are_none_without_a_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("overworld.client.channel._LEAST_KEEPALIVE_SECONDS", 0.5)
+    server = Liar()
+    server.keepalive = 2
+    with serving(server, **{"http2.min_recv_ping_interval_without_data_ms": 1_500}):
+        with Session(server.address, "liar/Env", 1) as session:
+            server.seconds = 5.0
+            session.reset([0])
+            assert (len(server.sent), len(server.peers)) == (1, 1)
+            time.sleep(9.0)  # without a call: three pings would be too many
+            server.seconds = 0.0
+            session.step(["go"])
+            assert (len(server.sent), len(server.peers)) == (2, 1)
+
+
+def test_a_link_that_died_without_a_word_is_replaced_though_no_ping_is_allowed(
+    liar: Liar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("overworld.client.channel._CALL_SECONDS", 0.5)
+    monkeypatch.setattr("overworld.client.channel._PING_SECONDS", 0.5)
+    proxy = Proxy(liar.address)
+    with Session(proxy.address, "liar/Env", 1, retry_budget=4.0) as session:
+        session.reset([0])
+        proxy.freeze()
+        assert session.step(["go"])[0].turn == 1
+    assert len(liar.peers) == 2
 
 
 def test_a_lease_is_renewed_again_after_renewals_failed(liar: Liar) -> None:
