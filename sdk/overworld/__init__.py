@@ -83,6 +83,9 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` im
     from overworld.errors import (
         ServerLostError as ServerLostError,
     )
+    from overworld.errors import (
+        ServerStuckError as ServerStuckError,
+    )
     from overworld.registry import open_registry as open_registry
 
 _NAMES = {
@@ -95,7 +98,7 @@ _NAMES = {
     "client.results": "Results",
     "client.session": "Session",
     "errors": "CallFailedError ContractError OverworldError Reason "
-    "ServerBrokenError ServerChangedError ServerError ServerLostError",
+    "ServerBrokenError ServerChangedError ServerError ServerLostError ServerStuckError",
     "registry": "open_registry",
 }
 _HOMES = {name: f"overworld.{module}" for module, names in _NAMES.items() for name in names.split()}

@@ -4,6 +4,7 @@
     ├── ContractError        a call was refused, or a slot failed, for a `Reason`
     ├── ServerError          an env server
     │   ├── ServerLostError      did not answer in time
+    │   ├── ServerStuckError     answers, but did not finish a call in time
     │   ├── ServerBrokenError    sent what contradicts the contract
     │   ├── ServerChangedError   came back with other data, rules or options
     │   └── CallFailedError      failed a call for a reason that is not the contract's
@@ -117,6 +118,10 @@ class ServerError(OverworldError):
 
 class ServerLostError(ServerError):
     """The server did not answer within the retry budget. It may or may not have executed the call."""
+
+
+class ServerStuckError(ServerError):
+    """The server answers other calls, but did not finish this one within `step_timeout`. It may still execute it."""
 
 
 class ServerBrokenError(ServerError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import random
 import threading
@@ -17,25 +18,35 @@ from google.protobuf.message import DecodeError, Message
 from overworld.authoring.env import EnvSpec
 from overworld.contract.status import DOMAIN, from_rpc_error
 from overworld.contract.wire import spec_from_proto
-from overworld.errors import CallFailedError, ContractError, Retry, ServerBrokenError, ServerLostError
+from overworld.errors import (
+    CallFailedError,
+    ContractError,
+    Retry,
+    ServerBrokenError,
+    ServerLostError,
+    ServerStuckError,
+)
 from overworld.v1 import env_pb2 as pb
 
 _logger = logging.getLogger(__name__)
 
 _SERVICE = "/" + pb.DESCRIPTOR.services_by_name["EnvService"].full_name
-_CALL_SECONDS = 60.0
+_CALL_SECONDS = 20.0  # then the server is asked whether it is there, and the call is repeated, which joins it
+_HANG_SECONDS = 60.0
 _PING_SECONDS = 5.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 _LOST_IN_TRANSIT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
+_DEFAULT_KEEPALIVE_SECONDS = 300.0  # what gRPC's servers put up with, if they are not told otherwise
+_LEAST_KEEPALIVE_SECONDS = 10.0
+
 _OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # Notice a peer that froze or a link that died within seconds, not minutes.
-    ("grpc.keepalive_time_ms", 10_000),
+    # Notice a link that died within seconds, where the server allows that; elsewhere it is found by asking again.
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_permit_without_calls", 0),  # gRPC's servers put up with one ping in 2 hours then
     ("grpc.http2.max_pings_without_data", 0),
     # Find a restarted server soon.
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -43,6 +54,9 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.enable_retries", 0),  # gRPC's own retries would repeat calls that must not be
 ]
+
+
+_connections = itertools.count(1)
 
 
 class CallLostError(Exception):
@@ -72,38 +86,45 @@ class ServerInfo:
 
 
 class Channel:
-    """A connection to the server at "host:port"."""
+    """A connection to the server at "host:port". The other arguments are those of `Session`."""
 
-    def __init__(self, address: str, token: str, retry_budget: float) -> None:
+    def __init__(self, address: str, token: str, retry_budget: float, step_timeout: float | None = None) -> None:
         if not token.isascii() or not token.isprintable():
             raise ValueError("a token is printable ASCII; check OVERWORLD_TOKEN for line ends")
         self.address = address
         self.closed = threading.Event()
+        self._connecting = threading.Lock()
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._budget = retry_budget
-        self._channel = grpc.insecure_channel(address, _OPTIONS)
+        self._limit = step_timeout
+        self._keepalive = _DEFAULT_KEEPALIVE_SECONDS
+        self._connection = 0
+        self._channel = self._connect()
 
     def __repr__(self) -> str:
         return f"<Channel to {self.address}{', closed' if self.closed.is_set() else ''}>"
 
     def close(self) -> None:
         """Ends running calls."""
-        self.closed.set()
-        self._channel.close()
+        with self._connecting:
+            self.closed.set()
+            self._channel.close()
 
     def attempt(self, method: str, request: Message, timeout: float = _CALL_SECONDS) -> bytes:
         """The serialised response to one call.
 
         Raises CallLostError, ContractError if the server refuses, and CallFailedError for any other failure.
         """
+        channel = self._channel
         try:
-            stub: Any = self._channel.unary_unary(f"{_SERVICE}/{method}", _serialised, bytes)
+            stub: Any = channel.unary_unary(f"{_SERVICE}/{method}", _serialised, bytes)
             response: bytes = stub(request, timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             refusal = from_rpc_error(error)
             if refusal is not None:
                 raise refusal from None
-            if error.code() in _LOST_IN_TRANSIT or self.closed.is_set():
+            hung_up = self.closed.is_set() or channel is not self._channel
+            if error.code() in _LOST_IN_TRANSIT or hung_up:
                 late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
                 raise CallLostError(f"{error.code().name}: {error.details()}", late=late) from None
             raise CallFailedError(
@@ -118,12 +139,12 @@ class Channel:
         """As `attempt`, but tries again for `budget` seconds (the channel's by default).
 
         It does so when the call is lost, or when the server asks to come back later. Raises ServerLostError instead of
-        CallLostError.
+        CallLostError, and ServerStuckError.
         """
         backoff = self.backoff(method, budget)
         while True:
             try:
-                return self.attempt(method, request, min(_CALL_SECONDS, max(backoff.budget, _PING_SECONDS)))
+                return self.attempt(method, request, min(backoff.patience, max(backoff.budget, _PING_SECONDS)))
             except CallLostError as error:
                 backoff.wait(error)
             except ContractError as error:
@@ -133,13 +154,37 @@ class Channel:
 
     def backoff(self, method: str, budget: float | None = None) -> Backoff:
         """Pauses between attempts of a call."""
-        return Backoff(self, method, self._budget if budget is None else budget)
+        return Backoff(self, method, self._budget if budget is None else budget, self._limit)
 
-    def info(self, budget: float | None = None) -> ServerInfo:
-        """GetServerInfo. Raises ServerBrokenError, and what `call` raises."""
+    def ask(self, budget: float | None = None) -> pb.GetServerInfoResponse:
+        """GetServerInfo as it was answered. Raises ServerBrokenError, and what `call` raises."""
         data = self.call("GetServerInfo", pb.GetServerInfoRequest(), budget)
         with self.reading("GetServerInfo"):
-            message = pb.GetServerInfoResponse.FromString(data)
+            return pb.GetServerInfoResponse.FromString(data)
+
+    def answers(self) -> bool:
+        """Whether the server answers within seconds. If not, the next call makes a new connection."""
+        asked = self._channel
+        try:
+            self.attempt("GetServerInfo", pb.GetServerInfoRequest(), _PING_SECONDS)
+        except CallLostError as error:
+            if error.late:  # gRPC takes a link that swallows everything for a good one
+                self._reconnect(asked, next(_connections))
+            return False
+        return True
+
+    def keep_alive(self, info: pb.GetServerInfoResponse) -> None:
+        """Pings as often from now on as the server says that it puts up with."""
+        seconds = info.keepalive.seconds + info.keepalive.nanos / 1e9
+        keepalive = max(seconds, _LEAST_KEEPALIVE_SECONDS) if seconds > 0 else _DEFAULT_KEEPALIVE_SECONDS
+        if keepalive != self._keepalive:
+            self._keepalive = keepalive
+            self._reconnect(self._channel, self._connection)
+
+    def info(self, budget: float | None = None) -> ServerInfo:
+        """GetServerInfo. Raises as `ask`."""
+        message = self.ask(budget)
+        with self.reading("GetServerInfo"):
             envs = {env.id: spec_from_proto(env) for env in message.envs}
         return ServerInfo(
             instance=message.instance,
@@ -152,35 +197,69 @@ class Channel:
             envs=envs,
         )
 
+    def _connect(self) -> grpc.Channel:
+        return grpc.insecure_channel(
+            self.address,
+            [
+                *_OPTIONS,
+                ("grpc.keepalive_time_ms", min(int(self._keepalive * 1000), 2**31 - 1)),
+                ("overworld.connection", self._connection),  # channels with equal options share a connection
+            ],
+        )
+
+    def _reconnect(self, left: grpc.Channel, connection: int) -> None:
+        """Hangs up and connects again, unless another thread has done so since the channel was `left`."""
+        with self._connecting:
+            if self._channel is not left or self.closed.is_set():
+                return
+            self._connection = connection
+            self._channel = self._connect()
+        left.close()  # its calls are lost and repeated
+
     @contextlib.contextmanager
     def reading(self, method: str) -> Iterator[None]:
         """Reports an answer to `method` that cannot be read within this context as ServerBrokenError."""
         try:
             yield
-        except (DecodeError, LookupError, ValueError) as error:
+        except (DecodeError, LookupError, RecursionError, ValueError) as error:
             raise ServerBrokenError(f"{self.address} answered {method} in a way that makes no sense: {error}") from None
 
 
 class Backoff:
-    """Growing pauses between attempts, until the server has been silent for the whole budget."""
+    """Growing pauses between attempts, until the server has been silent for the whole budget.
 
-    def __init__(self, channel: Channel, method: str, budget: float) -> None:
+    A server that answers other calls is waited for, up to `limit` seconds if there is a limit.
+    """
+
+    def __init__(self, channel: Channel, method: str, budget: float, limit: float | None) -> None:
         self.budget = budget
+        self._limit = limit
         self._channel = channel
         self._method = method
         self._deadline = time.monotonic() + budget
         self._pause = _FIRST_PAUSE
+        self._since = self._told = time.monotonic()
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which the next attempt should wait for its answer."""
+        if self._limit is None:
+            return _CALL_SECONDS
+        return min(_CALL_SECONDS, max(self._since + self._limit - time.monotonic(), _FIRST_PAUSE))
 
     def wait(self, error: CallLostError | ContractError) -> None:
         """Pauses after a failed attempt.
 
         Raises when the budget is used up: ServerLostError after a lost call, or the refusal itself. A call that was
-        given up because it took too long does not count against the budget while the server answers others.
+        given up because it took too long does not count against the budget while the server answers others, but
+        against the limit: ServerStuckError.
         """
         channel = self._channel
-        if isinstance(error, CallLostError) and error.late and self._answers():
+        if isinstance(error, CallLostError) and error.late and channel.answers():
+            self._check_limit()
             self._deadline, self._pause = time.monotonic() + self.budget, _FIRST_PAUSE
             return
+        self._since = self._told = time.monotonic() + self._pause  # it may have to begin again
         if time.monotonic() + self._pause > self._deadline:
             if isinstance(error, ContractError):
                 raise error
@@ -193,12 +272,17 @@ class Backoff:
         channel.closed.wait(self._pause * random.uniform(0.5, 1.0))
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 
-    def _answers(self) -> bool:
-        try:
-            self._channel.attempt("GetServerInfo", pb.GetServerInfoRequest(), _PING_SECONDS)
-        except CallLostError:
-            return False
-        return True
+    def _check_limit(self) -> None:
+        """Says every minute that the call is still waited for, until its limit."""
+        now = time.monotonic()
+        waited = now - self._since
+        limit = "no step_timeout is set" if self._limit is None else f"step_timeout is {self._limit:g} s"
+        running = f"{self._channel.address} answers, but has not finished {self._method} for {waited:.0f} s ({limit})"
+        if self._limit is not None and waited >= self._limit:
+            raise ServerStuckError(f"{running}: see the server's log for what holds up its simulator, or wait longer")
+        if now - self._told >= _HANG_SECONDS:
+            self._told = now
+            _logger.warning("%s; waiting", running)
 
 
 def server_info(address: str, token: str = "", retry_budget: float = 5.0) -> ServerInfo:

@@ -18,6 +18,9 @@ from overworld.v1 import env_pb2 as pb
 _logger = logging.getLogger(__name__)
 
 _CLOSE_SECONDS = 2.0
+_SKIPPING = (pb.OUTCOME_NO_ACTION, pb.OUTCOME_NOT_ADMISSIBLE)
+_FRAMING_BYTES = 6  # a field's number, and a length of up to 32 bits
+_ROUNDING = 1e-6  # of simulators that count in float32
 
 
 class Connection:
@@ -44,6 +47,7 @@ class Connection:
         self._copy = copy
         self._gate = Gate()  # steps pass; rebuilding the session closes the gate
         self._rebuilt = 0  # how often
+        self._warned = False  # of a reward outside of its bounds
         self._closed = threading.Event()
         self._channel = connect(address)
         try:
@@ -75,7 +79,7 @@ class Connection:
             try:
                 with self._gate.passing():
                     rebuilt = self._rebuilt
-                    return self._attempt(commands, min_ready)
+                    return self._attempt(commands, min_ready, backoff.patience)
             except CallLostError as error:
                 if rebuilt == self._rebuilt:  # otherwise the session may be on another server by now
                     backoff.wait(error)
@@ -111,15 +115,16 @@ class Connection:
             _logger.warning("session %s was not closed (%s); its lease ends soon", self._request.session, error)
         self._channel.close()
 
-    def _attempt(self, commands: Sequence[pb.Command], min_ready: int) -> Results:
+    def _attempt(self, commands: Sequence[pb.Command], min_ready: int, timeout: float) -> Results:
         """One Step. Nothing is noted before all of the answer has been understood."""
         losses = [self._ledger.loss(command) for command in commands]
         sent = [command for command, loss in zip(commands, losses, strict=True) if loss is None]
-        data = self._channel.attempt("Step", self._step_request(sent, min_ready))
+        data = self._channel.attempt("Step", self._step_request(sent, min_ready), timeout)
         with self._channel.reading("Step"):
-            response, frames = read_response(data, sent)
+            response, frames = read_response(data, sent, self.opened.vocabulary, min_ready)
             results = iter(read_results(response, frames, self.opened.shared, copy=self._copy))
         self.draining = response.draining
+        self._watch_rewards(response)
         for command, answer in zip(sent, response.results, strict=True):
             self._ledger.note(command, answer)
         return Results(
@@ -131,14 +136,36 @@ class Connection:
             ]
         )
 
+    def _watch_rewards(self, response: pb.StepResponse) -> None:
+        """Warns once of a reward that the simulator gave outside of the bounds of its spec."""
+        spec = self.opened.spec
+        if self._warned or not spec.reward_min < spec.reward_max:
+            return
+        for result in response.results:
+            if not result.turn or result.outcome in _SKIPPING or result.state != pb.SLOT_STATE_READY:
+                continue  # fallback_reward knows no bounds
+            slack = _ROUNDING * max(abs(spec.reward_min), abs(spec.reward_max))
+            if not spec.reward_min - slack <= result.reward <= spec.reward_max + slack:
+                self._warned = True
+                _logger.warning(
+                    "%s: %s gave the reward %g (slot %d, episode %d, turn %d), which is outside of the bounds that its "
+                    "spec declares, %g to %g; this is said once per session",
+                    self.address, spec.id, result.reward, result.slot, result.episode, result.turn,
+                    spec.reward_min, spec.reward_max,
+                )  # fmt: skip
+                return
+
     def _rebuild(self, channel: Channel) -> None:
         """Opens the session again and replays its episodes; once more, if the server is restarted meanwhile."""
         backoff = channel.backoff("Step")
         replays = self._ledger.replays()
         while True:
             opened = open_session(channel, self._request, shared_memory=self._shared_memory, before=self.opened)
+            limit = opened.max_request_bytes - self._step_request().ByteSize()
+            fitting = [replay for replay in replays if _size(replay) <= limit]
+            parts = _parts(fitting, limit)
             try:
-                data = channel.attempt("Step", self._step_request(replays))
+                answers = [channel.attempt("Step", self._step_request(part), backoff.patience) for part in parts]
                 break
             except CallLostError as error:
                 backoff.wait(error)
@@ -147,9 +174,17 @@ class Connection:
                     raise
                 backoff.wait(error)
         with channel.reading("Step"):
-            response, _ = read_response(data, replays)
-        for answer in response.results:
-            self._ledger.note_replayed(answer)
+            responses = [
+                read_response(data, part, opened.vocabulary)[0] for data, part in zip(answers, parts, strict=True)
+            ]
+        for response in responses:
+            for answer in response.results:
+                self._ledger.note_replayed(answer)
+        for replay in replays:
+            if _size(replay) > limit:
+                self._ledger.give_up(
+                    replay, f"its replay takes {_size(replay):,} bytes, and {channel.address} accepts {limit:,}"
+                )
         self._channel, self.opened = channel, opened
         self._rebuilt += 1
 
@@ -164,3 +199,21 @@ class Connection:
             except (CallFailedError, CallLostError, ContractError) as error:
                 # The next step finds out for itself, and can do something about it.
                 _logger.debug("session %s: lease not renewed: %s", self._request.session, error)
+
+
+def _size(command: pb.Command) -> int:
+    """Bytes that the command takes in a request, at most."""
+    return command.ByteSize() + _FRAMING_BYTES
+
+
+def _parts(commands: Sequence[pb.Command], limit: int) -> list[list[pb.Command]]:
+    """The commands, none of which exceeds `limit` bytes, in lists that do not either; at least one list."""
+    parts: list[list[pb.Command]] = [[]]
+    filled = 0
+    for command in commands:
+        if filled + _size(command) > limit:
+            parts.append([])
+            filled = 0
+        parts[-1].append(command)
+        filled += _size(command)
+    return parts

@@ -98,6 +98,10 @@ class Ledger:
         if why := slot.episode.mismatch(result):
             slot.episode = Lost(Reason.REBUILD_MISMATCH, f"the episode could not be rebuilt: {why}")
 
+    def give_up(self, replay: pb.Command, why: str) -> None:
+        """Notes that the episode of this replay cannot be brought back."""
+        self._slots[replay.slot].episode = Lost(Reason.REBUILD_MISMATCH, f"the episode could not be rebuilt: {why}")
+
     def resume_point(self, index: int) -> Reset:
         """The reset that brings a new slot to where this one is. Raises LookupError if no episode runs there."""
         episode = self._slot(index).episode

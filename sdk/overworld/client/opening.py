@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import mmap
 from collections.abc import Sequence
@@ -15,8 +16,11 @@ from overworld.contract.wire import spec_from_proto
 from overworld.errors import ServerBrokenError, ServerChangedError
 from overworld.v1 import env_pb2 as pb
 
+_DEFAULT_REQUEST_BYTES = 4 << 20
+"""Where the server does not say: gRPC's own default."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Opened:
     """What a server granted."""
 
@@ -27,6 +31,13 @@ class Opened:
     """Seconds."""
     shared: mmap.mmap | None
     """The memory that frames come through; None: they come inline."""
+    max_request_bytes: int
+    """Of a Step."""
+
+    @functools.cached_property
+    def vocabulary(self) -> frozenset[str]:
+        """Of the spec's actions."""
+        return frozenset(self.spec.action.vocabulary)
 
 
 def open_session(channel: Channel, request: pb.OpenRequest, *, shared_memory: bool, before: Opened | None) -> Opened:
@@ -35,6 +46,8 @@ def open_session(channel: Channel, request: pb.OpenRequest, *, shared_memory: bo
     `before` is what was granted the last time, if the session was open before: the server must not have changed since.
     Raises ServerChangedError if it has, and what `Channel.call` raises.
     """
+    info = channel.ask()
+    channel.keep_alive(info)
     inline, shared = pb.TRANSPORT_INLINE, pb.TRANSPORT_SHARED_MEMORY
     response = _send(channel, request, [shared, inline] if shared_memory else [inline])
     memory = None
@@ -48,12 +61,21 @@ def open_session(channel: Channel, request: pb.OpenRequest, *, shared_memory: bo
             f"({dict(response.spec.provenance)}), so results would not be comparable: start again from the beginning"
         )
     with channel.reading("Open"):
+        if response.spec.id != request.env_id:
+            raise ValueError(f"the spec is that of {response.spec.id!r}; {request.env_id!r} was asked for")
+        options = json.loads(response.options_json)
+        if not isinstance(options, dict):
+            raise ValueError(f"options_json is {response.options_json[:100]!r}; a JSON object was expected")
+        lease = response.lease.seconds + response.lease.nanos / 1e9
+        if not lease > 0:
+            raise ValueError(f"it grants a lease of {lease:g} s; it must be longer than 0")
         return Opened(
             spec=spec_from_proto(response.spec),
-            options=json.loads(response.options_json),
+            options=options,
             provenance_digest=response.provenance_digest,
-            lease=response.lease.seconds + response.lease.nanos / 1e9,
+            lease=lease,
             shared=memory,
+            max_request_bytes=info.max_request_bytes or _DEFAULT_REQUEST_BYTES,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import overload
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from overworld.authoring.env import Pixels
 from overworld.authoring.runner import Result
+from overworld.contract.checks import check_result
 from overworld.contract.frames import block_array, pixels_hash, split_response
 from overworld.contract.wire import result_from_proto
 from overworld.v1 import env_pb2 as pb
@@ -58,16 +59,25 @@ class Results(Sequence[Result]):
         return np.stack(pixels)
 
 
-def read_response(data: bytes, commands: Sequence[pb.Command]) -> tuple[pb.StepResponse, memoryview]:
+def read_response(
+    data: bytes, commands: Sequence[pb.Command], vocabulary: Collection[str], min_ready: int = 0
+) -> tuple[pb.StepResponse, memoryview]:
     """The response to a Step with these commands, without frames, and the frames that it carries.
 
-    Raises ValueError or DecodeError if it is not an answer to exactly these commands.
+    `vocabulary` is the one of the session's spec. Raises ValueError or DecodeError if it is not an answer to exactly
+    these commands, or breaks the contract.
     """
     response, frames = split_response(data)
     answered = [(result.slot, result.episode, result.turn) for result in response.results]
     expected = [(command.slot, command.episode, command.turn) for command in commands]
     if answered != expected:
         raise ValueError(f"it answers {answered}, asked were {expected} (slot, episode, turn)")
+    for result in response.results:
+        check_result(result, vocabulary)
+    pending = sum(result.state == pb.SLOT_STATE_PENDING for result in response.results)
+    wanted = min(min_ready or len(commands), len(commands))
+    if len(commands) - pending < wanted:
+        raise ValueError(f"{pending} of {len(commands)} results are pending; {wanted} had to be ready")
     return response, frames
 
 
@@ -79,6 +89,8 @@ def read_results(
     With `copy`, pixels are the caller's to keep, and their hashes are checked. Raises ValueError or LookupError for a
     response that contradicts itself.
     """
+    if any(block.compressed_size for block in response.blocks):
+        raise ValueError("a block is compressed; the session was opened without TRANSPORT_INLINE_LZ4")
     blocks = [block_array(block, frames if shared is None else shared) for block in response.blocks]
     rows: list[dict[int, int]] = [{} for _ in blocks]  # of each block: image.index -> its row among those in use
     for result in response.results:

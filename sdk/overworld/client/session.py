@@ -42,6 +42,9 @@ class Session:
                    the time: then what comes through shared memory is valid until the slot's next move.
     lease          Seconds that the server keeps the session after this process is gone.
     retry_budget   Seconds for which a call is repeated when it gets lost or the server has no room.
+    step_timeout   Seconds after which a call is given up that the server does not finish, though it answers others.
+                   None: never, since only who runs the simulator knows how long a step may take, and an env server has
+                   a limit of its own (`overworld serve --step-timeout`); a warning is logged every minute.
 
     Raises what `step` raises if the session cannot be opened. Methods may be called from several threads at once, for
     different slots.
@@ -62,6 +65,7 @@ class Session:
         copy: bool = True,
         lease: float = 30.0,
         retry_budget: float = 120.0,
+        step_timeout: float | None = None,
     ) -> None:
         self.name = str(uuid.uuid4())
         self.fallback = fallback
@@ -83,7 +87,7 @@ class Session:
             address,
             request,
             self._ledger,
-            connect=lambda address: Channel(address, token, retry_budget),
+            connect=lambda address: Channel(address, token, retry_budget, step_timeout),
             shared_memory=shared_memory,
             copy=copy,
         )
@@ -135,9 +139,10 @@ class Session:
         """Moves slots and waits for all of them.
 
         A slot that failed inside the server has a result with `error`: reset it. Raises ContractError if the server
-        refuses the moves (nothing was executed), ServerLostError if it cannot be reached (calling again with the same
-        moves is safe), ServerChangedError if it came back different, ServerBrokenError if its answer makes no sense,
-        CallFailedError if it failed in a way that the contract does not know.
+        refuses the moves (nothing was executed), ServerLostError if it cannot be reached and ServerStuckError if it did
+        not finish within `step_timeout` (calling again with the same moves is safe after both), ServerChangedError if
+        it came back different, ServerBrokenError if its answer makes no sense, CallFailedError if it failed in a way
+        that the contract does not know.
         """
         return self._connection.execute(self._ledger.number(moves))
 

@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
         )
         bar = progress.add_task("episodes", total=len(tasks))
         try:
-            report, _ = evaluate(
+            report, episodes = evaluate(
                 model,
                 fleet,
                 tasks,
@@ -89,11 +89,17 @@ def main(arguments: Sequence[str]) -> int:
             )
         except OSError as error:
             raise EvaluationError(f"the evaluation cannot be kept in {config.keep}: {error}") from None
-    _print(report)
+    errors = [f"seed {episode.seed}: {episode.error}" for episode in episodes if episode.error]
+    _print(report, errors)
+    if len(errors) == len(episodes):
+        raise EvaluationError(
+            f"all {len(episodes)} episodes failed, so these figures say nothing about {config.model}; the first, of "
+            f"{errors[0]}. See the env server's log"
+        )
     return 0
 
 
-def _print(report: Report) -> None:
+def _print(report: Report, errors: Sequence[str]) -> None:
     table = Table(show_header=False, title=f"{report.model} in {report.env}, {report.episodes} episodes")
     success = report.success
     table.add_row("success", f"{success.value:.3f}  (95 %: {success.low:.3f} to {success.high:.3f})")
@@ -102,6 +108,8 @@ def _print(report: Report) -> None:
     table.add_row("invalid replies", f"{report.invalid_replies:.1%}")
     table.add_row("cut replies", f"{report.cut_replies:.1%}")
     table.add_row("ends", ", ".join(f"{name} {count}" for name, count in report.ends.items()))
+    if errors:
+        table.add_row("failed", f"{len(errors)}, the first of {errors[0]}")
     table.add_row("weights", report.fingerprint or "not told")
     Console().print(table)
 

@@ -10,6 +10,8 @@ import time
 import uuid
 from collections.abc import Sequence
 
+from google.protobuf.duration_pb2 import Duration
+
 from overworld.contract.frames import FrameFile, join_response
 from overworld.contract.wire import CONTRACT_REVISION, spec_from_proto
 from overworld.errors import ContractError, Reason
@@ -23,6 +25,8 @@ _logger = logging.getLogger(__name__)
 MAX_REQUEST_BYTES = 16 << 20
 MAX_RESPONSE_BYTES = (1 << 31) - 1
 """protobuf's own limit."""
+KEEPALIVE_SECONDS = 1
+"""Between two pings of a client."""
 
 _TRANSPORTS = (pb.TRANSPORT_SHARED_MEMORY, pb.TRANSPORT_INLINE)
 _MAX_LEASE_SECONDS = 3600
@@ -104,6 +108,7 @@ class Front:
             draining=self.draining,
             max_request_bytes=MAX_REQUEST_BYTES,
             max_response_bytes=MAX_RESPONSE_BYTES,
+            keepalive=Duration(seconds=KEEPALIVE_SECONDS),
         )
         info.MergeFrom(self._info)
         return info

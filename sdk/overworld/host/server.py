@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from overworld.contract.status import status_code, trailing_metadata
 from overworld.errors import ContractError, Reason, ServiceError
 from overworld.host.config import ServerConfig
-from overworld.host.front import MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, Front
+from overworld.host.front import KEEPALIVE_SECONDS, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, Front
 from overworld.host.metrics import ServerMetrics
 from overworld.service import malloc
 from overworld.service.extras import needs_extra
@@ -37,7 +37,7 @@ _CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
     # Clients ping to notice a dead link; gRPC's default is to hang up on those that ping often.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_SECONDS * 1000),
     ("grpc.keepalive_permit_without_calls", 1),
 ]
 

@@ -134,7 +134,7 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("instance", "revision", "features", "transports", "versions", "slots_total", "slots_free", "draining", "max_request_bytes", "envs", "max_response_bytes")
+    __slots__ = ("instance", "revision", "features", "transports", "versions", "slots_total", "slots_free", "draining", "max_request_bytes", "envs", "max_response_bytes", "keepalive")
     class VersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -153,6 +153,7 @@ class GetServerInfoResponse(_message.Message):
     MAX_REQUEST_BYTES_FIELD_NUMBER: _ClassVar[int]
     ENVS_FIELD_NUMBER: _ClassVar[int]
     MAX_RESPONSE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    KEEPALIVE_FIELD_NUMBER: _ClassVar[int]
     instance: str
     revision: int
     features: _containers.RepeatedScalarFieldContainer[str]
@@ -164,7 +165,8 @@ class GetServerInfoResponse(_message.Message):
     max_request_bytes: int
     envs: _containers.RepeatedCompositeFieldContainer[EnvSpec]
     max_response_bytes: int
-    def __init__(self, instance: _Optional[str] = ..., revision: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., transports: _Optional[_Iterable[_Union[Transport, str]]] = ..., versions: _Optional[_Mapping[str, str]] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ..., draining: bool = ..., max_request_bytes: _Optional[int] = ..., envs: _Optional[_Iterable[_Union[EnvSpec, _Mapping]]] = ..., max_response_bytes: _Optional[int] = ...) -> None: ...
+    keepalive: _duration_pb2.Duration
+    def __init__(self, instance: _Optional[str] = ..., revision: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., transports: _Optional[_Iterable[_Union[Transport, str]]] = ..., versions: _Optional[_Mapping[str, str]] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ..., draining: bool = ..., max_request_bytes: _Optional[int] = ..., envs: _Optional[_Iterable[_Union[EnvSpec, _Mapping]]] = ..., max_response_bytes: _Optional[int] = ..., keepalive: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class OpenRequest(_message.Message):
     __slots__ = ("session", "env_id", "slots", "options_json", "transports", "lease", "fallback", "fallback_reward", "expert", "required_features")

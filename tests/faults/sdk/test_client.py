@@ -19,6 +19,7 @@ from overworld import (
     ServerBrokenError,
     ServerChangedError,
     ServerLostError,
+    ServerStuckError,
     Session,
     server_info,
 )
@@ -26,6 +27,7 @@ from overworld.host.process import ServerProcess
 from overworld.v1 import env_pb2 as pb
 from overworld.v1 import env_pb2_grpc
 
+from tests.support.optional import present
 from tests.support.toy_env import SLOW
 
 from .test_restarts import Proxy, port_of, start
@@ -161,21 +163,37 @@ class Liar(env_pb2_grpc.EnvServiceServicer):
         self.turn = 0
         self.provenance = ""
         self.failing = ""  # the method that fails with an error of gRPC's own
+        self.holding = ""  # the method that is never finished
+        self.keepalive = 0
+        self.seconds = 0.0  # that a Step takes
+        self.peers: set[str] = set()  # of Steps: one connection has one
+        self.max_request_bytes = 0
+        self.sent: list[pb.StepRequest] = []  # with commands
+        self.bounds = (0.0, 0.0)
+        self.spoil_open: Callable[[pb.OpenResponse], object] = lambda response: None
 
     def fail(self, method: str, context: grpc.ServicerContext) -> None:
         if method == self.failing:
             context.abort(grpc.StatusCode.INTERNAL, "boom")
+        while method == self.holding and context.is_active():
+            time.sleep(0.02)
 
     def GetServerInfo(
         self, request: pb.GetServerInfoRequest, context: grpc.ServicerContext
     ) -> pb.GetServerInfoResponse:
         self.fail("GetServerInfo", context)
-        return pb.GetServerInfoResponse(slots_total=4, slots_free=4, envs=[self.spec()])
+        response = pb.GetServerInfoResponse(
+            slots_total=4, slots_free=4, envs=[self.spec()], max_request_bytes=self.max_request_bytes
+        )
+        if self.keepalive:
+            response.keepalive.seconds = self.keepalive
+        return response
 
-    @staticmethod
-    def spec() -> pb.EnvSpec:
+    def spec(self) -> pb.EnvSpec:
         action = pb.ActionSpec(vocabulary=["go"])
-        return pb.EnvSpec(id="liar/Env", action=action, splits={"endless": 0}, default_split="endless")
+        spec = pb.EnvSpec(id="liar/Env", action=action, splits={"endless": 0}, default_split="endless")
+        spec.reward_min, spec.reward_max = self.bounds
+        return spec
 
     def Open(self, request: pb.OpenRequest, context: grpc.ServicerContext) -> pb.OpenResponse:
         self.fail("Open", context)
@@ -183,11 +201,16 @@ class Liar(env_pb2_grpc.EnvServiceServicer):
             spec=self.spec(), options_json="{}", transport=self.transport, provenance_digest=self.provenance
         )
         response.lease.seconds = self.lease
+        self.spoil_open(response)
         return response
 
     def Step(self, request: pb.StepRequest, context: grpc.ServicerContext) -> pb.StepResponse:
         if not request.commands:
             self.renewals += 1
+        else:
+            self.sent.append(request)
+            self.peers.add(context.peer())
+            time.sleep(self.seconds)
         self.fail("Step", context)
         response = pb.StepResponse(frames=bytes(48 * len(request.commands)))
         if request.commands:
@@ -213,8 +236,11 @@ class Liar(env_pb2_grpc.EnvServiceServicer):
 
 
 @contextlib.contextmanager
-def serving(servicer: Liar) -> Iterator[None]:
-    server = grpc.server(concurrent.futures.ThreadPoolExecutor(4))
+def serving(servicer: Liar, **options: int) -> Iterator[None]:
+    """Serves with gRPC's own options, e.g. max_receive_message_length, as any server of another team would."""
+    server = grpc.server(
+        concurrent.futures.ThreadPoolExecutor(4), options=[(f"grpc.{name}", value) for name, value in options.items()]
+    )
     env_pb2_grpc.add_EnvServiceServicer_to_server(servicer, server)
     servicer.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
@@ -229,7 +255,7 @@ def liar() -> Iterator[Liar]:
         yield servicer
 
 
-def change(path: str, value: int) -> Callable[[pb.StepResponse], None]:
+def change(path: str, value: float) -> Callable[[pb.StepResponse], None]:
     """Sets results[0].<path> of a response."""
 
     def spoil(response: pb.StepResponse) -> None:
@@ -276,6 +302,173 @@ def test_answers_that_make_no_sense_are_said_to_and_change_nothing(
         assert [result.turn for result in session.step(["go", "go"])] == [1, 1]
 
 
+def make(change: Callable[[pb.SlotResult], object]) -> Callable[[pb.StepResponse], None]:
+    """Applies `change` to results[1] of a response."""
+
+    def spoil(response: pb.StepResponse) -> None:
+        change(response.results[1])
+
+    return spoil
+
+
+def no_success(result: pb.SlotResult) -> None:
+    result.end = pb.END_TASK
+
+
+def success_too_early(result: pb.SlotResult) -> None:
+    result.success = False
+
+
+def failed_silently(result: pb.SlotResult) -> None:
+    result.state = pb.SLOT_STATE_FAILED
+    result.error.message = "boom"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda result: setattr(result, "reward", float("nan")), "the reward is nan; a finite number"),
+        (lambda result: setattr(result, "reward", float("-inf")), "the reward is -inf; a finite number"),
+        (lambda result: result.metrics.update({"a": 1.0, "b": float("inf")}), "the metric 'b' is inf; a finite number"),
+        (no_success, "end is set and success is not; at an episode's end both are"),
+        (success_too_early, "success is False and end not set; at an episode's end both are"),
+        (lambda result: result.ClearField("observation"), "READY without an observation"),
+        (lambda result: result.observation.ClearField("parts"), "no part names image 0 of 1; exactly one was expected"),
+        (lambda result: result.observation.parts.add(image=0), "2 parts name image 0; exactly one was expected"),
+        (lambda result: result.observation.parts.add(image=1), "a part names image 1 of 1"),
+        (lambda result: result.observation.ClearField("images"), "a part names image 0 of 0"),
+        (lambda result: result.observation.parts.add(), "a part of the observation is empty"),
+        (lambda result: result.observation.admissible.extend(["go", "fly"]), "'fly' is not in the vocabulary"),
+        (lambda result: setattr(result.expert.action, "index", 0), "the expert's action is index; a text was expected"),
+        (failed_silently, "it failed without a reason"),
+    ],
+)
+def test_an_answer_that_breaks_the_contract_names_the_rule_and_the_slot(
+    liar: Liar, spoil: Callable[[pb.SlotResult], object], says: str
+) -> None:
+    with Session(liar.address, "liar/Env", 2) as session:
+        session.reset([0, 0])
+        liar.spoil = make(spoil)
+        said = rf"^{re.escape(liar.address)} answered Step .*slot 1, episode 0, turn 1: .*{re.escape(says)}"
+        with pytest.raises(ServerBrokenError, match=said):
+            session.step(["go", "go"])
+        liar.spoil = lambda response: None
+        assert [result.turn for result in session.step(["go", "go"])] == [1, 1]
+
+
+def test_a_replay_is_checked_like_any_answer(liar: Liar) -> None:
+    with Session(liar.address, "liar/Env", 2) as session:
+        session.reset([0, 0])
+        other = Liar()
+        other.spoil = change("reward", float("nan"))
+        with serving(other), pytest.raises(ServerBrokenError, match="the reward is nan"):
+            session.move(other.address)
+
+
+@pytest.mark.parametrize(
+    ("announced", "options", "text"),
+    [(2_000, {"max_receive_message_length": 2_000}, "go " * 60), (0, {}, "go " * 60_000)],
+)
+def test_replays_go_in_requests_that_the_server_takes(
+    liar: Liar, announced: int, options: dict[str, int], text: str
+) -> None:
+    """Four slots of eight turns: one request for all of them is beyond what gRPC lets through."""
+    with Session(liar.address, "liar/Env", 4) as session:
+        session.reset([0] * 4)
+        for _ in range(8):
+            for slot in range(4):
+                session.step({slot: text})
+        other = Liar()
+        other.max_request_bytes = announced
+        with serving(other, **options):
+            session.move(other.address)
+            assert len(other.sent) > 1
+            assert [command.slot for request in other.sent for command in request.commands] == [0, 1, 2, 3]
+            results = session.step(dict.fromkeys(range(4), "go"))
+            assert [(result.turn, result.error) for result in results] == [(9, None)] * 4
+
+
+def test_an_episode_that_no_request_holds_is_lost_and_the_others_are_not(liar: Liar) -> None:
+    with Session(liar.address, "liar/Env", 3) as session:
+        session.reset([0] * 3)
+        session.step({0: "go", 1: "go" * 1_500, 2: "go"})
+        other = Liar()
+        other.max_request_bytes = 2_000
+        with serving(other, max_receive_message_length=2_000):
+            session.move(other.address)
+            results = session.step(["go"] * 3)
+            assert [result.turn for result in results] == [2] * 3
+            assert [result.error is None for result in results] == [True, False, True]
+            lost = present(results[1].error)
+            assert re.search(r"its replay takes 3,0\d\d bytes, and 127.0.0.1:\d+ accepts 1,\d{3}", lost.message)
+            assert session.step({1: Reset()})[0].error is None
+
+
+def test_results_are_pending_only_where_that_was_asked_for(liar: Liar) -> None:
+    liar.spoil = change("state", pb.SLOT_STATE_PENDING)
+    with Session(liar.address, "liar/Env", 2) as session:
+        with pytest.raises(ServerBrokenError, match="1 of 2 results are pending; 2 had to be ready"):
+            session.reset([0, 0])
+        assert [result.pending for result in session.step_some([Reset(), Reset()], min_ready=1)] == [True, False]
+
+
+def test_a_block_is_not_compressed_unasked(liar: Liar) -> None:
+    liar.spoil = lambda response: setattr(response.blocks[0], "compressed_size", 48)
+    with Session(liar.address, "liar/Env", 1) as session, pytest.raises(ServerBrokenError, match="INLINE_LZ4"):
+        session.reset([0])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda response: setattr(response.spec, "id", "liar/Other"), "that of 'liar/Other'; 'liar/Env' was asked for"),
+        (lambda response: response.ClearField("lease"), "a lease of 0 s; it must be longer than 0"),
+        (lambda response: setattr(response.lease, "seconds", -1), "a lease of -1 s"),
+        (lambda response: setattr(response, "options_json", "[]"), r"options_json is '\[\]'; a JSON object"),
+        (lambda response: setattr(response, "options_json", "[" * 200_000), "recursion"),
+        (lambda response: response.spec.action.ClearField("vocabulary"), "exactly one of"),
+    ],
+)
+def test_what_is_granted_is_checked(liar: Liar, spoil: Callable[[pb.OpenResponse], object], says: str) -> None:
+    liar.spoil_open = spoil
+    with pytest.raises(ServerBrokenError, match=rf"^{re.escape(liar.address)} answered Open .*{says}"):
+        Session(liar.address, "liar/Env", 1)
+
+
+def test_a_reward_outside_of_its_bounds_is_said_once_per_session(liar: Liar, caplog: pytest.LogCaptureFixture) -> None:
+    def reward(value: float, outcome: pb.Outcome = pb.OUTCOME_EXECUTED) -> Callable[[pb.StepResponse], None]:
+        def spoil(response: pb.StepResponse) -> None:
+            for result in response.results:
+                result.reward, result.outcome = value, outcome
+
+        return spoil
+
+    def warnings() -> list[str]:
+        return [record.message for record in caplog.records if "bounds" in record.message]
+
+    liar.bounds = (-1.0, 1.0)
+    for _ in range(2):
+        caplog.clear()
+        with Session(liar.address, "liar/Env", 1) as session:
+            session.reset([0])
+            for spoil in (reward(1.0 + 1e-9), reward(-1.0), reward(-7.0, pb.OUTCOME_NO_ACTION)):
+                liar.spoil = spoil
+                session.step(["go"])
+            assert warnings() == []
+            liar.spoil = reward(2.5)
+            assert [session.step(["go"])[0].reward for _ in range(3)] == [2.5] * 3
+            (said,) = warnings()
+            assert said.startswith(f"{liar.address}: liar/Env gave the reward 2.5 (slot 0, episode 0, turn 4)")
+        liar.spoil = lambda response: None
+    liar.bounds = (0.0, 0.0)  # unknown
+    caplog.clear()
+    with Session(liar.address, "liar/Env", 1) as session:
+        session.reset([0])
+        liar.spoil = reward(2.5)
+        session.step(["go"])
+    assert warnings() == []
+
+
 def failed_call(address: str, method: str) -> str:
     return rf"^{re.escape(address)} answered {method} with INTERNAL \(boom\), .* not an error of overworld\.v1"
 
@@ -303,6 +496,97 @@ def test_errors_that_are_not_the_contracts_say_which_server_answered_which_call(
     assert "was not closed" in caplog.text  # which raises nothing: the lease ends by itself
 
 
+def test_a_call_that_hangs_is_said_every_minute_and_ends_by_the_setting(
+    liar: Liar, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("overworld.client.channel._CALL_SECONDS", 0.2)
+    monkeypatch.setattr("overworld.client.channel._HANG_SECONDS", 0.7)
+    hanging = rf"{re.escape(liar.address)} answers, but has not finished Step for \d s \(step_timeout is 2 s\)"
+
+    def told() -> list[str]:
+        return [record.message for record in caplog.records if re.match(hanging, record.message)]
+
+    with Session(liar.address, "liar/Env", 1, step_timeout=2.0) as session:
+        session.reset([0])
+        liar.holding = "Step"
+        began = time.monotonic()
+        with pytest.raises(ServerStuckError, match=hanging):
+            session.step(["go"])
+        assert 2.0 <= time.monotonic() - began < 4.0
+        assert len(told()) == 2
+        liar.holding = ""
+        assert session.step(["go"])[0].turn == 1
+    with Fleet([liar.address], "liar/Env", 1, step_timeout=0.5) as fleet:  # it cannot be better off elsewhere
+        liar.holding = "Step"
+        with pytest.raises(ServerStuckError, match="not finished Step"):
+            fleet.step([Reset()])
+        liar.holding = ""
+    liar.holding = "Open"
+    with pytest.raises(ServerStuckError, match="not finished Open"):
+        Session(liar.address, "liar/Env", 1, step_timeout=0.5)
+
+
+def test_without_the_setting_a_call_that_hangs_is_waited_for(
+    liar: Liar, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("overworld.client.channel._CALL_SECONDS", 0.2)
+    monkeypatch.setattr("overworld.client.channel._HANG_SECONDS", 0.5)
+    with Session(liar.address, "liar/Env", 1, retry_budget=0.3) as session:
+        session.reset([0])
+        liar.holding = "Step"
+        running = session.submit(["go"])
+        time.sleep(1.5)
+        liar.holding = ""
+        assert running.result()[0].turn == 1
+    assert "no step_timeout is set" in caplog.text
+
+
+def test_servers_that_put_up_with_few_pings_do_not_hang_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gRPC's servers hang up at the third ping that comes too soon: within 5 minutes, if they are not told otherwise,
+    and within 2 hours while there is no call. Steps and pauses are long enough for that, and run side by side.
+    """
+    monkeypatch.setattr("overworld.client.channel._LEAST_KEEPALIVE_SECONDS", 1.0)  # pings as often as C-core does
+
+    def play(announced: int, step: float, pause: float, **options: int) -> tuple[int, int]:
+        """Steps that the server saw, and connections that they came through."""
+        server = Liar()
+        server.keepalive = announced
+        with serving(server, **options), Session(server.address, "liar/Env", 1) as session:
+            server.seconds = step
+            session.reset([0])
+            server.seconds = 0.0
+            time.sleep(pause)
+            session.step(["go"])
+        return len(server.sent), len(server.peers)
+
+    every = "http2.min_recv_ping_interval_without_data_ms"
+    with concurrent.futures.ThreadPoolExecutor(3) as threads:
+        running = {
+            "as it is": threads.submit(play, 0, 7.0, 0.0),
+            "announced": threads.submit(play, 3, 7.0, 0.0, **{every: 2_900}),
+            "without a call": threads.submit(play, 1, 0.0, 7.0, **{every: 900}),
+        }
+    assert {name: future.result() for name, future in running.items()} == dict.fromkeys(running, (2, 1))
+
+
+def test_a_link_that_died_without_a_word_is_replaced_though_no_ping_is_allowed(
+    liar: Liar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("overworld.client.channel._CALL_SECONDS", 0.5)
+    monkeypatch.setattr("overworld.client.channel._PING_SECONDS", 0.5)
+    proxy = Proxy(liar.address)
+    with (
+        Session(proxy.address, "liar/Env", 1, retry_budget=4.0) as session,
+        Session(proxy.address, "liar/Env", 1, retry_budget=4.0) as other,  # over the same connection
+    ):
+        session.reset([0])
+        other.reset([0])
+        assert len(liar.peers) == 1
+        proxy.freeze()
+        assert session.step(["go"])[0].turn == 1
+    assert len(liar.peers) == 2
+
+
 def test_a_lease_is_renewed_again_after_renewals_failed(liar: Liar) -> None:
     liar.lease = 1
     with Session(liar.address, "liar/Env", 1) as session:
@@ -327,6 +611,7 @@ def test_a_session_that_cannot_move_stays_as_it_was(
     with start() as changed, Session(toy_server.address, "toy/Count", 2, retry_budget=1) as session:
         expected = session.reset([1, 2]).frames()
         liar.provenance = session._connection.opened.provenance_digest
+        liar.spoil_open = lambda response: setattr(response.spec, "id", "toy/Count")
         liar.failing = "Step"
         for address, error in (
             (changed.address, ServerChangedError),

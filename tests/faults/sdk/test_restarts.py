@@ -108,6 +108,7 @@ class Proxy:
         self.cuts = 0
         self._off = self._swallow = False
         self._links: list[socket.socket] = []
+        self._frozen: set[socket.socket] = set()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut_off(self, swallow: bool = False) -> None:
@@ -116,6 +117,10 @@ class Proxy:
         if not swallow:
             for link in self._links:
                 _shut(link)
+
+    def freeze(self) -> None:
+        """Of what servers send, nothing goes through the links that there are; new links work."""
+        self._frozen = set(self._links)
 
     def restore(self) -> None:
         self._off = self._swallow = False
@@ -137,7 +142,7 @@ class Proxy:
     def _pass(self, source: socket.socket, sink: socket.socket, from_server: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                if from_server and self._swallow:
+                if from_server and (self._swallow or source in self._frozen):
                     continue
                 if from_server and self.cut_after is not None:
                     data = data[: self.cut_after]

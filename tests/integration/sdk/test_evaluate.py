@@ -5,9 +5,11 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import PIL.Image
@@ -340,6 +342,54 @@ def test_the_command_says_what_was_wrong(toy_server: ServerProcess, arguments: l
     assert failed.returncode == 1
     assert says in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+class Replies(BaseHTTPRequestHandler):
+    """An OpenAI-compatible server whose replies are those of `actions`, then "up"."""
+
+    actions: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self._send({"data": [{"id": "m"}]})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        action = self.actions.pop() if self.actions else "up"
+        self._send({"choices": [{"message": {"content": act(action)}, "finish_reason": "stop"}]})
+
+    def _send(self, content: object) -> None:
+        data = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("failing", "status", "says"),
+    [
+        (3, 1, "all 3 episodes failed, so these figures say nothing about m; the first, of seed 5: ENV_ERROR:"),
+        (2, 0, ""),
+    ],
+)
+def test_an_evaluation_of_which_every_episode_failed_is_an_error(
+    toy_server: ServerProcess, failing: int, status: int, says: str
+) -> None:
+    Replies.actions = ["raise"] * failing
+    with ThreadingHTTPServer(("127.0.0.1", 0), Replies) as model:
+        threading.Thread(target=model.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{model.server_port}/v1"
+        given = ["--model", "m", "--url", url, "--servers", toy_server.address, "--seeds", "5-7", "--slots", "3"]
+        ended = overworld("eval", "toy/Count", *given)
+        model.shutdown()
+    assert ended.returncode == status, ended.stderr
+    assert says in ended.stderr
+    assert "Traceback" not in ended.stderr
+    failed = next(line for line in ended.stdout.splitlines() if "failed" in line)
+    assert re.search(rf"{failing}, the first of seed [567]: ENV_ERROR: RuntimeError: boom", failed)
 
 
 def test_comparing_folders(fleet: Fleet, tmp_path: Path) -> None:
