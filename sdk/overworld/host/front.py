@@ -69,8 +69,13 @@ class Front:
 
     @property
     def failed(self) -> asyncio.Future[None]:
-        """Gets a WorkerError when a worker cannot be replaced."""
+        """Gets a TransientError when a worker cannot be replaced, and whatever else goes wrong unforeseen."""
         return self._pool.failed
+
+    @property
+    def healthy(self) -> bool:
+        """Whether each worker works."""
+        return self._pool.healthy
 
     @property
     def envs(self) -> list[str]:

@@ -19,18 +19,19 @@ from overworld.host.config import ServerConfig
 from overworld.host.front import MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, Front
 from overworld.host.metrics import ServerMetrics
 from overworld.service import malloc
+from overworld.service.exposition import MetricsServer
 from overworld.service.extras import needs_extra
 from overworld.v1 import env_pb2 as pb
 
 with needs_extra("host"):
     from grpc_health.v1 import health, health_pb2, health_pb2_grpc
     from grpc_reflection.v1alpha import reflection
-    from prometheus_client import start_http_server
 
 _logger = logging.getLogger(__name__)
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["EnvService"].full_name
 _STOP_SECONDS = 2.0
+_HEALTH_SECONDS = 0.5
 
 _CHANNEL_OPTIONS = [
     ("grpc.so_reuseport", 0),  # else a second server on the port is not refused and takes half of the calls
@@ -60,6 +61,7 @@ class Server:
         )
         self._grpc = grpc.aio.server(options=_CHANNEL_OPTIONS, interceptors=[_BearerToken(config.token)])
         self._health = health.aio.HealthServicer()
+        self._telling: asyncio.Task[None] | None = None
         self._announcing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -78,7 +80,7 @@ class Server:
         await self._front.start()
         if config.metrics_port:
             try:
-                start_http_server(config.metrics_port, config.host, self._metrics.registry)
+                MetricsServer(config.host, config.metrics_port, self._metrics.registry).start()
             except OSError as error:
                 raise ServiceError(
                     f"cannot serve metrics on {host}:{config.metrics_port} ({error}); choose another --metrics-port"
@@ -91,11 +93,11 @@ class Server:
             self._announcing = asyncio.create_task(
                 announce(config.registry, self._front.instance, address, self._front.envs)
             )
-        for service in ("", _SERVICE):
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        await self._tell_health(True)
+        self._telling = asyncio.create_task(self._watch_health())
 
     async def run(self) -> None:
-        """Serves until SIGTERM or SIGINT, then drains. Raises WorkerError if a worker cannot be replaced."""
+        """Serves until SIGTERM or SIGINT, then drains. Raises TransientError if a worker cannot be replaced."""
         loop = asyncio.get_running_loop()
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -112,12 +114,29 @@ class Server:
     async def stop(self, grace: float) -> None:
         """Drains for `grace` seconds, then ends."""
         await self._health.enter_graceful_shutdown()
+        if self._telling:
+            self._telling.cancel()
         if self._announcing:
             self._announcing.cancel()
             await asyncio.wait([self._announcing])
         await self._front.drain(grace)
         await self._grpc.stop(_STOP_SECONDS)
         await self._front.stop()
+
+    async def _tell_health(self, healthy: bool) -> None:
+        """Sets what health checks answer."""
+        status = health_pb2.HealthCheckResponse
+        for service in ("", _SERVICE):
+            await self._health.set(service, status.SERVING if healthy else status.NOT_SERVING)
+
+    async def _watch_health(self) -> None:
+        """Workers are pinged all the time, not when somebody asks: a check costs them nothing."""
+        told = True
+        while True:
+            await asyncio.sleep(_HEALTH_SECONDS)
+            if (healthy := self._front.healthy) != told:
+                await self._tell_health(healthy)
+                told = healthy
 
     def _handlers(self) -> grpc.GenericRpcHandler:
         front = self._front
@@ -201,7 +220,10 @@ def bracketed(host: str) -> str:
 
 
 def serve(config: ServerConfig, on_start: Callable[[int], None]) -> None:
-    """Serves until a signal; `on_start` gets the port. Raises WorkerError or ServiceError if that is impossible."""
+    """Serves until a signal; `on_start` gets the port.
+
+    Raises WorkerError or ServiceError if that is impossible, TransientError if it becomes so.
+    """
 
     async def run() -> None:
         server = Server(config)
