@@ -83,8 +83,8 @@ class HostedSession:
         self.frames.close()
 
     def accept(self, commands: Iterable[pb.Command]) -> list[pb.Command]:
-        """Checks all commands, then makes them the slots' current ones. Returns those that are to be executed; the
-        others were sent before.
+        """Checks all commands, then makes them the slots' current ones. Returns those that are to be executed, without
+        replies; the others were sent before.
 
         Raises ContractError, with nothing changed.
         """
@@ -98,10 +98,8 @@ class HostedSession:
             named.add(command.slot)
             if self._is_fresh(spec, command):
                 fresh.append(command)
-        for command in fresh:
-            self.slots[command.slot].accept(command)
         self.renew()
-        return fresh
+        return [self.slots[command.slot].accept(command) for command in fresh]
 
     async def wait(self, slots: Sequence[HostedSlot], min_ready: int) -> None:
         """Until `min_ready` of the slots (0: all) are ready."""
@@ -187,7 +185,7 @@ class HostedSession:
         if last is not None:
             name, last_name = (command.episode, command.turn), (last.episode, last.turn)
             if name == last_name:
-                if command != last:
+                if not slot.repeats(command):
                     raise self._refusal(Reason.CONFLICT, command, "another command had this name; names are used once")
                 return False
             if name < last_name:
