@@ -25,7 +25,8 @@ MAX_RESPONSE_BYTES = (1 << 31) - 1
 """protobuf's own limit."""
 
 _TRANSPORTS = (pb.TRANSPORT_SHARED_MEMORY, pb.TRANSPORT_INLINE)
-_MAX_LEASE_SECONDS = 3600
+_MAX_LEASE_SECONDS = 120.0
+"""For so long a client that vanished keeps its slots at most; one that comes back later replays its episodes."""
 _DEFAULT_LEASE_SECONDS = 60.0
 _REAP_SECONDS = 0.25
 
@@ -174,7 +175,7 @@ class Front:
             raise ContractError(
                 Reason.NO_FREE_SLOTS, f"the server has no memory or files for frames: {error}"
             ) from None
-        lease = min(request.lease.seconds, _MAX_LEASE_SECONDS) + request.lease.nanos / 1e9
+        lease = min(request.lease.seconds + request.lease.nanos / 1e9, _MAX_LEASE_SECONDS)
         if not request.HasField("lease"):
             lease = _DEFAULT_LEASE_SECONDS
         session = HostedSession(
