@@ -25,6 +25,8 @@ from overworld.v1 import env_pb2 as pb
 
 _logger = logging.getLogger(__name__)
 
+_SECRETS = ("OVERWORLD_TOKEN", "OVERWORLD_REGISTRY")
+"""Beginnings of the names of variables that hold or name secrets; a registry's URL may hold a password."""
 _START_SECONDS = 120.0
 _WATCH_SECONDS = 0.2
 _PING_SECONDS = 1.0
@@ -199,7 +201,7 @@ class WorkerProcess:
                 pass_fds=fds,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=sys.stderr.fileno(),  # envs may print; ours is read by whoever started the server
-                env=threads | os.environ,
+                env=threads | _environment(),
             )
             on_failure.pop_all()
         return _Process(process=process, reader=reader, writer=writer, heartbeat=beats)
@@ -262,6 +264,11 @@ class WorkerProcess:
             what = "making the env" if opening else "the step"
             return Reason.STEP_TIMEOUT, f"{what} took longer than {limit:g} s (--step-timeout)"
         return None
+
+
+def _environment() -> dict[str, str]:
+    """The environment for a worker, without the server's secrets: simulators log theirs, or send it with reports."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_SECRETS)}
 
 
 def _ending(code: int) -> str:
