@@ -8,7 +8,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from overworld.contract.frames import FrameFile, join_response
 from overworld.contract.wire import CONTRACT_REVISION, spec_from_proto
@@ -138,8 +138,11 @@ class Front:
             response.shared.CopyFrom(pb.SharedMemory(path=frames.path, size=frames.size, nonce=frames.nonce))
         return response
 
-    async def step(self, request: pb.StepRequest) -> bytes:
-        """EnvService.Step. The response comes serialised, so that its frames are copied only once."""
+    async def step(self, request: pb.StepRequest, on_done: Callable[[Callable[[object], None]], None]) -> bytes:
+        """EnvService.Step. The response comes serialised, so that its frames are copied only once.
+
+        What `on_done` is given is to be called when the response has been sent, or is not needed any more.
+        """
         session = self._sessions.get(request.session)
         if session is None or session.spec is None:
             raise ContractError(
@@ -151,6 +154,8 @@ class Front:
         self._pool.step(session, session.accept(request.commands))
         slots = [session.slots[command.slot] for command in request.commands]
         await session.wait(slots, request.min_ready)
+        await session.responses.acquire()
+        on_done(lambda _: session.responses.release())
         session.check_open()
         response, frames = session.respond(slots, transport)
         response.draining = self.draining

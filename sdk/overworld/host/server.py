@@ -40,6 +40,9 @@ _CHANNEL_OPTIONS = [
     # Clients ping to notice a dead link; gRPC's default is to hang up on those that ping often.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
     ("grpc.keepalive_permit_without_calls", 1),
+    # Who does not read answers no pings either, and loses the connection with all that waits to be sent.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
 ]
 
 
@@ -145,19 +148,21 @@ class Server:
             {
                 "GetServerInfo": self._unary(front.get_server_info, pb.GetServerInfoRequest),
                 "Open": self._unary(front.open, pb.OpenRequest),
-                "Step": self._unary(front.step, pb.StepRequest, serialised=True),
+                "Step": self._unary(front.step, pb.StepRequest, large=True),
                 "Close": self._unary(front.close, pb.CloseRequest),
             },
         )
 
     def _unary(
-        self, call: Callable[[Any], Awaitable[Any]], request_type: Any, *, serialised: bool = False
+        self, call: Callable[..., Awaitable[Any]], request_type: Any, *, large: bool = False
     ) -> grpc.RpcMethodHandler[Any, Any]:
+        """A handler. The response of a `large` call comes serialised, and the call learns when it has been sent."""
         name = call.__name__
 
         async def handle(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
-                response = await call(_parsed(request_type, data))
+                request = _parsed(request_type, data)
+                response = await (call(request, context.add_done_callback) if large else call(request))
             except ContractError as error:
                 self._metrics.calls.labels(name, error.reason.name).inc()
                 await context.abort(status_code(error.reason), error.message, trailing_metadata(error))
@@ -167,7 +172,7 @@ class Server:
         return grpc.unary_unary_rpc_method_handler(
             handle,
             request_deserializer=None,  # so that broken bytes get one of the contract's errors, too
-            response_serializer=None if serialised else lambda message: message.SerializeToString(),
+            response_serializer=None if large else lambda message: message.SerializeToString(),
         )
 
 

@@ -21,6 +21,8 @@ _VOCABULARY_TEXT_BYTES = 4096
 """Bound of an action's text where the env has a vocabulary."""
 
 _MAX_PREFIX = 100_000
+_MAX_RESPONSES = 2
+"""Step responses of a session that are made or sent at a time: a client that does not read them gets no more."""
 
 
 class HostedSession:
@@ -49,6 +51,7 @@ class HostedSession:
         """None until it is open."""
         self.up: set[WorkerProcess] = set()
         """Workers that have its envs."""
+        self.responses = asyncio.Semaphore(_MAX_RESPONSES)
         self.closed = False
         self._waiting = 0
         self._expires = math.inf
