@@ -38,6 +38,8 @@ _CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
     # Clients ping to notice a dead link; gRPC's default is to hang up on those that ping often.
+    ("grpc.max_concurrent_streams", 1024),  # of a connection
+    ("grpc.server_handshake_timeout_ms", 5_000),  # who has connected says so in HTTP/2 by then
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
     ("grpc.keepalive_permit_without_calls", 1),
     # Who does not read answers no pings either, and loses the connection with all that waits to be sent.
@@ -201,22 +203,20 @@ class _BearerToken(grpc.aio.ServerInterceptor):
             if sent
             else ContractError(Reason.TOKEN_MISSING, "this server asks for a bearer token; set OVERWORLD_TOKEN")
         )
-        return _refusing(handler, error)
+        return _refusing(error)
 
 
-def _refusing(handler: grpc.RpcMethodHandler[Any, Any], error: ContractError) -> grpc.RpcMethodHandler[Any, Any]:
-    """A handler of the same kind that refuses."""
+def _refusing(error: ContractError) -> grpc.RpcMethodHandler[Any, Any]:
+    """A handler that refuses any call as soon as its headers are there.
+
+    It is one for streams, also where the call is not: the others begin only when they have the whole request in memory.
+    """
 
     async def refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         await context.abort(status_code(error.reason), error.message, trailing_metadata(error))
-
-    async def refuse_stream(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        await refuse(_, context)
         yield  # makes this a stream
 
-    if handler.request_streaming:
-        return grpc.stream_stream_rpc_method_handler(refuse_stream)
-    return grpc.unary_unary_rpc_method_handler(refuse)
+    return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 def bracketed(host: str) -> str:

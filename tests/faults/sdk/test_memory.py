@@ -17,6 +17,7 @@ from overworld.v1 import env_pb2_grpc
 from tests.support.toy_env import TOY
 
 MEGABYTE = 1 << 20
+SERVICE = "overworld.v1.EnvService"
 
 
 class Deaf:
@@ -106,3 +107,38 @@ def test_a_client_that_does_not_read_gets_no_more_than_two_responses_made(server
             assert stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=5).slots_free == 28
             stub.Close(pb.CloseRequest(session=name), timeout=5)
     way.close()
+
+
+def test_a_call_without_the_token_is_refused_before_its_request_is_read() -> None:
+    with (
+        ServerProcess(TOY, arguments=("--workers", "1"), token="s3cret") as server,
+        contextlib.ExitStack() as channels,
+    ):
+        done = threading.Event()
+
+        def never() -> Iterator[bytes]:
+            done.wait(30)
+            yield b""
+
+        options = [("grpc.use_local_subchannel_pool", 1)]  # a connection each
+        for method in ("GetServerInfo", "Open", "Step", "Close"):
+            channel = channels.enter_context(grpc.insecure_channel(server.address, options))
+            call: grpc.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(f"/{SERVICE}/{method}")
+            assert call.future(never(), timeout=5).code() is grpc.StatusCode.UNAUTHENTICATED
+        done.set()
+        before = resident(server)
+        futures = []
+        for _ in range(30):
+            channel = channels.enter_context(grpc.insecure_channel(server.address, options))
+            open_: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE}/Open")
+            futures.append(open_.future(bytes(15 * MEGABYTE), timeout=20))
+        assert {future.code() for future in futures} == {grpc.StatusCode.UNAUTHENTICATED}
+        assert resident(server) < before + 60
+
+
+def test_a_connection_that_says_nothing_is_closed(server: ServerProcess) -> None:
+    host, _, port = server.address.rpartition(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.settimeout(10)
+        while connection.recv(4096):  # the server's settings, then the end
+            pass
