@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
+import sys
 import threading
 import time
 from collections import deque
@@ -15,6 +17,8 @@ from overworld.service.extras import needs_extra
 with needs_extra("host"):
     from prometheus_client import CollectorRegistry
     from prometheus_client.exposition import MetricsHandler
+
+_logger = logging.getLogger(__name__)
 
 _MAX_CONNECTIONS = 16
 _SECONDS = 5.0
@@ -70,4 +74,6 @@ class MetricsServer(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is not worth a traceback."""
+        """Logs it, unless the client just hung up."""
+        if not isinstance(sys.exception(), ConnectionError):
+            _logger.exception("metrics for %s", client_address)
