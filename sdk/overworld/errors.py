@@ -14,6 +14,7 @@
     ├── EnvUnknownError      an env or simulator is not installed here
     ├── WorkerError          an env server cannot start or replace a worker
     ├── ServiceError         a child process did not start or did not end well
+    ├── TransientError       a program cannot continue now, and may if it is started again
     ├── SettingsError        settings that make no sense
     └── MissingExtraError    a part of the SDK needs packages that are not installed
 
@@ -158,6 +159,10 @@ class WorkerError(OverworldError):
 
 class ServiceError(OverworldError):
     """A service did not start or did not end well; the message holds its last words."""
+
+
+class TransientError(OverworldError):
+    """A program cannot continue for a reason that may pass, such as a full volume: start it again."""
 
 
 class SettingsError(OverworldError, ValueError):

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch
 from peft import PeftModel
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -32,6 +33,10 @@ _hashes: dict[tuple[int, ...], str] = {}
 """Device, inode, size and times of a file -> its SHA-256."""
 _BEST = "best"
 _MAX_NAME_BYTES = 32
+
+
+class WriteError(Exception):
+    """The disk did not take a checkpoint; what there was of it has been removed."""
 
 
 class Base(BaseModel):
@@ -86,9 +91,55 @@ def write(
     """Writes a checkpoint. It appears at `folder` complete or not at all, even if the machine loses power.
 
     `base` is the folder of the model that an adapter belongs to. `write_trainer` fills the folder that it is given.
+    Raises WriteError if the disk is full or fails.
     """
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        manifest = _write(
+            unfinished,
+            folder,
+            vlm,
+            run=run,
+            update=update,
+            env_steps=env_steps,
+            base=base,
+            critic=critic,
+            write_trainer=write_trainer,
+            recipe=recipe,
+            config=config,
+            provenance=provenance,
+            used_expert=used_expert,
+        )
+    except Exception as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        # Tokenizers raise a bare Exception, with Rust's text for an error of the system.
+        if isinstance(error, (OSError, SafetensorError)) or "(os error " in str(error):
+            raise WriteError(f"the checkpoint {folder} cannot be written: {error}") from error
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+    _flush(folder.parent)
+    return manifest
+
+
+def _write(
+    unfinished: Path,
+    folder: Path,
+    vlm: VLM,
+    *,
+    run: str,
+    update: int,
+    env_steps: int,
+    base: Path | None,
+    critic: Mapping[str, Tensor] | None,
+    write_trainer: Callable[[Path], None] | None,
+    recipe: Mapping[str, Any],
+    config: Mapping[str, Any],
+    provenance: Mapping[str, Mapping[str, str]],
+    used_expert: bool,
+) -> Manifest:
+    """Fills the folder `unfinished`, which becomes `folder`."""
     weights = unfinished / "weights"
     weights.mkdir(parents=True)
     adapter = isinstance(vlm.model, PeftModel)
@@ -124,9 +175,6 @@ def write(
     (unfinished / "manifest.json").write_text(manifest.model_dump_json(indent=1))
     for path in (unfinished, *unfinished.rglob("*")):
         _flush(path)
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
-    _flush(folder.parent)
     return manifest
 
 

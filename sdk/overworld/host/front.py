@@ -8,7 +8,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -29,7 +29,8 @@ KEEPALIVE_SECONDS = 1
 """Between two pings of a client."""
 
 _TRANSPORTS = (pb.TRANSPORT_SHARED_MEMORY, pb.TRANSPORT_INLINE)
-_MAX_LEASE_SECONDS = 3600
+_MAX_LEASE_SECONDS = 120.0
+"""For so long a client that vanished keeps its slots at most; one that comes back later replays its episodes."""
 _DEFAULT_LEASE_SECONDS = 60.0
 _REAP_SECONDS = 0.25
 
@@ -73,8 +74,13 @@ class Front:
 
     @property
     def failed(self) -> asyncio.Future[None]:
-        """Gets a WorkerError when a worker cannot be replaced."""
+        """Gets a TransientError when a worker cannot be replaced, and whatever else goes wrong unforeseen."""
         return self._pool.failed
+
+    @property
+    def healthy(self) -> bool:
+        """Whether each worker works."""
+        return self._pool.healthy
 
     @property
     def envs(self) -> list[str]:
@@ -137,8 +143,11 @@ class Front:
             response.shared.CopyFrom(pb.SharedMemory(path=frames.path, size=frames.size, nonce=frames.nonce))
         return response
 
-    async def step(self, request: pb.StepRequest) -> bytes:
-        """EnvService.Step. The response comes serialised, so that its frames are copied only once."""
+    async def step(self, request: pb.StepRequest, on_done: Callable[[Callable[[object], None]], None]) -> bytes:
+        """EnvService.Step. The response comes serialised, so that its frames are copied only once.
+
+        What `on_done` is given is to be called when the response has been sent, or is not needed any more.
+        """
         session = self._sessions.get(request.session)
         if session is None or session.spec is None:
             raise ContractError(
@@ -150,6 +159,8 @@ class Front:
         self._pool.step(session, session.accept(request.commands))
         slots = [session.slots[command.slot] for command in request.commands]
         await session.wait(slots, request.min_ready)
+        await session.responses.acquire()
+        on_done(lambda _: session.responses.release())
         session.check_open()
         response, frames = session.respond(slots, transport)
         response.draining = self.draining
@@ -174,7 +185,7 @@ class Front:
             raise ContractError(
                 Reason.NO_FREE_SLOTS, f"the server has no memory or files for frames: {error}"
             ) from None
-        lease = min(request.lease.seconds, _MAX_LEASE_SECONDS) + request.lease.nanos / 1e9
+        lease = min(request.lease.seconds + request.lease.nanos / 1e9, _MAX_LEASE_SECONDS)
         if not request.HasField("lease"):
             lease = _DEFAULT_LEASE_SECONDS
         session = HostedSession(

@@ -24,6 +24,10 @@ class ServerMetrics:
         )
         self.episodes = Counter("overworld_episodes", "Episodes by end", ["env", "end"], registry=registry)
         self.failures = Counter("overworld_slot_failures", "Failed commands", ["env", "reason"], registry=registry)
+        self.workers_ready = Gauge("overworld_workers_ready", "Workers that can be used", registry=registry)
+        self.worker_start_failures = Counter(
+            "overworld_worker_start_failures", "Failed attempts to replace a worker", registry=registry
+        )
         self.worker_restarts = Counter("overworld_worker_restarts", "Workers replaced", registry=registry)
         self.sent_bytes = Counter("overworld_sent_bytes", "Bytes of Step responses", registry=registry)
         self._step_seconds = Histogram(

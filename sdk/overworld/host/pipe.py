@@ -4,13 +4,15 @@ front to worker   {"do": "open", "session", "slots", "frames", "nonce", "stride"
                   {"do": "step", "session"} + StepRequest
                   {"do": "replay", "session"} + StepRequest: resets with prefixes, whose images are hashed and not shown
                   {"do": "close", "session"}
+                  {"do": "ping"}: a job that does nothing
 worker to front   {"is": "ready"} + GetServerInfoResponse (envs and versions), or {"is": "unable", "why"}
                   {"is": "opened", "session", "jobs", "error"} + OpenResponse (spec and options)
                   {"is": "results", "session", "jobs"} + StepResponse (a block per image: offsets in the session's file)
                   {"is": "replayed", "session", "jobs"} + StepResponse (no blocks)
+                  {"is": "pong", "jobs"}
 
-An open and each command are jobs. A worker does its jobs in the order in which they were sent; `jobs` says how many a
-message answers.
+An open, a ping and each command are jobs. A worker does its jobs in the order in which they were sent; `jobs` says how
+many a message answers.
 """
 
 from __future__ import annotations

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from overworld.authoring.env import End
 from overworld.contract.replay import Lost, Playing
-from overworld.errors import ContractError, Reason, WorkerError
+from overworld.errors import ContractError, Reason, TransientError, WorkerError
 from overworld.host import pipe
 from overworld.host.metrics import ServerMetrics
 from overworld.host.session import HostedSession
@@ -22,8 +23,10 @@ from overworld.host.slot import HostedSlot, Phase
 from overworld.host.worker_process import Death, Job, WorkerProcess
 from overworld.v1 import env_pb2 as pb
 
-_RESTART_PAUSES = (0.2, 1.0, 5.0)
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 """Seconds between attempts to replace a worker: what keeps it from starting (too little memory, say) may pass."""
+_REPLACE_SECONDS = 60.0
+"""For so long it is tried; then the server ends, since another one may have more luck."""
 
 _logger = logging.getLogger(__name__)
 
@@ -50,7 +53,7 @@ class Pool:
     ) -> None:
         self.slots = slots
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Gets a WorkerError when a worker cannot be replaced."""
+        """Gets a TransientError when a worker cannot be replaced, and whatever else goes wrong here unforeseen."""
         self._metrics = metrics
         self._on_lost = on_lost
         self._sessions: dict[int, HostedSession] = {}
@@ -67,6 +70,7 @@ class Pool:
             )
             for index in range(workers)
         ]
+        metrics.workers_ready.set_function(lambda: sum(worker.ready.is_set() for worker in self._workers))
 
     def __repr__(self) -> str:
         return f"<Pool: {len(self._workers)} workers, {self.free} of {self.slots} slots free>"
@@ -75,6 +79,11 @@ class Pool:
     def free(self) -> int:
         """Slots that no session holds."""
         return sum(worker.capacity - worker.used for worker in self._workers)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether each worker can be used: it does its jobs in time, or has answered a ping seconds ago."""
+        return all(worker.ready.is_set() for worker in self._workers)
 
     async def start(self) -> pb.GetServerInfoResponse:
         """Starts the workers; the envs and versions that they describe. Raises WorkerError."""
@@ -244,17 +253,20 @@ class Pool:
             self._spawn(self._reopen_on(worker, session))
 
     async def _restart(self, worker: WorkerProcess) -> None:
-        for pause in (*_RESTART_PAUSES, None):
+        began, pause = time.monotonic(), _FIRST_PAUSE
+        while True:
             try:
                 await worker.start()
-            except WorkerError as error:
-                _logger.error("%s", error)
-                if pause is not None:
-                    await asyncio.sleep(pause)
-                elif not self.failed.done():
-                    self.failed.set_exception(error)
-            else:
                 return
+            except WorkerError as error:
+                self._metrics.worker_start_failures.inc()
+                tried = time.monotonic() - began
+                if tried > _REPLACE_SECONDS:
+                    message = f"worker {worker.index} could not be replaced for {tried:.0f} s ({error})"
+                    raise TransientError(f"{message}; start the server again") from None
+                _logger.error("%s; trying again in %g s", error, pause)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _reopen_on(self, worker: WorkerProcess, session: HostedSession) -> None:
         try:
@@ -297,4 +309,9 @@ class Pool:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._on_done)
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and not self.failed.done():
+            self.failed.set_exception(error)

@@ -19,26 +19,32 @@ from overworld.host.config import ServerConfig
 from overworld.host.front import KEEPALIVE_SECONDS, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, Front
 from overworld.host.metrics import ServerMetrics
 from overworld.service import malloc
+from overworld.service.exposition import MetricsServer
 from overworld.service.extras import needs_extra
 from overworld.v1 import env_pb2 as pb
 
 with needs_extra("host"):
     from grpc_health.v1 import health, health_pb2, health_pb2_grpc
     from grpc_reflection.v1alpha import reflection
-    from prometheus_client import start_http_server
 
 _logger = logging.getLogger(__name__)
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["EnvService"].full_name
 _STOP_SECONDS = 2.0
+_HEALTH_SECONDS = 0.5
 
 _CHANNEL_OPTIONS = [
     ("grpc.so_reuseport", 0),  # else a second server on the port is not refused and takes half of the calls
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
     # Clients ping to notice a dead link; gRPC's default is to hang up on those that ping often.
+    ("grpc.max_concurrent_streams", 1024),  # of a connection
+    ("grpc.server_handshake_timeout_ms", 5_000),  # who has connected says so in HTTP/2 by then
     ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_SECONDS * 1000),
     ("grpc.keepalive_permit_without_calls", 1),
+    # Who does not read answers no pings either, and loses the connection with all that waits to be sent.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
 ]
 
 
@@ -60,6 +66,7 @@ class Server:
         )
         self._grpc = grpc.aio.server(options=_CHANNEL_OPTIONS, interceptors=[_BearerToken(config.token)])
         self._health = health.aio.HealthServicer()
+        self._telling: asyncio.Task[None] | None = None
         self._announcing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -78,7 +85,7 @@ class Server:
         await self._front.start()
         if config.metrics_port:
             try:
-                start_http_server(config.metrics_port, config.host, self._metrics.registry)
+                MetricsServer(config.host, config.metrics_port, self._metrics.registry).start()
             except OSError as error:
                 raise ServiceError(
                     f"cannot serve metrics on {host}:{config.metrics_port} ({error}); choose another --metrics-port"
@@ -91,11 +98,11 @@ class Server:
             self._announcing = asyncio.create_task(
                 announce(config.registry, self._front.instance, address, self._front.envs)
             )
-        for service in ("", _SERVICE):
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        await self._tell_health(True)
+        self._telling = asyncio.create_task(self._watch_health())
 
     async def run(self) -> None:
-        """Serves until SIGTERM or SIGINT, then drains. Raises WorkerError if a worker cannot be replaced."""
+        """Serves until SIGTERM or SIGINT, then drains. Raises TransientError if a worker cannot be replaced."""
         loop = asyncio.get_running_loop()
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -112,12 +119,29 @@ class Server:
     async def stop(self, grace: float) -> None:
         """Drains for `grace` seconds, then ends."""
         await self._health.enter_graceful_shutdown()
+        if self._telling:
+            self._telling.cancel()
         if self._announcing:
             self._announcing.cancel()
             await asyncio.wait([self._announcing])
         await self._front.drain(grace)
         await self._grpc.stop(_STOP_SECONDS)
         await self._front.stop()
+
+    async def _tell_health(self, healthy: bool) -> None:
+        """Sets what health checks answer."""
+        status = health_pb2.HealthCheckResponse
+        for service in ("", _SERVICE):
+            await self._health.set(service, status.SERVING if healthy else status.NOT_SERVING)
+
+    async def _watch_health(self) -> None:
+        """Workers are pinged all the time, not when somebody asks: a check costs them nothing."""
+        told = True
+        while True:
+            await asyncio.sleep(_HEALTH_SECONDS)
+            if (healthy := self._front.healthy) != told:
+                await self._tell_health(healthy)
+                told = healthy
 
     def _handlers(self) -> grpc.GenericRpcHandler:
         front = self._front
@@ -126,19 +150,21 @@ class Server:
             {
                 "GetServerInfo": self._unary(front.get_server_info, pb.GetServerInfoRequest),
                 "Open": self._unary(front.open, pb.OpenRequest),
-                "Step": self._unary(front.step, pb.StepRequest, serialised=True),
+                "Step": self._unary(front.step, pb.StepRequest, large=True),
                 "Close": self._unary(front.close, pb.CloseRequest),
             },
         )
 
     def _unary(
-        self, call: Callable[[Any], Awaitable[Any]], request_type: Any, *, serialised: bool = False
+        self, call: Callable[..., Awaitable[Any]], request_type: Any, *, large: bool = False
     ) -> grpc.RpcMethodHandler[Any, Any]:
+        """A handler. The response of a `large` call comes serialised, and the call learns when it has been sent."""
         name = call.__name__
 
         async def handle(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
-                response = await call(_parsed(request_type, data))
+                request = _parsed(request_type, data)
+                response = await (call(request, context.add_done_callback) if large else call(request))
             except ContractError as error:
                 self._metrics.calls.labels(name, error.reason.name).inc()
                 await context.abort(status_code(error.reason), error.message, trailing_metadata(error))
@@ -148,7 +174,7 @@ class Server:
         return grpc.unary_unary_rpc_method_handler(
             handle,
             request_deserializer=None,  # so that broken bytes get one of the contract's errors, too
-            response_serializer=None if serialised else lambda message: message.SerializeToString(),
+            response_serializer=None if large else lambda message: message.SerializeToString(),
         )
 
 
@@ -177,22 +203,20 @@ class _BearerToken(grpc.aio.ServerInterceptor):
             if sent
             else ContractError(Reason.TOKEN_MISSING, "this server asks for a bearer token; set OVERWORLD_TOKEN")
         )
-        return _refusing(handler, error)
+        return _refusing(error)
 
 
-def _refusing(handler: grpc.RpcMethodHandler[Any, Any], error: ContractError) -> grpc.RpcMethodHandler[Any, Any]:
-    """A handler of the same kind that refuses."""
+def _refusing(error: ContractError) -> grpc.RpcMethodHandler[Any, Any]:
+    """A handler that refuses any call as soon as its headers are there.
+
+    It is one for streams, also where the call is not: the others begin only when they have the whole request in memory.
+    """
 
     async def refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         await context.abort(status_code(error.reason), error.message, trailing_metadata(error))
-
-    async def refuse_stream(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        await refuse(_, context)
         yield  # makes this a stream
 
-    if handler.request_streaming:
-        return grpc.stream_stream_rpc_method_handler(refuse_stream)
-    return grpc.unary_unary_rpc_method_handler(refuse)
+    return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 def bracketed(host: str) -> str:
@@ -201,7 +225,10 @@ def bracketed(host: str) -> str:
 
 
 def serve(config: ServerConfig, on_start: Callable[[int], None]) -> None:
-    """Serves until a signal; `on_start` gets the port. Raises WorkerError or ServiceError if that is impossible."""
+    """Serves until a signal; `on_start` gets the port.
+
+    Raises WorkerError or ServiceError if that is impossible, TransientError if it becomes so.
+    """
 
     async def run() -> None:
         server = Server(config)

@@ -21,6 +21,8 @@ _VOCABULARY_TEXT_BYTES = 4096
 """Bound of an action's text where the env has a vocabulary."""
 
 _MAX_PREFIX = 100_000
+_MAX_RESPONSES = 2
+"""Step responses of a session that are made or sent at a time: a client that does not read them gets no more."""
 
 
 class HostedSession:
@@ -49,6 +51,7 @@ class HostedSession:
         """None until it is open."""
         self.up: set[WorkerProcess] = set()
         """Workers that have its envs."""
+        self.responses = asyncio.Semaphore(_MAX_RESPONSES)
         self.closed = False
         self._waiting = 0
         self._expires = math.inf
@@ -83,8 +86,8 @@ class HostedSession:
         self.frames.close()
 
     def accept(self, commands: Iterable[pb.Command]) -> list[pb.Command]:
-        """Checks all commands, then makes them the slots' current ones. Returns those that are to be executed; the
-        others were sent before.
+        """Checks all commands, then makes them the slots' current ones. Returns those that are to be executed, without
+        replies; the others were sent before.
 
         Raises ContractError, with nothing changed.
         """
@@ -98,10 +101,8 @@ class HostedSession:
             named.add(command.slot)
             if self._is_fresh(spec, command):
                 fresh.append(command)
-        for command in fresh:
-            self.slots[command.slot].accept(command)
         self.renew()
-        return fresh
+        return [self.slots[command.slot].accept(command) for command in fresh]
 
     async def wait(self, slots: Sequence[HostedSlot], min_ready: int) -> None:
         """Until `min_ready` of the slots (0: all) are ready."""
@@ -187,7 +188,7 @@ class HostedSession:
         if last is not None:
             name, last_name = (command.episode, command.turn), (last.episode, last.turn)
             if name == last_name:
-                if command != last:
+                if not slot.repeats(command):
                     raise self._refusal(Reason.CONFLICT, command, "another command had this name; names are used once")
                 return False
             if name < last_name:

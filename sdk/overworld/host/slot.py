@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -54,7 +55,8 @@ class HostedSlot:
     worker: WorkerProcess
     phase: Phase = Phase.REBUILDING
     episode: Episode = field(default_factory=Idle)
-    command: pb.Command | None = None  # the last one that was accepted
+    command: pb.Command | None = None  # the last one that was accepted, without replies
+    digest: bytes = b""  # of that command as it was sent
     result: pb.SlotResult | None = None  # what it gave; None while it is running
     places: Sequence[pb.FrameBlock] = ()  # of the result's images, in the session's file
     waiters: list[Waiter] = field(default_factory=list)
@@ -67,12 +69,17 @@ class HostedSlot:
         """Whether the last command has no result yet."""
         return self.phase in _WITH_COMMAND
 
-    def accept(self, command: pb.Command) -> None:
-        """Makes `command`, which is to be executed, the current one."""
+    def repeats(self, command: pb.Command) -> bool:
+        """Whether `command` is the last one, sent again."""
+        return self.digest == _digest(command)
+
+    def accept(self, command: pb.Command) -> pb.Command:
+        """Makes `command` the current one. Returns what is to be executed: the command without replies."""
         self.phase = _ON_ACCEPT[self.phase]
-        self.command, self.result = command, None
+        self.command, self.digest, self.result = _without_replies(command), _digest(command), None
         if command.HasField("reset"):
             self.episode = Idle()  # the last one need not be replayed any more
+        return self.command
 
     def finish(self, result: pb.SlotResult, places: Sequence[pb.FrameBlock] = ()) -> None:
         """Notes the result of the running command and wakes those who wait for it."""
@@ -109,3 +116,18 @@ class HostedSlot:
             state=pb.SLOT_STATE_FAILED,
             error=pb.SlotError(reason=reason.name, message=message, reset_helps=True),
         )
+
+
+def _digest(command: pb.Command) -> bytes:
+    return hashlib.blake2b(command.SerializeToString(deterministic=True), digest_size=16).digest()
+
+
+def _without_replies(command: pb.Command) -> pb.Command:
+    """A copy for the worker, which does not need replies, and to be kept, for which they are too long."""
+    cleared = pb.Command()
+    cleared.CopyFrom(command)
+    for action in cleared.reset.prefix if command.HasField("reset") else (cleared.action,):
+        action.ClearField("reply")
+    copy = pb.Command()  # a cleared field keeps its memory as long as its message lives
+    copy.CopyFrom(cleared)
+    return copy

@@ -153,6 +153,10 @@ class Worker:
                     self._step(header["session"], pb.StepRequest.FromString(body), "replayed", _HostedRunner.replay)
                 case "close":
                     self._close(header["session"])
+                case "ping":
+                    self._heartbeat.start()
+                    self._heartbeat.finish()
+                    self._front.send({"is": "pong", "jobs": 1})
 
     def _open(self, header: pipe.Header, request: pb.OpenRequest) -> None:
         session = header["session"]

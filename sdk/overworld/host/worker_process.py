@@ -25,15 +25,24 @@ from overworld.v1 import env_pb2 as pb
 
 _logger = logging.getLogger(__name__)
 
+_SECRETS = ("OVERWORLD_TOKEN", "OVERWORLD_REGISTRY")
+"""Beginnings of the names of variables that hold or name secrets; a registry's URL may hold a password."""
 _START_SECONDS = 120.0
 _WATCH_SECONDS = 0.2
+_PING_SECONDS = 1.0
+"""An idle worker gets a job that does nothing this often, so that one that is frozen is noticed."""
+_BEGIN_SECONDS = 7.0
+"""A worker that has jobs begins the next one, or answers the last one, within this time."""
 
 
 class Job(NamedTuple):
-    """What a worker was told to do: a command of a session's slot, or to open the session (`slot` is None)."""
+    """What a worker was told to do: a command of a session's slot, to open the session (`slot` is None), or nothing."""
 
-    session: int
+    session: int | None
     slot: int | None
+
+
+_PING = Job(None, None)
 
 
 class Death(NamedTuple):
@@ -125,10 +134,15 @@ class WorkerProcess:
 
     async def start(self) -> pb.GetServerInfoResponse:
         """Starts the process and waits until it has loaded its envs, which it describes. Raises WorkerError."""
-        process = self._process = await self._launch()
+        try:
+            process = self._process = await self._launch()
+        except (OSError, RuntimeError) as error:  # RuntimeError: no thread could be started
+            raise WorkerError(
+                f"worker {self.index} cannot be started: {error}; free memory, files or processes"
+            ) from error
         try:
             header, body = await asyncio.wait_for(pipe.read(process.reader), _START_SECONDS)
-        except (asyncio.IncompleteReadError, TimeoutError):
+        except (asyncio.IncompleteReadError, OSError):  # a TimeoutError is an OSError
             header = {"is": "unable", "why": f"worker {self.index} died while loading {', '.join(self._names)}"}
         if header["is"] == "unable":
             await process.kill()
@@ -164,30 +178,32 @@ class WorkerProcess:
         self._process.send(header, message, jobs)
 
     async def _launch(self) -> _Process:
-        ours, theirs = socket.socketpair()
-        with theirs, tempfile.TemporaryFile() as file:
+        with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as given:
+            ours, theirs = socket.socketpair()
+            on_failure.callback(ours.close)
+            given.enter_context(theirs)
+            file = given.enter_context(tempfile.TemporaryFile())
             file.truncate(heartbeat.SIZE)
             beats = HeartbeatFile(file.fileno())
             fds = theirs.fileno(), file.fileno()
             reader, writer = await asyncio.open_connection(sock=ours)
+            on_failure.pop_all()
+            on_failure.callback(writer.close)
             # One thread per worker: there are as many workers as cores.
             threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-m",
-                    "overworld.host.worker",
-                    *map(str, fds),
-                    str(self.capacity),
-                    *self._names,
-                    pass_fds=fds,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=sys.stderr.fileno(),  # envs may print; ours is read by whoever started the server
-                    env=threads | os.environ,
-                )
-            except BaseException:
-                writer.close()
-                raise
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "overworld.host.worker",
+                *map(str, fds),
+                str(self.capacity),
+                *self._names,
+                pass_fds=fds,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=sys.stderr.fileno(),  # envs may print; ours is read by whoever started the server
+                env=threads | _environment(),
+            )
+            on_failure.pop_all()
         return _Process(process=process, reader=reader, writer=writer, heartbeat=beats)
 
     async def _supervise(self, process: _Process) -> None:
@@ -199,16 +215,15 @@ class WorkerProcess:
             reading.cancel()
             watching.cancel()
         if watching.done() and not watching.cancelled() and watching.exception() is None:
-            reason, message = Reason.STEP_TIMEOUT, watching.result()
+            reason, message = watching.result()
         else:
             for task in (reading, watching):
                 if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                     _logger.error("worker %d", self.index, exc_info=error)
-            reason, message = Reason.WORKER_DIED, "the process that ran this step died"
+            reason, message = Reason.WORKER_DIED, ""
         self.ready.clear()
         code = await process.kill()
-        if reason is Reason.WORKER_DIED:
-            message += f" ({f'killed by {signal.Signals(-code).name}' if code < 0 else f'exit code {code}'})"
+        message = message or f"the process that ran this step died ({_ending(code)})"
         _logger.error("worker %d: %s", self.index, message)
         self._on_death(self, Death(reason, message, process.current_job()))
 
@@ -216,19 +231,51 @@ class WorkerProcess:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionResetError):
             while True:
                 header, body = await process.receive()
-                self._on_message(self, header, body)
+                if header["is"] != "pong":
+                    self._on_message(self, header, body)
 
-    async def _watch(self, process: _Process) -> str:
-        """Returns, with an explanation, when one job takes too long."""
-        seen, since = process.heartbeat.read(), time.monotonic()
+    async def _watch(self, process: _Process) -> tuple[Reason, str]:
+        """Pings the worker while it is idle. Returns, with an explanation, when it hangs."""
+        seen, waited, last = process.heartbeat.read(), 0.0, time.monotonic()
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
-            now = process.heartbeat.read()
-            if not now.working or now != seen:
-                seen, since = now, time.monotonic()
-                continue
-            job = process.current_job()
-            opening = job is not None and job.slot is None
-            limit = max(self._step_timeout, _START_SECONDS) if opening else self._step_timeout
-            if time.monotonic() - since > limit:
-                return f"{'making the env' if opening else 'the step'} took longer than {limit:g} s (--step-timeout)"
+            heartbeat, now = process.heartbeat.read(), time.monotonic()
+            # A pause of this process counts for little: it may have been the whole container's.
+            waited, last = waited + min(now - last, 5 * _WATCH_SECONDS), now
+            if heartbeat != seen:
+                seen, waited = heartbeat, 0.0
+            elif not process.jobs:
+                if waited > _PING_SECONDS:
+                    process.send({"do": "ping"}, None, [_PING])
+                    waited = 0.0
+            elif overdue := self._overdue(process, waited):
+                return overdue
+
+    def _overdue(self, process: _Process, waited: float) -> tuple[Reason, str] | None:
+        """What is wrong with a worker that has jobs and gave no sign of life for `waited` seconds; None: nothing."""
+        job = process.current_job()
+        if job is None or job is _PING:
+            if waited > _BEGIN_SECONDS:
+                return Reason.WORKER_DIED, f"it was frozen: it did not begin its next job within {_BEGIN_SECONDS:g} s"
+            return None
+        opening = job.slot is None
+        limit = max(self._step_timeout, _START_SECONDS) if opening else self._step_timeout
+        if waited > limit:
+            what = "making the env" if opening else "the step"
+            return Reason.STEP_TIMEOUT, f"{what} took longer than {limit:g} s (--step-timeout)"
+        return None
+
+
+def _environment() -> dict[str, str]:
+    """The environment for a worker, without the server's secrets: simulators log theirs, or send it with reports."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_SECRETS)}
+
+
+def _ending(code: int) -> str:
+    """How a process ended, from its exit code."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:  # most real-time signals have no name
+        return f"killed by signal {-code}"

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from overworld.errors import SettingsError
-from prometheus_client import CollectorRegistry, start_http_server
+from overworld.service.exposition import MetricsServer
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -57,14 +58,13 @@ def serve_metrics(host: str, port: int) -> Iterator[Exporter]:
     registry = CollectorRegistry()
     registry.register(exporter)
     try:
-        server, thread = start_http_server(port, host, registry)
+        server = MetricsServer(host, port, registry)
     except OSError as error:
         raise SettingsError(
             f"metrics_port: {host}:{port} cannot be listened on ({error.strerror}); choose another port"
         ) from None
+    server.start()
     try:
         yield exporter
     finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        server.stop()

@@ -9,6 +9,7 @@ Checkpoint 000000 is the policy at the start of RL, where it was made by cloning
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -67,7 +68,8 @@ class Run:
         """Makes the folder and writes the settings into it.
 
         The learning rate's schedule is pinned when the run begins: `policy.lr_updates` is `updates` then, if it is
-        null. Raises SettingsError if the folder cannot be written or holds a run with other settings.
+        null. Raises SettingsError if the folder cannot be written or holds a run with other settings, OSError if its
+        volume is full.
         """
         run = cls(config)
         path = run.folder / "config.yaml"
@@ -83,6 +85,8 @@ class Run:
             unfinished.write_text(yaml.safe_dump(settings, sort_keys=False))
             unfinished.rename(path)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise  # that may pass
             raise SettingsError(
                 f"run: {run.folder} cannot be written by user {os.getuid()} ({error.strerror}); mount a volume for "
                 "checkpoints there, or name another folder with run=DIR"

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -159,6 +160,20 @@ def test_sigterm_ends_sessions_that_stay_when_their_grace_is_over() -> None:
 def workers_of(pid: int) -> list[int]:
     children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout
     return [int(child) for child in children.split()]
+
+
+def test_simulators_do_not_get_the_servers_secrets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("s3cret")
+    for name, value in {"OVERWORLD_TOKEN_FILE": str(token), "OVERWORLD_TOY_DATA": "here"}.items():
+        monkeypatch.setenv(name, value)
+    with ServerProcess(TOY, arguments=("--workers", "1")) as server:
+        with pytest.raises(ContractError, match="TOKEN_MISSING"):
+            server_info(server.address)
+        (worker,) = workers_of(server.process.pid)
+        given = Path(f"/proc/{worker}/environ").read_text().split("\0")
+    assert "OVERWORLD_TOY_DATA=here" in given  # where data lies is the simulators' own
+    assert not [line for line in given if "TOKEN" in line.partition("=")[0] or str(token) in line]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from overworld import cli
-from overworld.errors import EnvUnknownError, OverworldError, SettingsError
+from overworld.errors import EnvUnknownError, OverworldError, SettingsError, TransientError
 from overworld.service.program import run
 
 VERBS = ("serve", "train", "policy", "eval", "compare", "play", "ps")
@@ -81,12 +82,26 @@ def test_our_errors_end_in_one_line(error: Exception, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == "overworld fail: it broke\n"
 
 
-def test_mistakes_of_ours_are_not_hidden() -> None:
-    def fail(arguments: Sequence[str]) -> int:
-        raise KeyError("a bug")
+def test_defects_are_not_hidden_and_have_a_status_of_their_own() -> None:
+    program = (
+        "from overworld.service.program import run\n"
+        "def fail(arguments): raise KeyError('a bug')\n"
+        "run(fail, [], 'overworld fail')"
+    )
+    failed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert failed.returncode == os.EX_SOFTWARE == 70
+    assert "Traceback" in failed.stderr
+    assert failed.stderr.splitlines()[-1] == "KeyError: 'a bug'"
 
-    with pytest.raises(KeyError):
+
+def test_what_may_pass_has_a_status_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(arguments: Sequence[str]) -> int:
+        raise TransientError("no room")
+
+    with pytest.raises(SystemExit) as exited:
         run(fail, [], "overworld fail")
+    assert exited.value.code == os.EX_TEMPFAIL == 75
+    assert capsys.readouterr().err == "overworld fail: no room\n"
 
 
 def test_a_reader_that_is_gone_is_not_a_traceback() -> None:

@@ -73,7 +73,22 @@ def test_the_replay_holds_all_actions_without_replies_and_leaves_the_command_as_
     replay = episode_of(playing).replay()
     assert (replay.slot, replay.episode, replay.turn, replay.reset.seed) == (3, 1, 2, 5)
     assert [(action.text, action.reply) for action in replay.reset.prefix] == [("a", ""), ("up", "")]
-    assert RESET.reset.prefix[0].reply == "long"  # a repeated command is compared with it
+    assert RESET.reset.prefix[0].reply == "long"
+
+
+def test_a_command_is_kept_without_replies_and_known_again_with_them(slot: HostedSlot) -> None:
+    for command in (RESET, act(2)):
+        executed = slot.accept(command)
+        assert executed is slot.command
+        assert [action.reply for action in (*executed.reset.prefix, executed.action)] == [""] * (
+            len(executed.reset.prefix) + 1
+        )
+        slot.finish(ready(command))
+        other = pb.Command()
+        other.CopyFrom(command)
+        assert slot.repeats(other)
+        (other.reset.prefix[0] if other.HasField("reset") else other.action).reply = "short"
+        assert not slot.repeats(other)
 
 
 def test_a_death_without_a_command(playing: HostedSlot) -> None:

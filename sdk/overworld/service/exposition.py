@@ -1,0 +1,79 @@
+"""Metrics for Prometheus over HTTP, bounded: whoever reaches the port can neither take all threads nor all files."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from http.server import ThreadingHTTPServer
+from typing import Any
+
+from overworld.service.extras import needs_extra
+
+with needs_extra("host"):
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.exposition import MetricsHandler
+
+_logger = logging.getLogger(__name__)
+
+_MAX_CONNECTIONS = 16
+_SECONDS = 5.0
+"""For so long a client may be silent."""
+
+
+class MetricsServer(ThreadingHTTPServer):
+    """Serves a registry at `host:port`. When too many connections are open, the oldest is closed.
+
+    Raises OSError if the address cannot be listened on.
+    """
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
+        self.address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        self._connections: deque[socket.socket] = deque()
+        handler = type("_Handler", (MetricsHandler,), {"registry": registry, "timeout": _SECONDS})
+        super().__init__((host, port), handler)
+        self._thread = threading.Thread(target=self.serve_forever, name="metrics", daemon=True)
+
+    def start(self) -> None:
+        """Begins to serve, on threads of its own."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends that."""
+        self.shutdown()
+        self.server_close()
+        self._thread.join()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """As the base's, but does not spin while no file descriptor is free."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(0.1)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """As the base's, but closes the oldest connection if there are too many."""
+        self._connections.append(request)
+        if len(self._connections) > _MAX_CONNECTIONS:
+            with contextlib.suppress(OSError):  # it was closed just now
+                self._connections.popleft().shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """As the base's."""
+        with contextlib.suppress(ValueError):  # it was the oldest of too many
+            self._connections.remove(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Logs it, unless the client just hung up."""
+        if not isinstance(sys.exception(), ConnectionError):
+            _logger.exception("metrics for %s", client_address)
