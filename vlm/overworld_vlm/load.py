@@ -48,7 +48,8 @@ class VLM:
     @property
     def core(self) -> Any:
         """The Hugging Face model, without PEFT's wrapper but with its adapter layers."""
-        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        # Not get_base_model(): that needs an active adapter, and the one that was active may have been deleted.
+        return self.model.base_model.model if isinstance(self.model, PeftModel) else self.model
 
     @cached_property
     def family(self) -> Family:

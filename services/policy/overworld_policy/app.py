@@ -23,10 +23,10 @@ from overworld_policy.models import Model
 _OPEN_PATHS = ("/health", "/metrics")  # probes and Prometheus send no key
 
 
-def create_app(config: PolicyServerConfig) -> FastAPI:
-    """The policy server as an ASGI application."""
+def create_app(config: PolicyServerConfig, on_death: Callable[[], None]) -> FastAPI:
+    """The policy server as an ASGI application; `on_death` is called when it can write no more replies."""
     metrics = Metrics()
-    service = ChatService(config, metrics)
+    service = ChatService(config, metrics, on_death)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -18,7 +18,7 @@ from overworld_vlm.writer import Request
 from transformers import PreTrainedTokenizerBase
 
 from overworld_policy.config import PolicyServerConfig
-from overworld_policy.decoder import Decoder, Loaded
+from overworld_policy.decoder import Decoder, DecoderDiedError, Loaded
 from overworld_policy.errors import ApiError, bad_request
 from overworld_policy.messages import ChatRequest, read_messages
 from overworld_policy.metrics import Metrics
@@ -151,11 +151,11 @@ class Chat:
 class ChatService:
     """What all chats share: the models, the decoder, and the thread that encodes prompts."""
 
-    def __init__(self, config: PolicyServerConfig, metrics: Metrics) -> None:
+    def __init__(self, config: PolicyServerConfig, metrics: Metrics, on_death: Callable[[], None]) -> None:
         self.models = Models(config)
         self._config = config
         self._metrics = metrics
-        self._decoder = Decoder(config)
+        self._decoder = Decoder(config, on_death)
         self._in_flight = 0
         # One thread: fast tokenizers are not safe to call from several at once.
         self._encoder = ThreadPoolExecutor(1, "encoder")
@@ -183,6 +183,8 @@ class ChatService:
             loaded = await asyncio.wrap_future(self._decoder.use(model))
         except ModelError as error:
             raise ApiError(404, str(error), code="model_unusable", param="model") from None
+        except DecoderDiedError as error:
+            raise ApiError(503, str(error), code="server_failed") from None
         try:
             prompt = await self._encode(lambda: _encode(loaded.vlm, messages))
             chat = Chat(asked, loaded, prompt, self._config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import queue
 import threading
@@ -11,10 +12,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from overworld_vlm import checkpoint
 from overworld_vlm.engine import Engine
-from overworld_vlm.load import VLM, load, torch_device, torch_dtype
+from overworld_vlm.load import VLM, ModelError, load, torch_device, torch_dtype
 from overworld_vlm.writer import Request
 from peft import PeftModel
 
@@ -22,6 +24,10 @@ from overworld_policy.config import PolicyServerConfig
 from overworld_policy.models import Model
 
 _logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+_Key = tuple[Path, str]
+"""A folder, and the digest of the weights in it: a folder's content may be replaced while it is served."""
 
 
 @dataclass(eq=False, slots=True)
@@ -63,16 +69,76 @@ class _Job:
     request: Request
     on_tokens: Callable[[Request], None]
 
+    def check(self, begun: Future[None]) -> None:
+        """Fails if it could not be begun."""
+        if begun.exception() is not None:
+            self.fail()
+
+    def fail(self) -> None:
+        """Ends the request without a whole reply."""
+        self.request.finish = "cancelled"
+        self.report()
+
+    def report(self) -> None:
+        """Calls back. What is wrong with the callback is its own affair."""
+        try:
+            self.on_tokens(self.request)
+        except Exception:
+            _logger.exception("nobody could be told of a token")
+
+
+class _Work(Generic[_T]):
+    """Something to be done on the decoder's thread, whose outcome is a future's."""
+
+    def __init__(self, work: Callable[[], _T], future: Future[_T]) -> None:
+        self._work = work
+        self._future = future
+
+    def __call__(self) -> None:
+        if not self._future.set_running_or_notify_cancel():
+            return
+        try:
+            result = self._work()
+        except Exception as error:  # whatever it is, it is the outcome; the thread must survive
+            if not isinstance(error, ModelError):
+                _logger.exception("the decoder failed at one of its tasks")
+            self._future.set_exception(error)
+        except BaseException:
+            self._future.set_exception(DecoderDiedError())
+            raise
+        else:
+            self._future.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        """Gives the work up."""
+        if self._future.set_running_or_notify_cancel():
+            self._future.set_exception(error)
+
+
+class DecoderDiedError(Exception):
+    """The thread that writes replies has ended by an error, and nothing can be written any more."""
+
+    def __init__(self) -> None:
+        super().__init__("the thread that writes replies has died; the server ends, see its log")
+
 
 class Decoder:
-    """Loads models and writes replies. Its methods may be called from any thread."""
+    """Loads models and writes replies. Its methods may be called from any thread.
 
-    def __init__(self, config: PolicyServerConfig) -> None:
+    What fails costs only the request that it was done for. Should the thread itself die all the same, every reply under
+    way is cancelled, every future raises DecoderDiedError, and `on_death` is called on the thread, last of all.
+    """
+
+    def __init__(self, config: PolicyServerConfig, on_death: Callable[[], None]) -> None:
         self._config = config
-        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._loaded: OrderedDict[Path, Loaded] = OrderedDict()  # by checkpoint, least recently used first
-        self._bases: dict[Path, _Base] = {}  # by the folder of the weights
+        self._on_death = on_death
+        self._inbox: queue.SimpleQueue[_Work[Any] | None] = queue.SimpleQueue()
+        self._loaded: OrderedDict[_Key, Loaded] = OrderedDict()  # least recently used first
+        self._bases: dict[_Key, _Base] = {}
+        self._adapters = itertools.count()
         self._jobs: list[_Job] = []
+        self._dead = False
+        self._closing = threading.Lock()  # held while work is put into the inbox, and while the thread dies
         self._thread = threading.Thread(target=self._run, name="decoder", daemon=True)
         self._thread.start()
 
@@ -81,35 +147,40 @@ class Decoder:
 
     def use(self, model: Model) -> Future[Loaded]:
         """The model, loaded if need be and kept until `release`. The future raises ModelError."""
-        future: Future[Loaded] = Future()
-
-        def work() -> None:
-            try:
-                loaded = self._load(model)
-            except Exception as error:  # whatever it is, it answers the request; the thread must survive
-                future.set_exception(error)
-                return
-            loaded.users += 1  # first: a model without users may be let go
-            self._make_room()
-            future.set_result(loaded)
-
-        self._inbox.put(work)
-        return future
+        return self._ask(lambda: self._use(model))
 
     def release(self, loaded: Loaded) -> None:
         """The counterpart of `use`."""
-        self._inbox.put(lambda: self._release(loaded))
+        self._ask(lambda: self._release(loaded))
 
     def write(self, loaded: Loaded, request: Request, on_tokens: Callable[[Request], None]) -> None:
         """Writes a reply; `on_tokens` is called on the decoder's thread after each token and when it is finished."""
-        self._inbox.put(lambda: self._begin(_Job(loaded, request, on_tokens)))
+        job = _Job(loaded, request, on_tokens)
+        self._ask(lambda: self._begin(job)).add_done_callback(job.check)
 
     def close(self) -> None:
         """Ends the thread."""
         self._inbox.put(None)
         self._thread.join()
 
+    def _ask(self, work: Callable[[], _T]) -> Future[_T]:
+        """Has the thread do `work` between two tokens."""
+        future: Future[_T] = Future()
+        with self._closing:
+            if not self._dead:
+                self._inbox.put(_Work(work, future))
+                return future
+        future.set_exception(DecoderDiedError())
+        return future
+
     def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException:
+            _logger.critical("the thread that writes replies has died", exc_info=True)
+            self._die()
+
+    def _work(self) -> None:
         while True:
             while not self._jobs or not self._inbox.empty():
                 work = self._inbox.get()
@@ -119,14 +190,20 @@ class Decoder:
             for loaded in dict.fromkeys(job.loaded for job in self._jobs):
                 self._step(loaded)
 
+    def _die(self) -> None:
+        """Lets nobody wait for what will not come."""
+        with self._closing:
+            self._dead = True
+        for job in self._jobs:
+            job.fail()
+        while not self._inbox.empty():
+            work = self._inbox.get()
+            if work is not None:
+                work.fail(DecoderDiedError())
+        self._on_death()
+
     def _begin(self, job: _Job) -> None:
-        try:
-            job.loaded.engine.add(job.request)
-        except ValueError:  # whoever made the request has checked its length
-            _logger.exception("a request was refused by the engine")
-            job.request.finish = "cancelled"
-            job.on_tokens(job.request)
-            return
+        job.loaded.engine.add(job.request)
         self._jobs.append(job)
 
     def _step(self, loaded: Loaded) -> None:
@@ -141,38 +218,46 @@ class Decoder:
                 if job.loaded is loaded:
                     job.request.finish = "cancelled"
         for job in [job for job in self._jobs if job.loaded is loaded]:
-            job.on_tokens(job.request)
+            job.report()
             if job.request.finish is not None:
                 self._jobs.remove(job)
 
+    def _use(self, model: Model) -> Loaded:
+        loaded = self._load(model)
+        loaded.users += 1  # first: a model without users may be let go
+        self._make_room()
+        return loaded
+
     def _load(self, model: Model) -> Loaded:
         folder = model.folder.resolve()
-        loaded = self._loaded.get(folder)
-        if loaded is not None and (model.manifest is None or loaded.fingerprint == model.manifest.digest):
-            self._loaded.move_to_end(folder)
-            return loaded
-        _logger.info("loading %s from %s", model.name, folder)
-        loaded = self._load_whole(folder, None) if model.manifest is None else self._load_checkpoint(folder)
-        self._loaded[folder] = loaded
+        key = folder, "" if model.manifest is None else model.manifest.digest
+        loaded = self._loaded.get(key)
+        if loaded is None:
+            _logger.info("loading %s from %s", model.name, folder)
+            loaded = self._load_whole(folder, None) if model.manifest is None else self._load_checkpoint(folder)
+            if loaded.fingerprint != key[1] and model.manifest is not None:
+                raise ModelError(f"{folder} was replaced while it was read; ask again")
+            self._loaded[key] = loaded
+        self._loaded.move_to_end(key)
         return loaded
 
     def _load_checkpoint(self, folder: Path) -> Loaded:
         manifest = checkpoint.read(folder)
         if manifest.base is None:
             return self._load_whole(folder / "weights", manifest.digest)
-        base = self._base(checkpoint.base_folder(folder, manifest))
-        adapter = manifest.digest[:16]
+        base = self._base(checkpoint.base_folder(folder, manifest), manifest.base.digest)
+        adapter = f"{next(self._adapters)}-{manifest.digest[:16]}"  # two folders may hold the same weights
         base.vlm = checkpoint.add_adapter(base.vlm, folder, manifest, adapter)
         return Loaded(base, adapter, manifest.digest, Engine(base.vlm, max_batch=self._config.max_batch))
 
-    def _load_whole(self, weights: Path, digest: str | None) -> Loaded:
-        base = self._base(weights)
-        fingerprint = digest or checkpoint.weights_digest(weights)
-        return Loaded(base, None, fingerprint, Engine(base.vlm, max_batch=self._config.max_batch))
+    def _load_whole(self, weights: Path, fingerprint: str | None) -> Loaded:
+        digest = checkpoint.weights_digest(weights)
+        base = self._base(weights, digest)
+        return Loaded(base, None, fingerprint or digest, Engine(base.vlm, max_batch=self._config.max_batch))
 
-    def _base(self, weights: Path) -> _Base:
-        weights = weights.resolve()
-        if weights not in self._bases:
+    def _base(self, weights: Path, digest: str) -> _Base:
+        key = weights.resolve(), digest
+        if key not in self._bases:
             config = self._config
             vlm = load(
                 weights,
@@ -181,8 +266,8 @@ class Decoder:
                 min_pixels=config.min_pixels,
                 max_pixels=config.max_pixels,
             )
-            self._bases[weights] = _Base(vlm)
-        return self._bases[weights]
+            self._bases[key] = _Base(vlm)
+        return self._bases[key]
 
     def _release(self, loaded: Loaded) -> None:
         loaded.users -= 1
@@ -190,17 +275,17 @@ class Decoder:
 
     def _make_room(self) -> None:
         """Lets go of models that nobody uses, beyond those that are to be kept."""
-        for folder, loaded in list(self._loaded.items()):
+        for key, loaded in list(self._loaded.items()):
             if len(self._loaded) <= self._config.max_loaded:
                 break
             if loaded.users:
                 continue
-            del self._loaded[folder]
+            del self._loaded[key]
             if loaded.adapter is not None:
                 loaded.base.remove(loaded.adapter)
-            _logger.info("let go of %s", folder)
+            _logger.info("let go of %s", key[0])
         in_use = [loaded.base for loaded in self._loaded.values()]
-        self._bases = {weights: base for weights, base in self._bases.items() if base in in_use}
+        self._bases = {key: base for key, base in self._bases.items() if base in in_use}
 
 
 @contextlib.contextmanager
