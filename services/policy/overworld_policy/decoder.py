@@ -145,9 +145,17 @@ class Decoder:
     def __repr__(self) -> str:
         return f"Decoder({len(self._loaded)} models loaded, {len(self._jobs)} replies in flight)"
 
+    def loaded(self) -> list[Loaded]:
+        """The models in memory."""
+        return list(self._loaded.values())
+
     def use(self, model: Model) -> Future[Loaded]:
         """The model, loaded if need be and kept until `release`. The future raises ModelError."""
         return self._ask(lambda: self._use(model))
+
+    def probe(self) -> Future[None]:
+        """Is done when the thread has come to it, which says that the thread works."""
+        return self._ask(lambda: None)
 
     def release(self, loaded: Loaded) -> None:
         """The counterpart of `use`."""

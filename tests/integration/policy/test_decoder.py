@@ -3,6 +3,7 @@
 import shutil
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -79,3 +80,24 @@ def test_a_run_and_its_copy_on_one_base_outside_do_not_share_an_adapter(tmp_path
 def reply(served: Served, model: str, **fields: Any) -> str:
     text: str = served.chat(model=model, max_tokens=30, **fields)["choices"][0]["message"]["content"]
     return text
+
+
+def test_health_fails_while_the_decoder_stands_still_and_comes_back(runs: Path, tmp_path: Path) -> None:
+    served = serve_frail(runs, tmp_path / "log")
+    health = f"{served.url.removesuffix('/v1')}/health"
+    try:
+        served.chat()
+        assert httpx.get(health).json() == {"status": "ok"}
+        served.process.process.send_signal(signal.SIGUSR2)
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda _: httpx.get(health, timeout=12), range(4)))
+        for answer in answers:
+            assert answer.status_code == 503
+            assert "has not answered for 10 s" in answer.json()["error"]["message"]
+        began = time.monotonic()
+        assert httpx.get(health).status_code == 503, "the same probe is still under way"
+        assert time.monotonic() - began < 1
+        served.chat()
+        assert httpx.get(health).status_code == 200
+    finally:
+        served.stop()
