@@ -32,9 +32,14 @@ class PolicyServerConfig(Settings):
     max_request_bytes: int = Field(default=64 << 20, ge=1024, description="size of a request")
     max_image_pixels: int = Field(default=16_000_000, ge=1, description="height x width of an image as sent")
     min_pixels: int | None = Field(
-        default=None, ge=784, description="images are enlarged to this; null: the model's own"
+        default=None, ge=784, description="images are enlarged to this; null: as each model was saved"
     )
-    max_pixels: int | None = Field(default=None, ge=784, description="images are shrunk to this; null: the model's own")
+    max_pixels: int | None = Field(
+        default=None, ge=784, description="images are shrunk to this; null: as each model was saved"
+    )
+    tiling: bool | None = Field(
+        default=None, description="whether large images are cut into tiles; null: as each model was saved, or off"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> PolicyServerConfig:

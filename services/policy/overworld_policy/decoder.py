@@ -1,4 +1,7 @@
-"""The thread that writes replies: it owns all loaded models and gives each with work to do one token in turn."""
+"""The thread that writes replies: it owns all loaded models and gives each with work to do one token in turn.
+
+Weights are read on a thread of their own.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import queue
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -47,18 +50,18 @@ class _Base:
 
 @dataclass(eq=False, slots=True)
 class Loaded:
-    """A model in memory: a whole one, or an adapter within one that others may share."""
+    """A model in memory: a whole one, or an adapter within one that others may share.
 
+    `vlm` is for encoding prompts, since each checkpoint has its own settings for images. Replies are written by the
+    decoder only, with the layers as they are in `base` at the time.
+    """
+
+    vlm: VLM
     base: _Base
     adapter: str | None
     fingerprint: str
     engine: Engine
     users: int = 0  # requests that are encoded or written
-
-    @property
-    def vlm(self) -> VLM:
-        """For encoding prompts; replies are written by the decoder only."""
-        return self.base.vlm
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,7 @@ class Decoder:
         self._adapters = itertools.count()
         self._jobs: list[_Job] = []
         self._dead = False
+        self._loader = ThreadPoolExecutor(1, "loader")
         self._closing = threading.Lock()  # held while work is put into the inbox, and while the thread dies
         self._thread = threading.Thread(target=self._run, name="decoder", daemon=True)
         self._thread.start()
@@ -151,7 +155,11 @@ class Decoder:
 
     def use(self, model: Model) -> Future[Loaded]:
         """The model, loaded if need be and kept until `release`. The future raises ModelError."""
-        return self._ask(lambda: self._use(model))
+        future: Future[Loaded] = Future()
+        self._ask(lambda: self._use_or_load(model, future)).add_done_callback(
+            lambda asked: None if (error := asked.exception()) is None else future.set_exception(error)
+        )
+        return future
 
     def probe(self) -> Future[None]:
         """Is done when the thread has come to it, which says that the thread works."""
@@ -167,7 +175,8 @@ class Decoder:
         self._ask(lambda: self._begin(job)).add_done_callback(job.check)
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Ends the threads."""
+        self._loader.shutdown(cancel_futures=True)
         self._inbox.put(None)
         self._thread.join()
 
@@ -221,7 +230,7 @@ class Decoder:
                 loaded.engine.step()
         except Exception:  # out of memory, say: it costs the requests of this model, not the server
             _logger.exception("writing replies failed")
-            loaded.engine = Engine(loaded.vlm, max_batch=self._config.max_batch)
+            loaded.engine = self._engine(loaded.vlm)
             for job in self._jobs:
                 if job.loaded is loaded:
                     job.request.finish = "cancelled"
@@ -230,52 +239,94 @@ class Decoder:
             if job.request.finish is not None:
                 self._jobs.remove(job)
 
-    def _use(self, model: Model) -> Loaded:
-        loaded = self._load(model)
-        loaded.users += 1  # first: a model without users may be let go
-        self._make_room()
-        return loaded
+    def _use_or_load(self, model: Model, future: Future[Loaded]) -> None:
+        """Answers from memory, or leaves it to the loader's thread: replies under way do not wait for the disk."""
+        if not future.set_running_or_notify_cancel():
+            return
+        key = _key(model)
+        if key in self._loaded:
+            future.set_result(self._use(key))
+        else:
+            self._loader.submit(self._load, model, future)
 
-    def _load(self, model: Model) -> Loaded:
-        folder = model.folder.resolve()
-        key = folder, "" if model.manifest is None else model.manifest.digest
-        loaded = self._loaded.get(key)
-        if loaded is None:
-            _logger.info("loading %s from %s", model.name, folder)
-            loaded = self._load_whole(folder, None) if model.manifest is None else self._load_checkpoint(folder)
-            if loaded.fingerprint != key[1] and model.manifest is not None:
-                raise ModelError(f"{folder} was replaced while it was read; ask again")
-            self._loaded[key] = loaded
-        self._loaded.move_to_end(key)
-        return loaded
+    def _load(self, model: Model, future: Future[Loaded]) -> None:
+        """On the loader's thread: reads what must be read, then has the decoder's thread do the rest."""
+        try:
+            attach = self._read(model)
+            loaded = self._ask(attach).result()
+        except Exception as error:  # whatever it is, it answers the request
+            if not isinstance(error, ModelError):
+                _logger.exception("%s cannot be loaded", model.name)
+            future.set_exception(error)
+        else:
+            future.set_result(loaded)
 
-    def _load_checkpoint(self, folder: Path) -> Loaded:
-        manifest = checkpoint.read(folder)
-        if manifest.base is None:
-            return self._load_whole(folder / "weights", manifest.digest)
-        base = self._base(checkpoint.base_folder(folder, manifest), manifest.base.digest)
+    def _read(self, model: Model) -> Callable[[], Loaded]:
+        folder, digest = key = _key(model)
+        manifest = None if model.manifest is None else checkpoint.read(folder)
+        if manifest is None:
+            weights = folder
+        elif manifest.digest != digest:
+            raise ModelError(f"{folder} was replaced while it was looked up; ask again")
+        else:
+            weights = folder / "weights" if manifest.base is None else checkpoint.base_folder(folder, manifest)
+        weights_key = weights.resolve(), checkpoint.weights_digest(weights)
+        base = self._bases.get(weights_key)
+        if base is None:
+            _logger.info("loading %s", weights)
+            base = _Base(self._load_weights(weights))
+            if checkpoint.weights_digest(weights) != weights_key[1]:
+                raise ModelError(f"{weights} was replaced while it was read; ask again")
+        return lambda: self._attach(key, weights_key, base, manifest)
+
+    def _load_weights(self, weights: Path) -> VLM:
+        config = self._config
+        return load(
+            weights,
+            torch_device(config.device),
+            torch_dtype(config.dtype),
+            min_pixels=config.min_pixels,
+            max_pixels=config.max_pixels,
+            tiling=config.tiling,
+        )
+
+    def _attach(self, key: _Key, weights: _Key, base: _Base, manifest: checkpoint.Manifest | None) -> Loaded:
+        """Makes what was read one of the loaded models, unless it has become one since."""
+        try:
+            if key not in self._loaded:
+                base = self._bases.setdefault(weights, base)
+                self._loaded[key] = (
+                    self._with_adapter(key[0], base, manifest)
+                    if manifest and manifest.base
+                    else (Loaded(base.vlm, base, None, key[1] or weights[1], self._engine(base.vlm)))
+                )
+            return self._use(key)
+        finally:
+            self._make_room()
+
+    def _with_adapter(self, folder: Path, base: _Base, manifest: checkpoint.Manifest) -> Loaded:
+        config = self._config
         adapter = f"{next(self._adapters)}-{manifest.digest[:16]}"  # two folders may hold the same weights
-        base.vlm = checkpoint.add_adapter(base.vlm, folder, manifest, adapter)
-        return Loaded(base, adapter, manifest.digest, Engine(base.vlm, max_batch=self._config.max_batch))
+        vlm = checkpoint.add_adapter(
+            base.vlm,
+            folder,
+            manifest,
+            adapter,
+            min_pixels=config.min_pixels,
+            max_pixels=config.max_pixels,
+            tiling=config.tiling,
+        )
+        base.vlm = base.vlm.wrapped(vlm.model)
+        return Loaded(vlm, base, adapter, manifest.digest, self._engine(vlm))
 
-    def _load_whole(self, weights: Path, fingerprint: str | None) -> Loaded:
-        digest = checkpoint.weights_digest(weights)
-        base = self._base(weights, digest)
-        return Loaded(base, None, fingerprint or digest, Engine(base.vlm, max_batch=self._config.max_batch))
+    def _engine(self, vlm: VLM) -> Engine:
+        return Engine(vlm, max_batch=self._config.max_batch)
 
-    def _base(self, weights: Path, digest: str) -> _Base:
-        key = weights.resolve(), digest
-        if key not in self._bases:
-            config = self._config
-            vlm = load(
-                weights,
-                torch_device(config.device),
-                torch_dtype(config.dtype),
-                min_pixels=config.min_pixels,
-                max_pixels=config.max_pixels,
-            )
-            self._bases[key] = _Base(vlm)
-        return self._bases[key]
+    def _use(self, key: _Key) -> Loaded:
+        self._loaded.move_to_end(key)
+        loaded = self._loaded[key]
+        loaded.users += 1
+        return loaded
 
     def _release(self, loaded: Loaded) -> None:
         loaded.users -= 1
@@ -296,10 +347,14 @@ class Decoder:
         self._bases = {key: base for key, base in self._bases.items() if base in in_use}
 
 
+def _key(model: Model) -> _Key:
+    return model.folder.resolve(), "" if model.manifest is None else model.manifest.digest
+
+
 @contextlib.contextmanager
 def _active(loaded: Loaded) -> Iterator[None]:
     """Activates the model's adapter, or disables adapters for a whole model."""
-    model = loaded.vlm.model
+    model = loaded.base.vlm.model
     if not isinstance(model, PeftModel):
         yield
     elif loaded.adapter is None:

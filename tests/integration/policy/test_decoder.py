@@ -1,5 +1,6 @@
 """What fails in the decoder, and who is affected."""
 
+import os
 import shutil
 import signal
 import threading
@@ -99,5 +100,43 @@ def test_health_fails_while_the_decoder_stands_still_and_comes_back(runs: Path, 
         assert time.monotonic() - began < 1
         served.chat()
         assert httpx.get(health).status_code == 200
+    finally:
+        served.stop()
+
+
+def test_a_model_that_takes_long_to_load_stops_nobody(runs: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(runs / "whole" / "checkpoints" / "000000" / "weights", base)
+    weights = base / "model.safetensors"
+    weights.unlink()
+    os.mkfifo(weights)  # a disk that does not answer
+    os.link(weights, tmp_path / "other-end")
+    served = serve(runs, f"base={base}")
+    try:
+        served.chat()
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(served.error, model="base", status=404)
+            time.sleep(0.5)
+            served.chat()
+            assert served.http.get(f"{served.url.removesuffix('/v1')}/health").status_code == 200
+            assert not waiting.done()
+            weights.unlink()
+            weights.write_bytes(b"no weights")
+            (tmp_path / "other-end").open("wb").close()
+            assert "cannot be loaded" in waiting.result()["message"]
+    finally:
+        served.stop()
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_served_answers_with_its_new_weights(copied: Path) -> None:
+    folder = copied / "whole" / "checkpoints" / "000003"
+    served = serve(copied)
+    try:
+        before = served.chat(model="whole@3", max_tokens=30)
+        shutil.rmtree(folder)
+        write(folder, make_tiny(TEXTS, TINY, 7), 3)
+        after = served.chat(model="whole@3", max_tokens=30)
+        assert after["system_fingerprint"] != before["system_fingerprint"]
+        assert after["choices"][0]["message"]["content"] != before["choices"][0]["message"]["content"]
     finally:
         served.stop()
