@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from peft import PeftModel
@@ -255,6 +256,7 @@ def _set_images(vlm: VLM, folder: Path, min_pixels: int | None, max_pixels: int 
     except ValueError as error:
         raise ModelError(f"{folder}: {error}") from error
     try:
+        vlm.family.process(np.zeros((64, 64, 3), np.uint8))
         vlm.family.image_tokens(64, 64)
     except Exception as error:  # image processors do not check their settings and raise what they like
         raise ModelError(

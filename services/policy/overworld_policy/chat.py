@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from overworld_vlm.batch import Prompt, PromptError, encode
+from overworld_vlm.batch import Prompt, PromptError, PromptTooLongError, encode
 from overworld_vlm.load import VLM, ModelError
 from overworld_vlm.writer import Request
 from transformers import PreTrainedTokenizerBase
@@ -20,12 +20,20 @@ from transformers import PreTrainedTokenizerBase
 from overworld_policy.config import PolicyServerConfig
 from overworld_policy.decoder import Decoder, DecoderDiedError, Loaded
 from overworld_policy.errors import ApiError, bad_request
-from overworld_policy.messages import ChatRequest, read_messages
+from overworld_policy.messages import ChatRequest, ReadMessages, read_messages
 from overworld_policy.metrics import Metrics
 from overworld_policy.models import Model, Models
 
 _UNFINISHED = "\ufffd"
 _PROBE_SECONDS = 10.0
+_MIN_TEMPERATURE = 1e-3
+_ENCODERS = 3
+_LARGE_TEXT = 32_768
+_LARGE_PIXELS = 4_000_000
+_LARGE_WAITING = 16
+_CHARACTERS_PER_TOKEN = 16
+"""Texts with more of them than this on average are refused without being tokenised."""
+
 _SMALL_BYTES = 1 << 20
 _LARGE_BODIES = 2
 """What requests take beyond the size of a small one is, for all together, at most that of so many of the largest."""
@@ -92,20 +100,13 @@ class Chat:
     def _engine_request(self, prompt: Prompt, config: PolicyServerConfig) -> Request:
         asked = self._asked
         room = self._loaded.vlm.max_length - len(prompt)
-        if room < 1:
-            raise bad_request(
-                f"the prompt has {len(prompt)} tokens, the model takes {self._loaded.vlm.max_length} with the reply; "
-                "shorten it or send fewer or smaller images",
-                code="context_length_exceeded",
-                param="messages",
-            )
         wanted = asked.max_completion_tokens or asked.max_tokens or config.max_tokens
         seed = asked.seed if asked.seed is not None else int.from_bytes(os.urandom(8), "little")
         return Request(
             prompt,
             min(wanted, config.max_tokens, room),
             key=(seed,),
-            temperature=1.0 if asked.temperature is None else asked.temperature,
+            temperature=_temperature(asked.temperature),
             top_p=1.0 if asked.top_p is None else asked.top_p,
             stop=self._meets_stop if self._stops else None,
         )
@@ -184,8 +185,10 @@ class ChatService:
         self._bytes = 0
         self._probe: asyncio.Future[None] | None = None
         self._probed = 0.0
-        # One thread: fast tokenizers are not safe to call from several at once.
-        self._encoder = ThreadPoolExecutor(1, "encoder")
+        # Several threads may call a fast tokenizer at once as long as none changes its truncation or padding.
+        self._encoder = ThreadPoolExecutor(_ENCODERS, "encoder")
+        self._large_encoder = ThreadPoolExecutor(1, "large encoder")
+        self._large_waiting = 0
 
     @contextlib.contextmanager
     def admission(self) -> Iterator[Place]:
@@ -225,10 +228,11 @@ class ChatService:
         """The reply to a request. It is written, and its model kept in memory, while this lasts. Raises ApiError."""
         started = time.perf_counter()
         model = await asyncio.to_thread(self.models.find, asked.model)
-        messages = await self._encode(lambda: read_messages(asked, self._config))
+        read = await self._encode(lambda: read_messages(asked, self._config))
         loaded = await self._use(model)
         try:
-            prompt = await self._encode(lambda: _encode(loaded.vlm, messages))
+            large = read.characters > _LARGE_TEXT or read.pixels > _LARGE_PIXELS
+            prompt = await self._encode(lambda: _encode(loaded.vlm, read), large=large)
             chat = Chat(asked, loaded, prompt, self._config)
             self._metrics.prompt_tokens.labels(model.name).inc(len(prompt))
             self._decoder.write(loaded, chat.request, chat.on_tokens)
@@ -244,7 +248,8 @@ class ChatService:
     def close(self) -> None:
         """Ends the threads."""
         self._decoder.close()
-        self._encoder.shutdown()
+        for encoder in (self._encoder, self._large_encoder):
+            encoder.shutdown(cancel_futures=True)
 
     async def _use(self, model: Model) -> Loaded:
         """The model in memory, until it is released. Raises ApiError."""
@@ -264,20 +269,52 @@ class ChatService:
         if not used.cancelled() and used.exception() is None:
             self._decoder.release(used.result())
 
-    async def _encode(self, work: Callable[[], _T]) -> _T:
-        """Runs `work` on the thread for images and tokens."""
-        return await asyncio.get_running_loop().run_in_executor(self._encoder, work)
+    async def _encode(self, work: Callable[[], _T], *, large: bool = False) -> _T:
+        """Runs `work` on a thread for images and tokens: small work never waits for large work.
+
+        Raises ApiError if too much large work is waiting.
+        """
+        loop = asyncio.get_running_loop()
+        if not large:
+            return await loop.run_in_executor(self._encoder, work)
+        if self._large_waiting >= _LARGE_WAITING:
+            raise ApiError(
+                429, f"{self._large_waiting} large requests are waiting; try again soon", code="too_many_requests"
+            )
+        self._large_waiting += 1
+        try:
+            return await loop.run_in_executor(self._large_encoder, work)
+        finally:
+            self._large_waiting -= 1
 
 
-def _encode(vlm: VLM, messages: Sequence[dict[str, Any]]) -> Prompt:
+def _encode(vlm: VLM, read: ReadMessages) -> Prompt:
+    if read.characters > _CHARACTERS_PER_TOKEN * vlm.max_length:
+        raise _too_long(f"the texts have {read.characters} characters", vlm)
     try:
-        return encode(vlm, messages)
+        return encode(vlm, read.messages, max_tokens=vlm.max_length - 1)
+    except PromptTooLongError as error:
+        raise _too_long(f"the prompt has {error.tokens} tokens", vlm) from None
     except PromptError as error:
         raise bad_request(str(error), param="messages") from None
 
 
+def _too_long(what: str, vlm: VLM) -> ApiError:
+    return bad_request(
+        f"{what}, the model takes {vlm.max_length} tokens with the reply; shorten it or send fewer or smaller images",
+        code="context_length_exceeded",
+        param="messages",
+    )
+
+
 def _model_failed() -> ApiError:
     return ApiError(500, "the model failed while it wrote this reply; see the server's log", code="model_failed")
+
+
+def _temperature(asked: float | None) -> float:
+    """Temperatures next to 0 are greedy decoding: dividing by them leaves the range of fp32."""
+    temperature = 1.0 if asked is None else asked
+    return temperature if temperature >= _MIN_TEMPERATURE else 0.0
 
 
 def _sse(content: dict[str, Any]) -> str:

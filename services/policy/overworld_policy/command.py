@@ -51,17 +51,25 @@ def main(arguments: Sequence[str]) -> int:
         listener = socket.create_server((config.host, config.port))
     except OSError as error:
         raise ServiceError(f"cannot listen on {config.host}:{config.port}: {error}") from None
+    listener.setsockopt(
+        socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+    )  # connections inherit it; asyncio does not set it here
     # Only now: torch and transformers take seconds to import, which a wrong setting or --help need not wait for.
     import torch
     from overworld_vlm.load import quieten_transformers
 
     from overworld_policy.app import create_app
+    from overworld_policy.connection import Connection
 
     quieten_transformers()
     if config.threads:
         torch.set_num_threads(config.threads)
     print(f"overworld policy: listening on http://{config.host}:{listener.getsockname()[1]}/v1", flush=True)
     app = create_app(config, lambda: server.give_up())
-    server = _Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE_SECONDS))
+    server = _Server(
+        uvicorn.Config(
+            app, http=Connection, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE_SECONDS
+        )
+    )
     asyncio.run(server.serve(sockets=[listener]))
     return server.status

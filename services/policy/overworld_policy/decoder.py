@@ -10,10 +10,11 @@ import itertools
 import logging
 import queue
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -24,6 +25,7 @@ from overworld_vlm.writer import Request
 from peft import PeftModel
 
 from overworld_policy.config import PolicyServerConfig
+from overworld_policy.jobs import Job, Jobs
 from overworld_policy.models import Model
 
 _logger = logging.getLogger(__name__)
@@ -61,33 +63,8 @@ class Loaded:
     adapter: str | None
     fingerprint: str
     engine: Engine
+    jobs: Jobs = field(default_factory=Jobs)
     users: int = 0  # requests that are encoded or written
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """A request, and the callback for its tokens."""
-
-    loaded: Loaded
-    request: Request
-    on_tokens: Callable[[Request], None]
-
-    def check(self, begun: Future[None]) -> None:
-        """Fails if it could not be begun."""
-        if begun.exception() is not None:
-            self.fail()
-
-    def fail(self) -> None:
-        """Ends the request without a whole reply."""
-        self.request.finish = "cancelled"
-        self.report()
-
-    def report(self) -> None:
-        """Calls back. What is wrong with the callback is its own affair."""
-        try:
-            self.on_tokens(self.request)
-        except Exception:
-            _logger.exception("nobody could be told of a token")
 
 
 class _Work(Generic[_T]):
@@ -139,7 +116,9 @@ class Decoder:
         self._loaded: OrderedDict[_Key, Loaded] = OrderedDict()  # least recently used first
         self._bases: dict[_Key, _Base] = {}
         self._adapters = itertools.count()
-        self._jobs: list[_Job] = []
+        self._busy: list[Loaded] = []  # models with jobs
+        self._prefilling: Job | None = None  # the long prompt that joined last
+        self._owed = 0.0  # seconds for short requests before the next long one
         self._dead = False
         self._loader = ThreadPoolExecutor(1, "loader")
         self._closing = threading.Lock()  # held while work is put into the inbox, and while the thread dies
@@ -147,7 +126,8 @@ class Decoder:
         self._thread.start()
 
     def __repr__(self) -> str:
-        return f"Decoder({len(self._loaded)} models loaded, {len(self._jobs)} replies in flight)"
+        replies = sum(len(loaded.jobs) for loaded in self._busy)
+        return f"Decoder({len(self._loaded)} models loaded, {replies} replies in flight)"
 
     def loaded(self) -> list[Loaded]:
         """The models in memory."""
@@ -171,8 +151,9 @@ class Decoder:
 
     def write(self, loaded: Loaded, request: Request, on_tokens: Callable[[Request], None]) -> None:
         """Writes a reply; `on_tokens` is called on the decoder's thread after each token and when it is finished."""
-        job = _Job(loaded, request, on_tokens)
-        self._ask(lambda: self._begin(job)).add_done_callback(job.check)
+        job = Job(request, on_tokens)
+        begun = self._ask(lambda: self._begin(loaded, job))
+        begun.add_done_callback(lambda begun: job.fail() if begun.exception() is not None else None)
 
     def close(self) -> None:
         """Ends the threads."""
@@ -199,45 +180,70 @@ class Decoder:
 
     def _work(self) -> None:
         while True:
-            while not self._jobs or not self._inbox.empty():
+            while not self._busy or not self._inbox.empty():
                 work = self._inbox.get()
                 if work is None:
                     return
                 work()
-            for loaded in dict.fromkeys(job.loaded for job in self._jobs):
+            for loaded in list(self._busy):
                 self._step(loaded)
 
     def _die(self) -> None:
         """Lets nobody wait for what will not come."""
         with self._closing:
             self._dead = True
-        for job in self._jobs:
-            job.fail()
+        for loaded in self._busy:
+            for job in loaded.jobs.take_all():
+                job.fail()
         while not self._inbox.empty():
             work = self._inbox.get()
             if work is not None:
                 work.fail(DecoderDiedError())
         self._on_death()
 
-    def _begin(self, job: _Job) -> None:
-        job.loaded.engine.add(job.request)
-        self._jobs.append(job)
+    def _begin(self, loaded: Loaded, job: Job) -> None:
+        loaded.jobs.add(job)
+        if loaded not in self._busy:
+            self._busy.append(loaded)
 
     def _step(self, loaded: Loaded) -> None:
-        """One token for each of a model's requests."""
+        """One token for each of a model's requests that run, after others have joined."""
+        jobs = loaded.jobs
+        for job in jobs.join(long=self._long_may_join()):
+            if job.long:
+                self._prefilling = job
+            try:
+                loaded.engine.add(job.request)
+            except ValueError:  # whoever made the request has checked its length
+                _logger.exception("a request was refused by the engine")
+                job.request.finish = "cancelled"
+        began = time.monotonic()
         try:
             with _active(loaded):
                 loaded.engine.step()
-        except Exception:  # out of memory, say: it costs the requests of this model, not the server
+        except Exception:  # out of memory, say
             _logger.exception("writing replies failed")
             loaded.engine = self._engine(loaded.vlm)
-            for job in self._jobs:
-                if job.loaded is loaded:
-                    job.request.finish = "cancelled"
-        for job in [job for job in self._jobs if job.loaded is loaded]:
+            jobs.start_over()
+        self._account(time.monotonic() - began)
+        for job in [*jobs.take_finished(), *jobs.running]:
             job.report()
-            if job.request.finish is not None:
-                self._jobs.remove(job)
+        if not jobs:
+            self._busy.remove(loaded)
+            self._make_room()
+
+    def _long_may_join(self) -> bool:
+        """Long prompts take at most half of the time while there are requests with short ones."""
+        return self._prefilling is None and (self._owed <= 0 or not any(one.jobs.any_short for one in self._busy))
+
+    def _account(self, seconds: float) -> None:
+        """Counts the seconds of a step for or against long prompts."""
+        request = None if self._prefilling is None else self._prefilling.request
+        if request is not None and (request.tokens or request.finish is not None):
+            self._owed = seconds
+            self._prefilling = None
+        else:
+            self._owed -= seconds
 
     def _use_or_load(self, model: Model, future: Future[Loaded]) -> None:
         """Answers from memory, or leaves it to the loader's thread: replies under way do not wait for the disk."""
@@ -337,11 +343,14 @@ class Decoder:
         for key, loaded in list(self._loaded.items()):
             if len(self._loaded) <= self._config.max_loaded:
                 break
-            if loaded.users:
+            if loaded.users or len(loaded.jobs):
                 continue
             del self._loaded[key]
-            if loaded.adapter is not None:
-                loaded.base.remove(loaded.adapter)
+            try:
+                if loaded.adapter is not None:
+                    loaded.base.remove(loaded.adapter)
+            except Exception:  # it stays in its base's layers, where it does nothing
+                _logger.exception("the adapter of %s could not be taken out", key[0])
             _logger.info("let go of %s", key[0])
         in_use = [loaded.base for loaded in self._loaded.values()]
         self._bases = {key: base for key, base in self._bases.items() if base in in_use}
