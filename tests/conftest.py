@@ -13,7 +13,10 @@ from tests.support.toy_env import ENVS
 
 WHOLE = (
     "tests/faults/trainer/test_restarts.py",  # trains the runs that all others are compared with
-    "tests/integration/policy/test_api.py",  # starts a policy server
+    "tests/integration/policy/test_api.py",  # starts a policy server, as the next three do
+    "tests/integration/policy/test_bounds.py",
+    "tests/integration/policy/test_hang_ups.py",
+    "tests/integration/policy/test_images.py",
     "tests/unit/envs/miniworld/test_pixels.py",  # has stock MiniWorld draw all episodes
 )
 """Files whose fixtures take long to make: one worker runs all their tests."""

@@ -5,6 +5,7 @@ Everything is padded on the right; the attention mask hides it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,16 +14,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from overworld_vlm.families import Layout
 from overworld_vlm.load import VLM
 from overworld_vlm.vision import Picture, joined
 
 Message = dict[str, Any]
 """{"role", "content"}: the content a text, or a list of {"type": "text", "text": str} and {"type": "image", "image":
-uint8 [height, width, 1 or 3]}."""
+uint8 [height, width, 1 or 3], or a `StoredImage`}."""
 
 
 class PromptError(ValueError):
     """Messages that cannot become a prompt; the message says why."""
+
+
+class PromptTooLongError(PromptError):
+    """Messages that make a prompt of more tokens than are allowed."""
+
+    def __init__(self, tokens: int, allowed: int) -> None:
+        super().__init__(f"the prompt has {tokens} tokens or more, at most {allowed} are allowed")
+        self.tokens = tokens
+
+
+class StoredImage(ABC):
+    """An image whose size is known and whose pixels are read when they are needed."""
+
+    shape: tuple[int, int, int]
+
+    @abstractmethod
+    def read(self) -> np.ndarray:
+        """Its pixels, uint8 of that shape."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -65,11 +85,14 @@ class Batch:
         return f"Batch({rows} x {columns} tokens, {int(self.mask.sum())} of them not padding)"
 
 
-def encode(vlm: VLM, messages: Sequence[Message], seen: Sequence[Picture] = ()) -> Prompt:
+def encode(
+    vlm: VLM, messages: Sequence[Message], seen: Sequence[Picture] = (), *, max_tokens: int | None = None
+) -> Prompt:
     """Encodes messages by the model's chat template, with the opening of the assistant's turn.
 
     Special tokens within texts lose their meaning. `seen` are pictures, an earlier prompt's say, that are used again
-    where the messages show the same arrays. Raises PromptError.
+    where the messages show the same arrays. Raises PromptError, and PromptTooLongError for a prompt of more than
+    `max_tokens`, before texts are tokenised if images alone make it so, and before stored images are read.
     """
     images = [
         _checked(part["image"])
@@ -89,16 +112,19 @@ def encode(vlm: VLM, messages: Sequence[Message], seen: Sequence[Picture] = ()) 
     if len(pieces) != len(images) + 1:
         raise PromptError("the model's chat template does not show all images")
     try:
-        pictures = tuple(_picture(vlm, image, seen) for image in images)
+        layouts = [vlm.family.layout(*image.shape[:2]) for image in images]
     except ValueError as error:
         raise PromptError(f"an image cannot be used: {error}") from error
-    text = pieces[0] + "".join(picture.layout.text + piece for picture, piece in zip(pictures, pieces[1:], strict=True))
+    _check_length(sum(layout.tokens(vlm.family.image_token) for layout in layouts), max_tokens)
+    text = pieces[0] + "".join(layout.text + piece for layout, piece in zip(layouts, pieces[1:], strict=True))
     try:
         short_ids: list[int] = vlm.tokenizer(text, add_special_tokens=False)["input_ids"]
     except TypeError as error:  # half a surrogate pair, which JSON may hold
         raise PromptError("the messages are not valid Unicode") from error
-    ids = torch.tensor(_expand(vlm, short_ids, pictures))
-    sizes = joined([picture.layout.sizes for picture in pictures])
+    ids = torch.tensor(_expand(vlm, short_ids, layouts))
+    _check_length(len(ids), max_tokens)
+    pictures = tuple(_picture(vlm, image, seen) for image in images)
+    sizes = joined([layout.sizes for layout in layouts])
     positions, following = vlm.family.positions(vlm.core, ids, sizes)
     return Prompt(ids=ids, positions=positions, next=following, pictures=pictures)
 
@@ -151,7 +177,14 @@ def split(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _checked(image: Any) -> np.ndarray:
+def _check_length(tokens: int, allowed: int | None) -> None:
+    if allowed is not None and tokens > allowed:
+        raise PromptTooLongError(tokens, allowed)
+
+
+def _checked(image: Any) -> np.ndarray | StoredImage:
+    if isinstance(image, StoredImage):
+        return image
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
         raise PromptError("an image must be uint8 [height, width, 1 or 3]")
     if not image.size:
@@ -184,14 +217,18 @@ def _parts(content: Any) -> list[dict[str, Any]]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-def _picture(vlm: VLM, image: np.ndarray, seen: Sequence[Picture]) -> Picture:
+def _picture(vlm: VLM, image: np.ndarray | StoredImage, seen: Sequence[Picture]) -> Picture:
+    if isinstance(image, StoredImage):
+        pixels = image.read()
+        if pixels.shape != image.shape:
+            raise PromptError(f"an image of {list(pixels.shape)} was said to be {list(image.shape)}")
+        return Picture.of(pixels, vlm.family)
     return next((picture for picture in seen if picture.pixels is image), None) or Picture.of(image, vlm.family)
 
 
-def _expand(vlm: VLM, short_ids: list[int], pictures: Sequence[Picture]) -> list[int]:
+def _expand(vlm: VLM, short_ids: list[int], layouts: Sequence[Layout]) -> list[int]:
     """Repeats each image token as often as its picture's layout says."""
     family = vlm.family
-    layouts = [picture.layout for picture in pictures]
     runs = [layout.run for layout in layouts for _ in range(layout.text.count(family.image_token))]
     if short_ids.count(family.image_token_id) != len(runs):
         raise PromptError("the model's chat template shows image tokens that belong to no image")

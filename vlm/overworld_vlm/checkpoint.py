@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from overworld_vlm.load import VLM, ModelError, load, save, save_processors
+from overworld_vlm.load import VLM, ModelError, load, save, save_processors, with_images_of
 
 _MAX_MANIFEST_BYTES = 16 << 20
 _YOUNG_NS = 2 * 10**9
@@ -215,8 +215,21 @@ def load_checkpoint(folder: Path, device: str = "cpu", dtype: torch.dtype = torc
     return add_adapter(vlm, folder, manifest), manifest
 
 
-def add_adapter(vlm: VLM, folder: Path, manifest: Manifest, name: str = "default", trainable: bool = False) -> VLM:
-    """`vlm`, which must be the adapter's base, with the adapter of a verified checkpoint. Raises ModelError."""
+def add_adapter(
+    vlm: VLM,
+    folder: Path,
+    manifest: Manifest,
+    name: str = "default",
+    trainable: bool = False,
+    *,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    tiling: bool | None = None,
+) -> VLM:
+    """`vlm`, which must be the adapter's base, with the adapter of a verified checkpoint. Raises ModelError.
+
+    Images are treated as they were when the adapter was trained, with the last three settings on top as in `load`.
+    """
     weights = folder / "weights"
     if not (weights / "adapter_model.safetensors").is_file():  # peft would look for a pickle, then for a download
         raise ModelError(f"{weights} holds no adapter (adapter_model.safetensors)")
@@ -229,7 +242,7 @@ def add_adapter(vlm: VLM, folder: Path, manifest: Manifest, name: str = "default
     except Exception as error:  # peft and safetensors each raise their own
         raise ModelError(f"the adapter in {weights} cannot be loaded: {type(error).__name__}: {error}") from error
     model.eval()
-    return vlm.wrapped(model)
+    return with_images_of(vlm.wrapped(model), weights, min_pixels=min_pixels, max_pixels=max_pixels, tiling=tiling)
 
 
 def base_folder(folder: Path, manifest: Manifest) -> Path:

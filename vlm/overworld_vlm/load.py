@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from peft import PeftModel
@@ -48,7 +49,8 @@ class VLM:
     @property
     def core(self) -> Any:
         """The Hugging Face model, without PEFT's wrapper but with its adapter layers."""
-        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        # Not get_base_model(): that needs an active adapter, and the one that was active may have been deleted.
+        return self.model.base_model.model if isinstance(self.model, PeftModel) else self.model
 
     @cached_property
     def family(self) -> Family:
@@ -183,21 +185,38 @@ def load(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     vlm = VLM(model.to(device).eval(), tokenizer, image_processor)
-    try:
-        vlm.family.set_images(min_pixels, max_pixels, tiling)
-    except ValueError as error:
-        raise ModelError(f"{folder}: {error}") from error
-    try:
-        vlm.family.image_tokens(64, 64)
-    except Exception as error:  # image processors do not check their settings and raise what they like
-        raise ModelError(
-            f"the image processor in {folder} cannot be used: {type(error).__name__}: {error}; check "
-            "preprocessor_config.json"
-        ) from error
+    _set_images(vlm, folder, min_pixels, max_pixels, tiling)
     if freeze_vision:
         for name in family.vision:
             getattr(model.model, name).requires_grad_(False)
     return vlm
+
+
+def with_images_of(
+    vlm: VLM,
+    folder: Path,
+    *,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    tiling: bool | None = None,
+) -> VLM:
+    """`vlm` with the image processor in `folder`, and settings on top of it as in `load`. Raises ModelError.
+
+    Where it treats images differently, what the vision tower makes of them is remembered separately.
+    """
+    try:
+        image_processor = vlm.family.image_processor_class.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # as in `load`
+        raise ModelError(
+            f"the image processor in {folder} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+    other = VLM(vlm.model, vlm.tokenizer, image_processor, vlm.batch_tokens)
+    _set_images(other, folder, min_pixels, max_pixels, tiling)
+    if image_processor.to_dict() == vlm.image_processor.to_dict():
+        other.vision = vlm.vision
+    else:
+        other.vision.memory = vlm.vision.memory
+    return other
 
 
 def save(vlm: VLM, folder: str | Path) -> None:
@@ -228,6 +247,22 @@ def quieten_transformers() -> None:
     """Keeps transformers' progress bars and deprecation warnings out of a service's log."""
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
+def _set_images(vlm: VLM, folder: Path, min_pixels: int | None, max_pixels: int | None, tiling: bool | None) -> None:
+    """Applies settings to the image processor that comes from `folder`. Raises ModelError if it cannot be used."""
+    try:
+        vlm.family.set_images(min_pixels, max_pixels, tiling)
+    except ValueError as error:
+        raise ModelError(f"{folder}: {error}") from error
+    try:
+        vlm.family.process(np.zeros((64, 64, 3), np.uint8))
+        vlm.family.image_tokens(64, 64)
+    except Exception as error:  # image processors do not check their settings and raise what they like
+        raise ModelError(
+            f"the image processor in {folder} cannot be used: {type(error).__name__}: {error}; check "
+            "preprocessor_config.json"
+        ) from error
 
 
 def _family(folder: Path) -> type[Family]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from overworld_policy.chat import Chat, ChatService
+from overworld_policy.chat import ChatService, Place
 from overworld_policy.config import PolicyServerConfig
 from overworld_policy.errors import ApiError, bad_request
 from overworld_policy.messages import ChatRequest
@@ -21,43 +23,41 @@ from overworld_policy.metrics import Metrics
 from overworld_policy.models import Model
 
 _OPEN_PATHS = ("/health", "/metrics")  # probes and Prometheus send no key
+_BODY_SECONDS = 60.0
+_SEND_SECONDS = 60.0
+"""How long a client may take to send its request, and to read a part of its reply."""
 
 
-def create_app(config: PolicyServerConfig) -> FastAPI:
-    """The policy server as an ASGI application."""
+def create_app(config: PolicyServerConfig, on_death: Callable[[], None]) -> FastAPI:
+    """The policy server as an ASGI application; `on_death` is called when it can write no more replies."""
     metrics = Metrics()
-    service = ChatService(config, metrics)
+    service = ChatService(config, metrics, on_death)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         await asyncio.to_thread(service.close)
 
-    app = FastAPI(title="Overworld policy server", lifespan=lifespan)
-
-    @app.middleware("http")
-    async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        """Asks for the key and counts."""
-        path = request.url.path
-        expected = f"Bearer {config.api_key}".encode()
-        sent = request.headers.get("authorization", "").encode()
-        if config.api_key and path not in _OPEN_PATHS and not hmac.compare_digest(sent, expected):
-            message = "this server asks for an API key: send Authorization: Bearer <key>"
-            response: Response = _failure(ApiError(401, message, code="invalid_api_key"))
-        else:
-            response = await call_next(request)
-        known = path if response.status_code != 404 else ""
-        metrics.requests.labels(known, str(response.status_code)).inc()
-        return response
+    app = FastAPI(title="Overworld policy server", lifespan=lifespan, redirect_slashes=False)
+    app.add_middleware(_Guard, api_key=config.api_key, metrics=metrics)
 
     @app.exception_handler(ApiError)
     async def refuse(_: Request, error: ApiError) -> Response:
-        """OpenAI's form of an error."""
         return _failure(error)
+
+    @app.exception_handler(HTTPException)
+    async def misdirect(request: Request, error: HTTPException) -> Response:
+        message = f"{request.method} {request.url.path[:200]}: {error.detail}; chats go to POST /v1/chat/completions"
+        return _failure(ApiError(error.status_code, message, code="not_found" if error.status_code == 404 else "http"))
+
+    @app.exception_handler(Exception)
+    async def fail(_: Request, __: Exception) -> Response:
+        return _failure(ApiError(500, "the server failed at this request; see its log", code="server_failed"))
 
     @app.get("/health")
     async def health() -> dict[str, str]:
-        """For probes."""
+        """For probes: whether replies can be written."""
+        await service.check()
         return {"status": "ok"}
 
     @app.get("/metrics")
@@ -77,65 +77,127 @@ def create_app(config: PolicyServerConfig) -> FastAPI:
         return _card(await asyncio.to_thread(service.models.find, name))
 
     @app.post("/v1/chat/completions")
-    async def complete(http: Request) -> Response:
+    async def complete() -> Response:
         """Writes a reply."""
-        async with contextlib.AsyncExitStack() as stack:
-            stack.enter_context(service.admission())
-            request = _parse(await _body(http, config.max_request_bytes))
-            chat = await stack.enter_async_context(service.chat(request))
-            if request.stream:
-                rest = stack.pop_all()  # is closed when the stream ends, or the client hangs up
-                return StreamingResponse(_streamed(chat, rest), media_type="text/event-stream")
-            await _unless_gone(http, chat.finished())
-            return JSONResponse(chat.response())
+        return _Completion(service, config)
 
     return app
 
 
-async def _streamed(chat: Chat, stack: contextlib.AsyncExitStack) -> AsyncIterator[str]:
-    async with stack:
-        async for event in chat.stream():
-            yield event
+class _Guard:
+    """Asks for the key, and counts requests by route and status."""
+
+    def __init__(self, app: ASGIApp, api_key: str, metrics: Metrics) -> None:
+        self._app = app
+        self._key = api_key.encode()
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        status = 500
+
+        async def observed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            if not self._key or scope["path"] in _OPEN_PATHS or self._knows_key(scope):
+                await self._app(scope, receive, observed)
+            else:
+                message = "this server asks for an API key: send Authorization: Bearer <key>"
+                await _failure(ApiError(401, message, code="invalid_api_key"))(scope, receive, observed)
+        finally:
+            route = scope.get("route")  # not the path: a client can make up any number of those
+            self._metrics.requests.labels("" if route is None else route.path, str(status)).inc()
+
+    def _knows_key(self, scope: Scope) -> bool:
+        sent = dict(scope["headers"]).get(b"authorization", b"")
+        kind, _, key = sent.partition(b" ")
+        return kind.lower() == b"bearer" and hmac.compare_digest(key.strip(), self._key)
 
 
-async def _unless_gone(http: Request, work: Awaitable[None]) -> None:
-    """Awaits `work`, or raises when the client hangs up."""
-    working = asyncio.ensure_future(work)
-    hanging_up = asyncio.create_task(_hung_up(http))
+class _Completion(Response):
+    """A chat, from reading its request to the last byte of its reply.
+
+    All of it happens while the response is sent, so that nothing can be left open between a route and its response.
+    """
+
+    def __init__(self, service: ChatService, config: PolicyServerConfig) -> None:
+        super().__init__()
+        self._service = service
+        self._config = config
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def bounded(message: Message) -> None:
+            async with asyncio.timeout(_SEND_SECONDS):
+                await send(message)
+
+        with self._service.admission() as place:
+            asked = _parse(await _body(scope, receive, place, self._config.max_request_bytes))
+            await _unless_gone(receive, self._answer(asked, scope, receive, bounded))
+
+    async def _answer(self, asked: ChatRequest, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._service.chat(asked) as chat:
+            if asked.stream:
+                await StreamingResponse(chat.stream(), media_type="text/event-stream").stream_response(send)
+            else:
+                await chat.finished()
+                await JSONResponse(chat.response())(scope, receive, send)
+
+
+async def _unless_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Awaits `work`, or cancels it and raises ApiError when the client hangs up."""
+    working = asyncio.create_task(work)
+    hanging_up = asyncio.create_task(_hung_up(receive))
     try:
         await asyncio.wait([working, hanging_up], return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
             raise ApiError(499, "the client has hung up", code="client_closed_request")
         await working
     finally:
-        working.cancel()
-        hanging_up.cancel()
+        for task in (working, hanging_up):
+            task.cancel()
+        await asyncio.wait([working, hanging_up])
 
 
-async def _hung_up(http: Request) -> None:
-    while (await http.receive())["type"] != "http.disconnect":
+async def _hung_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def _body(http: Request, bound: int) -> bytes:
-    """The request's body. Raises ApiError for one that is too large."""
+async def _body(scope: Scope, receive: Receive, place: Place, bound: int) -> bytes:
+    """The request's body. Raises ApiError for one that is too large or takes too long."""
+    too_large = ApiError(
+        413, f"the request is larger than {bound:,} bytes; send fewer or smaller images", code="request_too_large"
+    )
+    announced = dict(scope["headers"]).get(b"content-length", b"0")
+    if announced.isdigit() and int(announced[:20]) > bound:
+        raise too_large
     body = bytearray()
-    async for chunk in http.stream():
-        body += chunk
-        if len(body) > bound:
-            raise ApiError(
-                413,
-                f"the request is larger than {bound:,} bytes; send fewer or smaller images",
-                code="request_too_large",
-            )
-    return bytes(body)
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ApiError(499, "the client has hung up", code="client_closed_request")
+                body += message.get("body", b"")
+                if len(body) > bound:
+                    raise too_large
+                place.hold(len(body))
+                if not message.get("more_body", False):
+                    return bytes(body)
+    except TimeoutError:
+        raise ApiError(408, f"the request was not sent within {_BODY_SECONDS:g} s", code="request_timeout") from None
 
 
 def _parse(body: bytes) -> ChatRequest:
     try:
         request = ChatRequest.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or None
         raise bad_request(f"{where or 'the body'}: {first['msg']}", param=where) from None
     if request.n not in (None, 1):
@@ -152,4 +214,4 @@ def _card(model: Model) -> dict[str, Any]:
 
 
 def _failure(error: ApiError) -> JSONResponse:
-    return JSONResponse(error.body, status_code=error.status)
+    return JSONResponse(error.body, status_code=error.status, headers=error.headers)

@@ -9,22 +9,34 @@ import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from overworld_vlm.batch import Prompt, PromptError, encode
+from overworld_vlm.batch import Prompt, PromptError, PromptTooLongError, encode
 from overworld_vlm.load import VLM, ModelError
 from overworld_vlm.writer import Request
 from transformers import PreTrainedTokenizerBase
 
 from overworld_policy.config import PolicyServerConfig
-from overworld_policy.decoder import Decoder, Loaded
+from overworld_policy.decoder import Decoder, DecoderDiedError, Loaded
 from overworld_policy.errors import ApiError, bad_request
-from overworld_policy.messages import ChatRequest, read_messages
+from overworld_policy.messages import ChatRequest, ReadMessages, read_messages
 from overworld_policy.metrics import Metrics
-from overworld_policy.models import Models
+from overworld_policy.models import Model, Models
 
 _UNFINISHED = "\ufffd"
+_PROBE_SECONDS = 10.0
+_MIN_TEMPERATURE = 1e-3
+_ENCODERS = 3
+_LARGE_TEXT = 32_768
+_LARGE_PIXELS = 4_000_000
+_LARGE_WAITING = 16
+_CHARACTERS_PER_TOKEN = 16
+"""Texts with more of them than this on average are refused without being tokenised."""
+
+_SMALL_BYTES = 1 << 20
+_LARGE_BODIES = 2
+"""What requests take beyond the size of a small one is, for all together, at most that of so many of the largest."""
 _T = TypeVar("_T")
 
 
@@ -34,7 +46,8 @@ class Chat:
     def __init__(self, asked: ChatRequest, loaded: Loaded, prompt: Prompt, config: PolicyServerConfig) -> None:
         self._asked = asked
         self._loaded = loaded
-        self._stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
+        stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
+        self._stops = [stop for stop in stops if stop]  # an empty one would end every reply before it begins
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
         self._changed = asyncio.Event()
@@ -51,7 +64,7 @@ class Chat:
             self._changed.clear()
             await self._changed.wait()
         if self.request.finish == "cancelled":
-            raise ApiError(500, "the model failed while it wrote this reply; see the server's log", code="model_failed")
+            raise _model_failed()
 
     def response(self) -> dict[str, Any]:
         """The body of a plain answer."""
@@ -75,7 +88,10 @@ class Chat:
             if finish is not None:
                 break
             await self._changed.wait()
-        yield self._event({}, "stop" if finish == "cancelled" else finish)
+        if finish == "cancelled":  # without the end of a whole stream: half a reply must not pass for one
+            yield _sse(_model_failed().body)
+            return
+        yield self._event({}, finish)
         options = self._asked.stream_options
         if options is not None and options.include_usage:
             yield _sse({**self._head("chat.completion.chunk"), "choices": [], "usage": self._usage()})
@@ -84,20 +100,13 @@ class Chat:
     def _engine_request(self, prompt: Prompt, config: PolicyServerConfig) -> Request:
         asked = self._asked
         room = self._loaded.vlm.max_length - len(prompt)
-        if room < 1:
-            raise bad_request(
-                f"the prompt has {len(prompt)} tokens, the model takes {self._loaded.vlm.max_length} with the reply; "
-                "shorten it or send fewer or smaller images",
-                code="context_length_exceeded",
-                param="messages",
-            )
         wanted = asked.max_completion_tokens or asked.max_tokens or config.max_tokens
         seed = asked.seed if asked.seed is not None else int.from_bytes(os.urandom(8), "little")
         return Request(
             prompt,
             min(wanted, config.max_tokens, room),
             key=(seed,),
-            temperature=1.0 if asked.temperature is None else asked.temperature,
+            temperature=_temperature(asked.temperature),
             top_p=1.0 if asked.top_p is None else asked.top_p,
             stop=self._meets_stop if self._stops else None,
         )
@@ -148,70 +157,164 @@ class Chat:
         return _sse({**self._head("chat.completion.chunk"), "choices": [choice]})
 
 
-class ChatService:
-    """What all chats share: the models, the decoder, and the thread that encodes prompts."""
+class Place:
+    """A place among the requests in flight, which holds some bytes."""
 
-    def __init__(self, config: PolicyServerConfig, metrics: Metrics) -> None:
+    def __init__(self, service: ChatService) -> None:
+        self._service = service
+        self.bytes = 0
+
+    def hold(self, size: int) -> None:
+        """Holds that many bytes from now on. Raises ApiError if large requests hold too many together."""
+        grown = max(size - _SMALL_BYTES, 0) - self.bytes
+        self._service.hold(grown)
+        self.bytes += grown
+
+
+class ChatService:
+    """What all chats share: the models, the decoder, and the threads that encode prompts."""
+
+    def __init__(self, config: PolicyServerConfig, metrics: Metrics, on_death: Callable[[], None]) -> None:
         self.models = Models(config)
         self._config = config
         self._metrics = metrics
-        self._decoder = Decoder(config)
+        self._decoder = Decoder(config, on_death)
+        metrics.models_loaded.set_function(lambda: len(self._decoder.loaded()))
+        metrics.models_used.set_function(lambda: sum(loaded.users for loaded in self._decoder.loaded()))
         self._in_flight = 0
-        # One thread: fast tokenizers are not safe to call from several at once.
-        self._encoder = ThreadPoolExecutor(1, "encoder")
+        self._bytes = 0
+        self._probe: asyncio.Future[None] | None = None
+        self._probed = 0.0
+        # Several threads may call a fast tokenizer at once as long as none changes its truncation or padding.
+        self._encoder = ThreadPoolExecutor(_ENCODERS, "encoder")
+        self._large_encoder = ThreadPoolExecutor(1, "large encoder")
+        self._large_waiting = 0
 
     @contextlib.contextmanager
-    def admission(self) -> Iterator[None]:
+    def admission(self) -> Iterator[Place]:
         """A place among the requests in flight, held while this lasts. Raises ApiError when all are taken."""
         if self._in_flight >= self._config.max_waiting:
             raise ApiError(429, f"{self._in_flight} requests are in flight; try again soon", code="too_many_requests")
         self._in_flight += 1
         self._metrics.in_flight.set(self._in_flight)
+        place = Place(self)
         try:
-            yield
+            yield place
         finally:
+            self._bytes -= place.bytes
             self._in_flight -= 1
             self._metrics.in_flight.set(self._in_flight)
+
+    def hold(self, grown: int) -> None:
+        """Counts the bytes of large requests. Raises ApiError if there are too many."""
+        if self._bytes + grown > self._config.max_request_bytes * _LARGE_BODIES:
+            raise ApiError(429, "too many large requests are in flight; try again soon", code="too_many_requests")
+        self._bytes += grown
+
+    async def check(self) -> None:
+        """Passes a job through the decoder, one for all who ask meanwhile. Raises ApiError if it does not come back."""
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.wrap_future(self._decoder.probe())
+            self._probed = time.monotonic()
+        await asyncio.wait([self._probe], timeout=max(self._probed + _PROBE_SECONDS - time.monotonic(), 0))
+        if not self._probe.done():
+            message = f"the thread that writes replies has not answered for {time.monotonic() - self._probed:.0f} s"
+            raise ApiError(503, message, code="server_failed")
+        if error := self._probe.exception():
+            raise ApiError(503, str(error), code="server_failed")
 
     @contextlib.asynccontextmanager
     async def chat(self, asked: ChatRequest) -> AsyncIterator[Chat]:
         """The reply to a request. It is written, and its model kept in memory, while this lasts. Raises ApiError."""
         started = time.perf_counter()
         model = await asyncio.to_thread(self.models.find, asked.model)
-        messages = await self._encode(lambda: read_messages(asked, self._config))
+        read = await self._encode(lambda: read_messages(asked, self._config))
+        loaded = await self._use(model)
         try:
-            loaded = await asyncio.wrap_future(self._decoder.use(model))
-        except ModelError as error:
-            raise ApiError(404, str(error), code="model_unusable", param="model") from None
-        try:
-            prompt = await self._encode(lambda: _encode(loaded.vlm, messages))
+            large = read.characters > _LARGE_TEXT or read.pixels > _LARGE_PIXELS
+            prompt = await self._encode(lambda: _encode(loaded.vlm, read), large=large)
             chat = Chat(asked, loaded, prompt, self._config)
-            self._metrics.prompt_tokens.labels(asked.model).inc(len(prompt))
+            self._metrics.prompt_tokens.labels(model.name).inc(len(prompt))
             self._decoder.write(loaded, chat.request, chat.on_tokens)
             try:
                 yield chat
             finally:
                 chat.request.cancelled = True  # does nothing to a finished one
-                self._metrics.reply_tokens.labels(asked.model).inc(len(chat.request.tokens))
-                self._metrics.seconds.labels(asked.model).observe(time.perf_counter() - started)
+                self._metrics.reply_tokens.labels(model.name).inc(len(chat.request.tokens))
+                self._metrics.seconds.labels(model.name).observe(time.perf_counter() - started)
         finally:
             self._decoder.release(loaded)
 
     def close(self) -> None:
         """Ends the threads."""
         self._decoder.close()
-        self._encoder.shutdown()
+        for encoder in (self._encoder, self._large_encoder):
+            encoder.shutdown(cancel_futures=True)
 
-    async def _encode(self, work: Callable[[], _T]) -> _T:
-        """Runs `work` on the thread for images and tokens."""
-        return await asyncio.get_running_loop().run_in_executor(self._encoder, work)
+    async def _use(self, model: Model) -> Loaded:
+        """The model in memory, until it is released. Raises ApiError."""
+        future = self._decoder.use(model)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            future.add_done_callback(self._release_unwanted)
+            raise
+        except ModelError as error:
+            raise ApiError(404, str(error), code="model_unusable", param="model") from None
+        except DecoderDiedError as error:
+            raise ApiError(503, str(error), code="server_failed") from None
+
+    def _release_unwanted(self, used: Future[Loaded]) -> None:
+        """Releases a model that came after its request was given up."""
+        if not used.cancelled() and used.exception() is None:
+            self._decoder.release(used.result())
+
+    async def _encode(self, work: Callable[[], _T], *, large: bool = False) -> _T:
+        """Runs `work` on a thread for images and tokens: small work never waits for large work.
+
+        Raises ApiError if too much large work is waiting.
+        """
+        loop = asyncio.get_running_loop()
+        if not large:
+            return await loop.run_in_executor(self._encoder, work)
+        if self._large_waiting >= _LARGE_WAITING:
+            raise ApiError(
+                429, f"{self._large_waiting} large requests are waiting; try again soon", code="too_many_requests"
+            )
+        self._large_waiting += 1
+        try:
+            return await loop.run_in_executor(self._large_encoder, work)
+        finally:
+            self._large_waiting -= 1
 
 
-def _encode(vlm: VLM, messages: Sequence[dict[str, Any]]) -> Prompt:
+def _encode(vlm: VLM, read: ReadMessages) -> Prompt:
+    if read.characters > _CHARACTERS_PER_TOKEN * vlm.max_length:
+        raise _too_long(f"the texts have {read.characters} characters", vlm)
     try:
-        return encode(vlm, messages)
+        return encode(vlm, read.messages, max_tokens=vlm.max_length - 1)
+    except PromptTooLongError as error:
+        raise _too_long(f"the prompt has {error.tokens} tokens", vlm) from None
     except PromptError as error:
         raise bad_request(str(error), param="messages") from None
+
+
+def _too_long(what: str, vlm: VLM) -> ApiError:
+    return bad_request(
+        f"{what}, the model takes {vlm.max_length} tokens with the reply; shorten it or send fewer or smaller images",
+        code="context_length_exceeded",
+        param="messages",
+    )
+
+
+def _model_failed() -> ApiError:
+    return ApiError(500, "the model failed while it wrote this reply; see the server's log", code="model_failed")
+
+
+def _temperature(asked: float | None) -> float:
+    """Temperatures next to 0 are greedy decoding: dividing by them leaves the range of fp32."""
+    temperature = 1.0 if asked is None else asked
+    return temperature if temperature >= _MIN_TEMPERATURE else 0.0
 
 
 def _sse(content: dict[str, Any]) -> str:

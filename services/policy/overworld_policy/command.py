@@ -16,10 +16,19 @@ from overworld.service import log
 from overworld_policy.config import PolicyServerConfig
 
 _GRACE_SECONDS = 30
+_DIED = 70
+"""Exit status of a server that could not go on by its own fault: EX_SOFTWARE of sysexits.h."""
 
 
 class _Server(uvicorn.Server):
     """Ends with status 0 on SIGTERM and SIGINT; uvicorn's own way is to die of the signal after all is done."""
+
+    status = 0
+
+    def give_up(self) -> None:
+        """Ends with another status, from any thread."""
+        self.status = _DIED
+        self.should_exit = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -30,7 +39,7 @@ class _Server(uvicorn.Server):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serves until a signal."""
+    """Serves until a signal, or until the thread that writes replies dies."""
     config = PolicyServerConfig.load(arguments, "overworld policy")
     log.configure()
     if not os.access(config.runs, os.R_OK | os.X_OK):
@@ -42,18 +51,25 @@ def main(arguments: Sequence[str]) -> int:
         listener = socket.create_server((config.host, config.port))
     except OSError as error:
         raise ServiceError(f"cannot listen on {config.host}:{config.port}: {error}") from None
+    listener.setsockopt(
+        socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+    )  # connections inherit it; asyncio does not set it here
     # Only now: torch and transformers take seconds to import, which a wrong setting or --help need not wait for.
     import torch
     from overworld_vlm.load import quieten_transformers
 
     from overworld_policy.app import create_app
+    from overworld_policy.connection import Connection
 
     quieten_transformers()
     if config.threads:
         torch.set_num_threads(config.threads)
     print(f"overworld policy: listening on http://{config.host}:{listener.getsockname()[1]}/v1", flush=True)
-    settings = uvicorn.Config(
-        create_app(config), log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE_SECONDS
+    app = create_app(config, lambda: server.give_up())
+    server = _Server(
+        uvicorn.Config(
+            app, http=Connection, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE_SECONDS
+        )
     )
-    asyncio.run(_Server(settings).serve(sockets=[listener]))
-    return 0
+    asyncio.run(server.serve(sockets=[listener]))
+    return server.status

@@ -31,10 +31,16 @@ class PolicyServerConfig(Settings):
     max_images: int = Field(default=128, ge=1, description="images per request")
     max_request_bytes: int = Field(default=64 << 20, ge=1024, description="size of a request")
     max_image_pixels: int = Field(default=16_000_000, ge=1, description="height x width of an image as sent")
+    max_total_pixels: int = Field(default=64_000_000, ge=1, description="the same, of all images of a request together")
     min_pixels: int | None = Field(
-        default=None, ge=784, description="images are enlarged to this; null: the model's own"
+        default=None, ge=784, description="images are enlarged to this; null: as each model was saved"
     )
-    max_pixels: int | None = Field(default=None, ge=784, description="images are shrunk to this; null: the model's own")
+    max_pixels: int | None = Field(
+        default=None, ge=784, description="images are shrunk to this; null: as each model was saved"
+    )
+    tiling: bool | None = Field(
+        default=None, description="whether large images are cut into tiles; null: as each model was saved, or off"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> PolicyServerConfig:

@@ -13,9 +13,11 @@ class Metrics:
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
         self.requests = Counter(
-            "overworld_requests", "Requests by path and status", ["path", "status"], registry=registry
+            "overworld_requests", "Requests by route and status", ["path", "status"], registry=registry
         )
         self.in_flight = Gauge("overworld_chats_in_flight", "Chats that are being answered", registry=registry)
+        self.models_loaded = Gauge("overworld_models_loaded", "Models in memory", registry=registry)
+        self.models_used = Gauge("overworld_models_used", "Uses of models by chats in flight", registry=registry)
         self.seconds = Histogram(
             "overworld_chat_seconds", "Time to answer a chat", ["model"], registry=registry, buckets=_SECONDS
         )

@@ -60,7 +60,15 @@ def load_policy(run: Run, resumed: Path | None) -> tuple[VLM, Reference]:
         manifest = checkpoint.read(resumed)
         if checkpoint.base_folder(resumed, manifest).resolve() != run.base.resolve():
             raise ModelError(f"{resumed} belongs to another base model than {run.base}")
-        vlm = checkpoint.add_adapter(start, resumed, manifest, trainable=True)
+        vlm = checkpoint.add_adapter(
+            start,
+            resumed,
+            manifest,
+            trainable=True,
+            min_pixels=config.model.min_pixels,
+            max_pixels=config.model.max_pixels,
+            tiling=config.model.tiling,
+        )
     return vlm, Reference(vlm)
 
 

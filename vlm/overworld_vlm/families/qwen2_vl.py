@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from transformers import Qwen2VLForConditionalGeneration
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
-from overworld_vlm.families.family import Family, Processed
+from overworld_vlm.families.family import Family, Layout, Processed
 
 
 class Qwen2VL(Family):
@@ -28,6 +29,18 @@ class Qwen2VL(Family):
         grid = processed["image_grid_thw"]
         media = {"pixel_values": processed["pixel_values"], "image_grid_thw": grid}
         return Processed(media, self.image_token, int(grid.prod()) // self.image_processor.merge_size**2)
+
+    def _layout(self, height: int, width: int) -> Layout:
+        """By arithmetic: large images are counted before they are read."""
+        processor = self.image_processor
+        if not processor.do_resize:
+            return super()._layout(height, width)
+        size, patch, merge = processor.size, processor.patch_size, processor.merge_size
+        resized = smart_resize(
+            height, width, patch * merge, min_pixels=size.shortest_edge, max_pixels=size.longest_edge
+        )
+        grid = torch.tensor([[1, resized[0] // patch, resized[1] // patch]])
+        return Layout(self.image_token, int(grid.prod()) // merge**2, {"image_grid_thw": grid})
 
     def set_images(
         self, min_pixels: int | None = None, max_pixels: int | None = None, tiling: bool | None = None

@@ -1,0 +1,110 @@
+"""The requests of one model: those that its engine writes, and those that wait to join them."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from overworld_vlm.writer import Request
+
+_logger = logging.getLogger(__name__)
+
+_LONG = 512
+"""Longer prompts are prefilled one by one, and everybody else waits meanwhile."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """A request, and the callback for its tokens."""
+
+    request: Request
+    on_tokens: Callable[[Request], None]
+
+    @property
+    def long(self) -> bool:
+        """Whether its prompt is prefilled alone."""
+        return len(self.request.prompt) > _LONG
+
+    def fail(self) -> None:
+        """Ends the request without a whole reply."""
+        self.request.finish = "cancelled"
+        self.report()
+
+    def report(self) -> None:
+        """Calls back. What is wrong with the callback is its own affair."""
+        try:
+            self.on_tokens(self.request)
+        except Exception:
+            _logger.exception("nobody could be told of a token")
+
+
+class Jobs:
+    """A model's jobs.
+
+    After the engine has failed, those that ran are suspects: each of them starts over and runs alone, so that the one
+    at which the engine fails costs nobody else a reply. Then the others join.
+    """
+
+    def __init__(self) -> None:
+        self.running: list[Job] = []
+        self._short: deque[Job] = deque()
+        self._long: deque[Job] = deque()
+        self._suspects: deque[Job] = deque()
+        self._alone = False
+
+    def __repr__(self) -> str:
+        return f"Jobs({len(self.running)} of {len(self)} running)"
+
+    def __len__(self) -> int:
+        return len(self.running) + len(self._short) + len(self._long) + len(self._suspects)
+
+    @property
+    def any_short(self) -> bool:
+        """Whether one with a short prompt waits or runs."""
+        return bool(self._short) or any(not job.long for job in self.running)
+
+    def add(self, job: Job) -> None:
+        """A job that is to join."""
+        (self._long if job.long else self._short).append(job)
+
+    def join(self, *, long: bool) -> list[Job]:
+        """Those that join now; `long`: one with a long prompt may."""
+        if self._alone and self.running:
+            return []
+        self._alone = bool(self._suspects)
+        if self._alone:
+            joining = [self._suspects.popleft()]
+        else:
+            joining = list(self._short)
+            self._short.clear()
+            if long and self._long:
+                joining.append(self._long.popleft())
+        self.running += joining
+        return joining
+
+    def start_over(self) -> None:
+        """The engine has failed and forgotten all that ran."""
+        if len(self.running) == 1:
+            self.running[0].request.finish = "cancelled"
+            return
+        for job in self.running:
+            job.request.tokens.clear()
+            job.request.logps.clear()
+        self._suspects.extend(self.running)
+        self.running = []
+
+    def take_finished(self) -> list[Job]:
+        """Those that have finished, and run no more."""
+        finished = [job for job in self.running if job.request.finish is not None]
+        self.running = [job for job in self.running if job.request.finish is None]
+        return finished
+
+    def take_all(self) -> list[Job]:
+        """All of them."""
+        everyone = [*self.running, *self._suspects, *self._short, *self._long]
+        self.running = []
+        for waiting in (self._suspects, self._short, self._long):
+            waiting.clear()
+        return everyone

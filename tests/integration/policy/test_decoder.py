@@ -1,0 +1,142 @@
+"""What fails in the decoder, and who is affected."""
+
+import os
+import shutil
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+from overworld.service.process import ServiceProcess
+from overworld_vlm.load import save
+from overworld_vlm.tiny import make_tiny
+
+from tests.integration.policy.conftest import TEXTS, TINY, Served, serve, with_adapter, write
+
+
+def serve_frail(runs: Path, log: Path) -> Served:
+    process = ServiceProcess("tests.support.frail_policy", f"runs={runs}", "port=0", "threads=1", log=log)
+    return Served(process.address, runs, httpx.Client(base_url=process.address, timeout=60), process)
+
+
+def test_a_dead_decoder_fails_its_requests_and_ends_the_process_with_a_status_of_its_own(
+    runs: Path, tmp_path: Path
+) -> None:
+    served = serve_frail(runs, tmp_path / "log")
+    try:
+        served.chat()
+        results: list[httpx.Response] = []
+        body = {
+            "model": "whole@0",
+            "messages": [{"role": "user", "content": "x"}],
+            "temperature": 1,
+            "max_tokens": 1024,
+        }
+
+        def ask(seed: int) -> None:
+            results.append(httpx.post(f"{served.url}/chat/completions", json=body | {"seed": seed}, timeout=60))
+
+        threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(8)]
+        for thread in threads:
+            thread.start()
+        while "overworld_chats_in_flight 8.0" not in httpx.get(f"{served.url.removesuffix('/v1')}/metrics").text:
+            assert any(thread.is_alive() for thread in threads)
+        served.process.process.send_signal(signal.SIGUSR1)
+        for thread in threads:
+            thread.join(20)
+        assert not any(thread.is_alive() for thread in threads), "nobody may wait for ever"
+        assert {response.status_code for response in results} <= {200, 500, 503}
+        assert any(response.status_code >= 500 for response in results)
+        assert served.process.process.wait(20) == 70
+    finally:
+        served.stop()
+    said = (tmp_path / "log").read_text().splitlines()
+    assert sum("the thread that writes replies has died" in line for line in said) == 1
+    assert len([line for line in said if '"level": "critical"' in line]) == 1
+
+
+def test_a_run_and_its_copy_on_one_base_outside_do_not_share_an_adapter(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    save(make_tiny(TEXTS, TINY, 2), base)
+    for update in (1, 2):
+        folder = tmp_path / "runs" / "run" / "checkpoints" / f"{update:06}"
+        write(folder, with_adapter(make_tiny(TEXTS, TINY, 2), update), update, base)
+    shutil.copytree(tmp_path / "runs" / "run", tmp_path / "runs" / "copy")
+    served = serve(tmp_path / "runs", "max_loaded=1")
+    try:
+        names = ["run@1", "copy@1", "run@2", "copy@2"]
+        alone = {name: reply(served, name) for name in names}
+        assert alone["run@1"] == alone["copy@1"] != alone["run@2"] == alone["copy@2"]
+        for _ in range(3):
+            with ThreadPoolExecutor(12) as pool:
+                together = list(pool.map(lambda name: (name, reply(served, name)), names * 3))
+            assert all(text == alone[name] for name, text in together)
+    finally:
+        served.stop()
+
+
+def reply(served: Served, model: str, **fields: Any) -> str:
+    text: str = served.chat(model=model, max_tokens=30, **fields)["choices"][0]["message"]["content"]
+    return text
+
+
+def test_health_fails_while_the_decoder_stands_still_and_comes_back(runs: Path, tmp_path: Path) -> None:
+    served = serve_frail(runs, tmp_path / "log")
+    health = f"{served.url.removesuffix('/v1')}/health"
+    try:
+        served.chat()
+        assert httpx.get(health).json() == {"status": "ok"}
+        served.process.process.send_signal(signal.SIGUSR2)
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda _: httpx.get(health, timeout=12), range(4)))
+        for answer in answers:
+            assert answer.status_code == 503
+            assert "has not answered for 10 s" in answer.json()["error"]["message"]
+        began = time.monotonic()
+        assert httpx.get(health).status_code == 503, "the same probe is still under way"
+        assert time.monotonic() - began < 1
+        served.chat()
+        assert httpx.get(health).status_code == 200
+    finally:
+        served.stop()
+
+
+def test_a_model_that_takes_long_to_load_stops_nobody(runs: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(runs / "whole" / "checkpoints" / "000000" / "weights", base)
+    weights = base / "model.safetensors"
+    weights.unlink()
+    os.mkfifo(weights)  # a disk that does not answer
+    os.link(weights, tmp_path / "other-end")
+    served = serve(runs, f"base={base}")
+    try:
+        served.chat()
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(served.error, model="base", status=404)
+            time.sleep(0.5)
+            served.chat()
+            assert served.http.get(f"{served.url.removesuffix('/v1')}/health").status_code == 200
+            assert not waiting.done()
+            weights.unlink()
+            weights.write_bytes(b"no weights")
+            (tmp_path / "other-end").open("wb").close()
+            assert "cannot be loaded" in waiting.result()["message"]
+    finally:
+        served.stop()
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_served_answers_with_its_new_weights(copied: Path) -> None:
+    folder = copied / "whole" / "checkpoints" / "000003"
+    served = serve(copied)
+    try:
+        before = served.chat(model="whole@3", max_tokens=30)
+        shutil.rmtree(folder)
+        write(folder, make_tiny(TEXTS, TINY, 7), 3)
+        after = served.chat(model="whole@3", max_tokens=30)
+        assert after["system_fingerprint"] != before["system_fingerprint"]
+        assert after["choices"][0]["message"]["content"] != before["choices"][0]["message"]["content"]
+    finally:
+        served.stop()
