@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import PIL.Image
 import pytest
+import torch
 from overworld_policy.config import PolicyServerConfig
 from overworld_policy.decoder import Decoder
 from overworld_policy.models import Models
@@ -27,6 +28,8 @@ from overworld_vlm.writer import Request
 
 from tests.integration.policy.conftest import Served, serve
 from tests.integration.policy.test_api import metric, part, text
+
+torch.set_num_threads(1)  # tests run side by side
 
 
 @pytest.fixture(scope="module")

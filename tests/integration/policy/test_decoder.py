@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,30 +25,22 @@ def test_a_dead_decoder_fails_its_requests_and_ends_the_process_with_a_status_of
     runs: Path, tmp_path: Path
 ) -> None:
     served = serve_frail(runs, tmp_path / "log")
+    url = f"{served.url}/chat/completions"
+    body = {"model": "whole@0", "messages": [{"role": "user", "content": "x"}], "temperature": 1, "max_tokens": 1024}
     try:
         served.chat()
-        results: list[httpx.Response] = []
-        body = {
-            "model": "whole@0",
-            "messages": [{"role": "user", "content": "x"}],
-            "temperature": 1,
-            "max_tokens": 1024,
-        }
-
-        def ask(seed: int) -> None:
-            results.append(httpx.post(f"{served.url}/chat/completions", json=body | {"seed": seed}, timeout=60))
-
-        threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(8)]
-        for thread in threads:
-            thread.start()
-        while "overworld_chats_in_flight 8.0" not in httpx.get(f"{served.url.removesuffix('/v1')}/metrics").text:
-            assert any(thread.is_alive() for thread in threads)
-        served.process.process.send_signal(signal.SIGUSR1)
-        for thread in threads:
-            thread.join(20)
-        assert not any(thread.is_alive() for thread in threads), "nobody may wait for ever"
-        assert {response.status_code for response in results} <= {200, 500, 503}
-        assert any(response.status_code >= 500 for response in results)
+        with ThreadPoolExecutor(8) as pool, served.http.stream("POST", url, json=body | {"stream": True}) as stream:
+            lines = stream.iter_lines()
+            events = [next(lines)]
+            waiting = [pool.submit(httpx.post, url, json=body | {"seed": seed}, timeout=60) for seed in range(8)]
+            while "overworld_chats_in_flight 9.0" not in httpx.get(f"{served.url.removesuffix('/v1')}/metrics").text:
+                assert not all(one.done() for one in waiting)
+            served.process.process.send_signal(signal.SIGUSR1)
+            statuses = [one.result(20).status_code for one in waiting]
+            events += [line for line in lines if line]
+        assert set(statuses) <= {200, 500, 503}
+        assert max(statuses) >= 500
+        assert '"model_failed"' in events[-1] or events[-1] == "data: [DONE]", "it had finished before"
         assert served.process.process.wait(20) == 70
     finally:
         served.stop()

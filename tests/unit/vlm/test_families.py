@@ -329,6 +329,17 @@ def test_tokens_of_an_image_are_those_in_the_prompt(vlm: VLM) -> None:
     assert with_one - without == vlm.family.image_tokens(40, 60) + around
 
 
+def test_a_layout_is_that_of_the_processed_image(folder: Path) -> None:
+    vlm = load(folder)
+    if model_type(vlm) in RESIZING:
+        vlm = load(folder, min_pixels=9_000, max_pixels=90_000)
+    for height, width in [(1, 1), (1, 150), (27, 28), (30, 90), (97, 311), (300, 300), (301, 299), (640, 480)]:
+        layout, processed = vlm.family.layout(height, width), vlm.family.process(picture(0, height, width))
+        assert (layout.text, layout.run) == (processed.text, processed.run)
+        for name, sizes in layout.sizes.items():
+            assert torch.equal(sizes, processed.media[name]), (height, width)
+
+
 def test_tiling_is_off_unless_asked_and_stays_on_where_it_was_saved(folder: Path, tmp_path: Path) -> None:
     vlm = load(folder)
     if model_type(vlm) not in TILING:
