@@ -16,7 +16,15 @@ from overworld.client.channel import ServerInfo, server_info
 from overworld.client.moves import Move, Moves, Reset
 from overworld.client.results import Results
 from overworld.client.session import Session
-from overworld.errors import CallFailedError, ContractError, Reason, ServerBrokenError, ServerError, ServerLostError
+from overworld.errors import (
+    CallFailedError,
+    ContractError,
+    Reason,
+    ServerBrokenError,
+    ServerError,
+    ServerLostError,
+    ServerStuckError,
+)
 from overworld.registry import Registry, StaticRegistry
 
 _logger = logging.getLogger(__name__)
@@ -25,6 +33,7 @@ _MAX_CALLS = 8
 _FAILOVER_SECONDS = 15.0
 _PAUSE_SECONDS = 1.0
 _ASK_SECONDS = 2.0
+_PASSED_OVER = (CallFailedError, ContractError, ServerBrokenError, ServerLostError, ServerStuckError)
 
 
 @dataclasses.dataclass(slots=True)
@@ -190,7 +199,7 @@ class Fleet:
                         continue
                     try:
                         part.session.move(address)
-                    except (CallFailedError, ContractError, ServerBrokenError, ServerLostError) as error:
+                    except _PASSED_OVER as error:
                         _logger.warning("%s: %s", address, error)
                         continue
                     _logger.info("%d slots moved from %s to %s", len(part.session), lost, address)

@@ -164,6 +164,7 @@ class Liar(env_pb2_grpc.EnvServiceServicer):
         self.provenance = ""
         self.failing = ""  # the method that fails with an error of gRPC's own
         self.holding = ""  # the method that is never finished
+        self.held = 0  # calls
         self.keepalive = 0
         self.seconds = 0.0  # that a Step takes
         self.peers: set[str] = set()  # of Steps: one connection has one
@@ -175,6 +176,7 @@ class Liar(env_pb2_grpc.EnvServiceServicer):
     def fail(self, method: str, context: grpc.ServicerContext) -> None:
         if method == self.failing:
             context.abort(grpc.StatusCode.INTERNAL, "boom")
+        self.held += method == self.holding
         while method == self.holding and context.is_active():
             time.sleep(0.02)
 
@@ -602,6 +604,21 @@ def test_a_fleet_passes_over_a_server_that_fails(liar: Liar, toy_server: ServerP
     liar.failing = "GetServerInfo"
     with Fleet([liar.address, toy_server.address], "toy/Count", 2) as fleet:
         assert fleet.addresses == [toy_server.address]
+
+
+def test_a_fleet_does_not_stay_on_a_server_that_hangs(liar: Liar, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("overworld.client.fleet._FAILOVER_SECONDS", 0.5)
+    monkeypatch.setattr("overworld.client.channel._CALL_SECONDS", 0.2)
+    proxy, other = Proxy(liar.address), Liar()
+    other.holding = "Step"
+    with serving(other), Fleet([proxy.address, other.address], "liar/Env", 1, step_timeout=0.5) as fleet:
+        fleet.step([Reset()])
+        assert fleet.addresses == [proxy.address]
+        proxy.cut_off()
+        threading.Timer(5.0, proxy.restore).start()
+        assert fleet.step(["go"])[0].turn == 1
+        assert fleet.addresses == [proxy.address]
+        assert other.held > 0
 
 
 def test_a_session_that_cannot_move_stays_as_it_was(
