@@ -304,7 +304,7 @@ class Decoder:
                 self._loaded[key] = (
                     self._with_adapter(key[0], base, manifest)
                     if manifest and manifest.base
-                    else (Loaded(base.vlm, base, None, key[1] or weights[1], self._engine(base.vlm)))
+                    else Loaded(base.vlm, base, None, key[1] or weights[1], self._engine(base.vlm))
                 )
             return self._use(key)
         finally:

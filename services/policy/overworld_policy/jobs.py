@@ -86,14 +86,15 @@ class Jobs:
 
     def start_over(self) -> None:
         """The engine has failed and forgotten all that ran."""
-        if len(self.running) == 1:
-            self.running[0].request.finish = "cancelled"
+        unfinished = [job for job in self.running if job.request.finish is None]
+        if len(unfinished) == 1:
+            unfinished[0].request.finish = "cancelled"
             return
-        for job in self.running:
+        for job in unfinished:
             job.request.tokens.clear()
             job.request.logps.clear()
-        self._suspects.extend(self.running)
-        self.running = []
+        self._suspects.extend(unfinished)
+        self.running = [job for job in self.running if job.request.finish is not None]
 
     def take_finished(self) -> list[Job]:
         """Those that have finished, and run no more."""

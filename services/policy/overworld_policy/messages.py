@@ -97,7 +97,9 @@ class SentImage(StoredImage):
         try:
             yield
         except PIL.Image.DecompressionBombError as error:
-            raise bad_request(f"{self._where}: {error}", code="image_too_large", param=self._where) from None
+            raise bad_request(
+                f"{self._where} is too large: {error}", code="image_too_large", param=self._where
+            ) from None
         except (binascii.Error, OSError, SyntaxError, ValueError) as error:
             reason = "it is of another format" if isinstance(error, PIL.UnidentifiedImageError) else error
             raise bad_request(
