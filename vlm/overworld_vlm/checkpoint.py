@@ -112,11 +112,11 @@ def write(
             used_expert=used_expert,
         )
     except Exception as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
         # Tokenizers raise a bare Exception, with Rust's text for an error of the system.
-        if isinstance(error, (OSError, SafetensorError)) or "(os error " in str(error):
-            raise WriteError(f"the checkpoint {folder} cannot be written: {error}") from error
-        raise
+        if not isinstance(error, (OSError, SafetensorError)) and "(os error " not in str(error):
+            raise
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise WriteError(f"the checkpoint {folder} cannot be written: {error}") from error
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
     _flush(folder.parent)
