@@ -51,9 +51,8 @@ def main(arguments: Sequence[str]) -> int:
         listener = socket.create_server((config.host, config.port))
     except OSError as error:
         raise ServiceError(f"cannot listen on {config.host}:{config.port}: {error}") from None
-    listener.setsockopt(
-        socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
-    )  # connections inherit it; asyncio does not set it here
+    # Connections inherit it, and asyncio does not set it on sockets made like this one.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # Only now: torch and transformers take seconds to import, which a wrong setting or --help need not wait for.
     import torch
     from overworld_vlm.load import quieten_transformers
