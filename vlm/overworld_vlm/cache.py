@@ -10,8 +10,6 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
-from overworld_vlm.kernels import BLOCK
-
 _GROWTH = 64
 """Capacity grows to a multiple of so many tokens, and by at least half."""
 
@@ -24,7 +22,7 @@ class SlotCache(Cache):
     sees a multiple of `block` columns.
     """
 
-    def __init__(self, text_config: Any, block: int = BLOCK) -> None:
+    def __init__(self, text_config: Any, block: int) -> None:
         self._block = block
         self._layers = [_SlotLayer(self) for _ in range(text_config.num_hidden_layers)]
         sliding = "sliding_attention" in (getattr(text_config, "layer_types", None) or ())

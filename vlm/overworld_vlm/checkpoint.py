@@ -10,6 +10,7 @@ A checkpoint without a valid manifest does not exist. Next to a run's checkpoint
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -95,87 +96,59 @@ def write(
     """
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        manifest = _write(
-            unfinished,
-            folder,
-            vlm,
+    with _telling_of_a_full_disk(folder, unfinished):
+        weights = unfinished / "weights"
+        weights.mkdir(parents=True)
+        adapter = isinstance(vlm.model, PeftModel)
+        base_entry = None
+        if adapter:
+            assert base is not None
+            base_entry = Base(path=_reference(base, folder), digest=weights_digest(base))
+            vlm.model.peft_config["default"].base_model_name_or_path = base_entry.path
+            vlm.model.save_pretrained(weights, save_embedding_layers=False)  # they are the base's
+            save_processors(vlm, weights)
+        else:
+            save(vlm, weights)
+        if critic is not None:
+            save_file({name: tensor.contiguous() for name, tensor in critic.items()}, unfinished / "critic.safetensors")
+        if write_trainer is not None:
+            (unfinished / "trainer").mkdir()
+            write_trainer(unfinished / "trainer")
+        files = {str(path.relative_to(unfinished)): _sha256(path) for path in _files(unfinished)}
+        hashes = {unfinished / name: digest for name, digest in files.items()}
+        manifest = Manifest(
             run=run,
             update=update,
             env_steps=env_steps,
-            base=base,
-            critic=critic,
-            write_trainer=write_trainer,
-            recipe=recipe,
-            config=config,
-            provenance=provenance,
+            kind="adapter" if adapter else "model",
+            base=base_entry,
+            files=files,
+            digest=_mixed(weights_digest(weights, hashes), base_entry),
+            recipe=dict(recipe),
+            config=dict(config),
+            provenance={env: dict(made_by) for env, made_by in provenance.items()},
             used_expert=used_expert,
         )
-    except Exception as error:
-        # Tokenizers raise a bare Exception, with Rust's text for an error of the system.
-        if not isinstance(error, (OSError, SafetensorError)) and "(os error " not in str(error):
-            raise
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise WriteError(f"the checkpoint {folder} cannot be written: {error}") from error
+        (unfinished / "manifest.json").write_text(manifest.model_dump_json(indent=1))
+        for path in (unfinished, *unfinished.rglob("*")):
+            _flush(path)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
     _flush(folder.parent)
     return manifest
 
 
-def _write(
-    unfinished: Path,
-    folder: Path,
-    vlm: VLM,
-    *,
-    run: str,
-    update: int,
-    env_steps: int,
-    base: Path | None,
-    critic: Mapping[str, Tensor] | None,
-    write_trainer: Callable[[Path], None] | None,
-    recipe: Mapping[str, Any],
-    config: Mapping[str, Any],
-    provenance: Mapping[str, Mapping[str, str]],
-    used_expert: bool,
-) -> Manifest:
-    """Fills the folder `unfinished`, which becomes `folder`."""
-    weights = unfinished / "weights"
-    weights.mkdir(parents=True)
-    adapter = isinstance(vlm.model, PeftModel)
-    base_entry = None
-    if adapter:
-        assert base is not None
-        base_entry = Base(path=_reference(base, folder), digest=weights_digest(base))
-        vlm.model.peft_config["default"].base_model_name_or_path = base_entry.path
-        vlm.model.save_pretrained(weights, save_embedding_layers=False)  # they are the base's
-        save_processors(vlm, weights)
-    else:
-        save(vlm, weights)
-    if critic is not None:
-        save_file({name: tensor.contiguous() for name, tensor in critic.items()}, unfinished / "critic.safetensors")
-    if write_trainer is not None:
-        (unfinished / "trainer").mkdir()
-        write_trainer(unfinished / "trainer")
-    files = {str(path.relative_to(unfinished)): _sha256(path) for path in _files(unfinished)}
-    hashes = {unfinished / name: digest for name, digest in files.items()}
-    manifest = Manifest(
-        run=run,
-        update=update,
-        env_steps=env_steps,
-        kind="adapter" if adapter else "model",
-        base=base_entry,
-        files=files,
-        digest=_mixed(weights_digest(weights, hashes), base_entry),
-        recipe=dict(recipe),
-        config=dict(config),
-        provenance={env: dict(made_by) for env, made_by in provenance.items()},
-        used_expert=used_expert,
-    )
-    (unfinished / "manifest.json").write_text(manifest.model_dump_json(indent=1))
-    for path in (unfinished, *unfinished.rglob("*")):
-        _flush(path)
-    return manifest
+@contextlib.contextmanager
+def _telling_of_a_full_disk(folder: Path, unfinished: Path) -> Iterator[None]:
+    """Raises WriteError for what the disk refuses within, and removes what was written so far."""
+    try:
+        yield
+    except Exception as error:
+        # Tokenizers raise a bare Exception, with Rust's text for an error of the system.
+        if not isinstance(error, (OSError, SafetensorError)) and "(os error " not in str(error):
+            raise
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise WriteError(f"the checkpoint {folder} cannot be written: {error}") from error
 
 
 def read(folder: Path, *, verify: bool = True) -> Manifest:
