@@ -25,7 +25,7 @@ _GATHER_FRACTION = 8
 _GATHER_TOKENS = 4
 """Requests wait for company until there is one to every so many running ones, or for so many tokens."""
 
-_MAX_BATCHED_PROMPT = 512
+MAX_BATCHED_PROMPT = 512
 """Longer prompts are prefilled one by one: they keep the device busy alone, and attention without a fused kernel takes
 memory by the square of their length."""
 
@@ -113,7 +113,7 @@ class Engine(Writer):
         while self._waiting and len(self._running) + len(joining) < self._max_batch:
             length = len(self._waiting[0].prompt)
             longest = max(longest, length)
-            if joining and (longest > _MAX_BATCHED_PROMPT or longest * (len(joining) + 1) > self._vlm.batch_tokens):
+            if joining and (longest > MAX_BATCHED_PROMPT or longest * (len(joining) + 1) > self._vlm.batch_tokens):
                 break
             joining.append(self._waiting.popleft())
         self._gathering = 0
@@ -124,7 +124,7 @@ class Engine(Writer):
         lengths = [len(request.prompt) for request in joining]
         batch = collate(self._vlm, [request.prompt for request in joining], multiple_of=BLOCK)
         cache = DynamicCache()
-        with contextlib.nullcontext() if lengths[0] > _MAX_BATCHED_PROMPT else row_by_row(self._vlm.device):
+        with contextlib.nullcontext() if lengths[0] > MAX_BATCHED_PROMPT else row_by_row(self._vlm.device):
             hidden = hidden_states(self._vlm, batch, cache)
         features = prompt_features(hidden, batch.prompt_lengths, self._value_input).cpu()
         for request, feature in zip(joining, features, strict=True):

@@ -7,12 +7,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from overworld_vlm.engine import MAX_BATCHED_PROMPT
 from overworld_vlm.writer import Request
 
 _logger = logging.getLogger(__name__)
-
-_LONG = 512
-"""Longer prompts are prefilled one by one, and everybody else waits meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,7 +23,7 @@ class Job:
     @property
     def long(self) -> bool:
         """Whether its prompt is prefilled alone."""
-        return len(self.request.prompt) > _LONG
+        return len(self.request.prompt) > MAX_BATCHED_PROMPT
 
     def fail(self) -> None:
         """Ends the request without a whole reply."""
