@@ -17,6 +17,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import PIL.Image
 from overworld import EnvSpec, Fleet, Image, Observation, OverworldError, Reset
 from overworld.evaluation.conversation import read_reply
@@ -26,7 +27,7 @@ Block = dict[str, Any]
 
 
 class Environments:
-    """TRL's `environment_factory`: each call leases one more slot from the servers, all of them returned at the end.
+    """TRL's `environment_factory`: each call leases one more slot; the end of the context returns them all.
 
     The arguments are those of `Fleet`, e.g. `options` of the env and `token`. Raises what `Fleet` raises.
     """
@@ -71,14 +72,14 @@ class Environment:
 
     def reset(self, seed: int, split: str = "", task: int | None = None, **_: Any) -> list[Block]:
         """Starts the episode of a row of the data set. What it shows is appended to the row's prompt."""
-        self.total_reward, self.success, self.failed, self.over = 0.0, False, False, False
+        self.total_reward, self.success, self.failed, self.over, self.lost = 0.0, False, False, False, None
         return self._move(Reset(seed, split, task))
 
     def act(self, action: str) -> list[Block]:
-        """Acts and shows what has become of it.
+        """Takes an action and shows what happened.
 
         Args:
-            action: One of the actions that are listed.
+            action: One of the listed actions.
         """
         if self.over:
             return [_text("The episode is over.")]
@@ -90,7 +91,7 @@ class Environment:
         try:
             [result] = self._fleet.step([move])
         except OverworldError as error:
-            self.lost = error  # TRL would show it to the model and train on: the reward functions raise it
+            self.lost = error  # TRL only shows it to the model and carries on, so the reward functions raise it
             raise
         if result.error is not None:  # the simulator failed, which says nothing about the model
             self.failed = self.over = True
@@ -107,15 +108,20 @@ class Environment:
 
 def episode_return(environments: Sequence[Environment], **_: Any) -> list[float | None]:
     """A reward function: the sum of the episode's rewards. None where the simulator failed: TRL leaves those out."""
-    for environment in environments:
-        if environment.lost is not None:
-            raise environment.lost
-    return [None if environment.failed else environment.total_reward for environment in environments]
+    return [environment.total_reward if played else None for environment, played in _scored(environments)]
 
 
 def success(environments: Sequence[Environment], **_: Any) -> list[float | None]:
     """A reward function: 1 where the task was achieved, else 0; None as above."""
-    return [None if environment.failed else float(environment.success) for environment in environments]
+    return [float(environment.success) if played else None for environment, played in _scored(environments)]
+
+
+def _scored(environments: Sequence[Environment]) -> list[tuple[Environment, bool]]:
+    """The environments, and whether their episodes can be scored. Raises what a server was lost with."""
+    for environment in environments:
+        if environment.lost is not None:
+            raise environment.lost
+    return [(environment, not environment.failed) for environment in environments]
 
 
 def rows(spec: EnvSpec, seeds: Iterable[int]) -> list[dict[str, Any]]:
@@ -125,13 +131,16 @@ def rows(spec: EnvSpec, seeds: Iterable[int]) -> list[dict[str, Any]]:
 
 def _blocks(observation: Observation, spec: EnvSpec) -> list[Block]:
     blocks = [
-        {"type": "image", "image": PIL.Image.fromarray(part.pixels).convert("RGB")}
-        if isinstance(part, Image)
-        else _text(part)
+        {"type": "image", "image": _picture(part)} if isinstance(part, Image) else _text(part)
         for part in observation.parts
     ]
     actions = observation.admissible or spec.action.vocabulary
     return [*blocks, _text(f"Actions: {json.dumps(actions)}")] if actions else blocks
+
+
+def _picture(image: Image) -> PIL.Image.Image:
+    height, width, _ = image.pixels.shape  # of one channel or of three
+    return PIL.Image.fromarray(np.broadcast_to(image.pixels, (height, width, 3)))
 
 
 def _text(text: str) -> Block:

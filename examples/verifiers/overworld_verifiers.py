@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
 
 import openai
 import verifiers.v1 as vf
@@ -17,6 +19,11 @@ from overworld import Act, Fleet, Reset
 from overworld.evaluation.conversation import Conversation, Recipe, to_openai
 from pydantic import Field
 from verifiers.v1.dialects.chat import message_to_wire
+
+# More than episodes: those that wait for a free slot must not hold up the steps of those that have one.
+_THREADS = ThreadPoolExecutor(4096, "overworld")
+
+Value = TypeVar("Value")
 
 
 class OverworldConfig(vf.TasksetConfig):
@@ -91,12 +98,11 @@ class OverworldEnv(vf.Env[OverworldEnvConfig]):
     async def run(self, task: OverworldTask, agents: vf.Agents) -> None:
         """One episode in a slot of its own. The reward is the episode's return, `success` a metric."""
         config = self.taskset.config
-        fleet = await asyncio.to_thread(
-            Fleet, config.servers, config.env, 1, options=config.options, token=os.environ.get(config.token_var, "")
-        )
+        token = os.environ.get(config.token_var, "")
+        fleet = await _call(partial(Fleet, config.servers, config.env, 1, options=config.options, token=token))
         try:
             conversation = Conversation(fleet.spec, Recipe())
-            [result] = await asyncio.to_thread(fleet.step, [Reset(task.data.seed, config.split)])
+            [result] = await _call(fleet.step, [Reset(task.data.seed, config.split)])
             total = 0.0
             async with agents.player.interaction(task) as interaction:
                 while result.error is None and result.end is None:
@@ -105,14 +111,18 @@ class OverworldEnv(vf.Env[OverworldEnvConfig]):
                     if segment.terminated:  # a limit of turns or tokens
                         break
                     reply = segment.last_reply
-                    [result] = await asyncio.to_thread(fleet.step, [Act(conversation.read(reply).action, reply)])
+                    [result] = await _call(fleet.step, [Act(conversation.read(reply).action, reply)])
                     total += result.reward
         finally:
-            await asyncio.to_thread(fleet.close)
+            await _call(fleet.close)
         if result.error is not None:  # the simulator failed, which says nothing about the model: no reward
             raise vf.EnvError(f"{config.env} failed: {result.error.reason}: {result.error.message}")
         interaction.trace.record_reward("episode_return", total)
         interaction.trace.record_metric("success", float(bool(result.success)))
+
+
+async def _call(function: Callable[..., Value], *arguments: Any) -> Value:
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, function, *arguments)
 
 
 __all__ = ["ChatHarness", "OverworldEnv", "OverworldTaskset"]

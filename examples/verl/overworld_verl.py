@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 from uuid import uuid4
 
+import numpy as np
 import PIL.Image
 from overworld import Act, Fleet, Reset, Result
 from overworld.evaluation.conversation import Conversation, Message, Recipe
@@ -15,6 +17,10 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from verl.utils.profiler import simple_timer
 
 _TRIES = 3
+# More than episodes: those that wait for a free slot must not hold up the steps of those that have one.
+_THREADS = ThreadPoolExecutor(4096, "overworld")
+
+Value = TypeVar("Value")
 
 
 class SimulatorError(Exception):
@@ -55,17 +61,18 @@ class OverworldAgentLoop(AgentLoopBase):
         three in a row SimulatorError is raised. Raises what `Fleet` raises.
         """
         start = Reset(int(row["seed"]), str(row.get("split", "")))
-        fleet = await asyncio.to_thread(self._open)
+        fleet = await _call(self._open)
+        failures = 0
         try:
-            for last in (False,) * (_TRIES - 1) + (True,):
+            while True:
                 try:
                     return await self._play(fleet, start, sampling_params)
                 except SimulatorError:
-                    if last:
+                    failures += 1
+                    if failures == _TRIES:
                         raise
-            raise AssertionError("unreachable")
         finally:
-            await asyncio.to_thread(fleet.close)
+            await _call(fleet.close)
 
     async def _play(self, fleet: Fleet, start: Reset, sampling_params: dict[str, Any]) -> AgentLoopOutput:
         name, limit = uuid4().hex, self.rollout_config.response_length
@@ -115,8 +122,12 @@ class OverworldAgentLoop(AgentLoopBase):
         )
 
 
+async def _call(function: Callable[..., Value], *arguments: Any) -> Value:
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, function, *arguments)
+
+
 async def _step(fleet: Fleet, move: Reset | Act) -> Result:
-    [result] = await asyncio.to_thread(fleet.step, [move])
+    [result] = await _call(fleet.step, [move])
     if result.error is not None:
         raise SimulatorError(f"{fleet.spec.id}: {result.error.reason}: {result.error.message}")
     return result
@@ -129,7 +140,8 @@ def _seen(conversation: Conversation, result: Result) -> tuple[list[Message], li
     images, content = [], []
     for part in message["content"]:
         if part["type"] == "image":
-            images.append(PIL.Image.fromarray(part["image"].pixels).convert("RGB"))
+            height, width, _ = part["image"].pixels.shape  # of one channel or of three
+            images.append(PIL.Image.fromarray(np.broadcast_to(part["image"].pixels, (height, width, 3))))
             part = {"type": "image", "image": images[-1]}
         content.append(part)
     return [message | {"content": content}], images

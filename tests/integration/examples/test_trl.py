@@ -87,8 +87,9 @@ def test_a_lost_server_ends_the_training_and_is_no_reward() -> None:
         server.process.kill()
         with pytest.raises(ServerLostError):  # TRL tells this to the model and goes on
             environment.act("up")
-        with pytest.raises(ServerLostError):
-            trl.episode_return([environment])
+        for score in (trl.episode_return, trl.success):
+            with pytest.raises(ServerLostError):
+                score([environment])
 
 
 def test_slots_are_leased_one_by_one_and_given_back(toy_server: ServerProcess) -> None:

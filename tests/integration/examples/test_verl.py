@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -135,11 +136,11 @@ def verl() -> Iterator[ModuleType]:
         yield load_example("verl/overworld_verl.py")
 
 
-def play(
+def make_loop(
     verl: ModuleType, server: str, actions: list[str], *, limit: int = 10_000, log_probs: bool = True, **options: Any
-) -> AgentLoopOutput:
+) -> Any:
     rollout = SimpleNamespace(prompt_length=1000, response_length=limit)
-    loop = verl.OverworldAgentLoop(
+    return verl.OverworldAgentLoop(
         trainer_config=SimpleNamespace(config=SimpleNamespace(actor_rollout_ref=SimpleNamespace(rollout=rollout))),
         server_manager=LLMServerClient(actions, log_probs),
         tokenizer=SimpleNamespace(decode=lambda ids, skip_special_tokens: "".join(map(chr, ids))),
@@ -152,6 +153,10 @@ def play(
         env="toy/Count",
         **options,
     )
+
+
+def play(verl: ModuleType, server: str, actions: list[str], limit: int = 10_000, **settings: Any) -> AgentLoopOutput:
+    loop = make_loop(verl, server, actions, limit=limit, **settings)
     output: AgentLoopOutput = asyncio.run(loop.run({"temperature": 1.0}, seed=5, raw_prompt=[], agent_name="overworld"))
     assert len(output.response_ids) == len(output.response_mask) <= limit
     return output
@@ -196,3 +201,15 @@ def test_an_episode_is_played_again_when_the_simulator_fails(verl: ModuleType, t
     assert (output.reward_score, trained(output)) == (3.0, '{"action": "up"}' * 3)
     with pytest.raises(verl.SimulatorError, match="toy/Count: ENV_ERROR: RuntimeError: boom"):
         play(verl, toy_server.address, ["raise"] * 3)
+
+
+def test_episodes_that_wait_for_a_slot_hold_up_none_that_has_one(verl: ModuleType) -> None:
+    """More wait than asyncio's own pool has threads."""
+
+    async def play_all(server: str, episodes: int) -> list[AgentLoopOutput]:
+        loops = [make_loop(verl, server, ["up"] * 3) for _ in range(episodes)]
+        return await asyncio.gather(*(loop.run({}, seed=seed, raw_prompt=[]) for seed, loop in enumerate(loops)))
+
+    with ServerProcess("tests.support.toy_env:Toy", arguments=("--slots", "4", "--workers", "1")) as server:
+        outputs = asyncio.run(play_all(server.address, 4 + (os.cpu_count() or 1) + 5))
+    assert {output.reward_score for output in outputs} == {3.0}
