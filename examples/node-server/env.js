@@ -92,6 +92,14 @@ export function checkReset(reset, options) {
   reset.prefix.forEach(checkAction);
 }
 
+// A command that fails within the server, with a reason of the README's table.
+export class Failure extends Error {
+  constructor(reason, message) {
+    super(message);
+    this.reason = reason;
+  }
+}
+
 const folded = (text) => text.trim().replace(/\s+/g, " ").replace(/[A-Z]/g, (letter) => letter.toLowerCase());
 
 export class Episode {
@@ -111,8 +119,8 @@ export class Episode {
   async replay(prefix) {
     for (const action of prefix) {
       if (this.over) {
-        this.failure = `the episode ended at turn ${this.turn}, the prefix has ${prefix.length} actions`;
-        return;
+        const message = `the episode ended at turn ${this.turn}, the prefix has ${prefix.length} actions`;
+        throw new Failure("PREFIX_TOO_LONG", message);
       }
       await this.act(action);
     }

@@ -1,6 +1,6 @@
 // A session: its slots, each with the last command and its result, which is all that the contract's table needs.
 
-import { Episode, checkAction, checkReset } from "./env.js";
+import { Episode, Failure, checkAction, checkReset } from "./env.js";
 import { Refusal } from "./refusal.js";
 
 // The order of names: episode first, then turn. Episodes are unsigned 64-bit numbers in decimal.
@@ -66,21 +66,24 @@ class Slot {
   }
 
   async #run(command) {
+    const name = this.#name;
     const started = process.hrtime.bigint();
-    if (command.kind === "reset") {
-      this.#episode = new Episode(command.reset, this.rules);
-      await this.#episode.replay(command.reset.prefix);
-    } else {
-      await this.#episode.act(command.action);
-    }
-    if (this.#episode.failure) {
-      const error = { reason: "PREFIX_TOO_LONG", message: this.#episode.failure, reset_helps: true };
+    try {
+      if (command.kind === "reset") {
+        this.#episode = new Episode(command.reset, this.rules);
+        await this.#episode.replay(command.reset.prefix);
+      } else {
+        await this.#episode.act(command.action);
+      }
+      const seen = this.#episode.look();
+      const micros = Number((process.hrtime.bigint() - started) / 1000n);
+      return { ...name, state: "SLOT_STATE_READY", ...seen, micros };
+    } catch (failure) {
       this.#episode = null;
-      return { ...this.#name, state: "SLOT_STATE_FAILED", error };
+      if (!(failure instanceof Failure)) console.error(failure);
+      const error = { reason: failure.reason ?? "ENV_ERROR", message: String(failure.message), reset_helps: true };
+      return { ...name, state: "SLOT_STATE_FAILED", error };
     }
-    const seen = this.#episode.look();
-    const micros = Number((process.hrtime.bigint() - started) / 1000n);
-    return { ...this.#name, state: "SLOT_STATE_READY", ...seen, micros };
   }
 }
 
