@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # ALFWorld's planner is compiled: by cmake 4, too, which would refuse its age, and by whatever `python` is on the path.
 export CMAKE_POLICY_VERSION_MINIMUM := 3.5
 
-.PHONY: help setup demo train test test-compose test-demo test-oldest up up-train down dist soak lint format proto bench clean example-trl example-verifiers example-verl example-node-server
+.PHONY: help setup demo train test test-compose test-demo test-oldest up up-train down dist soak lint format proto bench clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -66,6 +66,8 @@ $(OLDEST): constraints.txt VERSION $(PACKAGES:%=%/pyproject.toml)
 		--requirement requirements-dev.txt $(patsubst %,--editable '%',sdk vlm services/envserver services/trainer)
 	touch $@
 
+.PHONY: example-trl example-verifiers example-verl example-node-server clean-examples
+
 # Other trainers live in environments of their own, with the versions that their requirements.txt and constraints.txt name;
 # verl has all of its own, since it does not take the transformers of constraints.txt.
 example-trl: .venv-trl/.ready ## TRL's GRPOTrainer plays on our env server with a tiny Gemma 3: minutes
@@ -82,6 +84,10 @@ example-node-server: $(NODE) ## an env server in JavaScript on 127.0.0.1:50051
 
 $(NODE): examples/node-server/package-lock.json
 	npm ci --silent --prefix examples/node-server
+
+clean: clean-examples
+clean-examples:
+	rm -rf .venv-trl .venv-verifiers .venv-verl examples/node-server/node_modules
 
 .venv-verl/.ready: CONSTRAINTS := /dev/null
 .venv-%/.ready: CONSTRAINTS := constraints.txt
@@ -132,4 +138,4 @@ bench-%: $(READY) ## one benchmark, e.g. bench-transport; CHECK=1, JSON=FILE
 	$(BIN)/python benchmarks/$*.py $(if $(JSON),--json $(JSON))
 
 clean: ## remove what these targets made, runs/ excepted
-	rm -rf .venv .venv-proto .venv-openenv .venv-oldest .venv-trl .venv-verifiers .venv-verl .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-proto .venv-openenv .venv-oldest .mypy_cache .ruff_cache .pytest_cache .hypothesis
