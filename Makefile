@@ -37,7 +37,7 @@ demo: $(READY) ## clone, train and evaluate an agent on this machine; SEED=0
 train: $(READY) ## train the tiny model in an env; ENV=gym_cards/EZPoints UPDATES=3
 	$(BIN)/python -m demo.train --env $(ENV) --updates $(UPDATES) --seed $(SEED)
 
-test: $(READY) $(if $(shell command -v npm),$(NODE)) ## the tests that need minutes: unit, integration, faults, the demo, k8s/
+test: $(READY) $(if $(shell command -v npm 2>/dev/null),$(NODE)) ## the tests that need minutes: unit, integration, faults, the demo, k8s/
 	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder -m "not demo and not soak and not compose"
 
 test-compose: $(READY) ## the stack in containers: builds, trains, crashes, recovers; needs a Docker engine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import re
@@ -31,6 +32,7 @@ from overworld.v1 import env_pb2_grpc
 
 from tests.support.examples import EXAMPLES
 from tests.support.optional import present
+from tests.support.shared_folder import shared_folder
 
 FOLDER = EXAMPLES / "node-server"
 ENV = "maze/Escape"
@@ -58,12 +60,15 @@ class NodeServer:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def packages() -> None:
+def packages(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Installed, by `make test` or by the first test process that comes here."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("node and npm are not installed; scripts/packages installs them where it may")
     installed, wanted = FOLDER / "node_modules" / ".package-lock.json", FOLDER / "package-lock.json"
-    if not installed.exists() or installed.stat().st_mtime < wanted.stat().st_mtime:
-        subprocess.run(["npm", "ci", "--silent"], cwd=FOLDER, check=True)
+    with (shared_folder(tmp_path_factory) / "npm.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not installed.exists() or installed.stat().st_mtime < wanted.stat().st_mtime:
+            subprocess.run(["npm", "ci", "--silent"], cwd=FOLDER, check=True)
 
 
 @pytest.fixture(scope="module")
