@@ -37,8 +37,9 @@ _REPLY = '{{"thoughts": "", "action": "{}"}}'
 class Dice:
     """Stands in for verl's LLMServerClient."""
 
-    def __init__(self, processor: Gemma3Processor) -> None:
+    def __init__(self, processor: Gemma3Processor, seed: int) -> None:
         self._tokenizer = processor.tokenizer
+        self._chance = random.Random(seed)
         self.replies: dict[str, list[str]] = {}
 
     async def generate(
@@ -52,7 +53,7 @@ class Dice:
     ) -> TokenOutput:
         """A random action, as a reply of the form that the prompt asks for."""
         assert prompt_ids.count(self._tokenizer.image_token_id) == _IMAGE_TOKENS * len(image_data or ())
-        reply = _REPLY.format(random.choice("+-"))
+        reply = _REPLY.format(self._chance.choice("+-"))
         self.replies.setdefault(request_id, []).append(reply)
         tokens = self._tokenizer(reply + self._tokenizer.eos_token, add_special_tokens=False)["input_ids"]
         return TokenOutput(token_ids=tokens, log_probs=[-0.7] * len(tokens))
@@ -67,7 +68,7 @@ async def play(server: str, processor: Gemma3Processor) -> list[tuple[AgentLoopO
     )
 
     async def one(seed: int) -> tuple[AgentLoopOutput, list[str]]:
-        dice = Dice(processor)
+        dice = Dice(processor, seed)
         loop = hydra.utils.instantiate(
             config=settings,
             trainer_config=DictConfigWrap(config),
