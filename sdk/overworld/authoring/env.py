@@ -247,22 +247,7 @@ class Env(ABC):
 
         Texts are compared whole, but for case and white space.
         """
-        spec = self.spec.action
-        if spec.low is not None and spec.high is not None:
-            tensor = action if isinstance(action, np.ndarray) else None
-            fits = tensor is not None and (tensor.dtype, tensor.shape) == (spec.low.dtype, spec.low.shape)
-            return tensor if fits and np.all((spec.low <= tensor) & (tensor <= spec.high)) else None
-        if isinstance(action, int | np.integer):
-            action = spec.vocabulary[action] if 0 <= action < len(spec.vocabulary) else ""
-        if not isinstance(action, str):
-            return None
-        admissible = observation.admissible or spec.vocabulary
-        if not admissible:
-            return action if action.strip() else None
-        if action in admissible:
-            return action
-        wanted = _folded(action)
-        return next((text for text in admissible if _folded(text) == wanted), None)
+        return resolve(self.spec.action, action, observation)
 
     def canvas(self, name: str, height: int, width: int) -> Pixels:
         """An RGB array uint8 [height, width, 3] to draw image `name` into, the same one in each turn of an episode.
@@ -279,6 +264,25 @@ class Env(ABC):
         """For the host: takes canvases from `allocate(height, width)` from the next reset on; None: private ones."""
         self._canvases.clear()
         self._allocate = allocate or _private_canvas
+
+
+def resolve(spec: ActionSpec, action: Action, observation: Observation) -> Action | None:
+    """The admissible action that `action` means where `spec` says which there are, or None; see `Env.resolve`."""
+    if spec.low is not None and spec.high is not None:
+        tensor = action if isinstance(action, np.ndarray) else None
+        fits = tensor is not None and (tensor.dtype, tensor.shape) == (spec.low.dtype, spec.low.shape)
+        return tensor if fits and np.all((spec.low <= tensor) & (tensor <= spec.high)) else None
+    if isinstance(action, int | np.integer):
+        action = spec.vocabulary[action] if 0 <= action < len(spec.vocabulary) else ""
+    if not isinstance(action, str):
+        return None
+    admissible = observation.admissible or spec.vocabulary
+    if not admissible:
+        return action if action.strip() else None
+    if action in admissible:
+        return action
+    wanted = _folded(action)
+    return next((text for text in admissible if _folded(text) == wanted), None)
 
 
 def _private_canvas(height: int, width: int) -> Pixels:
