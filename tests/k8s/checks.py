@@ -22,7 +22,8 @@ EXPECTED_PATHS = {
     ("trainer", _DNS, 53), ("evaluator", _DNS, 53), ("env-server", _DNS, 53),
     (_MONITORING, "trainer", 9464), (_MONITORING, "env-server", 9464), (_MONITORING, "policy-server", 8000),
 }  # fmt: skip
-"""(from, to, port): whoever has to reach whom. All else must be closed."""
+"""(from, to, port): whoever has to reach whom. All else must be closed, but for ranks, which reach each other."""
+_TRIED = {53, 6379, 8000, 9464, 29400, 50051, 22}
 
 
 def name(thing: Object) -> str:
@@ -208,12 +209,58 @@ def endings(objects: list[Object]) -> Iterator[str]:
 def paths(objects: list[Object]) -> Iterator[str]:
     """The NetworkPolicies open what is expected and no more."""
     found = open_paths(objects)
-    yield from (f"{path} is closed" for path in sorted(EXPECTED_PATHS - found))
-    yield from (f"{path} is open" for path in sorted(found - EXPECTED_PATHS, key=str))
+    between_ranks = {("trainer", "trainer", port) for port in _TRIED} if any(torchruns(objects)) else set()
+    expected = EXPECTED_PATHS | between_ranks
+    yield from (f"{path} is closed" for path in sorted(expected - found))
+    yield from (f"{path} is open" for path in sorted(found - expected, key=str))
+
+
+def torchruns(objects: list[Object]) -> Iterator[tuple[Object, Object, dict[str, str]]]:
+    """The Jobs whose pods torchrun joins: the Job, its container, torchrun's options."""
+    for job in kind(objects, "Job"):
+        (container, *_) = pod(job)["spec"]["containers"]
+        if container.get("command", [""])[0] == "torchrun":
+            options = (argument.removeprefix("--").partition("=") for argument in container["command"][1:])
+            yield job, container, {option: value for option, _, value in options}
+
+
+def ranks(objects: list[Object]) -> Iterator[str]:
+    """Where several pods make one run, all of them find pod 0 and start, see and leave the same."""
+    for job, container, options in torchruns(objects):
+        spec, template = job["spec"], pod(job)["spec"]
+        if spec.get("completionMode") != "Indexed":
+            yield f"{name(job)}: its pods have no numbers"
+        if not spec.get("completions") == spec.get("parallelism") == int(options["nnodes"]):
+            yield f"{name(job)}: completions, parallelism and --nnodes differ"
+        host, _, port = options["rdzv-endpoint"].partition(":")
+        if host != f"{job['metadata']['name']}-0.{template.get('subdomain')}":
+            yield f"{name(job)}: its pod 0 is not called {host}"
+        if int(port) not in {one["containerPort"] for one in container["ports"]}:
+            yield f"{name(job)}: its port {port} is not declared"
+        services = {service["metadata"]["name"]: service["spec"] for service in kind(objects, "Service")}
+        service = services.get(template.get("subdomain"), {})
+        if service.get("clusterIP") != "None" or not service.get("publishNotReadyAddresses"):
+            yield f"{name(job)}: no headless Service names its pods from their start"
+        environment = {entry["name"]: str(entry.get("value")) for entry in container["env"]}
+        number = options["nproc-per-node"]
+        if variable := re.fullmatch(r"\$\((\w+)\)", number):
+            number = environment.get(variable[1], "")
+        gpus = container["resources"]["limits"].get("nvidia.com/gpu", number)
+        if not number or number != gpus:
+            yield f"{name(job)}: {number or 'unknown'} ranks a pod for {gpus} GPUs"
+        if environment.get("OVERWORLD_PARALLEL") not in ("replicate", "shard"):
+            yield f"{name(job)}: its ranks have nothing to share"
+        if int(options["shutdown-timeout"]) >= template["terminationGracePeriodSeconds"]:
+            yield f"{name(job)}: torchrun gives its ranks more time to end than the pod has"
+        claims = {claim["metadata"]["name"]: claim["spec"] for claim in kind(objects, "PersistentVolumeClaim")}
+        for volume in template["volumes"]:
+            claim = volume.get("persistentVolumeClaim", {}).get("claimName")
+            if claim and not claims[claim]["accessModes"][0].endswith("Many"):
+                yield f"{name(job)}: {claim} cannot be mounted on several nodes"
 
 
 CHECKS: list[Callable[[list[Object]], Iterator[str]]] = [
-    names, namespaces, selectors, ports, probes, resources, images, restricted, references, endings, paths,
+    names, namespaces, selectors, ports, probes, resources, images, restricted, references, endings, paths, ranks,
 ]  # fmt: skip
 
 
@@ -234,7 +281,6 @@ def open_paths(objects: list[Object]) -> set[tuple[str, str, Any]]:
     peers["stranger"] = {}, {"kubernetes.io/metadata.name": "default"}
     peers["neighbour"] = {}, here
     policies = [thing["spec"] for thing in kind(objects, "NetworkPolicy")]
-    tried = {53, 6379, 8000, 9464, 50051, 22}
 
     def may(direction: str, side: str, component: str, other: str, port: int) -> bool:
         labels, namespace = peers[component]
@@ -250,7 +296,7 @@ def open_paths(objects: list[Object]) -> set[tuple[str, str, Any]]:
         (source, target, port)
         for source in peers
         for target in peers
-        for port in tried
+        for port in _TRIED
         if source in ours or target in ours
         if may("Egress", "to", source, target, port) and may("Ingress", "from", target, source, port)
     }

@@ -18,7 +18,8 @@ from tests.k8s import checks
 from tests.k8s.checks import Object
 
 ROOT = Path(__file__).parents[2]
-OVERLAYS = ("overlays/local", "overlays/gpu", "overlays/own-env")
+MULTI_NODE = "overlays/multi-node"
+OVERLAYS = ("overlays/local", "overlays/gpu", "overlays/own-env", MULTI_NODE, "overlays/multi-node-gpu")
 ALL = (*OVERLAYS, "evaluation")
 
 
@@ -126,10 +127,45 @@ MISTAKES = {
 """The check that must notice and a part of what it says -> the mistake."""
 
 
-@pytest.mark.parametrize("expected", MISTAKES)
-def test_a_mistake_is_noticed(expected: str) -> None:
-    broken = copy.deepcopy(objects(OVERLAYS[0]))
-    MISTAKES[expected](broken)
+def trainer(objects: list[Object]) -> Object:
+    return find(objects, "Job/trainer")["spec"]
+
+
+def ranks_of(objects: list[Object]) -> Object:
+    return trainer(objects)["template"]["spec"]["containers"][0]
+
+
+MISTAKES_OF_RANKS = {
+    "ranks: its pods have no numbers": lambda o: trainer(o).pop("completionMode"),
+    "ranks: completions, parallelism and --nnodes differ": lambda o: trainer(o).update(parallelism=1),
+    "ranks: its pod 0 is not called trainer-0.trainer": lambda o: trainer(o)["template"]["spec"].pop("subdomain"),
+    "ranks: its port 29400 is not declared": lambda o: ranks_of(o)["ports"].pop(0),
+    "ranks: no headless Service": lambda o: find(o, "Service/trainer")["spec"].pop("publishNotReadyAddresses"),
+    "ranks: unknown ranks": lambda o: ranks_of(o)["env"].pop(0),
+    "ranks: 1 ranks a pod for 8 GPUs": lambda o: ranks_of(o)["resources"]["limits"].update({"nvidia.com/gpu": "8"}),
+    "ranks: nothing to share": lambda o: ranks_of(o)["env"].pop(1),
+    "ranks: more time to end than the pod has": lambda o: trainer(o)["template"]["spec"].update(
+        terminationGracePeriodSeconds=110
+    ),
+    "ranks: runs cannot be mounted on several nodes": lambda o: find(o, "PersistentVolumeClaim/runs")["spec"].update(
+        accessModes=["ReadWriteOnce"]
+    ),
+    "paths: ('trainer', 'trainer', 29400) is closed": lambda o: policy(o, "ranks")["ingress"].clear(),
+    "paths: ('env-server', 'trainer', 29400) is open": lambda o: (
+        policy(o, "ranks")["ingress"].append({}),
+        policy(o, "env-server")["egress"].append({}),
+    ),
+}
+"""The same for a run of several pods."""
+
+
+@pytest.mark.parametrize(
+    ("overlay", "expected"),
+    [(OVERLAYS[0], one) for one in MISTAKES] + [(MULTI_NODE, one) for one in MISTAKES_OF_RANKS],
+)
+def test_a_mistake_is_noticed(overlay: str, expected: str) -> None:
+    broken = copy.deepcopy(objects(overlay))
+    (MISTAKES | MISTAKES_OF_RANKS)[expected](broken)
     check, _, words = expected.partition(": ")
     said = list(getattr(checks, check)(broken))
     assert any(words in one for one in said), said
