@@ -250,6 +250,8 @@ def ranks(objects: list[Object]) -> Iterator[str]:
             yield f"{name(job)}: {number or 'unknown'} ranks a pod for {gpus} GPUs"
         if environment.get("OVERWORLD_PARALLEL") not in ("replicate", "shard"):
             yield f"{name(job)}: its ranks have nothing to share"
+        if environment.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") != "1":
+            yield f"{name(job)}: ranks that are started again meet in a store with the old ones' addresses"
         if int(options["shutdown-timeout"]) >= template["terminationGracePeriodSeconds"]:
             yield f"{name(job)}: torchrun gives its ranks more time to end than the pod has"
         claims = {claim["metadata"]["name"]: claim["spec"] for claim in kind(objects, "PersistentVolumeClaim")}

@@ -144,6 +144,7 @@ MISTAKES_OF_RANKS = {
     "ranks: unknown ranks": lambda o: ranks_of(o)["env"].pop(0),
     "ranks: 1 ranks a pod for 8 GPUs": lambda o: ranks_of(o)["resources"]["limits"].update({"nvidia.com/gpu": "8"}),
     "ranks: nothing to share": lambda o: ranks_of(o)["env"].pop(1),
+    "ranks: the old ones' addresses": lambda o: ranks_of(o)["env"].pop(2),
     "ranks: more time to end than the pod has": lambda o: trainer(o)["template"]["spec"].update(
         terminationGracePeriodSeconds=110
     ),
