@@ -19,9 +19,14 @@ for process in pathlib.Path("/proc").glob("[0-9]*"):
 """
 
 
+def train(stack: Stack, *services: str, **variables: str) -> None:
+    """On the island, whose server is there already."""
+    stack.compose("up", "--detach", "--no-build", "--no-deps", *services, check=True, **SETTINGS, **variables)
+
+
 def test_train_ranks_starts_several_in_one_container(stack: Stack) -> None:
     arguments = "updates=1 threads=1 parallel=shard"
-    stack.up("trainer", **SETTINGS, TRAIN_RUN="sharded", TRAIN_RANKS="2", TRAIN_ARGUMENTS=arguments)
+    train(stack, "trainer", TRAIN_RUN="sharded", TRAIN_RANKS="2", TRAIN_ARGUMENTS=arguments)
     stack.wait("the run finished", lambda: stack.state("trainer")[0] == "exited")
     assert stack.state("trainer") == ("exited", 0)
     assert stack.updates("sharded") == 1
@@ -29,8 +34,7 @@ def test_train_ranks_starts_several_in_one_container(stack: Stack) -> None:
 
 def test_two_containers_train_together_and_survive_the_loss_of_a_rank_and_of_either(stack: Stack) -> None:
     """The rendezvous is at the first, so that its loss takes the second along."""
-    run = {"TRAIN_RUN": "ranks", "TRAIN_ARGUMENTS": "updates=12 checkpoint_every=1 threads=1"}
-    stack.compose("up", "--detach", "--no-build", "--no-deps", *RANKS, check=True, **SETTINGS, **run)
+    train(stack, *RANKS, TRAIN_RUN="ranks", TRAIN_ARGUMENTS="updates=12 checkpoint_every=1 threads=1")
     stack.wait("2 updates", lambda: stack.updates("ranks") >= 2)
     assert stack.python("rank-1", KILL_RANK) == "killed\n"
     for killed in reversed(RANKS):
