@@ -35,11 +35,14 @@ def kind(objects: list[Object], *kinds: str) -> list[Object]:
 
 
 def workloads(objects: list[Object]) -> list[Object]:
-    return kind(objects, "Deployment", "Job")
+    return kind(objects, "Deployment", "Job", "TrainingRuntime")
 
 
 def pod(workload: Object) -> Object:
     template: Object = workload["spec"]["template"]
+    if workload["kind"] == "TrainingRuntime":
+        (replicated,) = template["spec"]["replicatedJobs"]
+        template = replicated["template"]["spec"]["template"]
     return template
 
 
@@ -216,49 +219,64 @@ def paths(objects: list[Object]) -> Iterator[str]:
 
 
 def torchruns(objects: list[Object]) -> Iterator[tuple[Object, Object, dict[str, str]]]:
-    """The Jobs whose pods torchrun joins: the Job, its container, torchrun's options."""
-    for job in kind(objects, "Job"):
-        (container, *_) = pod(job)["spec"]["containers"]
+    """What torchrun makes a run of several ranks: the workload, its container, the environment there."""
+    for workload in kind(objects, "Job", "TrainingRuntime"):
+        (container, *_) = pod(workload)["spec"]["containers"]
         if container.get("command", [""])[0] == "torchrun":
-            options = (argument.removeprefix("--").partition("=") for argument in container["command"][1:])
-            yield job, container, {option: value for option, _, value in options}
+            yield workload, container, {entry["name"]: str(entry.get("value")) for entry in container["env"]}
 
 
 def ranks(objects: list[Object]) -> Iterator[str]:
-    """Where several pods make one run, all of them find pod 0 and start, see and leave the same."""
-    for job, container, options in torchruns(objects):
-        spec, template = job["spec"], pod(job)["spec"]
-        if spec.get("completionMode") != "Indexed":
-            yield f"{name(job)}: its pods have no numbers"
-        if not spec.get("completions") == spec.get("parallelism") == int(options["nnodes"]):
-            yield f"{name(job)}: completions, parallelism and --nnodes differ"
-        host, _, port = options["rdzv-endpoint"].partition(":")
-        if host != f"{job['metadata']['name']}-0.{template.get('subdomain')}":
-            yield f"{name(job)}: its pod 0 is not called {host}"
+    """All pods of a run find pod 0; they are started, and end, alike."""
+    for workload, container, environment in torchruns(objects):
+        where, template = name(workload), pod(workload)["spec"]
+        options = dict(argument.partition("=")[::2] for argument in container["command"])
+        if workload["kind"] == "Job":
+            yield from _indexed(objects, workload, environment)
+            per_node = environment.get("PET_NPROC_PER_NODE")
+        else:
+            per_node = str(_train_job(objects, workload)["spec"]["trainer"]["numProcPerNode"])
+        host, _, port = options["--rdzv-endpoint"].partition(":")
+        if host != "$(PET_MASTER_ADDR)" or options["--rdzv-backend"] != "c10d":
+            yield f"{where}: its ranks do not meet at pod 0"
         if int(port) not in {one["containerPort"] for one in container["ports"]}:
-            yield f"{name(job)}: its port {port} is not declared"
-        services = {service["metadata"]["name"]: service["spec"] for service in kind(objects, "Service")}
-        service = services.get(template.get("subdomain"), {})
-        if service.get("clusterIP") != "None" or not service.get("publishNotReadyAddresses"):
-            yield f"{name(job)}: no headless Service names its pods from their start"
-        environment = {entry["name"]: str(entry.get("value")) for entry in container["env"]}
-        number = options["nproc-per-node"]
-        if variable := re.fullmatch(r"\$\((\w+)\)", number):
-            number = environment.get(variable[1], "")
-        gpus = container["resources"]["limits"].get("nvidia.com/gpu", number)
-        if not number or number != gpus:
-            yield f"{name(job)}: {number or 'unknown'} ranks a pod for {gpus} GPUs"
+            yield f"{where}: its port {port} is not declared"
+        gpus = container["resources"]["limits"].get("nvidia.com/gpu", per_node)
+        if per_node != gpus:
+            yield f"{where}: {per_node} ranks a pod for {gpus} GPUs"
         if environment.get("OVERWORLD_PARALLEL") not in ("replicate", "shard"):
-            yield f"{name(job)}: its ranks have nothing to share"
+            yield f"{where}: its ranks have nothing to share"
         if environment.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") != "1":
-            yield f"{name(job)}: ranks that are started again meet in a store with the old ones' addresses"
-        if int(options["shutdown-timeout"]) >= template["terminationGracePeriodSeconds"]:
-            yield f"{name(job)}: torchrun gives its ranks more time to end than the pod has"
+            yield f"{where}: ranks that are started again meet in a store with the old ones' addresses"
+        if int(options["--shutdown-timeout"]) >= template["terminationGracePeriodSeconds"]:
+            yield f"{where}: torchrun gives its ranks more time to end than the pod has"
         claims = {claim["metadata"]["name"]: claim["spec"] for claim in kind(objects, "PersistentVolumeClaim")}
         for volume in template["volumes"]:
             claim = volume.get("persistentVolumeClaim", {}).get("claimName")
             if claim and not claims[claim]["accessModes"][0].endswith("Many"):
-                yield f"{name(job)}: {claim} cannot be mounted on several nodes"
+                yield f"{where}: {claim} cannot be mounted on several nodes"
+
+
+def _indexed(objects: list[Object], job: Object, environment: dict[str, str]) -> Iterator[str]:
+    """A Job whose pods have names."""
+    spec, subdomain = job["spec"], pod(job)["spec"].get("subdomain")
+    if spec.get("completionMode") != "Indexed":
+        yield f"{name(job)}: its pods have no numbers"
+    if not str(spec.get("completions")) == str(spec.get("parallelism")) == environment.get("PET_NNODES"):
+        yield f"{name(job)}: completions, parallelism and PET_NNODES differ"
+    if environment.get("PET_MASTER_ADDR") != f"{job['metadata']['name']}-0.{subdomain}":
+        yield f"{name(job)}: its pod 0 is not called {environment.get('PET_MASTER_ADDR')}"
+    services = {service["metadata"]["name"]: service["spec"] for service in kind(objects, "Service")}
+    service = services.get(subdomain, {})
+    if service.get("clusterIP") != "None" or not service.get("publishNotReadyAddresses"):
+        yield f"{name(job)}: no headless Service names its pods from their start"
+
+
+def _train_job(objects: list[Object], runtime: Object) -> Object:
+    """The TrainJob of a TrainingRuntime."""
+    wanted = {"apiGroup": "trainer.kubeflow.org", "kind": "TrainingRuntime", "name": runtime["metadata"]["name"]}
+    (job,) = (one for one in kind(objects, "TrainJob") if one["spec"]["runtimeRef"] == wanted)
+    return job
 
 
 CHECKS: list[Callable[[list[Object]], Iterator[str]]] = [
