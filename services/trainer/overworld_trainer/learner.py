@@ -65,8 +65,14 @@ class Learner:
     def update(self, samples: Samples, update: int) -> Metrics:
         """Learns from one rollout. During warm-up the policy's optimizer is not touched at all.
 
-        Raises InterruptionError, and then weights and optimizers are what they were before, and RankError.
+        Raises InterruptionError, and then weights and optimizers are what they were before, RankError and
+        RanksDifferError.
         """
+        self._stop.meet()
+        alike = {"advantages": [samples.advantages], "values": self.critic.parameters()}
+        if not self._vlm.sharded:
+            alike["weights"] = self.policy_optimizer.masters
+        self._ranks.require_alike(alike)
         self._before.take()
         try:
             return self._learn(samples, update)

@@ -12,7 +12,7 @@ import datetime
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import overworld_vlm
 import torch
 import torch.distributed as dist
 import transformers
-from overworld.errors import SettingsError, TransientError
+from overworld.errors import OverworldError, SettingsError, TransientError
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
@@ -36,6 +36,10 @@ _STOP = "overworld/stop"
 
 class RankError(TransientError):
     """Another rank has died or hangs; the run can go on from its newest checkpoint."""
+
+
+class RanksDifferError(OverworldError):
+    """Ranks that should have computed the same have not."""
 
 
 class Ranks:
@@ -134,6 +138,22 @@ class Ranks:
                 raise SettingsError(
                     f"rank {number} has other {' and '.join(differing)} than rank {self.number}: start all ranks from "
                     "the same image with the same settings"
+                )
+
+    def require_alike(self, tensors: Mapping[str, Iterable[Tensor]]) -> None:
+        """Raises RanksDifferError if tensors, by what they are called, are not the same on all ranks.
+
+        Told by their sums in fp64, which are computed alike everywhere.
+        """
+        if self.size == 1:
+            return
+        sums = {name: [float(one.double().sum()).hex() for one in several] for name, several in tensors.items()}
+        for number, theirs in enumerate(map(json.loads, self.gather(json.dumps(sums).encode()))):
+            differing = [name for name in sums if theirs[name] != sums[name]]
+            if differing:
+                raise RanksDifferError(
+                    f"rank {number} has computed other {' and '.join(differing)} than rank {self.number}: are their "
+                    "devices of one kind? Otherwise this is a bug. The newest checkpoint is from before that"
                 )
 
     @contextlib.contextmanager

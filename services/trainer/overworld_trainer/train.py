@@ -54,8 +54,9 @@ def train(config: TrainerConfig) -> bool:
     if config.wandb is not None:
         import_wandb()  # a missing package should not be found out after hours of cloning
     with joined(config) as ranks:
-        if not ranks.first:
+        if not ranks.first:  # what there is to say of the run, the first one says
             logging.getLogger().setLevel(logging.WARNING)
+            logging.getLogger("overworld_trainer").setLevel(logging.ERROR)
         run, display, stop = Run.open(config, ranks), Display(config), Stop(ranks)
         port = config.metrics_port if ranks.first else 0
         with serve_metrics(config.metrics_host, port) as exporter:
