@@ -12,7 +12,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 VERSION = (ROOT / "VERSION").read_text().strip()
-FILES = ("docker-compose.yml", "examples/own_env/compose.yml")
+FILES = ("docker-compose.yml", "examples/own_env/compose.yml", "tests/compose/ranks.yml")
 SERVERS = ("redis", "gym-cards", "miniworld", "alfworld", "webshop", "treasure", "policy-server")
 """What `docker compose up` starts."""
 SECONDS = 180.0

@@ -22,7 +22,8 @@ EXPECTED_PATHS = {
     ("trainer", _DNS, 53), ("evaluator", _DNS, 53), ("env-server", _DNS, 53),
     (_MONITORING, "trainer", 9464), (_MONITORING, "env-server", 9464), (_MONITORING, "policy-server", 8000),
 }  # fmt: skip
-"""(from, to, port): whoever has to reach whom. All else must be closed."""
+"""(from, to, port): whoever has to reach whom. All else must be closed, but for ranks, which reach each other."""
+_TRIED = {53, 6379, 8000, 9464, 29400, 50051, 22}
 
 
 def name(thing: Object) -> str:
@@ -34,11 +35,14 @@ def kind(objects: list[Object], *kinds: str) -> list[Object]:
 
 
 def workloads(objects: list[Object]) -> list[Object]:
-    return kind(objects, "Deployment", "Job")
+    return kind(objects, "Deployment", "Job", "TrainingRuntime")
 
 
 def pod(workload: Object) -> Object:
     template: Object = workload["spec"]["template"]
+    if workload["kind"] == "TrainingRuntime":
+        (replicated,) = template["spec"]["replicatedJobs"]
+        template = replicated["template"]["spec"]["template"]
     return template
 
 
@@ -208,12 +212,75 @@ def endings(objects: list[Object]) -> Iterator[str]:
 def paths(objects: list[Object]) -> Iterator[str]:
     """The NetworkPolicies open what is expected and no more."""
     found = open_paths(objects)
-    yield from (f"{path} is closed" for path in sorted(EXPECTED_PATHS - found))
-    yield from (f"{path} is open" for path in sorted(found - EXPECTED_PATHS, key=str))
+    between_ranks = {("trainer", "trainer", port) for port in _TRIED} if any(torchruns(objects)) else set()
+    expected = EXPECTED_PATHS | between_ranks
+    yield from (f"{path} is closed" for path in sorted(expected - found))
+    yield from (f"{path} is open" for path in sorted(found - expected, key=str))
+
+
+def torchruns(objects: list[Object]) -> Iterator[tuple[Object, Object, dict[str, str]]]:
+    """What torchrun makes a run of several ranks: the workload, its container, the environment there."""
+    for workload in kind(objects, "Job", "TrainingRuntime"):
+        (container, *_) = pod(workload)["spec"]["containers"]
+        if container.get("command", [""])[0] == "torchrun":
+            yield workload, container, {entry["name"]: str(entry.get("value")) for entry in container["env"]}
+
+
+def ranks(objects: list[Object]) -> Iterator[str]:
+    """All pods of a run find pod 0; they are started, and end, alike."""
+    for workload, container, environment in torchruns(objects):
+        where, template = name(workload), pod(workload)["spec"]
+        options = dict(argument.partition("=")[::2] for argument in container["command"])
+        if workload["kind"] == "Job":
+            yield from _indexed(objects, workload, environment)
+            per_node = environment.get("PET_NPROC_PER_NODE")
+        else:
+            per_node = str(_train_job(objects, workload)["spec"]["trainer"]["numProcPerNode"])
+        host, _, port = options["--rdzv-endpoint"].partition(":")
+        if host != "$(PET_MASTER_ADDR)" or options["--rdzv-backend"] != "c10d":
+            yield f"{where}: its ranks do not meet at pod 0"
+        if int(port) not in {one["containerPort"] for one in container["ports"]}:
+            yield f"{where}: its port {port} is not declared"
+        gpus = container["resources"]["limits"].get("nvidia.com/gpu", per_node)
+        if per_node != gpus:
+            yield f"{where}: {per_node} ranks a pod for {gpus} GPUs"
+        if environment.get("OVERWORLD_PARALLEL") not in ("replicate", "shard"):
+            yield f"{where}: its ranks have nothing to share"
+        if environment.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") != "1":
+            yield f"{where}: ranks that are started again meet in a store with the old ones' addresses"
+        if int(options["--shutdown-timeout"]) >= template["terminationGracePeriodSeconds"]:
+            yield f"{where}: torchrun gives its ranks more time to end than the pod has"
+        claims = {claim["metadata"]["name"]: claim["spec"] for claim in kind(objects, "PersistentVolumeClaim")}
+        for volume in template["volumes"]:
+            claim = volume.get("persistentVolumeClaim", {}).get("claimName")
+            if claim and not claims[claim]["accessModes"][0].endswith("Many"):
+                yield f"{where}: {claim} cannot be mounted on several nodes"
+
+
+def _indexed(objects: list[Object], job: Object, environment: dict[str, str]) -> Iterator[str]:
+    """A Job whose pods have names."""
+    spec, subdomain = job["spec"], pod(job)["spec"].get("subdomain")
+    if spec.get("completionMode") != "Indexed":
+        yield f"{name(job)}: its pods have no numbers"
+    if not str(spec.get("completions")) == str(spec.get("parallelism")) == environment.get("PET_NNODES"):
+        yield f"{name(job)}: completions, parallelism and PET_NNODES differ"
+    if environment.get("PET_MASTER_ADDR") != f"{job['metadata']['name']}-0.{subdomain}":
+        yield f"{name(job)}: its pod 0 is not called {environment.get('PET_MASTER_ADDR')}"
+    services = {service["metadata"]["name"]: service["spec"] for service in kind(objects, "Service")}
+    service = services.get(subdomain, {})
+    if service.get("clusterIP") != "None" or not service.get("publishNotReadyAddresses"):
+        yield f"{name(job)}: no headless Service names its pods from their start"
+
+
+def _train_job(objects: list[Object], runtime: Object) -> Object:
+    """The TrainJob of a TrainingRuntime."""
+    wanted = {"apiGroup": "trainer.kubeflow.org", "kind": "TrainingRuntime", "name": runtime["metadata"]["name"]}
+    (job,) = (one for one in kind(objects, "TrainJob") if one["spec"]["runtimeRef"] == wanted)
+    return job
 
 
 CHECKS: list[Callable[[list[Object]], Iterator[str]]] = [
-    names, namespaces, selectors, ports, probes, resources, images, restricted, references, endings, paths,
+    names, namespaces, selectors, ports, probes, resources, images, restricted, references, endings, paths, ranks,
 ]  # fmt: skip
 
 
@@ -234,7 +301,6 @@ def open_paths(objects: list[Object]) -> set[tuple[str, str, Any]]:
     peers["stranger"] = {}, {"kubernetes.io/metadata.name": "default"}
     peers["neighbour"] = {}, here
     policies = [thing["spec"] for thing in kind(objects, "NetworkPolicy")]
-    tried = {53, 6379, 8000, 9464, 50051, 22}
 
     def may(direction: str, side: str, component: str, other: str, port: int) -> bool:
         labels, namespace = peers[component]
@@ -250,7 +316,7 @@ def open_paths(objects: list[Object]) -> set[tuple[str, str, Any]]:
         (source, target, port)
         for source in peers
         for target in peers
-        for port in tried
+        for port in _TRIED
         if source in ours or target in ours
         if may("Egress", "to", source, target, port) and may("Ingress", "from", target, source, port)
     }
