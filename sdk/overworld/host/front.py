@@ -177,7 +177,7 @@ class Front:
 
     def _begin(self, request: pb.OpenRequest) -> HostedSession:
         self._check(request)
-        slots = self._pool.take(request.slots)
+        slots = self._pool.take(request.slots, request.env_id)
         try:
             frames = FrameFile(len(slots), self._slot_bytes)
         except OSError as error:
