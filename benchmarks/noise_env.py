@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Any, ClassVar
 
 import gymnasium
@@ -47,6 +49,35 @@ class Noise(Env):
         canvas = self.canvas("view", *self._size)
         canvas[...] = self._bank[self._turn % PICTURES]
         return Observation((Image("view", canvas),))
+
+
+class WaitingOptions(NoiseOptions):
+    """Options of the noise that waits."""
+
+    seconds: float = Field(default=1.0, ge=0, description="how long a step waits")
+
+
+class WaitingNoise(Noise):
+    """Each step waits before it shows its picture. For threads."""
+
+    options_model: ClassVar[type[Options]] = WaitingOptions
+    options: WaitingOptions
+    thread_safe = True
+    spec = EnvSpec(id="bench/WaitingNoise", task="Look.", success="never", action=ActionSpec(("look",)))
+
+    def step(self, action: Any) -> Transition:
+        time.sleep(self.options.seconds)
+        return super().step(action)
+
+
+class AsyncNoise(WaitingNoise):
+    """The same for an event loop."""
+
+    spec = EnvSpec(id="bench/AsyncNoise", task="Look.", success="never", action=ActionSpec(("look",)))
+
+    async def step(self, action: Any) -> Transition:  # type: ignore[override]  # WaitingNoise's is not
+        await asyncio.sleep(self.options.seconds)
+        return Noise.step(self, action)
 
 
 class GymNoise(gymnasium.Env[NDArray[np.uint8], int]):

@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from noise_env import GymNoise, Noise, NoiseOptions
+from openenv_process import OpenEnv, install_openenv
 from overworld import Runner, Session
 from overworld.host.process import ServerProcess
 from overworld.service import malloc
@@ -28,7 +27,6 @@ from rich.live import Live
 from rich.table import Table
 
 HERE = Path(__file__).parent
-OPENENV_PYTHON = str(HERE.parent / ".venv-openenv" / "bin" / "python")
 MINIWORLD_US = 1100
 
 Step = Callable[[], object]
@@ -74,49 +72,6 @@ def gymnasium_vector(slots: int, options: NoiseOptions, asynchronous: bool) -> I
     vector.close()
 
 
-class OpenEnv:
-    """OpenEnv's server and client, in processes of their own."""
-
-    def __init__(self, slots: int, options: NoiseOptions) -> None:
-        port = "18471"
-        script = str(HERE / "openenv_peer.py")
-        size = map(str, (options.height, options.width, options.cost_us))
-        self._server = subprocess.Popen([OPENENV_PYTHON, script, "serve", port, *size])
-        time.sleep(8.0)  # it offers no other sign of being ready than answering
-        self._client = subprocess.Popen(
-            [OPENENV_PYTHON, script, "play", port, str(slots)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._client.stdout is not None
-        if self._client.stdout.readline() != "ready\n":
-            raise RuntimeError("OpenEnv's client did not connect")
-
-    def seconds(self, steps: int) -> float:
-        """How long so many steps take."""
-        assert self._client.stdin is not None
-        assert self._client.stdout is not None
-        self._client.stdin.write(f"{steps}\n")
-        self._client.stdin.flush()
-        return float(self._client.stdout.readline())
-
-    def close(self) -> None:
-        """Stops both."""
-        for process in (self._client, self._server):
-            process.kill()
-            process.wait()
-
-
-def install_openenv() -> None:
-    """Makes .venv-openenv; OpenEnv's requirements contradict ours."""
-    if not Path(OPENENV_PYTHON).exists():
-        print("installing openenv for comparison ...")
-        subprocess.run([sys.executable, "-m", "venv", str(Path(OPENENV_PYTHON).parents[1])], check=True)
-        pip = [OPENENV_PYTHON, "-m", "pip", "install", "--quiet", "openenv==0.10.0", "numpy"]
-        subprocess.run(pip, check=True, stderr=subprocess.DEVNULL)
-
-
 def measure(alternatives: dict[str, Step], openenv: OpenEnv | None) -> dict[str, float]:
     """Median seconds of one step of all slots, by alternative."""
     times: dict[str, list[float]] = {name: [] for name in alternatives}
@@ -129,7 +84,7 @@ def measure(alternatives: dict[str, Step], openenv: OpenEnv | None) -> dict[str,
                 step()
                 times[name].append(time.perf_counter() - started)
         if openenv is not None:
-            times.setdefault("OpenEnv", []).append(openenv.seconds(3) / 3)
+            times.setdefault("OpenEnv", []).append(openenv.play(3)[0] / 3)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -150,7 +105,7 @@ def compare(address: str, slots: int, height: int, width: int, cost: int) -> dic
         }
         openenv = None
         if (slots, height, width, cost) in OPENENV_SETTINGS:
-            openenv = OpenEnv(slots, options)
+            openenv = OpenEnv(slots, height, width, cost_us=cost)
             stack.callback(openenv.close)
         return measure(alternatives, openenv)
 

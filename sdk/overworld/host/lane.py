@@ -14,6 +14,7 @@ import queue
 import threading
 import types
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Coroutine, Generator, Iterator
 from typing import Any
 
@@ -83,17 +84,23 @@ class AsyncLane(Lane):
     def __init__(self, number: int, beats: HeartbeatLine, envs: EnvCache, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(number, beats, envs)
         self._loop = loop
-        self._jobs: asyncio.Queue[Job] = asyncio.Queue()
-        self._running = asyncio.run_coroutine_threadsafe(self._run(), loop)
+        self._jobs: deque[Job] = deque()
+        self._task: asyncio.Task[None] | None = None  # while there are jobs
 
     def submit(self, job: Job) -> None:
         """Returns at once."""
-        self._loop.call_soon_threadsafe(self._jobs.put_nowait, job)
+        self._loop.call_soon_threadsafe(self._add, job)
+
+    def _add(self, job: Job) -> None:
+        self._jobs.append(job)
+        if self._task is None:
+            self._task = self._loop.create_task(self._run())
 
     async def _run(self) -> None:
         with _fatal():
-            while True:
-                await _counted(await self._jobs.get(), self.beats)
+            while self._jobs:
+                await _counted(self._jobs.popleft(), self.beats)
+            self._task = None
 
 
 @types.coroutine
@@ -120,6 +127,8 @@ def _fatal() -> Iterator[None]:
     """Ends the process if an env ends its thread, as it would on the main thread; the front then replaces it."""
     try:
         yield
+    except GeneratorExit:  # the process ends
+        raise
     except (BrokenPipeError, ConnectionResetError):  # the front is gone
         os._exit(0)
     except BaseException:
