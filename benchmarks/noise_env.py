@@ -80,6 +80,39 @@ class AsyncNoise(WaitingNoise):
         return Noise.step(self, action)
 
 
+class RecordedOptions(Options):
+    """Options of `Recorded`."""
+
+    file: str = Field(default="", description="frames as NumPy saves them, uint8 [frames, height, width, channels]")
+    max_turns: int = 100_000
+
+
+class Recorded(Env):
+    """Shows the frames of a file, one after the other; the seed says where it begins."""
+
+    options_model: ClassVar[type[Options]] = RecordedOptions
+    spec = EnvSpec(id="bench/Recorded", task="Look.", success="never", action=ActionSpec(("look",)))
+
+    def __init__(self, options: RecordedOptions) -> None:
+        super().__init__(options)
+        self._frames = np.load(options.file)
+        self._turn = 0
+
+    def reset(self, seed: int, split: str, task: int | None) -> Observation:
+        self._turn = seed
+        return self._look()
+
+    def step(self, action: Any) -> Transition:
+        self._turn += 1
+        return Transition(self._look(), 0.0)
+
+    def _look(self) -> Observation:
+        frame = self._frames[self._turn % len(self._frames)]
+        canvas = self.canvas("view", *frame.shape[:2])
+        canvas[...] = frame
+        return Observation((Image("view", canvas),))
+
+
 class GymNoise(gymnasium.Env[NDArray[np.uint8], int]):
     """The same for Gymnasium."""
 
