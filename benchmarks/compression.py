@@ -38,7 +38,7 @@ ENVS: dict[str, dict[str, Any]] = {
 FRAMES, SLOTS = 64, 16
 LINKS = {"100 Mbit/s": 1e8, "1 Gbit/s": 1e9, "loopback": 0.0}
 ROUNDS, SECONDS = 3, 0.7
-SLOW_TARGET = 1.5
+SLOW_TARGET = 1.3
 
 
 def record(env_id: str, path: Path) -> tuple[int, ...]:

@@ -16,10 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from openenv_process import OpenEnv, install_openenv
 from overworld import Session
 from overworld.host.process import ServerProcess
 from overworld.service import malloc
+from peers import openenv
 from report import Row, finish, parser
 
 HERE = Path(__file__).parent
@@ -85,9 +85,8 @@ def main() -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])  # of the servers, too, which inherit it
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
     malloc.keep_freed_memory()
-    install_openenv()
     rows: list[Row] = []
-    peer = OpenEnv(SLOTS, SIZE, SIZE, wait_ms=int(WAIT * 1000))
+    peer = openenv(SLOTS, SIZE, SIZE, wait_ms=int(WAIT * 1000))
     try:
         _, peer_p99 = peer.play(PEER_STEPS)
     finally:

@@ -35,7 +35,7 @@ Header = dict[str, Any]
 
 def encode(header: Header, message: Message | None = None) -> bytes:
     """One message as bytes."""
-    head = json.dumps(header, separators=(",", ":")).encode()
+    head = json.dumps(header).encode()
     body = b"" if message is None else message.SerializeToString()
     return b"".join((_LENGTHS.pack(len(head), len(body)), head, body))
 
@@ -44,7 +44,7 @@ async def read(reader: asyncio.StreamReader) -> tuple[Header, bytes]:
     """The next message. Raises asyncio.IncompleteReadError when the other side is gone."""
     head, body = _LENGTHS.unpack(await reader.readexactly(_LENGTHS.size))
     data = await reader.readexactly(head + body)
-    return json.loads(data[:head]), data[head:]
+    return json.loads(data[:head].decode()), data[head:]
 
 
 class Blocking:
@@ -62,7 +62,7 @@ class Blocking:
             return None
         head, body = _LENGTHS.unpack(lengths)
         data = self._file.read(head + body)
-        return (json.loads(data[:head]), data[head:]) if len(data) == head + body else None
+        return (json.loads(data[:head].decode()), data[head:]) if len(data) == head + body else None
 
     def send(self, header: Header, message: Message | None = None) -> None:
         """Sends one message. Any thread may do so. Raises OSError when the front is gone."""
