@@ -100,7 +100,7 @@ format: $(READY) ## let ruff put the code into form
 proto: ## generate sdk/overworld/v1 from proto/
 	scripts/proto
 
-bench: bench-startup bench-transport bench-waiting bench-gym_cards bench-miniworld bench-alfworld bench-webshop bench-families bench-trainer ## all benchmarks; CHECK=1 fails below a target
+bench: bench-startup bench-transport bench-waiting bench-compression bench-gym_cards bench-miniworld bench-alfworld bench-webshop bench-families bench-trainer ## all benchmarks; CHECK=1 fails below a target
 
 bench-%: $(READY) ## one benchmark, e.g. bench-transport; CHECK=1, JSON=FILE
 	$(BIN)/python benchmarks/$*.py $(if $(JSON),--json $(JSON))

@@ -7,8 +7,9 @@ import enum
 import functools
 import inspect
 import threading
-from collections.abc import Awaitable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Coroutine
+from types import CoroutineType
+from typing import Any, TypeVar, cast
 
 from overworld.authoring.env import Env
 
@@ -35,9 +36,11 @@ def concurrency(env_class: type[Env]) -> Concurrency:
     return Concurrency.THREADS if env_class.thread_safe else Concurrency.SERIAL
 
 
-async def resolved(value: T | Awaitable[T]) -> T:
+async def resolved(value: T | Coroutine[Any, Any, T]) -> T:
     """What a method of an env returned, once it is there."""
-    return await value if inspect.isawaitable(value) else value
+    if isinstance(value, CoroutineType):
+        value = await value
+    return cast(T, value)
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:

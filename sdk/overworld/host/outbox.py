@@ -13,39 +13,46 @@ from overworld.v1 import env_pb2 as pb
 class _Entry(NamedTuple):
     answer: str
     session: int
-    lane: int
+    lanes: list[int]
     response: pb.StepResponse
 
 
 class Outbox:
-    """Any thread may add and flush."""
+    """Any thread may send."""
 
     def __init__(self, front: pipe.Blocking) -> None:
         self._front = front
         self._waiting: deque[_Entry] = deque()
         self._sending = threading.Lock()
 
-    def add(self, answer: str, session: int, lane: int, response: pb.StepResponse) -> None:
-        """Adds one result of a session, with its blocks, to be sent by the next `flush`."""
-        self._waiting.append(_Entry(answer, session, lane, response))
+    def send(self, answer: str, session: int, lane: int, response: pb.StepResponse) -> None:
+        """Sends results of a lane with their blocks, or leaves that to a thread that is sending already.
 
-    def flush(self) -> None:
-        """Sends what was added, unless another thread does so already. Raises OSError when the front is gone."""
+        Raises OSError when the front is gone.
+        """
+        self._waiting.append(_Entry(answer, session, [lane] * len(response.results), response))
         while self._waiting and self._sending.acquire(blocking=False):
             try:
-                self._send()
+                self._send_waiting()
             finally:
                 self._sending.release()
 
-    def _send(self) -> None:
-        entries = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        merged: dict[tuple[str, int], tuple[list[int], pb.StepResponse]] = {}
-        for answer, session, lane, response in entries:
-            lanes, sent = merged.setdefault((answer, session), ([], pb.StepResponse()))
-            for result in response.results:
-                for image in result.observation.images:
-                    image.block += len(sent.blocks)
-            lanes.append(lane)
-            sent.MergeFrom(response)
-        for (answer, session), (lanes, sent) in merged.items():
-            self._front.send({"is": answer, "session": session, "lanes": lanes}, sent)
+    def _send_waiting(self) -> None:
+        merged: dict[tuple[str, int], _Entry] = {}
+        for _ in range(len(self._waiting)):
+            entry = self._waiting.popleft()
+            first = merged.setdefault((entry.answer, entry.session), entry)
+            if first is not entry:
+                _append(first, entry)
+        for answer, session, lanes, response in merged.values():
+            self._front.send({"is": answer, "session": session, "lanes": lanes}, response)
+
+
+def _append(first: _Entry, entry: _Entry) -> None:
+    """Adds the results of `entry` to those of `first`."""
+    blocks = len(first.response.blocks)
+    for result in entry.response.results:
+        for image in result.observation.images:
+            image.block += blocks
+    first.response.MergeFrom(entry.response)
+    first.lanes.extend(entry.lanes)

@@ -220,22 +220,23 @@ class Worker:
         run: _Run,
     ) -> None:
         """Executes the commands of one lane."""
-        flushed = time.perf_counter()
+        response = pb.StepResponse()
+        sent = time.perf_counter()
         for command in commands:
             lane.beats.start()
-            response = pb.StepResponse()
             runner = runners.get(command.slot)
             if runner is None:  # the session was closed while this message was on its way
                 response.results.append(failed(command, Reason.WORKER_DIED, "the session is not open here"))
             else:
                 await run(runner, command, response)
             lane.beats.finish()
-            self._outbox.add(answer, session, lane.number, response)
             now = time.perf_counter()
-            if now - flushed > _FLUSH_SECONDS:
-                self._outbox.flush()
-                flushed = now
-        self._outbox.flush()
+            if now - sent > _FLUSH_SECONDS:
+                self._outbox.send(answer, session, lane.number, response)
+                response = pb.StepResponse()
+                sent = now
+        if response.results:
+            self._outbox.send(answer, session, lane.number, response)
 
     def _close(self, key: int) -> None:
         session = self._sessions.pop(key, None)
