@@ -2,7 +2,8 @@
 
 As one session of 512 slots and as 64 of 8, over shared memory and TCP, on threads and on an event loop; and how long
 1,000 slots take to open. The peer is OpenEnv with as many sessions, whose observations are JSON over WebSockets. A time
-is that of one slot's step as the client sees it, from the call to the checked pixels; P99 is over all of them.
+is that of one slot's step as the client sees it, from the call to the checked pixels; P99 is over all of them. One step
+of each session warms up.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def opened(address: str, env: str, count: int, slots: int, *, shared_memory: boo
 
 def play(session: Session) -> tuple[list[float], int]:
     """How long each step of the session took, and how many of its slots' steps were answered with a picture."""
+    session.step(["look"] * len(session))
     seconds, answered = [], 0
     for _ in range(STEPS):
         began = time.perf_counter()
@@ -111,7 +113,7 @@ def main() -> None:
                 for shared_memory in (True, False):
                     used = cpu_seconds(process)
                     median, p99, answered = measure(server.address, env, count, shared_memory=shared_memory)
-                    used = (cpu_seconds(process) - used) / (STEPS + 1)
+                    used = (cpu_seconds(process) - used) / (STEPS + 2)
                     transport = "shared memory" if shared_memory else "TCP"
                     setting = f"{count} x {SLOTS // count} slots, {transport}, {kind}"
                     rows.append(Row("median of a step", setting, median, "s", "the wait alone", WAIT, WAIT / median))
