@@ -169,6 +169,7 @@ class Liar(env_pb2_grpc.EnvServiceServicer):
         self.keepalive = 0
         self.seconds = 0.0  # that a Step takes
         self.peers: set[str] = set()  # of Steps: one connection has one
+        self.openers: list[str] = []  # of GetServerInfo and Open
         self.max_request_bytes = 0
         self.sent: list[pb.StepRequest] = []  # with commands
         self.bounds = (0.0, 0.0)
@@ -185,6 +186,7 @@ class Liar(env_pb2_grpc.EnvServiceServicer):
         self, request: pb.GetServerInfoRequest, context: grpc.ServicerContext
     ) -> pb.GetServerInfoResponse:
         self.fail("GetServerInfo", context)
+        self.openers.append(context.peer())
         response = pb.GetServerInfoResponse(
             slots_total=4, slots_free=4, envs=[self.spec()], max_request_bytes=self.max_request_bytes
         )
@@ -200,6 +202,7 @@ class Liar(env_pb2_grpc.EnvServiceServicer):
 
     def Open(self, request: pb.OpenRequest, context: grpc.ServicerContext) -> pb.OpenResponse:
         self.fail("Open", context)
+        self.openers.append(context.peer())
         response = pb.OpenResponse(
             spec=self.spec(), options_json="{}", transport=self.transport, provenance_digest=self.provenance
         )
@@ -463,6 +466,15 @@ def test_broken_compression_is_said_to_be(liar: Liar, change: Callable[[pb.StepR
     with Session(liar.address, "liar/Env", 2, shared_memory=False, compress=True) as session:
         with pytest.raises(ServerBrokenError, match="answered Step in a way that makes no sense"):
             session.reset([0, 0])
+
+
+def test_only_the_first_session_connects_twice_to_ping_as_often_as_it_may(liar: Liar) -> None:
+    liar.keepalive = 20
+    for connections in (2, 1):
+        liar.openers.clear()
+        with Session(liar.address, "liar/Env", 1):
+            assert len(liar.openers) == 2
+            assert len(set(liar.openers)) == connections
 
 
 def test_a_block_is_not_compressed_unasked(liar: Liar) -> None:
