@@ -28,7 +28,7 @@ MAX_RESPONSE_BYTES = (1 << 31) - 1
 KEEPALIVE_SECONDS = 1
 """Between two pings of a client."""
 
-_TRANSPORTS = (pb.TRANSPORT_SHARED_MEMORY, pb.TRANSPORT_INLINE)
+_TRANSPORTS = (pb.TRANSPORT_SHARED_MEMORY, pb.TRANSPORT_INLINE, pb.TRANSPORT_INLINE_LZ4)
 _MAX_LEASE_SECONDS = 120.0
 """For so long a client that vanished keeps its slots at most; one that comes back later replays its episodes."""
 _DEFAULT_LEASE_SECONDS = 60.0
@@ -177,7 +177,7 @@ class Front:
 
     def _begin(self, request: pb.OpenRequest) -> HostedSession:
         self._check(request)
-        slots = self._pool.take(request.slots)
+        slots = self._pool.take(request.slots, request.env_id)
         try:
             frames = FrameFile(len(slots), self._slot_bytes)
         except OSError as error:
