@@ -37,6 +37,7 @@ _logger = logging.getLogger(__name__)
 _PRUNED = ".pruned"
 _CHANGEABLE_ON_RESUME = {
     "run", "updates", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_weights", "servers",
+    "tokens", "tls", "plaintext",
     "threads", "retry_budget", "metrics_host", "metrics_port", "wandb", "profile_update", "table", "evaluation.every",
     "evaluation.slots", "evaluation.patience", "max_batch", "model.batch_tokens", "model.cuda_graphs",
     "model.gradient_checkpointing", "model.vision_memory",
