@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,6 +29,8 @@ _ANNOUNCE_SECONDS = 5.0
 _TIMEOUT_SECONDS = 5.0
 
 _MAX_SERVERS = 1024
+_MAX_SERVERS_OF_USER = 256
+_MAX_SCANNED = 20_000
 _MAX_ENTRY_BYTES = 64 << 10
 _MAX_ENVS = 1024
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}")
@@ -56,12 +59,7 @@ class RedisRegistry:
     def _announced(self) -> list[tuple[Announced, list[str]]]:
         """Address and env ids of each server."""
         try:
-            keys: list[bytes] = []
-            for key in self._redis.scan_iter(f"{_PREFIX}*", count=1000):
-                keys.append(key)
-                if len(keys) == _MAX_SERVERS:
-                    _logger.warning("the registry in Redis has more than %d entries; some are not seen", _MAX_SERVERS)
-                    break
+            keys = self._keys()
             with self._redis.pipeline(transaction=False) as asking:
                 for key in keys:
                     asking.getrange(key, 0, _MAX_ENTRY_BYTES)  # not all of what is too long to be an entry
@@ -70,6 +68,27 @@ class RedisRegistry:
             _logger.warning("the registry in Redis cannot be reached: %s", error)
             return []
         return [read for entry in entries if (read := _read(entry))]
+
+    def _keys(self) -> list[bytes]:
+        """Keys of entries, a bounded number. No user can crowd out all others."""
+        keys: list[bytes] = []
+        of_user: Counter[bytes] = Counter()
+        passed_over = 0
+        for scanned, key in enumerate(self._redis.scan_iter(f"{_PREFIX}*", count=1000)):
+            user = key.removeprefix(_PREFIX.encode()).rpartition(b":")[0]
+            of_user[user] += 1
+            if len(keys) == _MAX_SERVERS or (user and of_user[user] > _MAX_SERVERS_OF_USER):
+                passed_over += 1
+            else:
+                keys.append(key)
+            if scanned == _MAX_SCANNED:
+                break
+        if passed_over:
+            _logger.warning(
+                "the registry in Redis has too many entries (%d are read, %d of one user at most); %d were passed over",
+                _MAX_SERVERS, _MAX_SERVERS_OF_USER, passed_over,
+            )  # fmt: skip
+        return keys
 
 
 def connection_arguments(url: str, credentials: Credentials) -> dict[str, Any]:

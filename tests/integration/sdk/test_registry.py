@@ -128,12 +128,19 @@ def test_strange_entries_are_passed_over(redis_server: RedisServer) -> None:
     assert open_registry(redis_server.url).known_envs() == ["toy/Count"]
 
 
-def test_no_more_than_a_thousand_entries_are_read(redis_server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_more_than_a_thousand_entries_are_read_and_no_user_crowds_out_the_others(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
     client = redis.Redis.from_url(redis_server.url)
     entry = '{"address": "host:1", "envs": ["toy/Count"]}'
-    client.mset({f"overworld:server:{number}": entry for number in range(3000)})
+    client.mset({f"overworld:server:crowd:{number}": entry for number in range(3000)})
+    client.set("overworld:server:lone:1", entry.replace("host:1", "lone:1"))
+    found = open_registry(redis_server.url).servers("toy/Count")
+    assert len(found) == 257
+    assert "lone:1" in found
+    assert "has too many entries (1024 are read, 256 of one user at most); 2744 were passed over" in caplog.text
+    client.mset({f"overworld:server:user{number}:1": entry for number in range(3000)})
     assert len(open_registry(redis_server.url).servers("toy/Count")) == 1024
-    assert "more than 1024 entries; some are not seen" in caplog.text
 
 
 ACL = """\
