@@ -16,6 +16,7 @@ from overworld.registry import Announced
 from overworld.service.addresses import is_loopback
 from overworld.service.credentials import Credentials
 from overworld.service.extras import needs_extra
+from overworld.service.tls import diagnose
 
 with needs_extra("redis"):
     import redis
@@ -46,6 +47,8 @@ class RedisRegistry:
     """
 
     def __init__(self, url: str, credentials: Credentials) -> None:
+        self._url = url
+        self._credentials = credentials
         self._redis = redis.Redis.from_url(url, **connection_arguments(url, credentials))
 
     def servers(self, env_id: str) -> list[str]:
@@ -65,7 +68,7 @@ class RedisRegistry:
                     asking.getrange(key, 0, _MAX_ENTRY_BYTES)  # not all of what is too long to be an entry
                 entries = asking.execute(raise_on_error=False)
         except redis.RedisError as error:
-            _logger.warning("the registry in Redis cannot be reached: %s", error)
+            _logger.warning("the registry in Redis cannot be reached: %s", _words(error, self._url, self._credentials))
             return []
         return [read for entry in entries if (read := _read(entry))]
 
@@ -133,7 +136,8 @@ async def announce(
                 reachable = True
             except redis.RedisError as error:
                 if reachable:
-                    _logger.warning("not announced, Redis cannot be reached: %s", error)
+                    why = await asyncio.to_thread(_words, error, url, credentials)
+                    _logger.warning("not announced, Redis cannot be reached: %s", why)
                 reachable = False
             await asyncio.sleep(_ANNOUNCE_SECONDS)
     finally:
@@ -142,6 +146,17 @@ async def announce(
         except redis.RedisError as error:
             _logger.warning("not withdrawn from Redis (the entry ends by itself): %s", error)
         await client.aclose()
+
+
+def _words(error: redis.RedisError, url: str, credentials: Credentials) -> str:
+    """What is to be done about TLS, if that is what is wrong, else the error's own words."""
+    parts = urlsplit(url)
+    why = ""
+    if "ssl" in str(error).lower():
+        host = parts.hostname or "localhost"
+        address = f"[{host}]" if ":" in host else host
+        why = diagnose(f"{address}:{parts.port or 6379}", host, credentials.tls, secure=parts.scheme == "rediss")
+    return why or str(error)
 
 
 def _read(entry: object) -> tuple[Announced, list[str]] | None:

@@ -272,10 +272,10 @@ class Fleet:
         addresses = self._registry.servers(self._env_id)
         self._failures.clear()
         with ThreadPoolExecutor(_MAX_ASKED, "fleet-ask") as asking:  # at once: those that are gone take their time
-            answers = dict(zip(addresses, asking.map(self._ask, addresses), strict=True))
-        infos = {address: info for address, info in answers.items() if info is not None}
+            answers = list(zip(addresses, asking.map(self._ask, addresses), strict=True))
+        infos = {address: info for address, info in answers if info is not None}
         hosting = {address: info for address, info in infos.items() if self._env_id in info.envs}
-        if len(infos) == len(answers) and infos and not hosting:
+        if len(infos) == len(set(addresses)) and infos and not hosting:
             hosted = sorted({env for info in infos.values() for env in info.envs})
             raise ContractError(Reason.ENV_UNKNOWN, f"no server has {self._env_id!r}; {list(infos)} have {hosted}")
         return {address: info.slots_free for address, info in hosting.items() if info.slots_free and not info.draining}

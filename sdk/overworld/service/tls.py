@@ -166,18 +166,17 @@ def diagnose(address: str, name: str, folder: TlsFolder | None, *, secure: bool)
             return _speaks_tls(address)
         context = folder.client_context() if folder else ssl.create_default_context()
         with _connected(address, context, name) as connection:
-            # Only now would a server of TLS 1.3 refuse the client's certificate; gRPC's do so without a word.
-            if not connection.recv(1):
-                return _refusal(address, folder)
-    except ConnectionResetError:
-        return _refusal(address, folder)
+            try:  # only now would a server of TLS 1.3 refuse the client's certificate; gRPC's do so without a word
+                refused = not connection.recv(1)
+            except (ConnectionResetError, ssl.SSLEOFError):
+                refused = True
+        return _refusal(address, folder) if refused else ""
     except ssl.SSLCertVerificationError as error:
         return _verdict(error, address, name, folder)
     except ssl.SSLError as error:
         return _alert(error, address, folder)
     except (OSError, ValueError, SettingsError):
         return ""  # no word of TLS
-    return ""
 
 
 def _connected(address: str, context: ssl.SSLContext, name: str) -> ssl.SSLSocket:

@@ -119,7 +119,7 @@ class _Guard:
 
 def _sent_key(scope: Scope) -> str:
     kind, _, key = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
-    return key.strip().decode("latin-1") if kind.lower() == b"bearer" else ""
+    return key.strip().decode(errors="replace") if kind.lower() == b"bearer" else ""
 
 
 class _Completion(Response):

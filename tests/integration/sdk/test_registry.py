@@ -194,7 +194,10 @@ def test_a_redis_with_tls_passwords_and_acl(
         assert "invalid username-password pair" in caplog.text
         untrusting = Credentials(tls=TlsFolder(Authority(tmp_path / "other").trust(tmp_path / "trust"), server=False))
         assert open_registry(f"rediss://players@{store.address}/0", untrusting).servers("toy/Count") == []
-        assert "CERTIFICATE_VERIFY_FAILED" in caplog.text
+        assert f"the certificate of {store.address} was not issued by {tmp_path / 'trust' / 'ca.crt'}" in caplog.text
+        uncertified = Credentials(tls=TlsFolder(authority.trust(tmp_path / "nobody"), server=False))
+        assert open_registry(f"rediss://players@{store.address}/0", uncertified).servers("toy/Count") == []
+        assert f"{store.address} asks for a client's certificate, and there is none" in caplog.text
     finally:
         store.kill()
 

@@ -332,7 +332,8 @@ def test_a_hostile_entry_gets_no_token_and_stops_nobody(server: ServerProcess, f
     tokens = tmp_path / "tokens"
     tokens.write_text("envs.example: s3cret\n127.0.0.1: another\n")
     with thieving() as (address, thief):
-        found = Found(Announced(address, "envs.example"), Announced(server.address, "envs.example"))
+        ours = Announced(server.address, "envs.example"), Announced(server.address, "other.example")
+        found = Found(ours[1], Announced(address, "envs.example"), *ours)
         with Fleet(found, "toy/Count", 2, credentials=trusting(folders / "client", tokens=tokens)) as fleet:
             assert fleet.addresses == [server.address]
             assert [result.turn for result in fleet.step([Reset()] * 2)] == [0, 0]
