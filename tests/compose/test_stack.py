@@ -103,6 +103,7 @@ def test_only_the_policy_server_is_published_and_only_on_loopback(stack: Stack) 
     expected["policy-server"] = [("8000/tcp", "127.0.0.1", str(stack.port))]
     assert published == expected
     assert httpx.get(f"http://127.0.0.1:{stack.port}/health").json() == {"status": "ok"}
+    assert any("publish this on loopback only" in line for line in stack.logs("policy-server"))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(("192.0.2.1", 9))  # sends nothing; tells this machine's own address
         (own, _) = probe.getsockname()

@@ -22,6 +22,7 @@ from overworld.contract.wire import spec_from_proto
 from overworld.errors import (
     CallFailedError,
     ContractError,
+    Reason,
     Retry,
     ServerBrokenError,
     ServerLostError,
@@ -142,6 +143,13 @@ class Channel:
         except grpc.RpcError as error:
             refusal = from_rpc_error(error)
             if refusal is not None:
+                tokens = self._credentials.tokens
+                if refusal.reason is Reason.TOKEN_MISSING and tokens is not None:
+                    raise ContractError(
+                        refusal.reason,
+                        f"{self.address} asks for a token, and {tokens.path} has none for {self._name}: add a line "
+                        f"`{self._name}: token`",
+                    ) from None
                 raise refusal from None
             hung_up = self.closed.is_set() or channel is not self._channel
             if error.code() in _LOST_IN_TRANSIT or hung_up:

@@ -22,7 +22,7 @@ from overworld.host.health import SERVICE as HEALTH_SERVICE
 from overworld.host.health import Health
 from overworld.host.metrics import ServerMetrics
 from overworld.service import malloc
-from overworld.service.addresses import host_of
+from overworld.service.addresses import host_of, is_loopback
 from overworld.service.exposition import MetricsServer
 from overworld.service.extras import needs_extra
 from overworld.service.tls import TlsFolder
@@ -89,6 +89,8 @@ class Server:
         try:
             if self._tls is None:
                 self.port = self._grpc.add_insecure_port(f"{host}:{config.port}")
+                if not is_loopback(config.host):
+                    _logger.warning("plaintext: tokens, actions and frames cross the network as they are")
             else:
                 self.port = self._grpc.add_secure_port(f"{host}:{config.port}", _server_credentials(self._tls))
         except RuntimeError as error:
@@ -224,8 +226,8 @@ def _parsed(request_type: Any, data: bytes) -> Any:
 class _BearerToken(grpc.aio.ServerInterceptor):
     """Finds out who calls, and refuses calls without a token; health checks aside, since probes cannot send one."""
 
-    def __init__(self, callers: Callers, metrics: ServerMetrics) -> None:
-        self._callers = callers
+    def __init__(self, known: Callers, metrics: ServerMetrics) -> None:
+        self._known = known
         self._metrics = metrics
 
     async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
@@ -233,7 +235,7 @@ class _BearerToken(grpc.aio.ServerInterceptor):
         if handler is None or details.method.startswith(f"/{HEALTH_SERVICE}/"):
             return handler
         try:
-            caller = self._callers.identify(str(dict(details.invocation_metadata).get("authorization", "")))
+            caller = self._known.identify(str(dict(details.invocation_metadata).get("authorization", "")))
         except ContractError as error:
             self._metrics.client_calls.labels("", error.reason.name).inc()
             return _refusing(error)

@@ -27,6 +27,7 @@ class TokenFile:
     """The file `path`, read again when it changes. Raises SettingsError if it cannot be read at first."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file = Reloaded(f"the tokens of {path}", [path], lambda: read_tokens(path))
 
     def __repr__(self) -> str:

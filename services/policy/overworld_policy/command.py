@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -13,9 +14,12 @@ from collections.abc import Iterator, Sequence
 import uvicorn
 from overworld.errors import ServiceError, SettingsError
 from overworld.service import log
+from overworld.service.addresses import is_loopback
 from overworld.service.tls import TlsFolder
 
 from overworld_policy.config import PolicyServerConfig
+
+_logger = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 30
 _LOOK_SECONDS = 1.0
@@ -56,6 +60,10 @@ def main(arguments: Sequence[str]) -> int:
         listener = socket.create_server((config.host, config.port))
     except OSError as error:
         raise ServiceError(f"cannot listen on {config.host}:{config.port}: {error}") from None
+    if context is None and not is_loopback(config.host):
+        _logger.warning(
+            "plaintext: keys, prompts and replies cross the network as they are; publish this on loopback only"
+        )
     # Connections inherit it, and asyncio does not set it on sockets made like this one.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # Only now: torch and transformers take seconds to import, which a wrong setting or --help need not wait for.

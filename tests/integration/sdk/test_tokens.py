@@ -181,6 +181,15 @@ def test_a_session_belongs_to_the_owner_of_its_token(address: str) -> None:
         calls.Close(pb.CloseRequest(session=name), metadata=bearer("a-token"))
 
 
+def test_a_server_whose_token_is_not_in_the_file_is_named(address: str, tmp_path: Path) -> None:
+    tokens = Tokens(tmp_path / "tokens")
+    tokens.write("envs.example: a-token")
+    with pytest.raises(ContractError) as caught:
+        server_info(address, credentials=tokens.credentials())
+    assert caught.value.reason is Reason.TOKEN_MISSING
+    assert f"{tokens.path} has none for 127.0.0.1: add a line `127.0.0.1: token`" in str(caught.value)
+
+
 def test_metrics_are_by_name_and_a_stranger_makes_none(address: str, page: str) -> None:
     with Session(address, "toy/Count", 2, token="b-token") as session:
         session.reset([0, 1])
@@ -214,6 +223,13 @@ def test_a_health_check_costs_kilobytes_whatever_it_is_sent(toy_server: ServerPr
     assert health(toy_server.address) == 1
 
 
+def answered(watch: Iterator[bytes]) -> bool:
+    try:
+        return next(watch) == b"\x08\x01"
+    except grpc.RpcError:
+        return False
+
+
 def test_who_watches_is_told_of_a_change_and_there_are_bounds(tmp_path: Path) -> None:
     arguments = ("--workers", "1", "--grace", "0.2")
     with ServerProcess(TOY, arguments=arguments) as server, grpc.insecure_channel(server.address) as channel:
@@ -224,6 +240,7 @@ def test_who_watches_is_told_of_a_change_and_there_are_bounds(tmp_path: Path) ->
             next(watch(b""))
         for one in watches[1:]:
             one.cancel()
+        eventually(lambda: answered(watch(b"")))
         stopping = threading.Thread(target=server.stop)
         stopping.start()
         assert next(watches[0]) == b"\x08\x02"
