@@ -55,7 +55,12 @@ def test_tokens_are_exchanged_under_load_without_a_failed_call(tmp_path: Path) -
     theirs, ours, log = Tokens(tmp_path / "server"), Tokens(tmp_path / "client"), tmp_path / "log"
     theirs.write("trainer: one", "evaluator: other")
     ours.write("127.0.0.1: one")
-    with serving(theirs, log=log) as address, Load(address, ours.credentials()) as load:
+    with (
+        serving(theirs, log=log) as address,
+        Session(address, "toy/Count", 1, credentials=ours.credentials()) as lasting,
+        Load(address, ours.credentials()) as load,
+    ):
+        lasting.reset([0])
         load.go_on()
         for old, new in (("one", "two"), ("two", "three")):
             theirs.write(f"trainer: {old}", f"trainer: {new}", "evaluator: other")
@@ -65,6 +70,7 @@ def test_tokens_are_exchanged_under_load_without_a_failed_call(tmp_path: Path) -
             theirs.write(f"trainer: {new}", "evaluator: other")
             load.go_on()
             refuses(address, old)
+            assert lasting.step(["up"])[0].error is None
         theirs.write("trainer")
         eventually(lambda: "not reloaded, what was read before stays in use" in log.read_text())
         load.go_on()
