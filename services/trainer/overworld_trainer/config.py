@@ -214,6 +214,14 @@ class TrainerConfig(ClientSettings):
     critic: CriticConfig = CriticConfig()
     table: TableConfig = TableConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    parallel: Literal["none", "replicate", "shard"] = Field(
+        default="none",
+        description="how the processes that torchrun starts share a model: each has all of it, or a part (FSDP2). "
+        "docs/scale.md",
+    )
+    rank_timeout: float = Field(
+        default=1800.0, gt=0, description="seconds after which a process that is not heard of is given up"
+    )
     threads: int = Field(default=0, ge=0, description="CPU threads of torch; 0: its own choice")
     retry_budget: float = Field(default=300.0, gt=0, description="seconds to wait for a lost env server")
     metrics_host: str = Field(default="127.0.0.1", description="address of /metrics for Prometheus")
