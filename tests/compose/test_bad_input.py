@@ -58,8 +58,8 @@ def test_a_trainer_without_env_servers_says_so(stack: Stack) -> None:
 
 def test_a_trainer_with_another_token_says_so(stack: Stack, tmp_path: Path) -> None:
     other = tmp_path / "token"
-    other.chmod(0o644)
     other.write_text("gym-cards: wrong\n")
+    other.chmod(0o644)
     token = ("--volume", f"{other}:/token:ro", "--env", "OVERWORLD_TOKENS=/token")
     command = ("run", "--rm", "--no-deps", "-T", *token)
     done = stack.compose(*command, "trainer", "/settings.yaml", "run=/runs/bad", "servers=gym-cards:50051", check=False)
