@@ -14,6 +14,7 @@ from overworld.contract.compression import compress
 from overworld.contract.frames import FrameFile
 from overworld.contract.wire import MAX_REPLY_BYTES, tensor_from_proto
 from overworld.errors import ContractError, Reason
+from overworld.host.callers import Caller
 from overworld.host.slot import HostedSlot, Waiter
 from overworld.host.worker_process import WorkerProcess
 from overworld.v1 import env_pb2 as pb
@@ -36,6 +37,7 @@ class HostedSession:
         self,
         *,
         key: int,
+        owner: Caller,
         request: pb.OpenRequest,
         slots: Sequence[HostedSlot],
         frames: FrameFile,
@@ -43,6 +45,7 @@ class HostedSession:
         open: Callable[[HostedSession], Coroutine[Any, Any, pb.OpenResponse]],
     ) -> None:
         self.key = key
+        self.owner = owner
         self.request = request
         self.slots = slots
         self.frames = frames
