@@ -1,0 +1,172 @@
+"""Many calls at a time: disjoint slots, stragglers, calls that were given up."""
+
+from __future__ import annotations
+
+import time
+
+from overworld.check.case import Case, check
+from overworld.check.play import Episode
+from overworld.check.session import Session
+from overworld.v1 import env_pb2 as pb
+
+_NOTICEABLE = 0.04
+"""Seconds that a step must take for other calls to come while it runs."""
+
+
+def _slow(case: Case) -> tuple[Episode, int, float]:
+    episode, turn, seconds = case.slowest()
+    if seconds < _NOTICEABLE:
+        raise case.skip(f"no step took {_NOTICEABLE * 1000:.0f} ms, so nothing can be sent while one runs")
+    return episode, turn, seconds
+
+
+@check("S3", "D1")
+def steps_on_disjoint_slots(case: Case) -> None:
+    """Eight Steps at a time on a slot each, empty ones and GetServerInfo beside them, several rounds."""
+    slots = min(8, case.info.slots_free)
+    case.need(slots=2)
+    episodes = [episode for episode in case.episodes() if episode.playable] or [case.episode(1)]
+    session = case.open(slots)
+    mine = [episodes[slot % len(episodes)] for slot in range(slots)]
+    with session.blaming("S3"):
+        steps = [session.start(session.start_of(mine[slot], slot)) for slot in range(slots)]
+        for round in range(4):
+            empty = session.start()
+            info = case.run.wire.start("GetServerInfo", pb.GetServerInfoRequest())
+            for answer in (empty(), info.wait()):
+                if answer.response is None:
+                    case.finding("S3", answer, expected="an answer while eight Steps run")
+            for step in steps:
+                session.ready(step(), "S3")
+            playing = [slot for slot in range(slots) if round < mine[slot].playable]
+            steps = [session.start(session.act(mine[slot].actions[round], slot)) for slot in playing]
+        for step in steps:
+            session.ready(step(), "S3")
+
+
+@check("S3")
+def a_slow_step_does_not_hold_up_others(case: Case) -> None:
+    """While a step runs, empty Steps and GetServerInfo are answered, and steps of other slots accepted."""
+    episode, turn, seconds = _slow(case)
+    session = case.open(2)
+    late = 0
+    for _ in range(3):
+        session.play(episode, turn - 1, 0)
+        session.play(episode, turn - 1, 1)
+        slow = session.start(session.act(episode.actions[turn - 1], 0))
+        time.sleep(seconds / 8)
+        other = session.start(session.act(episode.actions[turn - 1], 1))
+        beside = [session.start()(), case.call("GetServerInfo", pb.GetServerInfoRequest())]
+        late += slow.running.done
+        slow_answer, other_answer = slow(), other()
+        for answer in (slow_answer, other_answer):
+            session.ready(answer, "S3")
+        for answer in beside:
+            if answer.response is None:
+                case.finding("S3", answer, expected="an answer while a step runs")
+    if late == 3:
+        case.finding(
+            "S3",
+            f"an empty Step and GetServerInfo while a step of {seconds:.2g} s ran",
+            came="they were answered after it, three times",
+            expected="answers while it runs",
+        )
+
+
+@check("T4", "S9")
+def a_running_slot_is_busy(case: Case) -> None:
+    """The next command is refused while the last one runs, and executed afterwards."""
+    episode, turn, seconds = _slow(case)
+    session = case.open()
+    executed = 0
+    following = pb.Action()
+    for _ in range(3):
+        session.play(episode, turn - 1)
+        command = session.act(episode.actions[turn - 1])
+        slow = session.start(command)
+        time.sleep(seconds / 4)
+        early = slow.running.done
+        next_one = pb.Command(episode=command.episode, turn=command.turn + 1, action=following)
+        other = pb.Command(episode=command.episode + 1, turn=0, reset=pb.Reset(seed=1))
+        answers = [session.send(next_one), session.send(other)] if not early else []
+        session.ready(slow(), "T4")
+        for answer in answers:
+            if answer.response is None:
+                case.refused(answer, "T4", "BUSY")
+        executed += bool(answers) and answers[0].response is not None
+        if not any(answer.response for answer in answers) and not early:
+            with session.blaming("T4"):
+                session.ready(session.send(next_one), "T4")
+    if executed == 3:
+        case.finding(
+            "T4",
+            f"the next command, {seconds / 4:.2g} s after one that takes {seconds:.2g} s",
+            came="it was accepted, three times",
+            expected="BUSY",
+        )
+
+
+@check("S5", "R10")
+def stragglers_are_pending(case: Case) -> None:
+    """min_ready returns when so many are ready; the others are collected by the same commands again."""
+    case.need(slots=2)
+    slots = min(6, case.info.slots_free)
+    session = case.open(slots)
+    episode, turn, _ = case.slowest()
+    with session.blaming("S5"):
+        for least in (1, slots // 2, slots, slots + 3, 0):
+            for slot in range(slots):
+                session.play(episode, turn - 1, slot)
+            commands = [session.act(episode.actions[turn - 1], slot) for slot in range(slots)]
+            for attempt in range(200):
+                answer = session.send(*commands, min_ready=least if attempt < 199 else 0)
+                if answer.response is None:
+                    case.finding("S5", answer, expected="results, some of them PENDING")
+                    return
+                if all(result.state != pb.SLOT_STATE_PENDING for result in answer.response.results):
+                    break
+                time.sleep(0.005)
+            session.ready(answer, "S5")
+
+
+@check("S4", "T1", each_env=False)
+def steps_finish_though_their_callers_hang_up(case: Case) -> None:
+    """Calls are cancelled soon after they were sent, on two connections; their repeats give the results."""
+    episode, turn, seconds = case.slowest()
+    session = case.open()
+    with session.blaming("S4"):
+        for wait in (0.0, 0.001, seconds / 2):
+            session.play(episode, turn - 1)
+            command = session.act(episode.actions[turn - 1])
+            _give_up(case, session, command, wait)
+            session.ready(session.send(command), "S4")
+            for action in episode.actions[turn : min(turn + 1, episode.playable)]:
+                session.ready(session.send(session.act(action)), "S4")
+
+
+def _give_up(case: Case, session: Session, command: pb.Command, wait: float) -> None:
+    from overworld.check.wire import Wire
+
+    wire = Wire(case.run.wire.address, case.run.token, case.run.wire.timeout)
+    try:
+        running = wire.start("Step", pb.StepRequest(session=session.name, commands=[command]))
+        time.sleep(wait)
+        running.cancel()
+    finally:
+        wire.close()
+
+
+@check("S4")
+def calls_that_were_given_up_hold_up_no_others(case: Case) -> None:
+    """Many calls of a slow step are given up; others are answered all the same."""
+    episode, turn, _ = _slow(case)
+    session = case.open()
+    session.play(episode, turn - 1)
+    command = session.act(episode.actions[turn - 1])
+    for _ in range(40):
+        session.start(command).running.cancel()
+    answer = case.call("GetServerInfo", pb.GetServerInfoRequest())
+    if answer.response is None:
+        case.finding("S4", answer, expected="an answer")
+    with session.blaming("S4"):
+        session.ready(session.send(command), "S4")
