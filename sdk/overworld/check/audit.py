@@ -37,7 +37,6 @@ def refusal_faults(refusal: Refusal) -> Iterator[Fault]:
     """Of a refusal that has, or should have, a reason of the contract."""
     if refusal.problem:
         yield Fault("X1", f"{refusal}; {refusal.problem}", "a google.rpc.Status with one ErrorInfo of overworld.v1")
-        return
     known = Reason.__members__.get(refusal.reason)
     if known is not None and known.status != refusal.code:
         yield Fault("X2", str(refusal), f"{refusal.reason} comes with {known.status or 'SlotResult.error only'}")

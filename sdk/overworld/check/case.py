@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 import uuid
@@ -276,6 +277,8 @@ class Case:
         """An episode that came to its end."""
         found = [episode for episode in self.episodes() if episode.ended]
         if not found:
+            found = self.run.baselines.setdefault(f"{self.spec.id} ended", self._record_a_short_one())
+        if not found:
             raise self.skip(f"no episode ended within {_BASELINE_TURNS} turns")
         return min(found, key=lambda episode: len(episode.actions))
 
@@ -305,6 +308,27 @@ class Case:
             episodes.append(self._play(session, 12, chance, 6))
         self.close(session.name)
         return episodes
+
+    def options(self) -> dict[str, Any]:
+        """The properties of the options' schema."""
+        try:
+            properties = json.loads(self.spec.options_schema)["properties"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return {}
+        return properties if isinstance(properties, dict) else {}
+
+    def _record_a_short_one(self) -> list[Episode]:
+        """An episode that the option max_turns ends, where there is one."""
+        if "max_turns" not in self.options():
+            return []
+        options = json.dumps({"max_turns": 4})
+        answer = self.call("Open", self.request(options_json=options))
+        if answer.response is None:
+            return []
+        session = self.opened(answer)
+        episode = self._play(session, 1, random.Random(self.spec.id), 0)
+        episode.options_json = options
+        return [episode] if episode.ended else []
 
     def _play(self, session: Session, seed: int, chance: random.Random, skipped: int) -> Episode:
         """An episode of which the first `skipped` turns are without action."""

@@ -21,6 +21,7 @@ class Episode:
     """A reset, the actions that followed, and all results: `results[n]` is that of turn n."""
 
     reset: pb.Reset
+    options_json: str = ""
     actions: list[pb.Action] = field(default_factory=list)
     results: list[pb.SlotResult] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)

@@ -67,7 +67,7 @@ def _show_finding(console: Console, finding: Finding) -> None:
     told.append(f"{finding.check}, {shortened(finding.env, 80)}\n", "dim")
     for name in ("sent", "came", "expected"):
         told.append(f"{name:<9}", "bold").append(getattr(finding, name) + ("\n" if name != "expected" else ""))
-    console.print(Padding(told, (0, 0, 0, 4)))
+    console.print(Padding(told, (0, 0, 0, 4), expand=False))
 
 
 def _sum(report: Report, covered: int) -> Text:

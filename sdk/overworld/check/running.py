@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,9 @@ from overworld.check.rules import RULES
 from overworld.check.wire import Wire
 from overworld.errors import ServerError
 from overworld.v1 import env_pb2 as pb
+
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -117,6 +121,16 @@ def _run(run: Run, each: Check, spec: pb.EnvSpec, outcomes: _Outcomes) -> None:
         outcomes.skipped.update(dict.fromkeys(each.rules, f"{spec.id}: {error}"))
     except StopCheckError:
         outcomes.skipped.update(dict.fromkeys(each.rules, f"{spec.id}: {each.name} was cut short"))
+    except ServerGoneError:
+        raise
+    except Exception as error:  # what a server may send is not bounded by what a check was written for
+        _logger.debug("%s", each.name, exc_info=True)
+        run.record(
+            each.rules[0],
+            f"the calls of {each.name}",
+            f"answers that the check cannot use ({type(error).__name__}: {error})",
+            "answers as the contract describes them",
+        )
     finally:
         case.finish()
 

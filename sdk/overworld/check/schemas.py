@@ -25,6 +25,8 @@ class Examined:
     """What is wrong with the schema; empty if nothing is."""
     unsatisfied: str = ""
     """Where the options in use do not satisfy it."""
+    missing: tuple[str, ...] = ()
+    """Options that have a default in the schema and are not among those in use."""
     wrong: tuple[str, ...] = ()
     """Options that it refuses, as JSON."""
     other: str = ""
@@ -57,6 +59,7 @@ def examine(schema: str, options: str) -> Examined:
         unsatisfied=answer.get("unsatisfied", ""),
         wrong=tuple(answer.get("wrong", ())),
         other=answer.get("other", ""),
+        missing=tuple(answer.get("missing", ())),
     )
 
 
@@ -99,6 +102,11 @@ def _examine(schema_text: str, options_text: str) -> dict[str, Any]:
         (name,) = candidate
         if name not in wrong and not fits(candidate):
             wrong[name] = candidate
+    answer["missing"] = [
+        name
+        for name, about in properties.items()
+        if isinstance(about, dict) and "default" in about and name not in options
+    ]
     answer["wrong"] = [json.dumps(value) for value in list(wrong.values())[:_MAX_WRONG]]
     for candidate in _others(properties, options):
         if fits(candidate):

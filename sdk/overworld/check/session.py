@@ -112,7 +112,9 @@ class Session:
 
     def act(self, action: pb.Action, slot: int = 0, *, ahead: int = 1) -> pb.Command:
         """The command that acts next; `ahead` turns after the last result."""
-        last = self.last[slot]
+        last = self.last.get(slot)
+        if last is None:  # the reset gave no result of this name, which was found then
+            raise StopCheckError
         return pb.Command(slot=slot, episode=last.episode, turn=last.turn + ahead, action=action)
 
     def send(self, *commands: pb.Command, min_ready: int = 0, timeout: float | None = None) -> Answer:

@@ -42,7 +42,10 @@ def a_refused_batch_changes_nothing(case: Case) -> None:
     session = case.open(2)
     session.step(session.start_of(episode, 0), session.reset(1, 7))
     number = session.last[1].episode
-    good = session.act(episode.actions[0], 0)
+    other = pb.Action()
+    other.CopyFrom(episode.actions[0])
+    other.reply = "If this was executed, the same action without a reply is a conflict."
+    good = session.act(other, 0)
     stale_reset = pb.Command(slot=1, episode=number, turn=0, reset=pb.Reset(seed=8))
     wrong = [
         (pb.Command(slot=1, episode=number, turn=5, action=NO_ACTION), "TURN_SKIPPED"),
@@ -60,7 +63,7 @@ def a_refused_batch_changes_nothing(case: Case) -> None:
         for batch in ((good, command), (command, good)):
             case.refused(session.send(*batch), rule, reason)
     with session.blaming("S9"):
-        session.ready(session.send(good), "S9")
+        session.ready(session.send(session.act(episode.actions[0], 0)), "S9")
         session.ready(session.send(session.act(episode.actions[1], 0), session.act(NO_ACTION, 1)), "S9")
         session.ready(session.send(session.act(episode.actions[2], 0)), "S9")
 

@@ -33,11 +33,7 @@ def the_limit_of_turns_is_kept(case: Case) -> None:
 @check("R8", "R13", each_env=True)
 def a_shorter_limit_ends_episodes_as_they_are(case: Case) -> None:
     """With the option max_turns, if there is one: END_TIME_LIMIT, with the observation of that very turn."""
-    try:
-        properties = json.loads(case.spec.options_schema).get("properties", {})
-    except (ValueError, AttributeError, RecursionError):
-        properties = {}
-    if not isinstance(properties, dict) or "max_turns" not in properties:
+    if "max_turns" not in case.options():
         raise case.skip("the env has no option max_turns")
     turns = 2
     episode = case.episode(turns)
@@ -94,7 +90,7 @@ def prefixes_reach_the_end_and_not_further(case: Case) -> None:
     """A prefix that ends exactly at the end gives the last result; a longer one fails the slot."""
     case.need(feature="prefix")
     ended = case.ended()
-    session = case.open()
+    session = case.open(options_json=ended.options_json)
     with session.blaming("A5"):
         session.ready(session.send(_replay(session, ended, 0)), "A5")
     case.refused(session.send(session.act(NO_ACTION)), "T8", "EPISODE_ENDED")

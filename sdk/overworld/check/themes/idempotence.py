@@ -31,7 +31,7 @@ def repeats_give_the_same_result(case: Case) -> None:
 def the_last_result_stays(case: Case) -> None:
     """The result of an episode's last action is given again, unchanged, until the next reset."""
     ended = case.ended()
-    session = case.open()
+    session = case.open(options_json=ended.options_json)
     session.play(ended, len(ended.actions) - 1)
     last = session.act(ended.actions[-1])
     with session.blaming("T1"):

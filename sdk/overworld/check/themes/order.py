@@ -93,7 +93,7 @@ def a_failed_episode_takes_only_a_reset(case: Case) -> None:
     """An episode that failed because its prefix was too long takes no action, and a reset."""
     case.need(feature="prefix")
     ended = case.ended()
-    session = case.open()
+    session = case.open(options_json=ended.options_json)
     task = ended.reset.task if ended.reset.HasField("task") else None
     prefix = [*ended.actions, NO_ACTION]
     answer = session.send(session.reset(0, ended.reset.seed, split=ended.reset.split, task=task, prefix=prefix))
@@ -115,7 +115,7 @@ def a_failed_episode_takes_only_a_reset(case: Case) -> None:
 def ended_episodes_take_only_a_reset(case: Case) -> None:
     """After the end, actions are refused; nothing was reset by itself."""
     ended = case.ended()
-    session = case.open()
+    session = case.open(options_json=ended.options_json)
     session.play(ended, len(ended.actions))
     for action in (NO_ACTION, ended.actions[-1]):
         case.refused(session.send(session.act(action)), "T8", "EPISODE_ENDED")

@@ -89,12 +89,14 @@ def a_running_slot_is_busy(case: Case) -> None:
         next_one = pb.Command(episode=command.episode, turn=command.turn + 1, action=following)
         other = pb.Command(episode=command.episode + 1, turn=0, reset=pb.Reset(seed=1))
         answers = [session.send(next_one), session.send(other)] if not early else []
-        session.ready(slow(), "T4")
+        slow_answer = slow()
+        if any(answer.response is not None for answer in answers):
+            executed += 1
+            continue
+        session.ready(slow_answer, "T4")
         for answer in answers:
-            if answer.response is None:
-                case.refused(answer, "T4", "BUSY")
-        executed += bool(answers) and answers[0].response is not None
-        if not any(answer.response for answer in answers) and not early:
+            case.refused(answer, "T4", "BUSY")
+        if not early:
             with session.blaming("T4"):
                 session.ready(session.send(next_one), "T4")
     if executed == 3:
@@ -104,6 +106,34 @@ def a_running_slot_is_busy(case: Case) -> None:
             came="it was accepted, three times",
             expected="BUSY",
         )
+
+
+@check("T4", "R10")
+def a_pending_slot_is_busy(case: Case) -> None:
+    """Slots that came back PENDING refuse their next command as long as they run, however short that is."""
+    case.need(feature="min_ready", slots=3)
+    slots = min(8, case.info.slots_free)
+    session = case.open(slots)
+    longest = max(case.episodes(), key=lambda episode: episode.playable)
+    prefix = longest.actions[: longest.playable] if "prefix" in case.info.features else []
+    refused = 0
+    for _ in range(4):
+        commands = [session.reset(slot, longest.reset.seed, prefix=prefix) for slot in range(slots)]
+        answer = session.send(*commands, min_ready=1)
+        if answer.response is None:
+            break
+        pending = [result for result in answer.response.results if result.state == pb.SLOT_STATE_PENDING]
+        for result in reversed(pending):
+            following = pb.Command(slot=result.slot, episode=result.episode, turn=result.turn + 1, action=pb.Action())
+            early = session.send(following)
+            refused += early.response is None and case.refused(early, "T4", "BUSY")
+        with session.blaming("T4"):
+            for command in commands:
+                last = session.last.get(command.slot)
+                if last is None or (last.episode, last.turn) < (command.episode, command.turn):
+                    session.ready(session.send(command), "T4")
+    if not refused:
+        raise case.skip("its steps are too short for a command to come while one runs")
 
 
 @check("S5", "R10")

@@ -17,7 +17,15 @@ def are_those_of_the_session(case: Case) -> None:
     """With default options, and with these written out, Open describes the env as GetServerInfo does."""
     for options in ("", "{}"):
         session = case.open(options_json=options)
-        for field in case.spec.DESCRIPTOR.fields_by_name:
+        listed_provenance, provenance = dict(case.spec.provenance), dict(session.spec.provenance)
+        if listed_provenance.items() - provenance.items():
+            case.finding(
+                "E6",
+                f"Open of {case.spec.id} with options {options!r}",
+                came=f"provenance {provenance}",
+                expected=f"{listed_provenance}, as in GetServerInfo; Open may add what is known only then",
+            )
+        for field in sorted(set(case.spec.DESCRIPTOR.fields_by_name) - {"provenance"}):
             listed, opened = (_field(spec, field) for spec in (case.spec, session.spec))
             if listed != opened:
                 case.finding(
@@ -38,7 +46,7 @@ def _field(spec: pb.EnvSpec, name: str) -> str:
     return repr(copy.SerializeToString(deterministic=True)[:400])
 
 
-@check("E4", "E7", "O14", each_env=True)
+@check("E4", "E7", "O7", "O14", each_env=True)
 def options_fit_the_schema(case: Case) -> None:
     """The options in use satisfy the schema; those that it does not allow are refused; others have other digests."""
     session = case.open()
@@ -57,6 +65,13 @@ def options_fit_the_schema(case: Case) -> None:
             f"Open of {case.spec.id} with default options",
             came=f"options_json {options}, of which {examined.unsatisfied}",
             expected="options that satisfy options_schema",
+        )
+    if examined.missing:
+        case.finding(
+            "O7",
+            f"Open of {case.spec.id} with default options",
+            came=f"options_json {options}, without {', '.join(examined.missing)}",
+            expected="the complete options, defaults filled in",
         )
     for wrong in (*_NOT_OPTIONS, *examined.wrong):
         case.refused(case.call("Open", case.request(options_json=wrong)), "O14", "OPTIONS_INVALID")
