@@ -82,12 +82,12 @@ class Walk(Env):
 
 
 class SlowWalk(Walk):
-    """As Walk, but waiting takes 45 ms."""
+    """As Walk, but waiting takes 90 ms."""
 
     spec = replace(Walk.spec, id="checked/SlowWalk")
 
     def wait(self) -> None:
-        time.sleep(0.045)
+        time.sleep(0.09)
 
 
 SLOW_WALK = f"{__name__}:SlowWalk"

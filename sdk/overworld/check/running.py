@@ -14,7 +14,6 @@ from overworld.check.wire import Wire
 from overworld.errors import ServerError
 from overworld.v1 import env_pb2 as pb
 
-
 _logger = logging.getLogger(__name__)
 
 

@@ -153,6 +153,18 @@ class Session:
             (result,) = self.step(self.act(action, slot))
         return result
 
+    def bring(self, episode: Episode, turns: int, slots: Sequence[int] = (0,)) -> None:
+        """Brings slots to a turn of a recorded episode, in as few calls as the server allows."""
+        if "prefix" in self._case.info.features:
+            reset = episode.reset
+            task = reset.task if reset.HasField("task") else None
+            prefix = episode.actions[:turns]
+            self.step(*(self.reset(slot, reset.seed, split=reset.split, task=task, prefix=prefix) for slot in slots))
+            return
+        self.step(*(self.start_of(episode, slot) for slot in slots))
+        for action in episode.actions[:turns]:
+            self.step(*(self.act(action, slot) for slot in slots))
+
     def examine(self, answer: Answer) -> None:
         """Looks at the answer of a Step."""
         response = answer.response

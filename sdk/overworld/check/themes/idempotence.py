@@ -44,7 +44,7 @@ def repeats_join_the_running_step(case: Case) -> None:
     """The same command in several calls at once: one step, one result."""
     recorded, turn, _ = case.slowest()
     session = case.open()
-    session.play(recorded, turn - 1)
+    session.bring(recorded, turn - 1)
     command = session.act(recorded.actions[turn - 1])
     with session.blaming("T1"):
         running = [session.start(command) for _ in range(4)]

@@ -8,11 +8,12 @@ from google.protobuf.duration_pb2 import Duration
 
 from overworld.check.case import Case, check
 from overworld.check.session import Session
+from overworld.check.slow import slow_command
 from overworld.check.themes.handshake import free_slots
 
 _LEASE = Duration(nanos=900_000_000)
 _OUTLASTING = 0.4
-"""Seconds that a command must take for a lease to be over before."""
+"""Seconds that a batch must take for a lease to be over before it."""
 
 _MARGIN = 3.0
 """Seconds after the end of a lease within which its slots must be free."""
@@ -87,21 +88,19 @@ def closed_sessions_can_be_opened_again(case: Case) -> None:
 @check("L3")
 def wait_for_calls_that_run(case: Case) -> None:
     """A step that takes longer than the lease does not end its session."""
-    case.need(feature="prefix")
-    longest = max(case.episodes(), key=lambda episode: sum(episode.seconds[: episode.playable + 1]))
-    prefix = longest.actions[: longest.playable]
-    slots = min(8, case.info.slots_free)
-    session = case.open(slots)
-    answer = session.send(*(session.reset(slot, longest.reset.seed, prefix=prefix) for slot in range(slots)))
+    slow = slow_command(case)
+    slots = range(min(4, case.info.slots_free))
+    session = case.open(len(slots))
+    slow.prepare(session, slots)
+    answer = session.send(*(slow.command(session, slot) for slot in slots))
     session.ready(answer)
     case.close(session.name)
     if answer.seconds < _OUTLASTING:
-        raise case.skip(f"the longest command took {answer.seconds:.2g} s, too little to outlast a lease")
-    nanos = int(min(answer.seconds / 2, 0.9) * 1e9)
-    session = case.open(slots, lease=Duration(nanos=nanos))
-    again = session.send(*(session.reset(slot, longest.reset.seed, prefix=prefix) for slot in range(slots)))
+        raise case.skip(f"the longest batch took {answer.seconds:.2g} s, too little to outlast a lease")
+    session = case.open(len(slots), lease=Duration(nanos=int(min(answer.seconds * 0.7, 0.9) * 1e9)))
+    slow.prepare(session, slots)
     with session.blaming("L3"):
-        session.ready(again, "L3")
+        session.ready(session.send(*(slow.command(session, slot) for slot in slots)), "L3")
         session.ready(session.send(session.reset(0, 1)), "L3")
 
 
@@ -111,7 +110,7 @@ def closing_frees_what_a_lease_would(case: Case) -> None:
     episode, turn, _ = case.slowest()
     free = case.server_info().slots_free
     session = case.open()
-    session.play(episode, turn - 1)
+    session.bring(episode, turn - 1)
     waiting = session.start(session.act(episode.actions[turn - 1]))
     case.close(session.name)
     answer = waiting()
