@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
 
+from overworld.check.env_class import check_env
+from overworld.check.findings import shortened
 from overworld.check.report import as_json, show
-from overworld.check.running import check_server
+from overworld.check.running import Report, check_server
 from overworld.errors import OverworldError, SettingsError
 from overworld.service.extras import needs_extra
 from overworld.service.settings import Settings
 
 with needs_extra("check"):
     from rich.console import Console
+    from rich.markup import escape
 
 _UNCHECKED = 2
 _ADDRESS = re.compile(r".+:\d+")
@@ -48,15 +51,7 @@ def main(arguments: Sequence[str]) -> int:
         config = CheckConfig.load(arguments, "overworld check")
         console = Console(highlight=False, soft_wrap=False)
         with Console(stderr=True).status("connecting") as status:
-            report = check_server(
-                config.subject,
-                config.env,
-                token=config.token,
-                timeout=config.timeout,
-                slow=config.slow,
-                terminate=config.terminate,
-                on_check=lambda name: status.update(name),
-            )
+            report = _check(config, lambda name: status.update(escape(shortened(name, 100))))
         if config.json_file is not None:
             try:
                 config.json_file.write_text(as_json(report))
@@ -67,3 +62,19 @@ def main(arguments: Sequence[str]) -> int:
         return _UNCHECKED
     show(report, console, verbose=config.verbose)
     return 0 if report.conforms else 1
+
+
+def _check(config: CheckConfig, on_check: Callable[[str], None]) -> Report:
+    if not _ADDRESS.fullmatch(config.subject):
+        if config.env:
+            raise SettingsError(f"{config.subject} is not host:port, so there is no {config.env!r} on it")
+        return check_env(config.subject, timeout=config.timeout, on_check=on_check)
+    return check_server(
+        config.subject,
+        config.env,
+        token=config.token,
+        timeout=config.timeout,
+        slow=config.slow,
+        terminate=config.terminate,
+        on_check=on_check,
+    )
