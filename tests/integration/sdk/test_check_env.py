@@ -58,7 +58,7 @@ FAULTS = {
     "an expert of another game": ("P2", 'Expert("left" if', 'Expert("up" if', "lights.py:24", "it advises 'up'"),
     "an end of the host": ("P2", "End.TASK if won", "End.TIME_LIMIT if won", "lights.py:21", "TIME_LIMIT"),
     "a task without words": ("P2", 'task="Switch both lights on."', 'task=""', "lights.py:5", "task is empty"),
-    "a seed that is ignored": ("P4", "random.Random(seed).random()", "random.random()", "lights.py:15", "a new instance gives another episode"),
+    "a seed that is ignored": ("P4", "random.Random(seed).random()", "random.random()", "lights.py:15", "a global random generator"),
     "a tensor without dtype": ("P1", 'lights are on"))', 'lights are on"), (), {"on": self._on})', "lights.py:", "the tensor 'on'"),
     "a reset that remembers": ("P3", "self._on = [", 'self._n = getattr(self, "_n", 0) + (seed > 1); self._on = [self._n > 0 and ', "lights.py:15", "after other episodes"),
     "instances that share": ("P3", "self._on = [", "Lights._on = [", "lights.py:", "disturb each other"),
