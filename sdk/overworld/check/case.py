@@ -108,6 +108,7 @@ class Run:
             if isinstance(answer.response, pb.GetServerInfoResponse):
                 for fault in info_faults(answer.response):
                     self.record(fault.rule, answer.sent, fault.came, fault.expected)
+                self._see_whether_it_is_the_same(answer)
             return
         if refusal.code == "OK":
             self.record("X4", answer.sent, refusal.message, "bytes of the message")
@@ -138,14 +139,13 @@ class Run:
                 self.record("S12", answer.sent, f"{answer.came}; then GetServerInfo was not answered", "an answer")
                 raise ServerGoneError("the server does not answer any more")
             time.sleep(0.1)
-        if probe.response is not None and self.info.instance and probe.response.instance != self.info.instance:
-            self.record(
-                "I1",
-                answer.sent,
-                f"instance {probe.response.instance!r}: another process",
-                f"{self.info.instance!r}, as before",
-            )
-            self.info.instance = probe.response.instance
+        if probe.response is not None:
+            self._see_whether_it_is_the_same(probe)
+
+    def _see_whether_it_is_the_same(self, answer: Answer) -> None:
+        if self.info.instance and answer.response.instance != self.info.instance:
+            came = f"instance {answer.response.instance!r}: another process"
+            self.record("I1", answer.sent, came, f"{self.info.instance!r}, as before")
 
 
 class Case:

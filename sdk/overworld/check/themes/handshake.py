@@ -18,13 +18,6 @@ def says_the_same_twice(case: Case) -> None:
     first = case.server_info()
     case.close(str(uuid.uuid4()))
     second = case.server_info()
-    if second.instance != first.instance or second.instance != case.info.instance:
-        case.finding(
-            "I1",
-            "GetServerInfo twice",
-            came=f"instances {first.instance!r} and {second.instance!r}",
-            expected="one name as long as the process lives",
-        )
     changed = [
         field
         for field in first.DESCRIPTOR.fields_by_name
