@@ -70,7 +70,7 @@ def test_what_cannot_be_checked_ends_with_status_2(
 
 
 def test_findings_say_what_was_sent_and_end_with_status_1(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(host_server.reflection, "enable_server_reflection", lambda *arguments: None)
     server = LyingServer(WALK)
@@ -78,12 +78,10 @@ def test_findings_say_what_was_sent_and_end_with_status_1(
         assert main([server.address, "--token", "none"]) == 1
     finally:
         server.close()
-    shown = capsys.readouterr().out
+    shown = capfd.readouterr().out
     assert "✗ H2" in shown  # no reflection
     assert "✗ H3" in shown  # no token
-    assert "sent      GetServerInfo GetServerInfoRequest(), without a token" in shown.replace(
-        "sent     G", "sent      G"
-    )
+    assert "sent     GetServerInfo GetServerInfoRequest(), without a token" in shown
     assert "does not conform" in shown.splitlines()[-1]
 
 
@@ -142,7 +140,7 @@ def test_a_process_that_takes_the_place_of_the_server() -> None:
     report = check_server(server.address, timeout=5.0, only=("handshake.", "order."), on_check=replace)
     for each in (server, *others):
         each.stop()
-    assert "I1" not in report.broken or "S12" not in report.held
+    assert report.broken == ["I1"]
 
 
 def test_something_that_never_answers() -> None:
