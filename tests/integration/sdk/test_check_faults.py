@@ -844,13 +844,27 @@ FAULTS = [
     Fault("a schema that is not JSON", "E4", SPECS, specs(put("options_schema", "{"))),
     Fault("a schema that is none", "E4", SPECS, specs(put("options_schema", '{"type": 7}'))),
     Fault("a schema of numbers", "E4", SPECS, specs(put("options_schema", '{"type": "number"}'))),
-    Fault("options that break their schema", "E4", SPECS, specs(put("options_schema", '{"required": ["x"], "type": "object"}'))),
+    Fault(
+        "options that break their schema",
+        "E4",
+        SPECS,
+        specs(put("options_schema", '{"required": ["x"], "type": "object"}')),
+    ),
     Fault("bounds of rewards in the wrong order", "E5", "handshake.", specs(put("reward_min", 9.0))),
     Fault("a task without words", "E5", "handshake.", specs(clear("task"))),
     Fault("GetServerInfo has another limit", "E6", SPECS, infos(put("envs.0.max_turns", 41))),
-    Fault("GetServerInfo has other provenance", "E6", SPECS, infos(lambda info: info.envs[0].provenance.update(rules="0"))),
+    Fault(
+        "GetServerInfo has other provenance", "E6", SPECS, infos(lambda info: info.envs[0].provenance.update(rules="0"))
+    ),
     Fault("one digest for all", "E7", SPECS, opens(put("provenance_digest", "x"))),
-    Fault("a digest for each session", "E7", SPECS, lambda lies: setattr(lies, "open", lambda request, response: put("provenance_digest", request.session)(response))),
+    Fault(
+        "a digest for each session",
+        "E7",
+        SPECS,
+        lambda lies: setattr(
+            lies, "open", lambda request, response: put("provenance_digest", request.session)(response)
+        ),
+    ),
     # Open
     Fault("the spec of another env", "O7", OPENING, opens(put("spec.id", "checked/Run"))),
     Fault("options that are a list", "O7", SPECS, opens(put("options_json", "[]"))),
@@ -858,31 +872,81 @@ FAULTS = [
     Fault("a lease of 0", "O6", OPENING, opens(clear("lease"))),
     Fault("a longer lease", "O6", "leases.", opens(put("lease.seconds", 3600))),
     Fault("a transport that was not listed", "O2", OPENING, opens(put("transport", pb.TRANSPORT_SHARED_MEMORY))),
-    Fault("inline where nothing fits", "O2", OPENING, open_requests(lambda request: request.transports.append(pb.TRANSPORT_INLINE))),
+    Fault(
+        "inline where nothing fits",
+        "O2",
+        OPENING,
+        open_requests(lambda request: request.transports.append(pb.TRANSPORT_INLINE)),
+    ),
     Fault("no conflict at Open", "O3", OPENING, no_conflict_at_open),
     Fault("half a conflict at Open", "O3", OPENING, conflict_with_the_options_only),
     Fault("no repeat of Open", "O3", OPENING, no_repeat_of_open),
     Fault("a repeated Open starts again", "O3", OPENING, a_repeated_open_starts_again),
     Fault("any name will do", "O5", OPENING, any_name_will_do),
     Fault("0 slots are 1", "O11", OPENING, open_requests(when(lambda request: not request.slots, put("slots", 1)))),
-    Fault("leases of 0 are the default", "O11", OPENING, open_requests(when(lambda request: request.lease.seconds <= 0, clear("lease")))),
-    Fault("unknown fallbacks are the default", "O11", OPENING, open_requests(when(lambda request: request.fallback > 2, clear("fallback")))),
-    Fault("rewards that are no numbers", "O11", OPENING, open_requests(when(lambda request: request.fallback_reward != request.fallback_reward, clear("fallback_reward")))),
+    Fault(
+        "leases of 0 are the default",
+        "O11",
+        OPENING,
+        open_requests(when(lambda request: request.lease.seconds <= 0, clear("lease"))),
+    ),
+    Fault(
+        "unknown fallbacks are the default",
+        "O11",
+        OPENING,
+        open_requests(when(lambda request: request.fallback > 2, clear("fallback"))),
+    ),
+    Fault(
+        "rewards that are no numbers",
+        "O11",
+        OPENING,
+        open_requests(
+            when(lambda request: request.fallback_reward != request.fallback_reward, clear("fallback_reward"))
+        ),
+    ),
     Fault("too many slots are a wrong request", "O9", OPENING, refusals("NO_FREE_SLOTS", "REQUEST_INVALID")),
-    Fault("as many slots as there are", "O9", OPENING, open_requests(lambda request: put("slots", min(request.slots, 14))(request))),
+    Fault(
+        "as many slots as there are",
+        "O9",
+        OPENING,
+        open_requests(lambda request: put("slots", min(request.slots, 14))(request)),
+    ),
     Fault("another env for an unknown one", "O12", OPENING, another_env_is_opened),
     Fault("required features are not read", "O13", OPENING, open_requests(clear("required_features"))),
     Fault("a listed feature is missing", "O13", OPENING, infos(lambda info: info.features.append("teleport"))),
-    Fault("wrong options are ignored", "O14", SPECS, open_requests(when(lambda request: "max_turns" not in request.options_json, clear("options_json")))),
+    Fault(
+        "wrong options are ignored",
+        "O14",
+        SPECS,
+        open_requests(when(lambda request: "max_turns" not in request.options_json, clear("options_json"))),
+    ),
     Fault("wrong options fail the env", "O14", SPECS, refusals("OPTIONS_INVALID", "ENV_FAILED")),
     Fault("refused Opens take slots", "O16", OPENING, a_refused_open_takes_slots),
     Fault("Close frees nothing", "O15", "handshake.", close_frees_nothing),
     Fault("Close of nothing fails", "O15", "handshake.", close_of_nothing_fails),
-    Fault("random actions are refused", "O17", OPENING, lambda lies: lies.patch.setattr(lies.front, "_features", lies.front._features) or setattr(lies, "open_request", refuse_random)),
-    Fault("random actions are skipped", "A9", "actions.", open_requests(when(lambda request: request.fallback == pb.FALLBACK_RANDOM, put("fallback", pb.FALLBACK_SKIP)))),
+    Fault(
+        "random actions are refused",
+        "O17",
+        OPENING,
+        lambda lies: (
+            lies.patch.setattr(lies.front, "_features", lies.front._features)
+            or setattr(lies, "open_request", refuse_random)
+        ),
+    ),
+    Fault(
+        "random actions are skipped",
+        "A9",
+        "actions.",
+        open_requests(when(lambda request: request.fallback == pb.FALLBACK_RANDOM, put("fallback", pb.FALLBACK_SKIP))),
+    ),
     Fault("the expert is not given", "R9", OPENING, results(clear("expert"))),
     Fault("the expert is given to all", "R9", SEEDS, advice_leaks),
-    Fault("the expert advises nonsense", "R9", OPENING, results(when(lambda result: result.HasField("expert"), put("expert.action.text", "fly")))),
+    Fault(
+        "the expert advises nonsense",
+        "R9",
+        OPENING,
+        results(when(lambda result: result.HasField("expert"), put("expert.action.text", "fly"))),
+    ),
     Fault("the expert is refused", "O8", OPENING, lambda lies: lies.patch.setattr(lies.front, "_allow_expert", False)),
     # The table of commands
     Fault("repeats are executed", "T1", "idempotence.", repeats_are_executed),
@@ -895,7 +959,9 @@ FAULTS = [
     Fault("stale commands are conflicts", "T3", "order.", refusals("STALE", "CONFLICT")),
     Fault("busy slots queue", "T4", "overlap.a_running", busy_slots_queue, env=SLOW),
     Fault("busy slots skip turns", "T4", "overlap.a_running", refusals("BUSY", "TURN_SKIPPED"), env=SLOW),
-    Fault("a reset of the running episode is a conflict", "T5", "order.", refusals("REQUEST_INVALID", "CONFLICT", "Step")),
+    Fault(
+        "a reset of the running episode is a conflict", "T5", "order.", refusals("REQUEST_INVALID", "CONFLICT", "Step")
+    ),
     Fault("resets need no turn", "T6", "order.", resets_need_no_turn),
     Fault("actions without an episode are unknown", "T7", "order.", refusals("NOT_RESET", "EPISODE_ENDED")),
     Fault("actions after the end are not reset", "T8", "order.", refusals("EPISODE_ENDED", "NOT_RESET")),
@@ -903,9 +969,21 @@ FAULTS = [
     Fault("episodes are floats", "T10 T2", "determinism.of_large", episodes_are_floats),
     # Steps
     Fault("results in the wrong order", "S8", "batches.", responses(in_the_wrong_order)),
-    Fault("a result is missing", "S8", "batches.", responses(lambda response: response.results and response.results.pop())),
-    Fault("results of another turn", "S8", SEEDS, results(when(acted, lambda result: put("turn", result.turn + 1)(result)))),
-    Fault("a result twice", "S8", "batches.", responses(lambda response: response.results and response.results.append(response.results[0]))),
+    Fault(
+        "a result is missing", "S8", "batches.", responses(lambda response: response.results and response.results.pop())
+    ),
+    Fault(
+        "results of another turn",
+        "S8",
+        SEEDS,
+        results(when(acted, lambda result: put("turn", result.turn + 1)(result))),
+    ),
+    Fault(
+        "a result twice",
+        "S8",
+        "batches.",
+        responses(lambda response: response.results and response.results.append(response.results[0])),
+    ),
     Fault("PENDING without need", "S5", SEEDS, pending_without_need),
     Fault("PENDING with an observation", "R10", "overlap.", pending_shows_the_last_observation),
     Fault("responses above their bound", "S6", SEEDS, infos(put("max_response_bytes", 300))),
@@ -948,49 +1026,87 @@ FAULTS = [
     Fault("texts are cut", "A6", "actions.texts", texts_are_cut),
     Fault("bounds count characters", "A6", "actions.texts", bounds_count_characters),
     Fault("long replies are refused", "A6", "actions.texts", long_replies_are_refused),
-    Fault("all actions are executed", "A7", "actions.that", results(when(skipped, put("outcome", pb.OUTCOME_EXECUTED)))),
+    Fault(
+        "all actions are executed", "A7", "actions.that", results(when(skipped, put("outcome", pb.OUTCOME_EXECUTED)))
+    ),
     Fault("no outcome", "A7", SEEDS, results(clear("outcome"))),
     Fault("skipped turns are stepped", "A8", "actions.that", skipped_turns_are_stepped),
     Fault("skipped turns are free", "A8", "actions.that", results(when(skipped, clear("reward")))),
-    Fault("skipped turns say what was executed", "A8", "actions.that", results(when(skipped, put("executed.text", "wait")))),
+    Fault(
+        "skipped turns say what was executed",
+        "A8",
+        "actions.that",
+        results(when(skipped, put("executed.text", "wait"))),
+    ),
     Fault("random actions come from a die", "A9", "actions.that", drawn_by_a_die),
     # Results
     Fault("no success at the end", "R1", SEEDS, results(clear("success"))),
     Fault("success before the end", "R1", SEEDS, results(when(acted, put("success", False)))),
     Fault("a reward that is no number", "R1", SEEDS, results(when(acted, put("reward", float("nan"))))),
-    Fault("an infinite metric", "R1", SEEDS, results(when(acted, lambda result: result.metrics.update(x=float("inf"))))),
+    Fault(
+        "an infinite metric", "R1", SEEDS, results(when(acted, lambda result: result.metrics.update(x=float("inf"))))
+    ),
     Fault("READY without an observation", "R1", SEEDS, results(when(acted, clear("observation")))),
     Fault("FAILED without a reason", "R1", "order.", results(clear("error"))),
     Fault("an image that no part names", "R2", SEEDS, results(lambda result: result.observation.parts.pop())),
     Fault("an empty part", "R2", SEEDS, results(lambda result: result.observation.parts.add())),
-    Fault("an admissible action of no vocabulary", "R3", SEEDS, results(lambda result: result.observation.admissible.append("fly"))),
+    Fault(
+        "an admissible action of no vocabulary",
+        "R3",
+        SEEDS,
+        results(lambda result: result.observation.admissible.append("fly")),
+    ),
     Fault("a reward for a reset", "R4", SEEDS, results(when(is_reset, put("reward", 1.0)))),
     Fault("an outcome of a reset", "R4", SEEDS, results(when(is_reset, put("outcome", pb.OUTCOME_EXECUTED)))),
     Fault("a reward out of bounds", "R5", SEEDS, results(when(ended, put("reward", 7.0)))),
-    Fault("both flags", "R7", SEEDS, results(when(ended, lambda result: (put("terminated", True)(result), put("truncated", True)(result))))),
+    Fault(
+        "both flags",
+        "R7",
+        SEEDS,
+        results(when(ended, lambda result: (put("terminated", True)(result), put("truncated", True)(result)))),
+    ),
     Fault("no flags", "R7", SEEDS, results(clear("terminated", "truncated"))),
     Fault("the limit is a rule", "R8", "ends.", results(the_limit_is_a_rule)),
     Fault("there is no limit", "R8", "ends.", results(there_is_no_limit)),
     Fault("every end is a limit", "R8", SEEDS, results(when(ended, put("end", pb.END_TIME_LIMIT)))),
     Fault("READY with an error", "R10", SEEDS, results(put("error.reason", "ENV_ERROR"))),
     Fault("every third turn fails", "R11", SEEDS, results(fail_every_third_turn)),
-    Fault("half a tensor", "R12", SEEDS, results(lambda result: put("data", b"x")(result.observation.tensors["place"]))),
-    Fault("a tensor of objects", "R12", SEEDS, results(lambda result: put("dtype", "object")(result.observation.tensors["place"]))),
+    Fault(
+        "half a tensor", "R12", SEEDS, results(lambda result: put("data", b"x")(result.observation.tensors["place"]))
+    ),
+    Fault(
+        "a tensor of objects",
+        "R12",
+        SEEDS,
+        results(lambda result: put("dtype", "object")(result.observation.tensors["place"])),
+    ),
     Fault("the last observation is the next first", "R13", "ends.", final_observations_are_the_next_episodes),
     Fault("an unknown end", "G2", SEEDS, results(when(ended, put("end", 9)))),
     Fault("an unknown state", "G2", SEEDS, results(put("state", 9))),
     Fault("an unknown outcome", "G2", SEEDS, results(put("outcome", 9))),
     # Frames
     Fault("another hash", "F1", "frames.", images(lambda image: put("xxh64", image.xxh64 ^ 1)(image))),
-    Fault("another image's pixels", "F1", "frames.", responses(lambda response: put("frames", response.frames[::-1])(response))),
+    Fault(
+        "another image's pixels",
+        "F1",
+        "frames.",
+        responses(lambda response: put("frames", response.frames[::-1])(response)),
+    ),
     Fault("the neighbour's pixels", "F1", "frames.", images(lambda image: put("index", 0)(image))),
-    Fault("blocks beyond the frames", "F2", "frames.", blocks(lambda block: put("offset", block.offset + 10**7)(block))),
+    Fault(
+        "blocks beyond the frames", "F2", "frames.", blocks(lambda block: put("offset", block.offset + 10**7)(block))
+    ),
     Fault("two channels", "F2", "frames.", blocks(put("channels", 2))),
     Fault("a stride of 1", "F2", "frames.", blocks(put("stride", 1))),
     Fault("huge blocks", "F2", "frames.", blocks(put("height", 2**32 - 1))),
     Fault("an image of no block", "F2", "frames.", images(put("block", 77))),
     Fault("images of one name", "F3", SEEDS, images(put("name", "view"))),
-    Fault("frames beside shared memory", "F4", "frames.are_the_same_in", responses(lambda response: put("frames", b"x" * 10)(response))),
+    Fault(
+        "frames beside shared memory",
+        "F4",
+        "frames.are_the_same_in",
+        responses(lambda response: put("frames", b"x" * 10)(response)),
+    ),
     Fault("a nonce that differs", "F4", "frames.are_the_same_in", only_shared_memory_lies(put("nonce", b"x" * 16))),
     Fault("a file that is not there", "F4", "frames.are_the_same_in", only_shared_memory_lies(put("path", "/nowhere"))),
     Fault("a file of another size", "F4", "frames.are_the_same_in", only_shared_memory_lies(put("size", 2**40))),
@@ -1002,14 +1118,24 @@ FAULTS = [
     Fault("errors of another domain", "X1", "order.", errors_of_another_domain),
     Fault("errors with another status", "X2", "batches.", errors_with_another_status),
     Fault("errors that contradict themselves", "X1 X2", "batches.", errors_that_contradict_themselves),
-    Fault("errors without words", "X2", "order.", lambda lies: setattr(lies, "refusal", lambda method, error: ContractError(error.reason, ""))),
+    Fault(
+        "errors without words",
+        "X2",
+        "order.",
+        lambda lies: setattr(lies, "refusal", lambda method, error: ContractError(error.reason, "")),
+    ),
     Fault("broken bytes are taken", "X3", "limits.", broken_bytes_are_taken),
     Fault("answers that are no messages", "X4", SEEDS, lambda lies: setattr(lies, "raw", lambda data: b"\xff\xff")),
     Fault("health says no", "H1", "health.", health_says_no),
     Fault("health does not know the service", "H1", "health.", health_knows_no_service),
     Fault("unknown fields are refused", "G1", "handshake.", unknown_fields_are_refused),
-    Fault("unknown transports are refused", "G1", "handshake.", lambda lies: setattr(lies, "open_request", refuse_unknown_transports)),
-]  # fmt: skip
+    Fault(
+        "unknown transports are refused",
+        "G1",
+        "handshake.",
+        lambda lies: setattr(lies, "open_request", refuse_unknown_transports),
+    ),
+]
 
 
 def refuse_random(request: pb.OpenRequest) -> None:

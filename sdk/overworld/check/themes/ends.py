@@ -96,7 +96,7 @@ def prefixes_reach_the_end_and_not_further(case: Case) -> None:
     case.refused(session.send(session.act(NO_ACTION)), "T8", "EPISODE_ENDED")
     answer = session.send(_replay(session, ended, 1))
     if answer.response is None:
-        if case.spec.max_turns and len(ended.actions) + 1 > case.spec.max_turns:
+        if 0 < session.spec.max_turns < len(ended.actions) + 1:
             case.refused(answer, "A5", "REQUEST_INVALID")
             return
         case.finding("A5", answer, expected="a FAILED result with PREFIX_TOO_LONG")
