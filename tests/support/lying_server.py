@@ -15,8 +15,6 @@ from overworld.host.front import Front
 from overworld.host.server import Server
 from overworld.v1 import env_pb2 as pb
 
-OnDone = Callable[[Callable[[object], None]], None]
-
 
 class Lies:
     """What is planted: hooks around the calls of the host, each of which does nothing at first."""
@@ -79,28 +77,29 @@ class LyingServer:
         self._lies = Lies(front, pytest.MonkeyPatch(), server)
         get_server_info, open_, step_, close_ = front.get_server_info, front.open, front.step, front.close
 
-        async def info(request: pb.GetServerInfoRequest) -> pb.GetServerInfoResponse:
-            response = await get_server_info(request)
+        async def info(request: pb.GetServerInfoRequest, *more: Any) -> pb.GetServerInfoResponse:
+            response = await get_server_info(request, *more)
             self._lies.info(response)
             return response
 
-        async def open(request: pb.OpenRequest) -> pb.OpenResponse:
+        async def open(request: pb.OpenRequest, *more: Any) -> pb.OpenResponse:
+            self._lies.memory["opened with"] = more
             original = pb.OpenRequest()
             original.CopyFrom(request)
             try:
                 self._lies.open_request(request)
-                response = await open_(request)
+                response = await open_(request, *more)
             except ContractError as error:
                 raise self._lies.refusal("Open", error) from None
             self._lies.open(original, response)
             return response
 
-        async def step(request: pb.StepRequest, on_done: OnDone) -> bytes:
+        async def step(request: pb.StepRequest, *more: Any) -> bytes:
             async def execute() -> bytes:
                 original = pb.StepRequest()
                 original.CopyFrom(request)
                 self._lies.step_request(request)
-                response = pb.StepResponse.FromString(await step_(request, on_done))
+                response = pb.StepResponse.FromString(await step_(request, *more))
                 self._lies.step(original, response)
                 return response.SerializeToString()
 
@@ -111,8 +110,8 @@ class LyingServer:
                 raise self._lies.refusal("Step", error) from None
             return self._lies.raw(data)
 
-        async def close(request: pb.CloseRequest) -> pb.CloseResponse:
-            return pb.CloseResponse() if self._lies.close(request) else await close_(request)
+        async def close(request: pb.CloseRequest, *more: Any) -> pb.CloseResponse:
+            return pb.CloseResponse() if self._lies.close(request) else await close_(request, *more)
 
         for name, call in (("get_server_info", info), ("open", open), ("step", step), ("close", close)):
             setattr(front, name, call)

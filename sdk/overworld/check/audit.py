@@ -255,7 +255,7 @@ def _observation_faults(spec: pb.EnvSpec, look: pb.Observation) -> Iterator[Faul
         yield Fault("R2", f"the parts name the images {named[:20]} of {len(look.images)}", "each once, and no other")
     names = [image.name for image in look.images]
     if len(set(names)) != len(names) or "" in names:
-        yield Fault("F3", f"images have the names {names}", "a name each, unique in the observation")
+        yield Fault("F8", f"images have the names {names}", "a name each, unique in the observation")
     vocabulary = set(spec.action.vocabulary)
     if vocabulary:
         for text in look.admissible:

@@ -15,10 +15,13 @@ from overworld.check.findings import StopCheckError
 from overworld.check.histories import History, Setting, comparable, difference
 from overworld.check.play import Episode
 from overworld.check.wire import Answer, Running
+from overworld.service.extras import needs_extra
 from overworld.v1 import env_pb2 as pb
 
 if TYPE_CHECKING:
     from overworld.check.case import Case
+
+_MAX_UNPACKED_BYTES = 256 << 20
 
 _Name = tuple[int, int, int]
 """Slot, episode and turn."""
@@ -268,9 +271,10 @@ class Frames:
     def __init__(self, response: pb.StepResponse, opened: pb.OpenResponse, file: int | None) -> None:
         self._response = response
         self._shared = opened.transport == pb.TRANSPORT_SHARED_MEMORY
-        self._transport = opened.transport
+        self._compressed = opened.transport == pb.TRANSPORT_INLINE_LZ4
         self._file = file
         self._size = opened.shared.size if self._shared else len(response.frames)
+        self._unpacked: dict[int, bytes] = {}
 
     def faults(self, result: pb.SlotResult) -> Iterator[Fault]:
         """Of a result's images."""
@@ -283,36 +287,67 @@ class Frames:
         what = f"image {image.name!r}"
         blocks = self._response.blocks
         if image.block >= len(blocks):
-            yield Fault("F2", f"{what} in block {image.block} of {len(blocks)}", "a block of the response")
+            yield Fault("F7", f"{what} in block {image.block} of {len(blocks)}", "a block of the response")
             return
         block = blocks[image.block]
-        size = block.height * block.width * block.channels
+        size = _frame_bytes(block)
         shape = f"{block.height} x {block.width} x {block.channels}"
+        length = block.compressed_size or (block.count - 1) * block.stride + size
         if image.index >= block.count:
-            yield Fault("F2", f"{what} is frame {image.index} of {block.count}", "a frame of its block")
+            yield Fault("F7", f"{what} is frame {image.index} of {block.count}", "a frame of its block")
         elif block.channels not in (1, 3) or not size:
-            yield Fault("F2", f"{what} is {shape}", "height and width above 0, 1 or 3 channels")
-        elif block.stride < size or block.offset + (block.count - 1) * block.stride + size > self._size:
+            yield Fault("F7", f"{what} is {shape}", "height and width above 0, 1 or 3 channels")
+        elif block.stride < size or block.offset + length > self._size:
             yield Fault(
-                "F2",
+                "F7",
                 f"a block of {block.count} frames of {shape} at {block.offset} with stride {block.stride}",
                 f"one that fits into {self._size:,} bytes",
             )
-        elif block.compressed_size:
+        elif block.compressed_size and not self._compressed:
             yield Fault("F4", f"{what} is compressed", "compressed_size 0 with the transport that was granted")
         else:
-            pixels = self.pixels(image)
-            if (digest := xxhash.xxh64_intdigest(pixels)) != image.xxh64:
-                yield Fault("F1", f"{what} has xxh64 {image.xxh64:016x}", f"{digest:016x}, the hash of its pixels")
+            yield from self._pixel_faults(image, what)
 
-    def pixels(self, image: pb.Image) -> bytes:
-        """The bytes of an image of which `faults` found nothing; fewer where the memory is shorter."""
+    def _pixel_faults(self, image: pb.Image, what: str) -> Iterator[Fault]:
         block = self._response.blocks[image.block]
-        start, size = block.offset + image.index * block.stride, block.height * block.width * block.channels
-        if not self._shared:
-            return self._response.frames[start : start + size]
-        assert self._file is not None
-        return os.pread(self._file, size, start)
+        start, size = image.index * block.stride, _frame_bytes(block)
+        if block.compressed_size:
+            try:
+                pixels = self._unpack(image.block)[start : start + size]
+            except ValueError as error:
+                yield Fault("F7", f"{what}: {error}", f"one LZ4 frame of {block.count} x {block.stride} bytes")
+                return
+        elif self._shared:
+            assert self._file is not None
+            pixels = os.pread(self._file, size, block.offset + start)
+        else:
+            pixels = self._response.frames[block.offset + start : block.offset + start + size]
+        if (digest := xxhash.xxh64_intdigest(pixels)) != image.xxh64:
+            yield Fault("F6", f"{what} has xxh64 {image.xxh64:016x}", f"{digest:016x}, the hash of its pixels")
+
+    def _unpack(self, number: int) -> bytes:
+        """A compressed block, decompressed to no more than it should be. Raises ValueError."""
+        if number not in self._unpacked:
+            with needs_extra("check"):
+                import lz4.frame
+            block = self._response.blocks[number]
+            expected = block.count * block.stride
+            if expected > _MAX_UNPACKED_BYTES:
+                raise ValueError(f"its block has {expected:,} bytes, more than the checker unpacks")
+            packed = self._response.frames[block.offset : block.offset + block.compressed_size]
+            decompressor = lz4.frame.LZ4FrameDecompressor()
+            try:
+                unpacked = decompressor.decompress(packed, max_length=expected)
+            except RuntimeError as error:
+                raise ValueError(f"its block cannot be decompressed: {error}") from None
+            if len(unpacked) != expected or not decompressor.eof or decompressor.unused_data:
+                raise ValueError(f"its block gives {len(unpacked):,} bytes, and there is more or less in it")
+            self._unpacked[number] = unpacked
+        return self._unpacked[number]
+
+
+def _frame_bytes(block: pb.FrameBlock) -> int:
+    return block.height * block.width * block.channels
 
 
 def _open_shared(shared: pb.SharedMemory) -> int | None:

@@ -19,7 +19,7 @@ from overworld.check.rules import ADVICE, RULES
 from overworld.check.running import check_server
 from overworld.commands.check import main
 from overworld.errors import ServerError
-from overworld.host import server as host_server
+from overworld.host.front import Front
 from overworld.host.process import ServerProcess
 
 from tests.support.checked_env import WALK
@@ -72,13 +72,16 @@ def test_what_cannot_be_checked_ends_with_status_2(
 def test_findings_say_what_was_sent_and_end_with_status_1(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(host_server.reflection, "enable_server_reflection", lambda *arguments: None)
+    monkeypatch.setattr("grpc_reflection.v1alpha.reflection.enable_server_reflection", lambda *arguments: None)
+    monkeypatch.setattr(Front, "healthy", property(lambda front: False))
     server = LyingServer(WALK)
+    time.sleep(0.7)  # the server looks at its health every half second
     try:
         assert main([server.address, "--token", "none"]) == 1
     finally:
         server.close()
     shown = capfd.readouterr().out
+    assert "✗ H1" in shown  # not healthy
     assert "✗ H2" in shown  # no reflection
     assert "✗ H3" in shown  # no token
     assert "sent     GetServerInfo GetServerInfoRequest(), without a token" in shown

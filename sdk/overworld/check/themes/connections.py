@@ -1,4 +1,4 @@
-"""Connections: pings as often as they are allowed, and silence. These checks take minutes."""
+"""Connections: sessions belong to none of them; pings as often as allowed, and silence, which take minutes."""
 
 from __future__ import annotations
 
@@ -23,6 +23,28 @@ _LONGEST_SECONDS = 30.0
 _PINGS = 4
 SILENCE = 60.0
 """Seconds."""
+
+
+@check("K3")
+def sessions_outlive_them(case: Case) -> None:
+    """A session is opened on one connection, played on another, and goes on when the first one is closed."""
+    episode = case.episode(3)
+    first = Wire(case.run.wire.address, case.run.token, case.run.wire.timeout, case.run.inspect)
+    try:
+        session = case.opened(first.call("Open", case.request()))
+        started = pb.StepRequest(session=session.name, commands=[session.start_of(episode)])
+        answer = first.call("Step", started)
+        if answer.response is None:
+            case.finding("T10", answer, expected="the commands are executed")
+            return
+        with session.blaming("K3"):
+            session.ready(session.send(*started.commands), "K3")
+            session.ready(session.send(session.act(episode.actions[0])), "K3")
+    finally:
+        first.close()
+    time.sleep(0.05)  # for the server to notice
+    with session.blaming("K3"):
+        session.ready(session.send(session.act(episode.actions[1])), "K3")
 
 
 @check("K1", slow=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from overworld.check.case import Case, check
+from overworld.check.play import NO_ACTION
 from overworld.v1 import env_pb2 as pb
 
 _SEEDS = (0, 1, 2**53 + 1, 2**64 - 1)
@@ -24,7 +25,7 @@ _SEEDS = (0, 1, 2**53 + 1, 2**64 - 1)
     "S8",
     "S11",
     "S12",
-    "F3",
+    "F8",
     "A3",
     "A7",
     "G2",
@@ -88,6 +89,19 @@ def of_large_numbers(case: Case) -> None:
             session.ready(answer)
 
 
+@check("D1")
+def of_two_sessions(case: Case) -> None:
+    """Two sessions in turns, under the same names of commands: neither sees what the other one does."""
+    case.need(slots=2)
+    episodes = case.episodes()
+    one, other = case.open(), case.open(fallback_reward=-1.0)
+    one.step(one.start_of(episodes[0]))
+    other.step(other.start_of(episodes[-1]))
+    for turn in range(min(episodes[0].playable, episodes[-1].playable, 6)):
+        one.step(one.act(episodes[0].actions[turn]))
+        other.step(other.act(episodes[-1].actions[turn]))
+
+
 @check("D3", "A4", each_env=True)
 def of_a_task(case: Case) -> None:
     """In a finite split the seed chooses the task where none is given; the default split needs no name."""
@@ -128,6 +142,25 @@ def of_a_prefix(case: Case) -> None:
             session.step(session.reset(0, reset.seed, split=reset.split, task=task, prefix=prefix))
             for action in episode.actions[middle : min(episode.playable, middle + 2)]:
                 session.step(session.act(action))
+
+
+@check("D2")
+def of_a_prefix_with_skipped_turns(case: Case) -> None:
+    """A turn without action counts in a prefix as it does in play."""
+    case.need(feature="prefix")
+    episode = case.episode(2)
+    actions = [NO_ACTION, episode.actions[0], NO_ACTION, NO_ACTION, episode.actions[1]]
+    session = case.open(fallback_reward=-0.5)
+    with session.blaming("D2"):
+        (result,) = session.step(session.start_of(episode))
+        done = 0
+        while done < len(actions) and not result.end:
+            (result,) = session.step(session.act(actions[done]))
+            done += 1
+        reset = episode.reset
+        task = reset.task if reset.HasField("task") else None
+        for turns in range(1, done + 1):
+            session.step(session.reset(0, reset.seed, split=reset.split, task=task, prefix=actions[:turns]))
 
 
 @check("D4", each_env=True)

@@ -9,24 +9,38 @@ from overworld.v1 import env_pb2 as pb
 _TURNS = 5
 
 
-@check("F1", "F2", "F4", each_env=True)
+@check("F6", "F7", "F4", each_env=True)
 def are_the_same_inline(case: Case) -> None:
     """A batch of slots with frames inline, on a transport that is asked for by name."""
     episode = case.episode(1)
     slots = min(3, max(case.info.slots_free, 1))
     session = case.open(slots, transports=[pb.TRANSPORT_INLINE])
-    with session.blaming("F1"):
+    with session.blaming("F6"):
         session.step(*(session.start_of(episode, slot) for slot in range(slots)))
         for action in episode.actions[: min(episode.playable, _TURNS)]:
             session.step(*(session.act(action, slot) for slot in range(slots)))
 
 
-@check("F4", "F5", "F1", "F2", each_env=True)
+@check("F7", "F6", "F4", each_env=True)
+def are_the_same_compressed(case: Case) -> None:
+    """With TRANSPORT_INLINE_LZ4, where it is offered: the pixels of the other transports."""
+    if pb.TRANSPORT_INLINE_LZ4 not in case.info.transports:
+        raise case.skip("the server does not offer TRANSPORT_INLINE_LZ4")
+    episode = case.episode(1)
+    slots = range(min(3, max(case.info.slots_free, 1)))
+    session = case.open(len(slots), transports=[pb.TRANSPORT_INLINE_LZ4])
+    with session.blaming("F6"):
+        session.step(*(session.start_of(episode, slot) for slot in slots))
+        for action in episode.actions[: min(episode.playable, _TURNS)]:
+            session.step(*(session.act(action, slot) for slot in slots))
+
+
+@check("F4", "F5", "F6", "F7", each_env=True)
 def are_the_same_in_shared_memory(case: Case) -> None:
     """In the shared file, where they stay until the slot's next command, whatever the other slots do."""
     session = _shared(case, 2)
     episode = case.episode(1)
-    with session.blaming("F1"):
+    with session.blaming("F6"):
         answer = session.send(session.start_of(episode, 0), session.reset(1, 5))
         session.ready(answer)
         for action in episode.actions[: min(episode.playable, _TURNS)]:
@@ -82,7 +96,7 @@ def _stays(case: Case, session: Session, response: pb.StepResponse, slot: int, o
             )
 
 
-@check("O3", "F4", "F1")
+@check("O3", "F4", "F6")
 def move_to_another_transport(case: Case) -> None:
     """Open again with other transports: the session goes on, its frames come the other way."""
     session = _shared(case, 1)

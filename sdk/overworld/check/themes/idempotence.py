@@ -27,6 +27,24 @@ def repeats_give_the_same_result(case: Case) -> None:
                 command = session.act(episode.actions[turn])
 
 
+@check("T1")
+def parts_of_a_batch_can_be_repeated(case: Case) -> None:
+    """What was sent in one batch is repeated alone, in another order, and beside a new command."""
+    case.need(slots=3)
+    episode = case.episode(2)
+    session = case.open(3)
+    with session.blaming("T1"):
+        session.step(*(session.start_of(episode, slot) for slot in range(3)))
+        commands = [session.act(episode.actions[0], slot) for slot in range(3)]
+        session.step(*commands)
+        for batch in ([commands[0]], [commands[2], commands[0]], [commands[1]], commands[::-1]):
+            session.ready(session.send(*batch), "T1")
+        following = session.act(episode.actions[1], 1)
+        session.ready(session.send(commands[0], following, commands[2]), "T1")
+        session.ready(session.send(following, commands[2]), "T1")
+        session.ready(session.send(session.act(episode.actions[1], 0), following), "T1")
+
+
 @check("T1", "R13")
 def the_last_result_stays(case: Case) -> None:
     """The result of an episode's last action is given again, unchanged, until the next reset."""
