@@ -308,7 +308,21 @@ class Case:
         if not any(episode.playable > 3 for episode in episodes):  # turns that are skipped end fewer episodes
             episodes.append(self._play(session, 12, chance, 6))
         self.close(session.name)
+        if not any(episode.ended and episode.results[-1].end == pb.END_TASK for episode in episodes):
+            episodes += self._follow_the_expert()
         return episodes
+
+    def _follow_the_expert(self) -> list[Episode]:
+        """An episode that the expert plays, which is how most come to their end; none where there is no expert."""
+        if not (self.spec.has_expert and "expert" in self.info.features):
+            return []
+        answer = self.call("Open", self.request(expert=True))
+        if answer.response is None:
+            return []
+        session = self.opened(answer)
+        episode = self._play(session, 1, random.Random(self.spec.id), 0, advised=1.0)
+        self.close(session.name)
+        return [episode]
 
     def options(self) -> dict[str, Any]:
         """The properties of the options' schema."""
@@ -331,8 +345,10 @@ class Case:
         episode.options_json = options
         return [episode] if episode.ended else []
 
-    def _play(self, session: Session, seed: int, chance: random.Random, skipped: int) -> Episode:
-        """An episode of which the first `skipped` turns are without action."""
+    def _play(
+        self, session: Session, seed: int, chance: random.Random, skipped: int, *, advised: float = 0.7
+    ) -> Episode:
+        """An episode of `skipped` turns without action, or of actions, the share `advised` from the expert if any."""
         command = session.reset(0, seed)
         episode = Episode(reset=command.reset)
         started = time.monotonic()
@@ -348,10 +364,10 @@ class Case:
             if skipped:
                 action = NO_ACTION
             else:
-                action = choose(session.spec, last, chance)
+                action = choose(session.spec, last, chance, advised)
                 # Try each entry of a small vocabulary early: one of them may be slow, or end the episode.
                 vocabulary = session.spec.action.vocabulary
-                if turns < len(vocabulary) and not last.observation.admissible and seed == 1:
+                if seed == 1 and advised < 1 and turns < len(vocabulary) and not last.observation.admissible:
                     action = pb.Action(text=vocabulary[turns])
             episode.actions.append(action)
             command = session.act(action)

@@ -48,9 +48,9 @@ def _seen(look: pb.Observation) -> tuple[list[int], list[str]]:
     return [image.xxh64 for image in look.images], [part.text for part in look.parts]
 
 
-def choose(spec: pb.EnvSpec, result: pb.SlotResult, chance: random.Random) -> pb.Action:
-    """An action for the turn after `result`: the expert's if there is one, else one of those that are listed."""
-    if result.HasField("expert") and chance.random() < 0.7:
+def choose(spec: pb.EnvSpec, result: pb.SlotResult, chance: random.Random, advised: float) -> pb.Action:
+    """An action for the turn after `result`: one that is listed, or with the chance `advised` the expert's."""
+    if result.HasField("expert") and chance.random() < advised:
         return pb.Action(text=result.expert.action.text)
     if spec.action.HasField("low"):
         return pb.Action(tensor=_tensor(spec.action, chance))

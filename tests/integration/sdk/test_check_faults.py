@@ -524,16 +524,24 @@ def empty_steps_renew_nothing(lies: Lies) -> None:
 
 def open_renews_nothing(lies: Lies) -> None:
     renew = HostedSession.renew
-    lies.patch.setattr(
-        HostedSession,
-        "renew",
-        lambda session: None if counted(lies, session.key) and is_open(session) else renew(session),
-    )
-    lies.step_request = lambda request: lies.memory.clear()
+    opened = set()
+
+    def renew_at_first(session: HostedSession) -> None:
+        if not lies.memory.get("opening") or session.key not in opened:
+            renew(session)
+        opened.add(session.key)
+
+    lies.patch.setattr(HostedSession, "renew", renew_at_first)
+    lies.open_request = lambda request: lies.memory.update(opening=request.session in lies.front._sessions)
+    lies.open = lambda request, response: lies.memory.update(opening=False)
 
 
-def is_open(session: HostedSession) -> bool:
-    return session.spec is not None
+def tasks_are_ignored(lies: Lies) -> None:
+    def change(command: pb.Command) -> None:
+        if command.HasField("reset") and command.reset.split == "ten":
+            command.reset.task = command.reset.seed % 10
+
+    commands(change)(lies)
 
 
 def leases_never_end(lies: Lies) -> None:
@@ -1046,6 +1054,7 @@ FAULTS = [
     Fault("leases never end", "L1", "leases.end", leases_never_end),
     Fault("leases end early", "L2 L4 O3", "leases.end", leases_end_early),
     Fault("empty Steps renew nothing", "L2", "leases.end", empty_steps_renew_nothing),
+    Fault("Open renews nothing", "L2", "leases.end", open_renews_nothing),
     Fault("leases end while a call waits", "L3", "leases.wait", leases_end_while_a_call_waits, env=SLOW),
     Fault("unknown sessions are opened again", "L4", "handshake. leases.end", unknown_sessions_are_opened_again),
     # Determinism
@@ -1053,6 +1062,7 @@ FAULTS = [
     Fault("seeds depend on the slot", "D1", SEEDS, slots_share_their_seed),
     Fault("seeds are floats", "D1 D3", "determinism.", seeds_are_floats),
     Fault("the seed chooses another task", "D3", "determinism.of_a_task", seeds_choose_no_task),
+    Fault("tasks are ignored", "D3", "determinism.of_other", tasks_are_ignored),
     Fault("prefixes lose an action", "D2", "determinism.of_a_prefix", prefixes_lose_an_action),
     Fault("replies are read", "D4", "determinism.of_replies", replies_are_read),
     # Actions

@@ -8,6 +8,7 @@ from overworld.check.case import Case, check
 from overworld.check.play import NO_ACTION
 from overworld.v1 import env_pb2 as pb
 
+_TASKS = 5
 _SEEDS = (0, 1, 2**53 + 1, 2**64 - 1)
 
 
@@ -123,6 +124,24 @@ def of_a_task(case: Case) -> None:
             case.refused(session.send(session.reset(0, 1, split=split, task=task)), "A4", "TASK_UNKNOWN")
     missing = "no such split, says the checker"
     case.refused(session.send(session.reset(0, 1, split=missing)), "A4", "SPLIT_UNKNOWN")
+
+
+@check("D3", each_env=True)
+def of_other_tasks(case: Case) -> None:
+    """Where different seeds show that tasks differ, different tasks under one seed must do so as well."""
+    session = case.open()
+    for split, size in sorted(case.spec.splits.items())[:5]:
+        if size < _TASKS:
+            continue
+        seeds = [session.step(session.reset(0, seed, split=split))[0] for seed in range(_TASKS)]
+        tasks = [session.step(session.reset(0, 0, split=split, task=task))[0] for task in range(_TASKS)]
+        if len({json.dumps(_look(result)) for result in tasks}) == 1 < len({json.dumps(_look(each)) for each in seeds}):
+            case.finding(
+                "D3",
+                f"resets with the tasks 0 to {_TASKS - 1} of split {split!r} under one seed",
+                came="one and the same observation, while other seeds without a task give others",
+                expected="other tasks",
+            )
 
 
 @check("D2", "R4", each_env=True)

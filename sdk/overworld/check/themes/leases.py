@@ -8,6 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from overworld.check.case import Case, check
 from overworld.check.findings import StopCheckError
+from overworld.check.play import NO_ACTION
 from overworld.check.session import Session
 from overworld.check.slow import slow_command
 from overworld.check.themes.handshake import free_slots
@@ -68,6 +69,8 @@ def end_sessions_that_are_silent(case: Case) -> None:
             expected=f"{free - 3}: its slot is free again",
         )
         return
+    for session in (empty, opening):  # an Open that did not renew has made a new session, which has no episode
+        _renewed(case, session, session.send(session.act(NO_ACTION)), called)
     case.refused(silent.send(), "L4", "SESSION_UNKNOWN")
     _opens_again(case, silent)
 

@@ -130,6 +130,29 @@ def a_pending_slot_is_busy(case: Case) -> None:
         raise case.skip("its steps are too short for a command to come while one runs")
 
 
+@check("T4")
+def a_command_too_early_does_no_harm(case: Case) -> None:
+    """The next action is sent right after a command, without waiting: refused, or executed in its turn."""
+    slow = slow_command(case)
+    session = case.open()
+    refused = 0
+    for _ in range(6):
+        slow.prepare(session)
+        command = slow.command(session)
+        following = pb.Command(episode=command.episode, turn=command.turn + 1, action=pb.Action())
+        running = [session.start(command), session.start(following)]
+        with session.blaming("T4"):
+            answers = [step() for step in running]
+            session.ready(answers[0], "T4")
+            if answers[1].response is None:  # it may have come first
+                case.refused(answers[1], "T4", "BUSY", "NOT_RESET", "TURN_SKIPPED")
+                reason = answers[1].refusal.reason if answers[1].refusal is not None else ""
+                refused += reason == "BUSY"
+                session.ready(session.send(following), "T4")
+    if not refused:
+        raise case.skip("its steps are too short for a command to come while one runs")
+
+
 @check("S5", "R10")
 def stragglers_are_pending(case: Case) -> None:
     """min_ready returns when so many are ready; the others are collected by the same commands again."""
