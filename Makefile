@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # ALFWorld's planner is compiled: by cmake 4, too, which would refuse its age, and by whatever `python` is on the path.
 export CMAKE_POLICY_VERSION_MINIMUM := 3.5
 
-.PHONY: help setup demo train test test-compose test-demo test-oldest up up-train down dist soak lint format proto bench clean
+.PHONY: help setup demo train test check-simulators test-compose test-demo test-oldest up up-train down dist soak lint format proto bench clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -112,6 +112,9 @@ dist: $(READY) ## wheels of all packages, in dist/
 	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
 		$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist $(PACKAGES:%=./%)
 	rm -rf $(PACKAGES:%=%/build)
+
+check-simulators: $(READY) ## overworld check of the four simulators and of examples/own_env
+	$(BIN)/python scripts/check_simulators
 
 soak: $(READY) ## long runs that look for leaks
 	$(BIN)/python -m pytest -m soak
