@@ -16,18 +16,18 @@ from overworld.authoring.env import Action, EnvSpec, Observation, Pixels, resolv
 from overworld.authoring.runner import Result
 from overworld.client.fleet import Fleet
 from overworld.client.moves import Move, Reset
+from overworld.client.settings import ClientSettings
 from overworld.errors import EvaluationError, SettingsError
 from overworld.evaluation.play import Agent, Step, expert, human, play, random_agent, show_in, side_by_side, write_gif
 from overworld.registry import open_registry
 from overworld.service.extras import needs_extra
-from overworld.service.settings import Settings
 
 with needs_extra("eval"):
     from rich.console import Console
     from rich.markup import escape
 
 
-class PlayConfig(Settings):
+class PlayConfig(ClientSettings):
     """Plays an env in the terminal, or has it played."""
 
     positional: ClassVar[tuple[str, ...]] = ("env",)
@@ -36,7 +36,6 @@ class PlayConfig(Settings):
     servers: str = Field(
         default="", description="env servers to play it on: addresses, or redis://host:port/0; empty: in this process"
     )
-    token: str = Field(default="", description="bearer token of the env servers", repr=False, exclude=True)
     agent: Literal["you", "expert", "random"] = Field(default="you", description="who plays")
     seed: int = Field(default=0, description="seed of the episode")
     split: str = Field(default="", description="split of the task; empty: the env's default")
@@ -80,8 +79,8 @@ def _opened(config: PlayConfig) -> Iterator[_Env]:
             resolve=runner.env.resolve,
         )
         return
-    registry = open_registry(config.servers)
-    with Fleet(registry, config.env, 1, token=config.token, options=config.options, expert=asked) as fleet:
+    registry = open_registry(config.servers, config.credentials)
+    with Fleet(registry, config.env, 1, credentials=config.credentials, options=config.options, expert=asked) as fleet:
 
         def move(move: Move) -> Result:
             [result] = fleet.step([move])
