@@ -52,9 +52,9 @@ test-demo: $(READY) ## the demo with three seeds, twice each: half an hour
 OLDEST := .venv-oldest/.ready
 OLDEST_PYTHON ?= $(shell for python in python3.12 ~/.pyenv/versions/3.12.*/bin/python $(PYTHON); do \
 	$$python -c '' 2>/dev/null && echo $$python && break; done)
-test-oldest: $(OLDEST) ## unit tests of vlm and trainer with torch 2.11, transformers 5.17 and, where it is found, Python 3.12
+test-oldest: $(OLDEST) ## tests of vlm and trainer with torch 2.11, transformers 5.17 and, where it is found, Python 3.12
 	.venv-oldest/bin/python -c 'import sys, torch, transformers; print(sys.version.split()[0], torch.__version__, transformers.__version__)'
-	.venv-oldest/bin/python -m pytest tests/unit/vlm tests/unit/trainer
+	.venv-oldest/bin/python -m pytest tests/unit/vlm tests/unit/trainer tests/integration/trainer/test_ranks.py
 
 $(OLDEST): constraints.txt VERSION $(PACKAGES:%=%/pyproject.toml)
 	rm -rf .venv-oldest

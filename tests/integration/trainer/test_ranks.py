@@ -26,6 +26,9 @@ ENVS = [
 """Slots that two ranks cannot share evenly; steps that fail, replies without an action, time limits."""
 
 
+TABLE = {"every": 1, "episodes": 1000}
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:
     arguments = ("--workers", "2", "--slots", "64", "--allow-expert")
@@ -45,7 +48,7 @@ def untied(obedient_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def fields(server: ServerProcess, folder: Path, model: Path, parallel: str, /, **changes: Any) -> dict[str, Any]:
-    common = {"envs": ENVS, "updates": UPDATES, "checkpoint_every": 1, "parallel": parallel, "temperature": 0.7}
+    common = {"envs": ENVS, "updates": UPDATES, "checkpoint_every": 1, "parallel": parallel, "table": TABLE}
     return run_fields(server, folder, model, **common | changes)
 
 
@@ -59,13 +62,17 @@ def differences(ours: Path, theirs: Path) -> float:
     return largest
 
 
-def replies(folder: Path) -> list[list[str]]:
-    """What was replied in the episodes of a run's tables."""
-    places = sorted(folder.glob("episodes/update-*/*"))
-    return [[turn.reply for turn in episode.turns] for place in places for episode in EpisodeFolder(place)]
+def replies(folder: Path) -> dict[tuple[str, Any], list[str]]:
+    """What was replied in the episodes of a run's tables, by env and task."""
+    folders = [EpisodeFolder(place) for place in folder.glob("episodes/update-*/*")]
+    return {
+        (folder.spec.id, episode.seed): [turn.reply for turn in episode.turns]
+        for folder in folders
+        for episode in folder
+    }
 
 
-CASES = {
+CASES: dict[str, tuple[str, dict[str, Any], bool]] = {
     "whole, replicated": ("replicate", {}, True),
     "whole, sharded": ("shard", {}, False),
     "adapter, replicated": ("replicate", {"lora": {"r": 4, "alpha": 8}}, False),
@@ -82,11 +89,12 @@ def test_two_ranks_come_to_the_numbers_of_one(
     path = untied if cut else obedient_folder
     model = {"model": {"path": str(path)} | settings}
     one, two = tmp_path / "one", tmp_path / "two"
-    train(run_settings(server, one, path, envs=ENVS, updates=UPDATES, checkpoint_every=1, **model))
+    train(run_settings(server, one, path, envs=ENVS, updates=UPDATES, checkpoint_every=1, table=TABLE, **model))
     run_ranks(tmp_path, fields(server, two, path, parallel, **model), 2)
     assert differences(two, one) < 1e-5
-    # The same replies were drawn: open episodes are where they were, with the same actions.
     assert progress(two, UPDATES)["slots"] == progress(one, UPDATES)["slots"]
+    assert len(replies(two)) >= 3
+    assert replies(two).items() <= replies(one).items()  # rank 0 writes tables of its own slots
     ours, theirs = (folder / "checkpoints" / f"{UPDATES:06}" for folder in (two, one))
     files = [sorted(path.relative_to(folder) for path in folder.rglob("*")) for folder in (ours, theirs)]
     assert files[0] == files[1]
