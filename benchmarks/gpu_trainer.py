@@ -287,7 +287,7 @@ def update(vlm: VLM, config: str) -> Iterator[Row]:
                 samples = make_samples(rollout, vlm, Reference(vlm), critic, settings, stopwatch)
                 learner.update(samples, 0)
                 seconds = stopwatch.take()
-        metrics = throughput.metrics(rollout, samples, seconds)
+        metrics = throughput.metrics(rollout, seconds)
         total = sum(seconds.values())
         how = f"checkpointing {'on' if checkpointing else 'off'}, {vlm.batch_tokens} tokens at once"
         setting = f"{config}, {slots} slots x {size.rollout_steps} steps, {new_tokens} tokens, {how}"
@@ -344,7 +344,15 @@ def _episodes(slots: int, frame: int) -> Episodes:
     """Players in the midst of their episodes."""
     fleet, conversations, results = _players(slots, frame)
     players = [
-        Player(env=0, slot=slot, fleet=cast("Fleet", fleet), conversation=conversation, result=result, turn=HISTORY)
+        Player(
+            env=0,
+            slot=slot,
+            place=slot,
+            fleet=cast("Fleet", fleet),
+            conversation=conversation,
+            result=result,
+            turn=HISTORY,
+        )
         for slot, (conversation, result) in enumerate(zip(conversations, results, strict=True))
     ]
     return Episodes([cast("Fleet", fleet)], players, lambda env, slot, episode: Reset(slot))

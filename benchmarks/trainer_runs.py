@@ -182,24 +182,22 @@ def _settings() -> dict[str, Any]:
     return {**SETTINGS, "model": {**SETTINGS["model"], "path": str(_start())}}
 
 
-@functools.cache
-def _start() -> Path:
-    """A tiny model that replies in the right form, made once."""
-    folder = Path(_temporary("overworld-start-").name)
+def clone(folder: Path, settings: Mapping[str, Any]) -> Path:
+    """Makes a tiny model that replies as these settings ask for, somewhere in an empty folder, and says where."""
     # Short episodes, so that it sees prompts with fewer frames, too.
     envs = [{"id": "bench/Frames", "slots": 4, "options": {"size": 112, "max_turns": 12}}]
-    settings = {
-        **SETTINGS,
-        "updates": 1,
-        "envs": envs,
-        "model": {"path": "tiny"},
-        "clone": {"updates": 150, "lr": 4e-3},
-    }
-    (update,) = Alternative(ROOT).updates(folder, settings)
+    cloning = {"updates": 1, "envs": envs, "model": {"path": "tiny"}, "clone": {"updates": 150, "lr": 4e-3}}
+    (update,) = Alternative(ROOT).updates(folder, {**settings, **cloning})
     metrics = update["metrics"]
     if metrics["replies/unparseable"] + metrics["replies/inadmissible"] > 0.2:
         sys.exit(f"the cloned model does not reply in the right form: {metrics}")
     return folder / "run" / "checkpoints" / "000000" / "weights"
+
+
+@functools.cache
+def _start() -> Path:
+    """A tiny model that replies in the right form, made once."""
+    return clone(Path(_temporary("overworld-start-").name), SETTINGS)
 
 
 @functools.cache

@@ -1,14 +1,16 @@
 """Settings and samples for tests of the learner."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.critic import Critic
 from overworld_trainer.learner import Learner
-from overworld_trainer.rollout import Step
-from overworld_trainer.samples import Samples
+from overworld_trainer.rollout import Rollout, Step
+from overworld_trainer.samples import Decision, Samples
+from overworld_vlm.batch import Prompt
 from overworld_vlm.engine import Engine
 from overworld_vlm.load import VLM
 from overworld_vlm.writer import Request
@@ -16,6 +18,9 @@ from torch import nn
 
 from tests.support.optional import present
 from tests.support.tiny_vlm import mixed_prompts
+
+PROMPT = Prompt(ids=torch.zeros(1), positions=torch.zeros(1, 1), next=1, pictures=())
+"""For what does not look at prompts."""
 
 WHOLE = 1000
 """A minibatch size that takes in all samples."""
@@ -68,10 +73,10 @@ def make_samples(
         )
         for request in requests
     ]
+    old_logps = [step.logps + noise * draw(len(step.logps)) for step in steps]
+    ref_logps = [step.logps + noise * draw(len(step.logps)) for step in steps]
     return Samples(
-        steps=steps,
-        old_logps=[step.logps + noise * draw(len(step.logps)) for step in steps],
-        ref_logps=[step.logps + noise * draw(len(step.logps)) for step in steps],
+        decisions=dict(enumerate(map(Decision, steps, old_logps, ref_logps))),
         advantages=draw(count),
         weights=torch.ones(count),
         features=torch.stack([present(step.features) for step in steps]),
@@ -80,6 +85,27 @@ def make_samples(
         slots=torch.arange(count),
         advantage_std=1.0,
     )
+
+
+def rollout_of(steps: list[list[Step]], reward_scales: Sequence[float] = (1.0,)) -> Rollout:
+    """A rollout, one row per slot, all of it played here."""
+    return Rollout(
+        steps=steps,
+        next_prompts=[],
+        rows=[list(range(len(steps)))],
+        rank=0,
+        records=[[step.record for step in row] for row in steps],
+        episodes=[],
+        reward_scales=list(reward_scales),
+    )
+
+
+def old_logps(samples: Samples) -> list[torch.Tensor]:
+    return [decision.old_logps for decision in samples.decisions.values()]
+
+
+def ref_logps(samples: Samples) -> list[torch.Tensor]:
+    return [decision.ref_logps for decision in samples.decisions.values()]
 
 
 def changed(samples: Samples, **fields: Any) -> Samples:

@@ -88,10 +88,12 @@ def write(
     config: Mapping[str, Any],
     provenance: Mapping[str, Mapping[str, str]],
     used_expert: bool,
+    state: Mapping[str, Tensor] | None = None,
 ) -> Manifest:
     """Writes a checkpoint. It appears at `folder` complete or not at all, even if the machine loses power.
 
     `base` is the folder of the model that an adapter belongs to. `write_trainer` fills the folder that it is given.
+    `state` are the weights, if they are not those that the model holds (`VLM.gathered`).
     Raises WriteError if the disk is full or fails.
     """
     unfinished = folder.with_name(f".{folder.name}.unfinished")
@@ -105,10 +107,11 @@ def write(
             assert base is not None
             base_entry = Base(path=_reference(base, folder), digest=weights_digest(base))
             vlm.model.peft_config["default"].base_model_name_or_path = base_entry.path
-            vlm.model.save_pretrained(weights, save_embedding_layers=False)  # they are the base's
+            # Embeddings are the base's.
+            vlm.model.save_pretrained(weights, save_embedding_layers=False, state_dict=state)
             save_processors(vlm, weights)
         else:
-            save(vlm, weights)
+            save(vlm, weights, state)
         if critic is not None:
             save_file({name: tensor.contiguous() for name, tensor in critic.items()}, unfinished / "critic.safetensors")
         if write_trainer is not None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +22,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from overworld_vlm.budget import MAX_BATCH_TOKENS
 from overworld_vlm.families import FAMILIES, Family
+from overworld_vlm.sharding import full, shard, whole
 from overworld_vlm.vision import Vision
+
+T = TypeVar("T")
 
 
 class ModelError(Exception):
@@ -32,13 +36,15 @@ class ModelError(Exception):
 class VLM:
     """A model with its tokenizer and image processor. `model` may be wrapped by PEFT.
 
-    `batch_tokens` is how many tokens, padding included, go through it at once; see `budget`.
+    `batch_tokens` is how many tokens, padding included, go through it at once; see `budget`. `sharded`: whether its
+    weights are cut into one part per process.
     """
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
     image_processor: Any
     batch_tokens: int = MAX_BATCH_TOKENS
+    sharded: bool = field(default=False, init=False)
 
     def __repr__(self) -> str:
         weights = sum(parameter.numel() for parameter in self.model.parameters())
@@ -68,6 +74,39 @@ class VLM:
         vlm = VLM(model, self.tokenizer, self.image_processor, self.batch_tokens)
         vlm.vision = self.vision
         return vlm
+
+    def shard(self) -> None:
+        """Cuts the weights into one part per process; see `sharding`. A frozen vision tower stays whole."""
+        shard(self.core, [weight for weight in self.vision.parameters() if not weight.requires_grad])
+        self.vision.weights = list(self.vision.parameters())
+        self.sharded = True
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Has all weights at hand within, if they are sharded: no gradients, and processes need not do the same."""
+        return whole(self.core) if self.sharded else nullcontext()
+
+    def gathered(self, *, keep: bool) -> dict[str, torch.Tensor] | None:
+        """The trained weights, put together on the CPU, if they are sharded: all processes must call this.
+
+        Only those that `keep` them get any. Weights that share their memory share it here as well.
+        """
+        if not self.sharded:
+            return None
+        known: dict[int, torch.Tensor] = {}
+        state = {}
+        for name, weight in self.model.state_dict(keep_vars=True).items():
+            if isinstance(self.model, PeftModel) and not weight.requires_grad:
+                continue
+            if id(weight) not in known:
+                together = full(weight.detach())
+                known[id(weight)] = together.cpu() if keep else torch.empty(0)
+            state[name] = known[id(weight)]
+        return state
+
+    def through(self, function: Callable[..., T], *args: Any) -> T:
+        """Calls a function that uses the weights and may be asked for gradients; it gives tensors."""
+        result: T = self.core.through(function, *args) if self.sharded else function(*args)
+        return result
 
     def share_vision(self, other: VLM) -> None:
         """Replaces its vision tower by the equal one of `other`: one copy in memory, one memory of features."""
@@ -219,9 +258,12 @@ def with_images_of(
     return other
 
 
-def save(vlm: VLM, folder: str | Path) -> None:
-    """Writes a whole model in the layout that `load`, transformers and vLLM read."""
-    vlm.core.save_pretrained(folder)
+def save(vlm: VLM, folder: str | Path, state: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Writes a whole model in the layout that `load`, transformers and vLLM read.
+
+    state  its weights, if they are not those that the model holds (`VLM.gathered`)
+    """
+    vlm.core.save_pretrained(folder, state_dict=state)
     save_processors(vlm, folder)
 
 

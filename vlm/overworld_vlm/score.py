@@ -49,18 +49,23 @@ def score(
 ) -> Scores:
     """Scores replies (int64 [T_b], at least one token each) to prompts, with gradients where they are enabled."""
     batch = collate(vlm, prompts, replies)
-    hidden = hidden_states(vlm, batch)
-    lengths = torch.tensor([len(reply) for reply in replies], device=hidden.device)
-    mask = torch.arange(max(map(len, replies)), device=hidden.device) < lengths[:, None]
+    lengths = torch.tensor([len(reply) for reply in replies], device=batch.ids.device)
+    mask = torch.arange(max(map(len, replies)), device=batch.ids.device) < lengths[:, None]
     rows, tokens = mask.nonzero(as_tuple=True)
     at = batch.prompt_lengths[rows] + tokens
-    # Token t of a reply is predicted at the position before it.
-    logps, entropies = _score_tokens(vlm, hidden[rows, at - 1], batch.ids[rows, at], temperature, entropy)
+
+    def forward() -> tuple[Tensor, Tensor | None, Tensor]:
+        hidden = hidden_states(vlm, batch)
+        # Token t of a reply is predicted at the position before it.
+        scored = _score_tokens(vlm, hidden[rows, at - 1], batch.ids[rows, at], temperature, entropy)
+        return *scored, prompt_features(hidden, batch.prompt_lengths, value_input)
+
+    logps, entropies, features = vlm.through(forward)
     return Scores(
         logps=_spread(logps, mask),
         entropy=None if entropies is None else _spread(entropies, mask),
         mask=mask,
-        features=prompt_features(hidden, batch.prompt_lengths, value_input),
+        features=features,
     )
 
 

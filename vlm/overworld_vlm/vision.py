@@ -15,6 +15,7 @@ from torch import Tensor
 
 from overworld_vlm.families import Family, Layout
 from overworld_vlm.kernels import row_by_row
+from overworld_vlm.sharding import local
 
 DEFAULT_MEMORY = 1 << 30
 """Bytes of features that are kept unless set otherwise."""
@@ -58,9 +59,12 @@ class Vision:
         self.memory = memory
         self._core = core
         self._family = family
+        self.weights: list[torch.nn.Parameter] | None = None
+        """The tower's weights if they are sharded: the parts, which stay the same objects while they are put together
+        and taken apart again."""
         self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
         self._bytes = 0
-        self._weights: tuple[tuple[int, int], ...] = ()
+        self._weights: tuple[tuple[int, int, int], ...] = ()
 
     def __repr__(self) -> str:
         return f"Vision({len(self._kept)} pictures kept, {self._bytes:,} of {self.memory:,} bytes)"
@@ -73,7 +77,7 @@ class Vision:
         if not pictures:
             return None
         different = {picture.digest: picture for picture in pictures}
-        if torch.is_grad_enabled() and any(weight.requires_grad for weight in self._parameters()):
+        if torch.is_grad_enabled() and any(weight.requires_grad for weight in self.parameters()):
             features = dict(zip(different, self._encode(list(different.values())), strict=True))
         else:
             features = self._recall(different)
@@ -134,7 +138,10 @@ class Vision:
 
     def _forget_outdated(self) -> None:
         """Forgets everything if a weight has changed since, or if adapters in the tower may be switched on and off."""
-        weights = tuple((weight.data_ptr(), weight._version) for weight in self._parameters())
+        # Of a sharded weight, an optimizer changes the whole's version, and a copy into the part the part's.
+        weights = tuple(
+            (local(weight).data_ptr(), weight._version, local(weight)._version) for weight in self.parameters()
+        )
         adapted = any(isinstance(module, BaseTunerLayer) for tower in self._towers() for module in tower.modules())
         if adapted or weights != self._weights:
             self._kept.clear()
@@ -144,7 +151,10 @@ class Vision:
     def _towers(self) -> list[torch.nn.Module]:
         return [getattr(self._core.model, name) for name in self._family.vision]
 
-    def _parameters(self) -> Iterable[torch.nn.Parameter]:
+    def parameters(self) -> Iterable[torch.nn.Parameter]:
+        """The tower's weights."""
+        if self.weights is not None:
+            return self.weights
         return (weight for tower in self._towers() for weight in tower.parameters())
 
 

@@ -17,7 +17,7 @@ from overworld.check.play import NO_ACTION, Episode, choose
 from overworld.check.session import Session
 from overworld.check.wire import Answer, Wire
 from overworld.errors import Reason
-from overworld.service.settings import is_loopback
+from overworld.service.addresses import host_of, is_loopback
 from overworld.v1 import env_pb2 as pb
 
 _MAX_HANGS = 3
@@ -78,7 +78,7 @@ class Run:
     @property
     def local(self) -> bool:
         """Whether the server is reached through loopback."""
-        return is_loopback(self.wire.address.rpartition(":")[0].strip("[]"))
+        return is_loopback(host_of(self.wire.address))
 
     def comparing(self, env: str) -> bool:
         """Whether results of the same history are compared."""

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overworld.authoring import catalogue
+from overworld.authoring.concurrency import resolved, wait_for
 from overworld.authoring.env import Action, End, Env, EnvSpec, Expert, Image, Observation, Transition
 from overworld.check.audit import spec_faults
 from overworld.check.author import Called, call, disturb_global_chance, located
@@ -70,8 +71,6 @@ def check_env(name: str, *, timeout: float = 20.0, on_check: Callable[[str], Non
 
 def load(name: str) -> dict[str, type[Env]]:
     """Env id -> class; modules of the current folder are found, too. Raises SettingsError."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
         return catalogue.load([name])
     except OverworldError:
@@ -376,13 +375,13 @@ class _EnvCheck:
 def replayed(request: dict[str, Any]) -> list[str]:
     """The turns of an episode, for a comparison with another process; `request` is what `_in_another_process` sends."""
     env = load(request["name"])[request["env"]]()
-    look = env.reset(request["seed"], request["split"], request["task"])
+    look = wait_for(resolved(env.reset(request["seed"], request["split"], request["task"])))
     metrics: Mapping[str, float] = {}
     seen: list[Seen] = [_seen(look)]
     for data in request["actions"]:
         action = action_from_proto(pb.Action.FromString(bytes.fromhex(data)))
         executed = None if action is None else env.resolve(action, look)
-        transition = env.skip(look, metrics) if executed is None else env.step(executed)
+        transition = env.skip(look, metrics) if executed is None else wait_for(resolved(env.step(executed)))
         look = transition.observation
         metrics = transition.metrics
         seen.append(_turn(transition))

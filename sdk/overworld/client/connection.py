@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from overworld.client.gate import Gate
 from overworld.client.ledger import Ledger
 from overworld.client.opening import open_session
 from overworld.client.results import Results, read_response, read_results
-from overworld.errors import CallFailedError, ContractError, Reason, ServerError
+from overworld.errors import CallFailedError, ContractError, Reason, Retry, ServerError
 from overworld.v1 import env_pb2 as pb
 
 _logger = logging.getLogger(__name__)
@@ -37,13 +38,14 @@ class Connection:
         *,
         connect: Callable[[str], Channel],
         shared_memory: bool,
+        compress: bool,
         copy: bool,
     ) -> None:
         self.draining = False
         self._request = request
         self._ledger = ledger
         self._connect = connect
-        self._shared_memory = shared_memory
+        self._open = functools.partial(open_session, shared_memory=shared_memory, compress=compress)
         self._copy = copy
         self._gate = Gate()  # steps pass; rebuilding the session closes the gate
         self._rebuilt = 0  # how often
@@ -51,7 +53,7 @@ class Connection:
         self._closed = threading.Event()
         self._channel = connect(address)
         try:
-            self.opened = open_session(self._channel, request, shared_memory=shared_memory, before=None)
+            self.opened = self._open(self._channel, request, before=None)
             """What the server granted, the last time that the session was opened."""
         except BaseException:
             self._channel.close()
@@ -84,6 +86,9 @@ class Connection:
                 if rebuilt == self._rebuilt:  # otherwise the session may be on another server by now
                     backoff.wait(error)
             except ContractError as error:
+                if error.reason.retry is Retry.LATER:
+                    backoff.wait(error)
+                    continue
                 if error.reason is not Reason.SESSION_UNKNOWN:
                     raise
                 with self._gate.closed():
@@ -122,7 +127,8 @@ class Connection:
         data = self._channel.attempt("Step", self._step_request(sent, min_ready), timeout)
         with self._channel.reading("Step"):
             response, frames = read_response(data, sent, self.opened.vocabulary, min_ready)
-            results = iter(read_results(response, frames, self.opened.shared, copy=self._copy))
+            opened = self.opened
+            results = iter(read_results(response, frames, opened.shared, compressed=opened.compressed, copy=self._copy))
         self.draining = response.draining
         self._watch_rewards(response)
         for command, answer in zip(sent, response.results, strict=True):
@@ -160,7 +166,7 @@ class Connection:
         backoff = channel.backoff("Step")
         replays = self._ledger.replays()
         while True:
-            opened = open_session(channel, self._request, shared_memory=self._shared_memory, before=self.opened)
+            opened = self._open(channel, self._request, before=self.opened)
             limit = opened.max_request_bytes - self._step_request().ByteSize()
             fitting = [replay for replay in replays if _size(replay) <= limit]
             parts = _parts(fitting, limit)
@@ -170,7 +176,7 @@ class Connection:
             except CallLostError as error:
                 backoff.wait(error)
             except ContractError as error:
-                if error.reason is not Reason.SESSION_UNKNOWN:
+                if error.reason is not Reason.SESSION_UNKNOWN and error.reason.retry is not Retry.LATER:
                     raise
                 backoff.wait(error)
         with channel.reading("Step"):

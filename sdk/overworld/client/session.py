@@ -24,6 +24,7 @@ from overworld.client.connection import Connection
 from overworld.client.ledger import Ledger
 from overworld.client.moves import Moves, Reset
 from overworld.client.results import Results
+from overworld.service.credentials import Credentials
 from overworld.v1 import env_pb2 as pb
 
 _MAX_CALLS = 8
@@ -35,9 +36,11 @@ class Session:
     address        "host:port".
     options        The env's options, as its options_schema says.
     token          Bearer token, if the server asks for one.
+    credentials    Instead of the token: all that is needed for TLS, and for tokens that change.
     fallback       What happens to an action that cannot be executed; `fallback_reward` is the reward of a skipped turn.
     expert         Whether results carry the expert's advice.
     shared_memory  Whether frames may come through shared memory where that is possible.
+    compress       Whether frames that do not come through shared memory are compressed: worth it on slow links.
     copy           Whether pixels are the caller's to keep, and checked to be the ones that the env drew. False saves
                    the time: then what comes through shared memory is valid until the slot's next move.
     lease          Seconds that the server keeps the session after this process is gone.
@@ -58,16 +61,19 @@ class Session:
         *,
         options: Mapping[str, Any] | None = None,
         token: str = "",
+        credentials: Credentials | None = None,
         fallback: Fallback = Fallback.SKIP,
         fallback_reward: float = 0.0,
         expert: bool = False,
         shared_memory: bool = True,
+        compress: bool = False,
         copy: bool = True,
         lease: float = 30.0,
         retry_budget: float = 120.0,
         step_timeout: float | None = None,
     ) -> None:
         self.name = str(uuid.uuid4())
+        trusted = credentials or Credentials(token=token)
         self.fallback = fallback
         self.fallback_reward = fallback_reward
         self.expert = expert
@@ -87,8 +93,9 @@ class Session:
             address,
             request,
             self._ledger,
-            connect=lambda address: Channel(address, token, retry_budget, step_timeout),
+            connect=lambda address: Channel(address, trusted, retry_budget, step_timeout),
             shared_memory=shared_memory,
+            compress=compress,
             copy=copy,
         )
         self._submitted = ThreadPoolExecutor(_MAX_CALLS, f"session-{self.name[:8]}")  # starts threads on first use

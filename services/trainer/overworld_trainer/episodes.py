@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import queue
 import threading
 from collections import Counter
@@ -13,9 +14,10 @@ from typing import TypedDict
 
 from overworld import Act, End, Fallback, Fleet, Reset, Result, open_registry
 from overworld.errors import OverworldError
-from overworld.evaluation.conversation import Conversation, Message, Recipe
+from overworld.evaluation.conversation import Conversation, Message
 
 from overworld_trainer.config import EnvConfig, TrainerConfig
+from overworld_trainer.ranks import Ranks
 
 _MAX_RESETS = 3
 _MAX_CALLS = 8
@@ -56,7 +58,8 @@ class Player:
     """A slot of an env server and the episode that is played in it.
 
     env      number of the env in the settings
-    slot     number within the fleet; with `env` and `episode` it names seeds and noise
+    slot     number among all of the env's slots, on whichever rank; with `env` and `episode` it names seeds and noise
+    place    number within the fleet
     turn     moves made in this episode
     reward   sum of this episode's rewards
     result   the latest
@@ -64,6 +67,7 @@ class Player:
 
     env: int
     slot: int
+    place: int
     fleet: Fleet
     conversation: Conversation
     result: Result
@@ -125,10 +129,13 @@ class _Outbox:
 
 
 class Episodes:
-    """The players of all of a run's envs. `state` and `open` take open episodes across a restart."""
+    """This rank's players of all of a run's envs. `state` and `open` take open episodes across a restart."""
 
-    def __init__(self, fleets: Sequence[Fleet], players: Sequence[Player], reset: EpisodeReset) -> None:
+    def __init__(
+        self, fleets: Sequence[Fleet], players: Sequence[Player], reset: EpisodeReset, ranks: Ranks | None = None
+    ) -> None:
         self.players = list(players)
+        self._ranks = ranks or Ranks()
         self._fleets = list(fleets)
         self._reset = reset
         self._outboxes = [_Outbox() for _ in self._fleets]
@@ -144,20 +151,27 @@ class Episodes:
         state: Sequence[PlayerState] | None = None,
         *,
         expert: bool = False,
+        ranks: Ranks | None = None,
     ) -> Episodes:
         """Takes slots on the env servers and brings every player to where `state` says; without it, to a first episode.
 
-        `expert` asks the envs for their experts' advice. Raises EnvError and what `Fleet` raises.
+        `expert` asks the envs for their experts' advice. With several `ranks`, this one takes its share of the slots;
+        `state` is that of all. Raises EnvError and what `Fleet` raises.
         """
+        ranks = ranks or Ranks()
+        shares = [ranks.share(env.slots) for env in config.envs]
 
         def reset(env: int, slot: int, episode: int) -> Reset:
             return Reset(seed(env, slot, episode), config.envs[env].split)
 
         with contextlib.ExitStack() as opened:
-            fleets = [opened.enter_context(_open_fleet(config, env, expert)) for env in config.envs]
-            players = _restore(fleets, config.recipe, reset, state)
+            fleets = [
+                opened.enter_context(_open_fleet(config, env, len(share), expert))
+                for env, share in zip(config.envs, shares, strict=True)
+            ]
+            players = _restore(fleets, shares, config, reset, state)
             opened.pop_all()
-        return cls(fleets, players, reset)
+        return cls(fleets, players, reset, ranks)
 
     def __enter__(self) -> Episodes:
         return self
@@ -187,8 +201,13 @@ class Episodes:
         return [max(abs(fleet.spec.reward_min), abs(fleet.spec.reward_max)) or 1.0 for fleet in self._fleets]
 
     def state(self) -> list[PlayerState]:
-        """What `open` needs to bring every player back to where it is."""
-        return [{"episode": one.episode, "actions": list(one.actions), "reward": one.reward} for one in self.players]
+        """What `open` needs to bring every player, of all ranks, back to where it is. All of them must ask for it."""
+        own = [
+            (one.env, one.slot, {"episode": one.episode, "actions": one.actions, "reward": one.reward})
+            for one in self.players
+        ]
+        gathered = [entry for part in self._ranks.gather(json.dumps(own).encode()) for entry in json.loads(part)]
+        return [state for _, _, state in sorted(gathered, key=lambda entry: entry[:2])]
 
     def task(self, player: Player) -> Reset:
         """The move that began a player's episode."""
@@ -244,14 +263,14 @@ class Episodes:
 
     def _play(self, fleet: Fleet, acts: Mapping[Player, Act]) -> _Arrived:
         """Moves the players and begins the next episode of those whose episode is over."""
-        played = {result.slot: result for result in fleet.step({player.slot: act for player, act in acts.items()})}
+        played = {result.slot: result for result in fleet.step({player.place: act for player, act in acts.items()})}
         over = {
-            player.slot: self._reset(player.env, player.slot, player.episode + 1)
+            player.place: self._reset(player.env, player.slot, player.episode + 1)
             for player in acts
-            if played[player.slot].end or played[player.slot].error
+            if played[player.place].end or played[player.place].error
         }
         fresh = {result.slot: result for result in fleet.step(over)} if over else {}
-        return {player: (played[player.slot], fresh.get(player.slot)) for player in acts}
+        return {player: (played[player.place], fresh.get(player.place)) for player in acts}
 
     def _advance(self, player: Player, result: Result, fresh: Result | None) -> Played:
         turn, final, statistics = player.turn, None, None
@@ -276,20 +295,20 @@ class Episodes:
         for attempt in range(_MAX_RESETS):
             if attempt:
                 reset = self._reset(player.env, player.slot, player.episode + 1)
-                (fresh,) = player.fleet.step({player.slot: reset})
+                (fresh,) = player.fleet.step({player.place: reset})
             player.episode, player.turn, player.actions, player.reward = player.episode + 1, 0, [], 0.0
             if fresh.error is None:
                 return fresh
         raise EnvError(f"{player.fleet.spec.id}: {_MAX_RESETS} episodes in a row could not be started: {fresh.error}")
 
 
-def _open_fleet(config: TrainerConfig, env: EnvConfig, expert: bool) -> Fleet:
+def _open_fleet(config: TrainerConfig, env: EnvConfig, slots: int, expert: bool) -> Fleet:
     """Slots for one of the run's envs."""
     return Fleet(
-        open_registry(config.servers),
+        open_registry(config.servers, config.credentials),
         env.id,
-        env.slots,
-        token=config.token,
+        slots,
+        credentials=config.credentials,
         options=env.options,
         fallback=Fallback.SKIP,
         fallback_reward=env.fallback_reward,
@@ -299,32 +318,36 @@ def _open_fleet(config: TrainerConfig, env: EnvConfig, expert: bool) -> Fleet:
 
 
 def _restore(
-    fleets: Sequence[Fleet], recipe: Recipe, reset: EpisodeReset, state: Sequence[PlayerState] | None
+    fleets: Sequence[Fleet],
+    shares: Sequence[range],
+    config: TrainerConfig,
+    reset: EpisodeReset,
+    state: Sequence[PlayerState] | None,
 ) -> list[Player]:
     """Players in the episodes that `state` describes; without a state, at the start of their first ones.
 
     The actions are replayed one by one, not as a prefix, since the prompt may show several turns. Raises EnvError.
     """
-    places = [(env, slot) for env, fleet in enumerate(fleets) for slot in range(len(fleet))]
-    state = state or [{"episode": 0, "actions": [], "reward": 0.0} for _ in places]
-    if len(state) != len(places):
+    slots = [(env, slot) for env, settings in enumerate(config.envs) for slot in range(settings.slots)]
+    state = state or [{"episode": 0, "actions": [], "reward": 0.0} for _ in slots]
+    if len(state) != len(slots):
         raise EnvError(
-            f"the checkpoint knows {len(state)} slots, the settings ask for {len(places)}: give each env as many as it "
+            f"the checkpoint knows {len(state)} slots, the settings ask for {len(slots)}: give each env as many as it "
             "had, or choose another run folder"
         )
-    moves = [
-        [reset(env, slot, entry["episode"]), *entry["actions"]]
-        for (env, slot), entry in zip(places, state, strict=True)
-    ]
-    conversations = [Conversation(fleets[env].spec, recipe) for env, _ in places]
+    entries = [(env, slot, entry) for (env, slot), entry in zip(slots, state, strict=True) if slot in shares[env]]
+    moves = [[reset(env, slot, entry["episode"]), *entry["actions"]] for env, slot, entry in entries]
+    conversations = [Conversation(fleets[env].spec, config.recipe) for env, _, _ in entries]
     latest: dict[int, Result] = {}
     for turn in range(max(map(len, moves))):
-        for env, fleet in enumerate(fleets):
-            here = {slot: n for n, (of, slot) in enumerate(places) if of == env and turn < len(moves[n])}
-            for result in fleet.step({slot: moves[n][turn] for slot, n in here.items()}) if here else ():
+        for env, (fleet, share) in enumerate(zip(fleets, shares, strict=True)):
+            here = {
+                slot - share.start: n for n, (of, slot, _) in enumerate(entries) if of == env and turn < len(moves[n])
+            }
+            for result in fleet.step({place: moves[n][turn] for place, n in here.items()}) if here else ():
                 n = here[result.slot]
                 if result.error or result.end:
-                    verb = "replayed" if state[n]["actions"] else "started"
+                    verb = "replayed" if entries[n][2]["actions"] else "started"
                     raise EnvError(f"{fleet.spec.id}: an episode could not be {verb}: {result.error or result.end}")
                 conversations[n].observe(result)
                 latest[n] = result
@@ -332,6 +355,7 @@ def _restore(
         Player(
             env=env,
             slot=slot,
+            place=slot - shares[env].start,
             fleet=fleets[env],
             conversation=conversations[n],
             result=latest[n],
@@ -340,5 +364,5 @@ def _restore(
             actions=list(entry["actions"]),
             reward=entry["reward"],
         )
-        for n, ((env, slot), entry) in enumerate(zip(places, state, strict=True))
+        for n, (env, slot, entry) in enumerate(entries)
     ]

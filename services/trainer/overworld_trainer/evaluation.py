@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from overworld import EnvSpec, Fleet, Reset, open_registry
@@ -34,6 +34,7 @@ from overworld_trainer.config import EnvConfig, EvaluationConfig, TrainerConfig
 from overworld_trainer.folders import env_folders, update_folder
 from overworld_trainer.metrics import Metric, Metrics
 from overworld_trainer.run import Run
+from overworld_trainer.stop import Stop
 
 _logger = logging.getLogger(__name__)
 
@@ -79,30 +80,29 @@ class PolicyModel:
 class Evaluations:
     """A run's evaluations: those that were made, and the next one."""
 
-    def __init__(
-        self, run: Run, vlm: VLM, tasks: Sequence[Sequence[Reset]], *, update: int, interrupted: Callable[[], bool]
-    ) -> None:
+    def __init__(self, run: Run, vlm: VLM, tasks: Sequence[Sequence[Reset]], *, update: int, stop: Stop) -> None:
         self._run = run
         self._vlm = vlm
         self._tasks = tasks
         self._known = update  # evaluations up to this one are those of this run; later ones are left over
-        self._interrupted = interrupted
+        self._stop = stop
         self._folder = run.folder / _FOLDER
         self._reports: dict[int, list[_Figures]] = {}  # that have been read
 
     @classmethod
-    def open(cls, run: Run, vlm: VLM, *, update: int, interrupted: Callable[[], bool]) -> Evaluations:
+    def open(cls, run: Run, vlm: VLM, *, update: int, stop: Stop) -> Evaluations:
         """Chooses the episodes and sees whether the env servers have room for them, before the run costs anything.
 
-        The run begins or is resumed after so many updates; evaluations of later ones are made again. When `interrupted`
-        says so, an evaluation is broken off. Raises SettingsError and what `Fleet` raises.
+        The run begins or is resumed after so many updates; evaluations of later ones are made again. Asked to stop, an
+        evaluation is broken off. Of several ranks the first one plays and reads the folder, and the others wait for it.
+        Raises SettingsError and what `Fleet` raises.
         """
         tasks = []
-        if run.config.evaluation.every:
+        if run.config.evaluation.every and run.ranks.first:
             for env in run.config.envs:
                 with _open_fleet(run.config, env) as fleet:
                     tasks.append(choose_tasks(fleet.spec, env, run.config.evaluation))
-        return cls(run, vlm, tasks, update=update, interrupted=interrupted)
+        return cls(run, vlm, tasks, update=update, stop=stop)
 
     def __repr__(self) -> str:
         return f"Evaluations({self._folder}, {sum(map(len, self._tasks))} episodes each)"
@@ -112,13 +112,19 @@ class Evaluations:
         every = self._run.config.evaluation.every
         if not every or not update or update % every:
             return False
-        return update > self._known or self._figures(update) is None
+        return self._run.ranks.decided(lambda: update > self._known or self._figures(update) is None)
 
     def play(self, update: int) -> Metrics | None:
-        """Evaluates the policy after so many updates, of which there is a checkpoint; None if it was interrupted.
+        """Evaluates the policy after so many updates, of which there is a checkpoint.
 
-        Raises what `evaluate` raises.
+        None if it was interrupted, and where another rank plays. Raises what `evaluate` raises, and RankError.
         """
+        metrics: list[Metrics | None] = []
+        with self._vlm.whole():
+            self._stop.alone(lambda: metrics.append(self._play(update)))
+        return metrics[0] if metrics else None
+
+    def _play(self, update: int) -> Metrics | None:
         config = self._run.config
         manifest = checkpoint.read(self._run.checkpoint(update), verify=False)
         model = PolicyModel(
@@ -174,10 +180,12 @@ class Evaluations:
     def exhausted(self, update: int) -> bool:
         """Whether, after so many updates, the run's patience is at its end."""
         patience = self._run.config.evaluation.patience
-        best = None if patience is None else self.best(update)
-        if patience is None or best is None:
-            return False
-        return sum(evaluated > best for evaluated in self._scores(update)) >= patience
+        return patience is not None and self._run.ranks.decided(lambda: self._since_best(update) >= patience)
+
+    def _since_best(self, update: int) -> int:
+        """How many evaluations of the first so many updates came after the best one."""
+        best = self.best(update)
+        return 0 if best is None else sum(evaluated > best for evaluated in self._scores(update))
 
     def _scores(self, update: int) -> dict[int, Score]:
         """Of the evaluations of the first so many updates, in their order."""
@@ -199,7 +207,7 @@ class Evaluations:
         return env_folders(update_folder(self._folder, update), [env.id for env in self._run.config.envs])
 
     def _check_interrupted(self, done: int) -> None:
-        if self._interrupted():
+        if self._stop.company():
             raise _InterruptedError
 
 
@@ -266,10 +274,10 @@ def _open_fleet(config: TrainerConfig, env: EnvConfig) -> Fleet:
     slots = min(config.evaluation.slots, config.evaluation.episodes)
     try:
         return Fleet(
-            open_registry(config.servers),
+            open_registry(config.servers, config.credentials),
             env.id,
             slots,
-            token=config.token,
+            credentials=config.credentials,
             options=env.options,
             retry_budget=config.retry_budget,
         )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+from overworld.errors import SettingsError
 from overworld_vlm.batch import split
 from overworld_vlm.load import VLM
 from overworld_vlm.score import Scores, score
+from overworld_vlm.sharding import full
 from overworld_vlm.stopwatch import Stopwatch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -20,6 +23,8 @@ from overworld_trainer.critic import Critic
 from overworld_trainer.losses import PolicyLoss, k3_estimate, policy_loss, step_mean, value_loss
 from overworld_trainer.masters import MasterAdam
 from overworld_trainer.metrics import Metric, Metrics
+from overworld_trainer.ranks import Ranks
+from overworld_trainer.rollout import Step
 from overworld_trainer.samples import Samples
 from overworld_trainer.seeds import derive
 from overworld_trainer.snapshot import Snapshot
@@ -37,8 +42,10 @@ class Learner:
         critic: Critic,
         stopwatch: Stopwatch | None = None,
         stop: Stop | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self._config = config
+        self._ranks = ranks or Ranks()
         self._stop = stop or Stop()
         self._stopwatch = stopwatch or Stopwatch(vlm.device)
         self._vlm = vlm
@@ -47,6 +54,7 @@ class Learner:
         self.policy_optimizer = MasterAdam(weights, lr=config.policy.lr)
         self.critic_optimizer = torch.optim.Adam(critic.parameters(), lr=config.critic.lr)
         self._before = Snapshot(self.policy_optimizer, self.critic_optimizer)
+        self._trains_vision = any(weight.requires_grad for weight in vlm.vision.parameters())
         if config.model.gradient_checkpointing:
             vlm.core.gradient_checkpointing_enable({"use_reentrant": False})
 
@@ -57,8 +65,14 @@ class Learner:
     def update(self, samples: Samples, update: int) -> Metrics:
         """Learns from one rollout. During warm-up the policy's optimizer is not touched at all.
 
-        Raises InterruptionError; then weights and optimizers are what they were before.
+        Raises InterruptionError, and then weights and optimizers are what they were before, RankError and
+        RanksDifferError.
         """
+        self._stop.meet()
+        alike = {"advantages": [samples.advantages], "values": self.critic.parameters()}
+        if not self._vlm.sharded:
+            alike["weights"] = self.policy_optimizer.masters
+        self._ranks.require_alike(alike)
         self._before.take()
         try:
             return self._learn(samples, update)
@@ -73,6 +87,7 @@ class Learner:
         with self._stopwatch("critic"):
             # The head learns from the rollout's features alone, whether or not the backbone shares its gradient.
             metrics = self._warm_up_critic(samples, update) if warming_up else self._fit_critic(samples, update)
+        self._stop.meet()
         if not warming_up:
             with self._stopwatch("update"):
                 metrics |= self._improve_policy(samples, update)
@@ -125,7 +140,7 @@ class Learner:
 
     def _fit_epoch(self, data: _CriticData, update: int, epoch: int, means: _RunningMeans) -> None:
         config = self._config.critic
-        for chosen in self._minibatches(len(data.targets), config.minibatch, update, epoch, "critic"):
+        for chosen in self._minibatches(len(data.targets), config.minibatch, update, epoch):
             self._stop.check()
             features, targets, old_values = (tensor[chosen] for tensor in data)
             loss = value_loss(self.critic(features), old_values, targets, config.clip).mean()
@@ -145,45 +160,59 @@ class Learner:
         first = True
         self._vlm.model.train()  # nothing drops out; this is what turns on gradient checkpointing
         for epoch in range(config.policy.epochs):
-            for chosen in self._minibatches(len(samples), config.policy.minibatch, update, epoch, "policy"):
+            for chosen in self._stratified_minibatches(samples, update, epoch):
                 self.policy_optimizer.zero_grad()
-                # In order: a slot's steps show the same frames, each of which a batch encodes once.
-                for micro in _microbatches(samples.select(chosen.sort().values), self._vlm.batch_tokens):
-                    self._stop.check()
-                    scores = self._score(micro)
-                    policy = policy_loss(
-                        scores.logps,
-                        self._padded(micro.old_logps),
-                        self._padded(micro.ref_logps),
-                        scores.mask,
-                        micro.advantages.to(self._device),
-                        clip=config.policy.clip,
-                        dual_clip=config.policy.dual_clip,
-                        kl=config.kl.kind,
-                        beta=config.kl.beta,
-                    )
-                    loss = policy.loss
-                    if not config.critic.stop_gradient:
-                        loss = loss + config.critic.coefficient * self._shared_value_loss(micro, scores)
-                    loss = (micro.weights.to(self._device) * loss).sum()
-                    (loss / len(chosen)).backward()
-                    self._measure(means, micro, scores, policy)
-                    if first:
-                        self._compare_with_sampler(sampler, micro, scores)
+                for micro, factor in self._microbatches(samples, chosen):
+                    scores, policy, loss = self._loss(micro)
+                    (factor * loss / len(chosen)).backward()
+                    if factor:
+                        self._measure(means, micro, scores, policy)
+                        if first:
+                            self._compare_with_sampler(sampler, micro, scores)
                 first = False
+                self._stop.meet()
+                if not self._vlm.sharded:
+                    self._ranks.sum_gradients(self.policy_optimizer.masters)
                 norm = torch.nn.utils.clip_grad_norm_(self.policy_optimizer.masters, config.policy.max_grad_norm)
                 self.policy_optimizer.step()
-                means.add({Metric.POLICY_GRAD_NORM: norm.item()})
+                means.add({Metric.POLICY_GRAD_NORM: full(norm).item()})
         self._vlm.model.eval()
-        return means.means() | sampler.means()
+        self._stop.meet()
+        return means.pool(self._ranks) | sampler.pool(self._ranks)
 
-    def _score(self, samples: Samples) -> Scores:
+    def _loss(self, samples: Samples) -> tuple[Scores, PolicyLoss, Tensor]:
+        """What was scored, and the weighted sum of the losses, [], of this rank's samples."""
+        config = self._config
+        decisions = list(samples.decisions.values())
+        if self._vlm.sharded and self._trains_vision and not any(step.prompt.pictures for step in samples.steps):
+            raise SettingsError(
+                "parallel = shard: where the vision tower is trained, every prompt must show a frame, else ranks would "
+                "wait for each other forever: set model.freeze_vision=true or parallel=replicate"
+            )
+        scores = self._score(samples.steps)
+        policy = policy_loss(
+            scores.logps,
+            self._padded([one.old_logps for one in decisions]),
+            self._padded([one.ref_logps for one in decisions]),
+            scores.mask,
+            samples.advantages.to(self._device),
+            clip=config.policy.clip,
+            dual_clip=config.policy.dual_clip,
+            kl=config.kl.kind,
+            beta=config.kl.beta,
+        )
+        loss = policy.loss
+        if not config.critic.stop_gradient:
+            loss = loss + config.critic.coefficient * self._shared_value_loss(samples, scores)
+        return scores, policy, (samples.weights.to(self._device) * loss).sum()
+
+    def _score(self, steps: Sequence[Step]) -> Scores:
         # A part of its own in each micro-batch: between parts, a profiler may stop recording.
         with self._stopwatch("update"):
             return score(
                 self._vlm,
-                [step.prompt for step in samples.steps],
-                [step.reply for step in samples.steps],
+                [step.prompt for step in steps],
+                [step.reply for step in steps],
                 temperature=self._config.temperature,
                 value_input=self._config.critic.input,
                 entropy=True,
@@ -225,11 +254,54 @@ class Learner:
         means.add_all(Metric.MEAN_LOGPROB_ERROR, differences.abs())
         means.add_all(Metric.SAMPLER_KL, k3_estimate(differences))
 
-    def _minibatches(self, count: int, size: int, update: int, epoch: int, name: str) -> Iterator[Tensor]:
+    def _minibatches(self, count: int, size: int, update: int, epoch: int) -> Iterator[Tensor]:
         """Indices of each minibatch, in an order that the run's seed decides. They differ in size by one at most."""
-        generator = torch.Generator().manual_seed(derive(self._config.seed, "minibatches", name, update, epoch))
+        generator = torch.Generator().manual_seed(derive(self._config.seed, "minibatches", "critic", update, epoch))
         order = torch.randperm(count, generator=generator)
         return iter(order.tensor_split(max(round(count / size), 1)))
+
+    def _stratified_minibatches(self, samples: Samples, update: int, epoch: int) -> Iterator[Tensor]:
+        """Indices of each minibatch, in order. Each takes the same number of steps of every slot.
+
+        So they are the same for any number of ranks, and each rank has as much to do as the others. Where there are
+        more minibatches than a slot has steps, each takes one step of some of the slots.
+        """
+        generator = torch.Generator().manual_seed(derive(self._config.seed, "minibatches", "policy", update, epoch))
+
+        def shuffled(values: Tensor) -> Tensor:
+            return values[torch.randperm(len(values), generator=generator)]
+
+        slots = [shuffled((samples.slots == slot).nonzero().squeeze(1)) for slot in shuffled(samples.slots.unique())]
+        count = max(round(len(samples) / self._config.policy.minibatch), 1)
+        groups = math.ceil(count / max(map(len, slots)))
+        for group in range(groups):
+            parts = [steps.tensor_split(max(round(count / groups), 1)) for steps in slots[group::groups]]
+            for minibatch in map(torch.cat, zip(*parts, strict=True)):
+                if len(minibatch):
+                    yield minibatch.sort().values
+
+    def _microbatches(self, samples: Samples, chosen: Tensor) -> Iterator[tuple[Samples, float]]:
+        """This rank's samples in a minibatch, in parts that go through the model at once, and the factor of their loss.
+
+        Where weights are sharded, ranks have equally many parts: spare ones count for nothing.
+        """
+        own = [number for number in chosen.tolist() if number in samples.decisions]
+        # In order: a slot's steps show the same frames, each of which a batch encodes once.
+        steps = [samples.decisions[number].step for number in own]
+        parts = split([len(step.prompt) + len(step.reply) for step in steps], self._vlm.batch_tokens)
+        micros = [samples.select(chosen.new_tensor([own[n] for n in part])) for part in parts]
+        if not self._vlm.sharded:
+            for micro in micros:
+                self._stop.check()
+                yield micro, 1.0
+            return
+        self._stop.meet()
+        (most,) = self._ranks.largest(len(micros))
+        for micro in micros:
+            yield micro, float(self._ranks.size)  # FSDP2 averages gradients
+        spare = samples.select(chosen.new_tensor([next(iter(samples.decisions))]))
+        for _ in range(most - len(micros)):
+            yield spare, 0.0
 
     def _padded(self, logps: Sequence[Tensor]) -> Tensor:
         """Log-probs of each step's tokens as one tensor, [B, T] on the model's device, 0 past the end."""
@@ -271,6 +343,17 @@ class _RunningMeans:
         """Adds a value of which only the largest is kept."""
         _keep_largest(self._largest, {name: value})
 
+    def pool(self, ranks: Ranks) -> Metrics:
+        """The means and the largest values of what was added on any rank. Raises RankError."""
+        parts = ranks.gather(json.dumps([self._sums, self._counts, self._largest]).encode())
+        pooled = _RunningMeans()
+        for sums, counts, largest in map(json.loads, parts):
+            for name, value in sums.items():
+                pooled._sums[name] += value
+                pooled._counts[name] += counts[name]
+            _keep_largest(pooled._largest, largest)
+        return pooled.means()
+
     def means(self) -> Metrics:
         """The means and the largest values."""
         return {name: self._sums[name] / max(self._counts[name], 1) for name in self._sums} | self._largest
@@ -279,9 +362,3 @@ class _RunningMeans:
 def _keep_largest(largest: Metrics, values: Metrics) -> None:
     for name, value in values.items():
         largest[name] = max(largest.get(name, value), value)
-
-
-def _microbatches(samples: Samples, batch_tokens: int) -> Iterator[Samples]:
-    """Parts of a minibatch that go through the model at once."""
-    lengths = [len(step.prompt) + len(step.reply) for step in samples.steps]
-    return (samples.select(torch.tensor(part)) for part in split(lengths, batch_tokens))

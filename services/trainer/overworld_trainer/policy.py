@@ -13,19 +13,29 @@ from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model
 
 from overworld_trainer.clone import clone
-from overworld_trainer.config import LoraConfig, ModelConfig
+from overworld_trainer.config import LoraConfig, ModelConfig, TrainerConfig
 from overworld_trainer.demonstrations import open_demonstrations, texts
 from overworld_trainer.display import Display
 from overworld_trainer.memory import needing
 from overworld_trainer.reference import Reference
 from overworld_trainer.run import Run, TrainerState
 from overworld_trainer.seeds import derive
+from overworld_trainer.stop import Stop
 
 
-def make_start(run: Run, display: Display) -> None:
-    """Clones demonstrations and writes the result as checkpoint 0, always as a whole model."""
+def make_start(run: Run, display: Display, stop: Stop | None = None) -> None:
+    """Clones demonstrations and writes the result as checkpoint 0, always as a whole model.
+
+    Of several ranks the first one does so, and calls `stop.company` after each update.
+    """
     config = run.config
     with open_demonstrations(config) as demonstrations, display.cloning() as show:
+
+        def on_update(update: int, loss: float) -> None:
+            show(update, loss)
+            if stop is not None:
+                stop.company()
+
         if config.model.path == "tiny":
             vlm = make_tiny(texts(demonstrations), config.model.tiny, derive(config.seed, "tiny"))
             vlm.model.to(torch_device(config.model.device), torch_dtype(config.model.dtype))
@@ -35,7 +45,7 @@ def make_start(run: Run, display: Display) -> None:
         if config.clone.lora is not None:
             vlm = _with_new_adapter(vlm, config.clone.lora, derive(config.seed, "clone adapter"))
         with needing("model.batch_tokens", vlm.batch_tokens):
-            clone(vlm, demonstrations.batch, config.clone, show)
+            clone(vlm, demonstrations.batch, config.clone, on_update)
         if config.clone.lora is not None:
             vlm = vlm.wrapped(vlm.model.merge_and_unload())
         run.save(vlm, TrainerState(), demonstrations.provenance, used_expert=demonstrations.used_expert)
@@ -53,7 +63,7 @@ def load_policy(run: Run, resumed: Path | None) -> tuple[VLM, Reference]:
         start.batch_tokens = vlm.batch_tokens  # found when both were in memory
         if config.model.freeze_vision:
             start.share_vision(vlm)
-        return vlm, Reference(vlm, frozen=start)
+        return _sharded(vlm, config), Reference(vlm, frozen=_sharded(start, config))
     if resumed is None:
         vlm = _with_new_adapter(start, config.model.lora, derive(config.seed, "adapter"))
     else:
@@ -69,7 +79,14 @@ def load_policy(run: Run, resumed: Path | None) -> tuple[VLM, Reference]:
             max_pixels=config.model.max_pixels,
             tiling=config.model.tiling,
         )
-    return vlm, Reference(vlm)
+    return _sharded(vlm, config), Reference(vlm)
+
+
+def _sharded(vlm: VLM, config: TrainerConfig) -> VLM:
+    """`vlm`, cut into one part per rank if the settings say so."""
+    if config.parallel == "shard":
+        vlm.shard()
+    return vlm
 
 
 def _load(folder: str | Path, config: ModelConfig) -> VLM:

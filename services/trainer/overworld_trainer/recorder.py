@@ -21,7 +21,7 @@ from overworld_trainer.rollout import Rollout
 from overworld_trainer.run import Run, TrainerState
 from overworld_trainer.samples import Samples
 from overworld_trainer.sinks import Sink, open_sinks
-from overworld_trainer.stop import InterruptionError
+from overworld_trainer.stop import InterruptionError, Stop
 from overworld_trainer.summary import rollout_metrics, sample_metrics
 from overworld_trainer.throughput import Throughput
 
@@ -49,7 +49,7 @@ class Recorder:
         self._episodes = episodes
         self._sinks = sinks
         self._stopwatch = stopwatch
-        self._throughput = Throughput(vlm, run.config.policy.epochs)
+        self._throughput = Throughput(vlm, run.config.policy.epochs, run.ranks.size)
         self._guard = Guard(run.config.model.dtype)
         if state.guard is not None:
             self._guard.restore(state.guard)
@@ -65,7 +65,7 @@ class Recorder:
         metrics |= sample_metrics(samples, max(rollout.reward_scales))
         metrics[Metric.STEPS_PER_SECOND] = len(rollout) / (time.perf_counter() - self._began)
         seconds = self._stopwatch.take()
-        metrics |= seconds_by_part(seconds) | self._throughput.metrics(rollout, samples, seconds)
+        metrics |= seconds_by_part(seconds) | self._throughput.metrics(rollout, seconds)
 
         state.env_steps += len(rollout)
         state.max_logprob_error = max(state.max_logprob_error, metrics.get(Metric.MAX_LOGPROB_ERROR, 0.0))
@@ -75,7 +75,8 @@ class Recorder:
         state.update += 1
         # Kept now: when a checkpoint of this update is written, the next one's moves may have been made.
         state.slots, state.guard = self._episodes.state(), self._guard.state()
-        if state.update % config.checkpoint_every == 0 or self._checkpoint_is_due():
+        due = state.update % config.checkpoint_every == 0 or self._checkpoint_is_due()
+        if self._run.ranks.largest(due)[0]:  # clocks may differ
             self.save()
         self._began = time.perf_counter()
 
@@ -122,18 +123,22 @@ def recording(
     exporter: Exporter,
     display: Display,
     stopwatch: Stopwatch,
+    stop: Stop | None = None,
 ) -> Iterator[Recorder]:
     """A recorder for the updates made within. Unless they end in an exception, the last one gets a checkpoint.
 
-    An InterruptionError ends them too, and is not passed on: an update that was thrown away leaves no trace.
+    An InterruptionError ends them too, and is not passed on: an update that was thrown away leaves no trace. Of several
+    ranks the first one writes.
     """
-    with (
-        open_sinks(run.config, state.update, state.env_steps) as sinks,
-        display.training(state.update) as bar,
-    ):
-        recorder = Recorder(run, state, vlm, learner, episodes, sinks=[*sinks, exporter, bar], stopwatch=stopwatch)
+    with contextlib.ExitStack() as opened:
+        sinks: list[Sink] = []
+        if run.ranks.first:
+            sinks += opened.enter_context(open_sinks(run.config, state.update, state.env_steps))
+            sinks += [exporter, opened.enter_context(display.training(state.update))]
+        recorder = Recorder(run, state, vlm, learner, episodes, sinks=sinks, stopwatch=stopwatch)
         try:
             yield recorder
         except InterruptionError:
+            (stop or Stop(run.ranks)).leave()
             _logger.info("update %d is thrown away; the run can be resumed", state.update)
         recorder.save()

@@ -27,8 +27,11 @@ class Reference:
         self._frozen = frozen is not None
 
     def score(self, steps: Sequence[Step], config: TrainerConfig, stop: Stop | None = None) -> list[Tensor]:
-        """Log-probs of each step's tokens, fp32 [T] each, on the CPU. Raises InterruptionError."""
-        with self._adapter_off():
+        """Log-probs of each step's tokens, fp32 [T] each, on the CPU. Raises InterruptionError.
+
+        With several ranks, all must call this.
+        """
+        with self._vlm.whole(), self._adapter_off():
             return score_all(self._vlm, steps, config, stop)
 
     @contextlib.contextmanager

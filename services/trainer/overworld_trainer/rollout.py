@@ -6,6 +6,7 @@ is finished: nobody waits for anybody else before the rollout's end.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,11 +16,13 @@ from overworld_vlm.batch import Prompt
 from overworld_vlm.load import VLM
 from overworld_vlm.stopwatch import Stopwatch
 from overworld_vlm.writer import Request, Writer
+from pydantic import BaseModel
 from torch import Tensor
 
 from overworld_trainer.codec import as_arrays, count_thinking, decode_reply, encode_messages
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.episodes import EnvError, Episodes, EpisodeStatistics, Played, Player
+from overworld_trainer.ranks import Ranks
 from overworld_trainer.stop import POLL_SECONDS, Stop
 
 
@@ -49,38 +52,88 @@ class Step:
     failed: bool = False
     final: Prompt | None = None
 
+    @property
+    def record(self) -> StepRecord:
+        """What the other ranks are to know of it."""
+        return StepRecord(
+            env=self.env,
+            turn=self.turn,
+            prompt_tokens=len(self.prompt),
+            reply_tokens=len(self.reply),
+            cut=self.cut,
+            reward=self.reward,
+            end=self.end,
+            outcome=self.outcome,
+            failed=self.failed,
+        )
+
     def __repr__(self) -> str:
         came = "failed" if self.failed else f"{self.outcome and self.outcome.name}, reward {self.reward:g}"
         ended = f", end {self.end.name}" if self.end else ""
         return f"Step(env {self.env}, turn {self.turn}: {self.prompt!r}, {len(self.reply)} tokens, {came}{ended})"
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Rollout:
-    """N slots times T steps.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """What all ranks know of a step; see `Step`."""
 
-    steps          by slot
-    next_prompts   what each slot shows after its last step
-    episodes       those that ended
+    env: int
+    turn: int
+    prompt_tokens: int
+    reply_tokens: int
+    cut: bool
+    reward: float
+    end: End | None
+    outcome: Outcome | None
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """N slots times T steps, of which this rank has played n.
+
+    steps          those played here, n x T
+    next_prompts   what each of these slots shows after its last step
+    rows           for each rank, which of the N slots it has played; slots are counted env by env
+    rank           which of these is this one
+    records        of all N x T steps
+    episodes       those that ended, in any slot
     reward_scales  of each env, see `Episodes.reward_scales`
     """
 
     steps: list[list[Step]]
     next_prompts: list[Prompt]
+    rows: list[list[int]]
+    rank: int
+    records: list[list[StepRecord]]
     episodes: list[EpisodeStatistics]
     reward_scales: list[float]
 
     @property
     def flat(self) -> list[Step]:
-        """All N x T steps, slot by slot."""
+        """The n x T steps played here, slot by slot."""
         return [step for row in self.steps for step in row]
 
+    @property
+    def all_records(self) -> list[StepRecord]:
+        """The records of all N x T steps, slot by slot."""
+        return [record for row in self.records for record in row]
+
     def __len__(self) -> int:
-        return sum(map(len, self.steps))
+        return sum(map(len, self.records))
 
     def __repr__(self) -> str:
-        size = f"{len(self.steps)} slots x {len(self.steps[0])} steps"
-        return f"Rollout({size}, {len(self.episodes)} episodes ended, {sum(step.failed for step in self.flat)} failed)"
+        size = f"{len(self.records)} slots x {len(self.records[0])} steps"
+        failed = sum(record.failed for record in self.all_records)
+        return f"Rollout({size}, {len(self.episodes)} episodes ended, {failed} failed)"
+
+
+class _Share(BaseModel):
+    """What a rank tells the others of its part of a rollout."""
+
+    rows: list[int]
+    records: list[list[StepRecord]]
+    episodes: list[list[EpisodeStatistics]]
 
 
 OnStep = Callable[[Player, str, bool, Played], None]
@@ -102,8 +155,10 @@ class Collector:
         stopwatch: Stopwatch | None = None,
         stop: Stop | None = None,
         on_step: OnStep = lambda player, reply, cut, played: None,
+        ranks: Ranks | None = None,
     ) -> None:
         self._config = config
+        self._ranks = ranks or Ranks()
         self._stop = stop or Stop()
         self._on_step = on_step
         self._vlm = vlm
@@ -116,7 +171,7 @@ class Collector:
     def collect(self, steps: int) -> Rollout:
         """Plays `steps` steps in every slot. Episodes continue across the border to the next rollout.
 
-        Raises EnvError if all of them fail, InterruptionError, and what writer and episodes raise.
+        Raises EnvError if all of this rank's fail, InterruptionError, RankError, and what writer and episodes raise.
         """
         rows: dict[Player, list[Step]] = {player: [] for player in self._episodes.players}
         ended: dict[Player, list[EpisodeStatistics]] = {player: [] for player in rows}
@@ -133,10 +188,30 @@ class Collector:
                 self._send(self._writer.step())
         if all(step.failed for row in rows.values() for step in row):
             raise EnvError("every step of the rollout failed inside the env servers; their logs say why")
+        return self._gather(rows, ended)
+
+    def _gather(self, rows: dict[Player, list[Step]], ended: dict[Player, list[EpisodeStatistics]]) -> Rollout:
+        """The rollout of all ranks."""
+        first_of_env = list(itertools.accumulate((env.slots for env in self._config.envs), initial=0))
+        own = _Share(
+            rows=[first_of_env[player.env] + player.slot for player in rows],
+            records=[[step.record for step in row] for row in rows.values()],
+            episodes=list(ended.values()),
+        )
+        self._stop.meet()
+        shares = [_Share.model_validate_json(part) for part in self._ranks.gather(own.model_dump_json().encode())]
+        records: dict[int, list[StepRecord]] = {}
+        episodes: dict[int, list[EpisodeStatistics]] = {}
+        for share in shares:
+            records |= dict(zip(share.rows, share.records, strict=True))
+            episodes |= dict(zip(share.rows, share.episodes, strict=True))
         return Rollout(
             steps=list(rows.values()),
             next_prompts=[self._prompts[player] for player in rows],
-            episodes=[episode for row in ended.values() for episode in row],
+            rows=[share.rows for share in shares],
+            rank=self._ranks.number,
+            records=[records[row] for row in sorted(records)],
+            episodes=[episode for row in sorted(episodes) for episode in episodes[row]],
             reward_scales=self._episodes.reward_scales,
         )
 

@@ -25,21 +25,23 @@ import yaml
 from overworld.errors import SettingsError
 from overworld_vlm import checkpoint
 from overworld_vlm.load import VLM, ModelError
+from overworld_vlm.sharding import cut_like, full
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from overworld_trainer.config import TrainerConfig
+from overworld_trainer.config import PolicyConfig, TrainerConfig
 from overworld_trainer.episodes import PlayerState
 from overworld_trainer.learner import Learner
+from overworld_trainer.ranks import Ranks
 
 _logger = logging.getLogger(__name__)
 
 _PRUNED = ".pruned"
 _CHANGEABLE_ON_RESUME = {
-    "run", "updates", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_weights", "servers",
-    "threads", "retry_budget", "metrics_host", "metrics_port", "wandb", "profile_update", "table", "evaluation.every",
-    "evaluation.slots", "evaluation.patience", "max_batch", "model.batch_tokens", "model.cuda_graphs",
-    "model.gradient_checkpointing", "model.vision_memory",
+    "run", "parallel", "rank_timeout", "updates", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints",
+    "keep_weights", "servers", "tokens", "tls", "plaintext", "threads", "retry_budget", "metrics_host", "metrics_port",
+    "wandb", "profile_update", "table", "evaluation.every", "evaluation.slots", "evaluation.patience", "max_batch",
+    "model.batch_tokens", "model.cuda_graphs", "model.gradient_checkpointing", "model.vision_memory",
 }  # fmt: skip
 """These do not decide what is learnt; those that bound memory may change the last bits of numbers."""
 
@@ -58,19 +60,32 @@ class TrainerState:
 class Run:
     """The folder of a run."""
 
-    def __init__(self, config: TrainerConfig) -> None:
+    def __init__(self, config: TrainerConfig, ranks: Ranks | None = None) -> None:
         self.config = config
+        self.ranks = ranks or Ranks()
         self.folder = config.run
         self.checkpoints = self.folder / "checkpoints"
 
     @classmethod
-    def open(cls, config: TrainerConfig) -> Run:
-        """Makes the folder and writes the settings into it.
+    def open(cls, config: TrainerConfig, ranks: Ranks | None = None) -> Run:
+        """Makes the folder and writes the settings into it; with several ranks, the first one does.
 
         The learning rate's schedule is pinned when the run begins: `policy.lr_updates` is `updates` then, if it is
         null. Raises SettingsError if the folder cannot be written or holds a run with other settings, OSError if its
         volume is full.
         """
+        ranks = ranks or Ranks()
+        run = cls._made(config) if ranks.first else cls(config)
+        policy = PolicyConfig.model_validate_json(ranks.of_first(run.config.policy.model_dump_json().encode()))
+        if not (run.folder / "config.yaml").exists():
+            raise SettingsError(
+                f"run: rank {ranks.number} does not see {run.folder}, which rank 0 has just made: mount the same "
+                "volume for checkpoints on all nodes"
+            )
+        return cls(config.model_copy(update={"policy": policy}), ranks)
+
+    @classmethod
+    def _made(cls, config: TrainerConfig) -> Run:
         run = cls(config)
         path = run.folder / "config.yaml"
         try:
@@ -121,7 +136,15 @@ class Run:
         return self.checkpoints / f"{update:06}"
 
     def latest(self) -> Path | None:
-        """The newest checkpoint that the run can be resumed from; damaged ones are passed over with a warning."""
+        """The newest checkpoint that the run can be resumed from; damaged ones are passed over with a warning.
+
+        With several ranks, the one that the first of them finds.
+        """
+        found = self._newest() if self.ranks.first else None
+        name = self.ranks.of_first(b"" if found is None else found.name.encode()).decode()
+        return self.checkpoints / name if name else None
+
+    def _newest(self) -> Path | None:
         for folder in reversed(list(checkpoint.find(self.checkpoints))):
             if not (folder / "trainer").exists():
                 continue
@@ -145,16 +168,20 @@ class Run:
         """Writes a checkpoint; with a learner, one that the run can be resumed from.
 
         `used_expert`: whether expert advice went into the weights; None: whether it went into those at the start of RL.
+        With several ranks all must call this, and the first one writes.
         """
+        folder, first = self.checkpoint(state.update), self.ranks.first
+        weights, tensors = vlm.gathered(keep=first), {}
+        if learner is not None:
+            tensors = _optimizer_tensors("policy", learner.policy_optimizer, keep=first)
+            tensors |= _optimizer_tensors("critic", learner.critic_optimizer, keep=first)
+        if not first:
+            return folder
 
         def write_trainer(folder: Path) -> None:
-            assert learner is not None
             (folder / "state.json").write_text(json.dumps(dataclasses.asdict(state)))
-            tensors = _optimizer_tensors("policy", learner.policy_optimizer)
-            tensors |= _optimizer_tensors("critic", learner.critic_optimizer)
             save_file(tensors, folder / "optimizers.safetensors")
 
-        folder = self.checkpoint(state.update)
         checkpoint.write(
             folder,
             vlm,
@@ -168,6 +195,7 @@ class Run:
             config=self.config.model_dump(mode="json"),
             provenance=provenance,
             used_expert=self._start_used_expert if used_expert is None else used_expert,
+            state=weights,
         )
         if learner is not None:
             self._prune(folder)
@@ -211,17 +239,20 @@ def restore_learner(folder: Path, learner: Learner) -> None:
         for key, tensor in tensors.items():
             owner, number, field = key.split(".")
             if owner == name:
-                state.setdefault(int(number), {})[field] = tensor
+                parameter = optimizer.param_groups[0]["params"][int(number)]
+                state.setdefault(int(number), {})[field] = cut_like(tensor, parameter)
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
-def _optimizer_tensors(name: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimizer's state as named tensors."""
-    return {
-        f"{name}.{number}.{field}": value.detach().cpu().clone()
-        for number, fields in optimizer.state_dict()["state"].items()
-        for field, value in fields.items()
-    }
+def _optimizer_tensors(name: str, optimizer: torch.optim.Optimizer, *, keep: bool) -> dict[str, Tensor]:
+    """An optimizer's state as named tensors, put together from all ranks'; nothing for those that do not `keep` it."""
+    tensors = {}
+    for number, fields in optimizer.state_dict()["state"].items():
+        for field, value in fields.items():
+            together = full(value.detach())
+            if keep:
+                tensors[f"{name}.{number}.{field}"] = together.cpu().clone()
+    return tensors
 
 
 def _with_pinned_schedule(config: TrainerConfig, old: Mapping[str, Any] | None) -> TrainerConfig:

@@ -1,4 +1,8 @@
-"""From a rollout to samples: what each step teaches. N slots, T steps, M valid steps."""
+"""From a rollout to samples: what each step teaches.
+
+N slots, T steps, M valid steps, of all ranks: vectors of them are the same on each, to the last bit. Only the steps
+themselves are where they were played.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from overworld_trainer.advantages import gae, normalise
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.losses import kl_rewards
+from overworld_trainer.ranks import Ranks
 from overworld_trainer.reference import Reference, score_all
 from overworld_trainer.rollout import Rollout, Step
 from overworld_trainer.stop import Stop
@@ -44,23 +49,32 @@ class Valuation:
     continues: Tensor
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Decision:
+    """A step played on this rank. old_logps, ref_logps: fp32 [T], of the rollout's policy as the training kernels see
+    it, and of the reference.
+    """
+
+    step: Step
+    old_logps: Tensor
+    ref_logps: Tensor
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Samples:
     """The valid steps of a rollout.
 
-    old_logps, ref_logps  fp32 [T] each: of the rollout's policy as the training kernels see it, and of the reference
-    advantages            fp32 [M], normalised
-    weights               fp32 [M]: each env's weight
-    features              fp32 [M, features], targets fp32 [M], old_values fp32 [M]: for the critic
-    slots                 int64 [M]: which of the rollout's rows each step is from
-    advantage_std         before normalisation
-    normalised_std        after it: 1, but less in an env whose reward scale's floor binds; the smallest of the envs
-    value_at_start        mean value of the states in which episodes began; None if none did
+    decisions       those played on this rank, by their number among all M
+    advantages      fp32 [M], normalised
+    weights         fp32 [M]: each env's weight
+    features        fp32 [M, features], targets fp32 [M], old_values fp32 [M]: for the critic
+    slots           int64 [M]: which of the rollout's rows each step is from
+    advantage_std   before normalisation
+    normalised_std  after it: 1, but less in an env whose reward scale's floor binds; the smallest of the envs
+    value_at_start  mean value of the states in which episodes began; None if none did
     """
 
-    steps: list[Step]
-    old_logps: list[Tensor]
-    ref_logps: list[Tensor]
+    decisions: dict[int, Decision]
     advantages: Tensor
     weights: Tensor
     features: Tensor
@@ -72,16 +86,19 @@ class Samples:
     value_at_start: float | None = None
 
     def __len__(self) -> int:
-        return len(self.steps)
+        return len(self.targets)
+
+    @property
+    def steps(self) -> list[Step]:
+        """The steps played on this rank."""
+        return [decision.step for decision in self.decisions.values()]
 
     def select(self, chosen: Tensor) -> Samples:
         """Those with the indices `chosen`, int64 [K]."""
-        numbers = chosen.tolist()
+        numbers = enumerate(chosen.tolist())
         return dataclasses.replace(
             self,
-            steps=[self.steps[n] for n in numbers],
-            old_logps=[self.old_logps[n] for n in numbers],
-            ref_logps=[self.ref_logps[n] for n in numbers],
+            decisions={new: self.decisions[old] for new, old in numbers if old in self.decisions},
             advantages=self.advantages[chosen],
             weights=self.weights[chosen],
             features=self.features[chosen],
@@ -102,32 +119,46 @@ def make_samples(
     config: TrainerConfig,
     stopwatch: Stopwatch | None = None,
     stop: Stop | None = None,
+    ranks: Ranks | None = None,
 ) -> Samples:
-    """Scores a rollout's replies and states, and works out what each step teaches. Raises InterruptionError.
+    """Scores a rollout's replies and states, and works out what each step teaches.
 
-    Its parts are `reference`, `old_logps` and `values`.
+    Raises InterruptionError and RankError. Its parts are `reference`, `old_logps` and `values`.
     """
-    stopwatch = stopwatch or Stopwatch(vlm.device)
+    stopwatch, stop = stopwatch or Stopwatch(vlm.device), stop or Stop()
     steps = rollout.flat
     with stopwatch("reference"):
         ref_logps = reference.score(steps, config, stop)
     # In bf16 the sampler's kernels round differently: ratios are taken to what the training kernels say.
     exact = config.model.dtype == "float32"
-    with stopwatch("old_logps"):
-        old_logps = [step.logps for step in steps] if exact else score_all(vlm, steps, config, stop)
-    with stopwatch("values"):
-        valuation = estimate_values(rollout, vlm, value, config)
-    return assemble(rollout, valuation, old_logps, ref_logps, config)
+    stop.meet()
+    with vlm.whole():
+        with stopwatch("old_logps"):
+            old_logps = [step.logps for step in steps] if exact else score_all(vlm, steps, config, stop)
+        with stopwatch("values"):
+            valuation = estimate_values(rollout, vlm, value, config, stop, ranks)
+    return assemble(rollout, valuation, old_logps, ref_logps, config, stop, ranks)
 
 
 @torch.no_grad()
-def estimate_values(rollout: Rollout, vlm: VLM, value: ValueFunction, config: TrainerConfig) -> Valuation:
-    """Values of all states of a rollout, those after its border and after time limits included."""
+def estimate_values(
+    rollout: Rollout,
+    vlm: VLM,
+    value: ValueFunction,
+    config: TrainerConfig,
+    stop: Stop | None = None,
+    ranks: Ranks | None = None,
+) -> Valuation:
+    """Values of all states of a rollout, those after its border and after time limits included.
+
+    Raises InterruptionError and RankError.
+    """
+    ranks, stop = ranks or Ranks(), stop or Stop()
 
     def values_of(features: Tensor) -> Tensor:
         return value(features.to(vlm.device)).cpu().double()
 
-    rows = rollout.steps
+    rows = rollout.records
     valid = torch.tensor([[not step.failed for step in row] for row in rows])
     over = torch.tensor([[step.end is not None for step in row] for row in rows])
     limit = torch.tensor([[step.end is End.TIME_LIMIT for step in row] for row in rows])
@@ -136,17 +167,16 @@ def estimate_values(rollout: Rollout, vlm: VLM, value: ValueFunction, config: Tr
     if config.time_limit == "penalty":
         bootstraps = ~over
         rewards = rewards + _TIME_LIMIT_PENALTY * limit
-    features = _features(rollout.flat, vlm, config)
-    values = values_of(features).reshape(valid.shape)
     # The state that a step led to is the one before the next step, but where an episode or the rollout ended.
+    ends = limit.clone()
+    ends[:, -1] = True
+    own, own_ends = _features(rollout.flat, vlm, config), _end_features(rollout, vlm, config)
+    stop.meet()
+    everywhere = torch.ones_like(valid)
+    features = _place(ranks.gather_rows(own), rollout, everywhere)
+    values = values_of(features).reshape(valid.shape)
     next_values = values.roll(-1, 1)
-    after = [[step.final for step in row] for row in rows]
-    for row, prompt in zip(after, rollout.next_prompts, strict=True):
-        row[-1] = row[-1] or prompt
-    prompts = {(n, t): prompt for n, row in enumerate(after) for t, prompt in enumerate(row) if prompt is not None}
-    ends = prefill_features(vlm, list(prompts.values()), config.critic.input)
-    for at, end_value in zip(prompts, values_of(ends).tolist(), strict=True):
-        next_values[at] = end_value
+    next_values[ends] = values_of(_place(ranks.gather_rows(own_ends), rollout, ends))
     # After a failed step a new episode has begun, and before it there is no advantage to take over.
     continues = ~over & valid & valid.roll(-1, 1)
     continues[:, -1] = False
@@ -167,17 +197,22 @@ def assemble(
     old_logps: Sequence[Tensor],
     ref_logps: Sequence[Tensor],
     config: TrainerConfig,
+    stop: Stop | None = None,
+    ranks: Ranks | None = None,
 ) -> Samples:
     """Advantages and targets of a rollout.
 
-    `old_logps` and `ref_logps` are those of all its steps, slot by slot. Advantages are normalised over the rollout,
-    each env by itself: their rewards have different scales.
+    `old_logps` and `ref_logps` are those of the steps played here, slot by slot. Advantages are normalised over the
+    rollout, each env by itself: their rewards have different scales. Raises InterruptionError and RankError.
     """
     rewards, values = valuation.rewards, valuation.values
     if config.kl.kind == "k1_reward":
         mask = pad_sequence([torch.ones(len(logps)) for logps in old_logps], batch_first=True)
         old, ref = (pad_sequence(list(logps), batch_first=True) for logps in (old_logps, ref_logps))
-        rewards = rewards + kl_rewards(old, ref, mask, config.kl.beta).reshape(rewards.shape).double()
+        (stop or Stop()).meet()
+        parts = (ranks or Ranks()).gather_rows(kl_rewards(old, ref, mask, config.kl.beta))
+        everywhere = torch.ones_like(valuation.valid)
+        rewards = rewards + _place(parts, rollout, everywhere).reshape(rewards.shape).double()
     advantages = gae(
         rewards,
         values,
@@ -188,29 +223,29 @@ def assemble(
         lam=config.lam,
     )
     targets = advantages + values
-    starts = torch.tensor([[step.turn == 0 for step in row] for row in rollout.steps])
+    starts = torch.tensor([[step.turn == 0 for step in row] for row in rollout.records])
     value_at_start = values[starts].mean().item() if starts.any() else None
     chosen = valuation.valid.flatten().nonzero().squeeze(1)
     advantages, targets, values = (tensor.flatten()[chosen].float() for tensor in (advantages, targets, values))
-    flat = rollout.flat
-    steps = [flat[n] for n in chosen.tolist()]
-    envs = torch.tensor([step.env for step in steps])
+    records = rollout.all_records
+    envs = torch.tensor([records[n].env for n in chosen.tolist()])
     normalised = torch.zeros_like(advantages)
     normalised_stds = []
     for env, scale in enumerate(rollout.reward_scales):
         if (envs == env).any():
             normalised[envs == env] = normalise(advantages[envs == env], scale)
             normalised_stds.append(float(normalised[envs == env].std(correction=0)))
+    length = valuation.valid.shape[1]
+    own = [row * length + turn for row in rollout.rows[rollout.rank] for turn in range(length)]
+    decisions = dict(zip(own, map(Decision, rollout.flat, old_logps, ref_logps), strict=True))
     return Samples(
-        steps=steps,
-        old_logps=[old_logps[n] for n in chosen.tolist()],
-        ref_logps=[ref_logps[n] for n in chosen.tolist()],
+        decisions={new: decisions[old] for new, old in enumerate(chosen.tolist()) if old in decisions},
         advantages=normalised,
         weights=torch.tensor([config.envs[env].weight for env in envs.tolist()]),
         features=valuation.features[chosen],
         targets=targets,
         old_values=values,
-        slots=chosen // valuation.valid.shape[1],
+        slots=chosen // length,
         advantage_std=float(advantages.std(correction=0)),
         normalised_std=min(normalised_stds),
         value_at_start=value_at_start,
@@ -218,9 +253,31 @@ def assemble(
 
 
 def _features(steps: Sequence[Step], vlm: VLM, config: TrainerConfig) -> Tensor:
-    """Features of the prompts, fp32 [N x T, features]: the writer's, or computed here if it gave none."""
+    """Features of the prompts, fp32 [n x T, features]: the writer's, or computed here if it gave none."""
     known = [step.features for step in steps if step.features is not None]
     if len(known) == len(steps):
         return torch.stack(known)
     prompts = [step.prompt for step in steps]
     return prefill_features(vlm, prompts, config.critic.input)
+
+
+def _end_features(rollout: Rollout, vlm: VLM, config: TrainerConfig) -> Tensor:
+    """Features, fp32 [..., features], of the states that this rank's steps led to at time limits and at the end."""
+    prompts = []
+    for row, following in zip(rollout.steps, rollout.next_prompts, strict=True):
+        prompts += [step.final for step in row if step.final is not None]
+        if row[-1].final is None:
+            prompts.append(following)
+    return prefill_features(vlm, prompts, config.critic.input)
+
+
+def _place(parts: Sequence[Tensor], rollout: Rollout, where: Tensor) -> Tensor:
+    """What the ranks have of their steps, each [k, ...], put in the rollout's order.
+
+    where  bool [N, T]: the steps that they have it of
+    """
+    numbers = where.flatten().cumsum(0).reshape(where.shape) - 1
+    placed = parts[0].new_empty((int(where.sum()), *parts[0].shape[1:]))
+    for rows, part in zip(rollout.rows, parts, strict=True):
+        placed[numbers[rows][where[rows]]] = part
+    return placed

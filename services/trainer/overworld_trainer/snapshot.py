@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from overworld_vlm.sharding import local
 from torch import Tensor
 
 _WEIGHT = "weight"
@@ -16,7 +17,7 @@ _Name = tuple[int, int, str]
 class Snapshot:
     """Copies of some optimizers' parameters and of their state, in the host's memory, which is used again each time.
 
-    With Adam that is 12 bytes a parameter in fp32.
+    Of sharded ones, this process's part. With Adam that is 12 bytes a parameter in fp32.
     """
 
     def __init__(self, *optimizers: torch.optim.Optimizer) -> None:
@@ -45,9 +46,9 @@ class Snapshot:
     def _tensors(self) -> Iterator[tuple[_Name, Tensor]]:
         for number, optimizer in enumerate(self._optimizers):
             for index, parameter in enumerate(_parameters(optimizer)):
-                yield (number, index, _WEIGHT), parameter
+                yield (number, index, _WEIGHT), local(parameter)
                 for field, tensor in optimizer.state.get(parameter, {}).items():
-                    yield (number, index, field), tensor
+                    yield (number, index, field), local(tensor)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

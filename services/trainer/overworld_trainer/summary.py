@@ -16,12 +16,12 @@ _ENDS = {End.TASK: Metric.ENDS_TASK, End.RULE: Metric.ENDS_RULE, End.TIME_LIMIT:
 
 def rollout_metrics(rollout: Rollout, env_ids: Sequence[str]) -> Metrics:
     """Episodes, replies and seconds of a rollout; episodes also by env where there are several."""
-    steps = rollout.flat
+    steps = rollout.all_records
     metrics: Metrics = {
         Metric.REPLIES_UNPARSEABLE: _fraction([step.outcome is Outcome.NO_ACTION for step in steps]),
         Metric.REPLIES_INADMISSIBLE: _fraction([step.outcome is Outcome.NOT_ADMISSIBLE for step in steps]),
         Metric.REPLIES_CUT: _fraction([step.cut for step in steps]),
-        Metric.REPLIES_TOKENS: sum(len(step.reply) for step in steps) / len(steps),
+        Metric.REPLIES_TOKENS: sum(step.reply_tokens for step in steps) / len(steps),
         Metric.FAILED_STEPS: float(sum(step.failed for step in steps)),
         Metric.EPISODES: float(len(rollout.episodes)),
     }

@@ -3,7 +3,8 @@
     <run>/episodes/update-000010/  after every `table.every` updates; one folder per env where there are several
 
 Episodes are recorded as they are played, since one may take several rollouts. Those that were under way when a run was
-resumed are not recorded: a checkpoint knows their actions, not the replies.
+resumed are not recorded: a checkpoint knows their actions, not the replies. Of several ranks the first one writes
+tables, of episodes in its own slots.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from overworld.evaluation.recording import Recording, header_of
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.episodes import Episodes, Played, Player
 from overworld_trainer.folders import env_folders, update_folder
+from overworld_trainer.ranks import Ranks
 from overworld_trainer.seeds import derive
 
 _logger = logging.getLogger(__name__)
@@ -57,14 +59,15 @@ class _Watched:
 class Tables:
     """Records a run's episodes and writes some of them to its folder."""
 
-    def __init__(self, config: TrainerConfig, episodes: Episodes, update: int) -> None:
+    def __init__(self, config: TrainerConfig, episodes: Episodes, update: int, ranks: Ranks | None = None) -> None:
         self._config = config
+        self._every = config.table.every if (ranks or Ranks()).first else 0
         self._episodes = episodes
         self._update = update
         self._watched: dict[Player, _Watched | None] = {}
         self._ended: dict[int, list[_Watched]] = {}
         self._warned = False
-        for player in episodes.players if config.table.every else ():
+        for player in episodes.players if self._every else ():
             self._watched[player] = None
             if player.turn == 0:
                 self._begin(player)
@@ -100,8 +103,7 @@ class Tables:
 
     @property
     def _due(self) -> bool:
-        every = self._config.table.every
-        return every > 0 and (self._update + 1) % every == 0
+        return self._every > 0 and (self._update + 1) % self._every == 0
 
     @property
     def _policy(self) -> str:

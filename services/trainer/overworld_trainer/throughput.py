@@ -13,7 +13,6 @@ from peft import PeftModel
 from overworld_trainer.accelerators import PEAK_FLOPS
 from overworld_trainer.metrics import Metric, Metrics
 from overworld_trainer.rollout import Rollout
-from overworld_trainer.samples import Samples
 
 _logger = logging.getLogger(__name__)
 
@@ -23,7 +22,8 @@ _GIB = 2**30
 class Throughput:
     """Knows what a token costs a model to learn from, and what its device could do.
 
-    epochs  how often each token of a rollout is learnt from
+    epochs   how often each token of a rollout is learnt from
+    devices  how many work at once
 
     A token costs 6 FLOPs per weight: 2 in the forward pass, 2 for the gradient of what the layers put out and 2 for
     that of the weights, which an adapter does without. The weights are those of the language model's layers; the vision
@@ -31,9 +31,10 @@ class Throughput:
     Recomputation (gradient checkpointing) does not count.
     """
 
-    def __init__(self, vlm: VLM, epochs: int) -> None:
+    def __init__(self, vlm: VLM, epochs: int, devices: int = 1) -> None:
         self._device = vlm.device
         self._epochs = epochs
+        self._devices = devices
         self.flops_per_token = (4 if isinstance(vlm.model, PeftModel) else 6) * _layer_weights(vlm)
         self.peak_flops: float | None = None
         if self._device.type == "cuda":
@@ -46,15 +47,20 @@ class Throughput:
         peak = "unknown" if self.peak_flops is None else f"{self.peak_flops / 1e12:g} TFLOP/s"
         return f"Throughput({self.flops_per_token / 1e9:.3g} GFLOPs per token, peak of {self._device}: {peak})"
 
-    def metrics(self, rollout: Rollout, samples: Samples, seconds: Mapping[str, float]) -> Metrics:
-        """Of an update, of whose time `seconds` were spent in each part; a rate for each part that occurred."""
+    def metrics(self, rollout: Rollout, seconds: Mapping[str, float]) -> Metrics:
+        """Of an update, of whose time `seconds` were spent in each part; a rate for each part that occurred.
+
+        Tokens are those of all devices, memory is this one's.
+        """
+        steps = rollout.all_records
+        learnt = [step for step in steps if not step.failed]
         tokens = {
-            "prefill": (Metric.PREFILL_TOKENS_PER_SECOND, sum(len(step.prompt) for step in rollout.flat)),
+            "prefill": (Metric.PREFILL_TOKENS_PER_SECOND, sum(step.prompt_tokens for step in steps)),
             # A reply's first token comes from the prefill.
-            "decode": (Metric.DECODE_TOKENS_PER_SECOND, sum(len(step.reply) - 1 for step in rollout.flat)),
+            "decode": (Metric.DECODE_TOKENS_PER_SECOND, sum(step.reply_tokens - 1 for step in steps)),
             "update": (
                 Metric.UPDATE_TOKENS_PER_SECOND,
-                self._epochs * sum(len(step.prompt) + len(step.reply) for step in samples.steps),
+                self._epochs * sum(step.prompt_tokens + step.reply_tokens for step in learnt),
             ),
         }
         metrics: Metrics = {name: count / seconds[part] for part, (name, count) in tokens.items() if seconds.get(part)}
@@ -62,7 +68,7 @@ class Throughput:
             flops = self.flops_per_token * metrics[Metric.UPDATE_TOKENS_PER_SECOND]
             metrics[Metric.UPDATE_TFLOPS] = flops / 1e12
             if self.peak_flops is not None:
-                metrics[Metric.UPDATE_MFU] = flops / self.peak_flops
+                metrics[Metric.UPDATE_MFU] = flops / (self.peak_flops * self._devices)
         return metrics | self._peak_memory()
 
     def _peak_memory(self) -> Metrics:

@@ -31,6 +31,7 @@ from overworld_trainer.learner import Learner
 from overworld_trainer.memory import needing
 from overworld_trainer.policy import load_policy, make_start
 from overworld_trainer.profiling import traced
+from overworld_trainer.ranks import joined
 from overworld_trainer.recorder import recording
 from overworld_trainer.rollout import Collector
 from overworld_trainer.run import Run, TrainerState, read_state, restore_learner
@@ -52,22 +53,26 @@ def train(config: TrainerConfig) -> bool:
         torch.set_num_threads(config.threads)
     if config.wandb is not None:
         import_wandb()  # a missing package should not be found out after hours of cloning
-    run, display = Run.open(config), Display(config)
-    with serve_metrics(config.metrics_host, config.metrics_port) as exporter:
-        if config.clone.updates and not run.has_start:
-            make_start(run, display)
-        return _improve(run, display, exporter)
+    with joined(config) as ranks:
+        if not ranks.first:  # what there is to say of the run, the first one says
+            logging.getLogger().setLevel(logging.WARNING)
+            logging.getLogger("overworld_trainer").setLevel(logging.ERROR)
+        run, display, stop = Run.open(config, ranks), Display(config), Stop(ranks)
+        port = config.metrics_port if ranks.first else 0
+        with serve_metrics(config.metrics_host, port) as exporter:
+            if config.clone.updates and not ranks.decided(lambda: run.has_start):
+                stop.alone(lambda: make_start(run, display, stop))
+            return _improve(run, display, exporter, stop)
 
 
-def _improve(run: Run, display: Display, exporter: Exporter) -> bool:
+def _improve(run: Run, display: Display, exporter: Exporter, stop: Stop) -> bool:
     """Trains the policy from the start of RL, or from the newest checkpoint."""
-    config, resumed = run.config, run.latest()
+    config, ranks, resumed = run.config, run.ranks, run.latest()
     state = TrainerState() if resumed is None else read_state(resumed)
     vlm, reference = load_policy(run, resumed)
     critic = Critic(vlm.hidden_size, config.critic.layers, derive(config.seed, "critic")).to(vlm.device)
     stopwatch = Stopwatch(vlm.device)
-    stop = Stop()
-    learner = Learner(config, vlm, critic, stopwatch, stop)
+    learner = Learner(config, vlm, critic, stopwatch, stop, ranks)
     if resumed is not None:
         restore_learner(resumed, learner)
         _logger.info("resuming from %s", resumed)
@@ -81,22 +86,25 @@ def _improve(run: Run, display: Display, exporter: Exporter) -> bool:
     _on_sigterm(stop)
     checkpointing = () if config.model.gradient_checkpointing else ("model.gradient_checkpointing = true",)
     with (
-        Episodes.open(config, functools.partial(episode_seed, config.seed), state.slots) as episodes,
+        Episodes.open(config, functools.partial(episode_seed, config.seed), state.slots, ranks=ranks) as episodes,
         recording(
-            run, state, vlm, learner, episodes, exporter=exporter, display=display, stopwatch=stopwatch
+            run, state, vlm, learner, episodes, exporter=exporter, display=display, stopwatch=stopwatch, stop=stop
         ) as recorder,
     ):
-        evaluations = Evaluations.open(run, vlm, update=state.update, interrupted=stop.asked)
-        tables = Tables(config, episodes, state.update)
-        collector = Collector(config, vlm, writer, episodes, stopwatch, stop, tables.take)
+        evaluations = Evaluations.open(run, vlm, update=state.update, stop=stop)
+        tables = Tables(config, episodes, state.update, ranks)
+        collector = Collector(config, vlm, writer, episodes, stopwatch, stop, tables.take, ranks)
         recorder.evaluate(evaluations)  # what was killed before it was finished
         while state.update < config.updates and not evaluations.exhausted(state.update):
             with _traced(run, state.update, stopwatch):
-                with needing("max_batch", config.max_batch, f"model.batch_tokens = {vlm.batch_tokens // 2}"):
+                with (
+                    needing("max_batch", config.max_batch, f"model.batch_tokens = {vlm.batch_tokens // 2}"),
+                    vlm.whole(),
+                ):
                     rollout = collector.collect(config.rollout_steps)
                 tables.write()
                 with needing("model.batch_tokens", vlm.batch_tokens, *checkpointing):
-                    samples = make_samples(rollout, vlm, reference, critic, config, stopwatch, stop)
+                    samples = make_samples(rollout, vlm, reference, critic, config, stopwatch, stop, ranks)
                     metrics = learner.update(samples, state.update)
             recorder.record(rollout, samples, metrics)
             recorder.evaluate(evaluations)
@@ -113,7 +121,7 @@ def _improve(run: Run, display: Display, exporter: Exporter) -> bool:
 
 def _traced(run: Run, update: int, stopwatch: Stopwatch) -> AbstractContextManager[None]:
     """Writes a trace of what is done within if `update` is the one to be profiled."""
-    if update != run.config.profile_update:
+    if update != run.config.profile_update or not run.ranks.first:
         return contextlib.nullcontext()
     return traced(run.folder / "traces" / f"update-{update:06}.json.gz", stopwatch)
 

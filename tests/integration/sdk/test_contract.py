@@ -250,7 +250,7 @@ def test_the_expert_advises_only_if_asked_for(stub: EnvServiceStub, opened: Open
         ({"options_json": "[]"}, "OPTIONS_INVALID", "toy/Count"),
         ({"options_json": "{"}, "OPTIONS_INVALID", "toy/Count"),
         ({"options_json": '{"broken": true}'}, "ENV_FAILED", "this toy is broken"),
-        ({"transports": [pb.TRANSPORT_INLINE_LZ4]}, "FEATURE_MISSING", "TRANSPORT_INLINE"),
+        ({"transports": [pb.TRANSPORT_UNSPECIFIED]}, "FEATURE_MISSING", "TRANSPORT_INLINE"),
         ({"required_features": ["telepathy"]}, "FEATURE_MISSING", "telepathy"),
         ({"fallback": 9}, "REQUEST_INVALID", "fallback 9"),
         ({"fallback_reward": float("nan")}, "REQUEST_INVALID", "finite"),

@@ -27,6 +27,7 @@ from overworld_vlm.load import VLM
 from overworld_vlm.score import prefill_features
 from overworld_vlm.writer import Request, Writer
 
+from tests.support.learning import ref_logps
 from tests.support.optional import present
 from tests.support.scripted_env import REPLIES
 from tests.support.tiny_vlm import make_vlm
@@ -474,7 +475,7 @@ def test_features_that_a_writer_does_not_give_are_computed(server: ServerProcess
         expected = prefill_features(clueless, [step.prompt], "prompt_mean")
         assert torch.allclose(samples.features[n], expected[0], atol=1e-5)
         assert float(samples.old_values[n]) == pytest.approx(value_of(clueless, step.prompt), abs=1e-3)
-    assert [tuple(logps.shape) for logps in samples.ref_logps] == [tuple(step.reply.shape) for step in samples.steps]
+    assert [tuple(logps.shape) for logps in ref_logps(samples)] == [tuple(step.reply.shape) for step in samples.steps]
 
 
 def test_a_rollout_and_its_steps_say_what_they_are(server: ServerProcess, obedient: VLM) -> None:

@@ -16,12 +16,15 @@ from overworld import (
     ServerInfo,
     SlotError,
 )
+from overworld.authoring.concurrency import Concurrency
 from overworld.client.channel import Channel
 from overworld.contract.frames import FrameFile
+from overworld.host.callers import Caller, Quota
 from overworld.host.front import Front
 from overworld.host.metrics import ServerMetrics
 from overworld.host.pool import Pool
 from overworld.host.session import HostedSession
+from overworld.service.credentials import Credentials
 from overworld.v1 import env_pb2 as pb
 
 OBSERVATION = Observation(
@@ -84,7 +87,7 @@ def test_a_servers_description() -> None:
 
 
 def test_a_channel() -> None:
-    channel = Channel("127.0.0.1:1", "secret", 1.0)
+    channel = Channel("127.0.0.1:1", Credentials(token="secret"), 1.0)
     assert repr(channel) == "<Channel to 127.0.0.1:1>"
     channel.close()
     assert repr(channel) == "<Channel to 127.0.0.1:1, closed>"
@@ -99,7 +102,9 @@ def test_the_hosts_objects() -> None:
         metrics = ServerMetrics()
         settings: dict[str, Any] = {"slots": 8, "workers": 2, "step_timeout": 1.0, "metrics": metrics}
         pool = Pool(["games"], **settings, on_lost=lambda session: None)
-        slots = pool.take(3)
+        for worker in pool._workers:
+            worker.concurrency["games/Coin"] = Concurrency.SERIAL
+        slots = pool.take(3, "games/Coin")
         assert repr(pool) == "<Pool: 2 workers, 5 of 8 slots free>"
         assert repr(slots[1].worker) == "<WorkerProcess 1: not ready, 1 of 4 slots used, 0 starts>"
         assert repr(slots[1]) == "<HostedSlot 1 on worker 1: REBUILDING, Idle()>"
@@ -109,7 +114,9 @@ def test_the_hosts_objects() -> None:
         await front.stop()
         request = pb.OpenRequest(session="some-name", env_id="games/Coin")
         frames = FrameFile(3, 100)
-        session = HostedSession(key=0, request=request, slots=slots, frames=frames, lease=1.0, open=never)
+        owner = Caller("ada", Quota(), metrics)
+        assert repr(owner) == "<Caller ada: 0 slots, 0 calls, 0 bytes>"
+        session = HostedSession(key=0, owner=owner, request=request, slots=slots, frames=frames, lease=1.0, open=never)
         assert repr(session) == "<HostedSession some-name: 3 slots of games/Coin, opening>"
         session.spec = SPEC
         assert repr(session) == "<HostedSession some-name: 3 slots of games/Coin, open>"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,7 +16,17 @@ from overworld_vlm.load import VLM
 from overworld_vlm.score import score
 from torch import Tensor, nn
 
-from tests.support.learning import changed, gradients, make_learner, make_samples, moved, settings, weights
+from tests.support.learning import (
+    changed,
+    gradients,
+    make_learner,
+    make_samples,
+    moved,
+    old_logps,
+    ref_logps,
+    settings,
+    weights,
+)
 from tests.support.optional import present
 from tests.support.tiny_vlm import make_vlm
 
@@ -34,9 +45,9 @@ def expected_gradients(vlm: VLM, samples: Samples, clip: float, beta: float) -> 
         advantage = samples.advantages[number]
         terms = []
         for token in range(len(step.reply)):
-            ratio = (now[token] - samples.old_logps[number][token]).exp()
+            ratio = (now[token] - old_logps(samples)[number][token]).exp()
             kept = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
-            d = samples.ref_logps[number][token] - now[token]
+            d = ref_logps(samples)[number][token] - now[token]
             terms.append(-kept + beta * (d.exp() - d - 1))
         total = total + samples.weights[number] * sum(terms) / len(terms)
     (total / len(samples)).backward()
@@ -71,21 +82,53 @@ def test_minibatches_are_optimizer_steps_of_their_own() -> None:
     assert critic_steps == {3 * 3}
 
 
-def test_every_sample_is_in_one_minibatch_of_each_epoch_in_an_order_of_the_seeds() -> None:
-    learner = make_learner(make_vlm(), settings())
-    orders = []
+def policy_minibatches(minibatch: int, slots: list[int], update: int, epoch: int, seed: int = 0) -> list[list[int]]:
+    """The policy's minibatches of samples from these slots."""
+    learner = make_learner(make_vlm(), settings(seed=seed, policy={"minibatch": minibatch}))
+    samples = changed(make_samples(make_vlm(), len(slots)), slots=torch.tensor(slots))
+    return [batch.tolist() for batch in learner._stratified_minibatches(samples, update, epoch)]
+
+
+def critic_minibatches(minibatch: int, slots: list[int], update: int, epoch: int, seed: int = 0) -> list[list[int]]:
+    """The critic's minibatches."""
+    learner = make_learner(make_vlm(), settings(seed=seed))
+    return [batch.tolist() for batch in learner._minibatches(len(slots), minibatch, update, epoch)]
+
+
+@pytest.mark.parametrize("minibatches", [policy_minibatches, critic_minibatches])
+def test_every_sample_is_in_one_minibatch_of_each_epoch_in_an_order_of_the_seeds(
+    minibatches: Callable[..., list[list[int]]],
+) -> None:
+    slots = [0] * 6 + [1] * 5  # a step failed
+    parts = []
     for update in (0, 1):
         for epoch in (0, 1):
-            batches = [batch.tolist() for batch in learner._minibatches(11, 4, update, epoch, "policy")]
+            batches = minibatches(4, slots, update, epoch)
             assert sorted(map(len, batches)) == [3, 4, 4]
-            orders.append(tuple(number for batch in batches for number in batch))
-    assert all(sorted(order) == list(range(11)) for order in orders)
-    assert len(set(orders)) == 4
-    again = make_learner(make_vlm(), settings())
-    assert tuple(torch.cat(list(again._minibatches(11, 4, 0, 0, "policy"))).tolist()) == orders[0]
-    other = make_learner(make_vlm(), settings(seed=1))
-    assert tuple(torch.cat(list(other._minibatches(11, 4, 0, 0, "policy"))).tolist()) != orders[0]
-    assert len(list(learner._minibatches(2, 128, 0, 0, "policy"))) == 1
+            assert sorted(number for batch in batches for number in batch) == list(range(11))
+            parts.append(tuple(tuple(sorted(batch)) for batch in batches))
+    assert len(set(parts)) == 4
+    assert minibatches(4, slots, 0, 0) == minibatches(4, slots, 0, 0) != minibatches(4, slots, 0, 0, seed=1)
+    assert len(minibatches(128, [0, 1], 0, 0)) == 1
+
+
+@pytest.mark.parametrize(("steps", "minibatch", "taken"), [(4, 6, 2), (4, 3, 1), (6, 9, 3), (8, 12, 4), (8, 3, 1)])
+def test_each_of_the_policys_minibatches_takes_as_many_steps_of_every_slot(
+    steps: int, minibatch: int, taken: int
+) -> None:
+    slots = [slot for slot in range(3) for _ in range(steps)]
+    batches = policy_minibatches(minibatch, slots, 0, 0)
+    assert len(batches) == 3 * steps // minibatch
+    for batch in batches:
+        assert [[slots[number] for number in batch].count(slot) for slot in range(3)] == [taken] * 3
+
+
+def test_a_minibatch_smaller_than_the_number_of_slots_takes_a_step_of_some() -> None:
+    slots = [slot for slot in range(6) for _ in range(2)]
+    batches = policy_minibatches(2, slots, 0, 0)
+    assert sorted(map(len, batches)) == [2] * 6
+    assert all(len({slots[number] for number in batch}) == 2 for batch in batches)
+    assert sorted(number for batch in batches for number in batch) == list(range(12))
 
 
 @pytest.mark.parametrize("value_input", ["last_prompt_token", "prompt_mean"])
@@ -121,7 +164,11 @@ def test_the_samplers_error_is_that_of_the_first_minibatch_before_any_weight_has
 def test_the_dual_clip_is_the_one_asked_for() -> None:
     vlm = make_vlm()
     samples = make_samples(vlm)
-    samples = changed(samples, old_logps=[logps - math.log(5.0) for logps in samples.old_logps])  # all ratios are 5
+    decisions = {
+        number: dataclasses.replace(one, old_logps=one.old_logps - math.log(5.0))  # all ratios are 5
+        for number, one in samples.decisions.items()
+    }
+    samples = changed(samples, decisions=decisions)
     samples = changed(samples, advantages=torch.full((len(samples),), -1.0))
     losses = {
         bound: make_learner(vlm, settings(policy={"dual_clip": bound, "lr": 1e-9}, kl={"kind": "none"}))
@@ -229,9 +276,7 @@ def grouped(count: int, informative: float) -> Samples:
     one = make_samples(vlm, 1)
     return changed(
         one,
-        steps=one.steps * count,
-        old_logps=one.old_logps * count,
-        ref_logps=one.ref_logps * count,
+        decisions=dict.fromkeys(range(count), one.decisions[0]),
         advantages=torch.zeros(count),
         weights=torch.ones(count),
         features=features,
@@ -385,7 +430,7 @@ def test_the_kind_of_kl_is_the_one_asked_for(kind: KlKind) -> None:
     metrics = make_learner(vlm, settings(kl={"kind": kind, "beta": beta})).update(samples, 0)
     expected = [
         policy_loss(
-            step.logps[None], samples.old_logps[number][None], samples.ref_logps[number][None],
+            step.logps[None], old_logps(samples)[number][None], ref_logps(samples)[number][None],
             torch.ones(1, len(step.logps), dtype=torch.bool), samples.advantages[number, None],
             clip=0.2, kl=kind, beta=beta,
         ).loss.item()
@@ -398,8 +443,11 @@ def test_entropies_of_thoughts_and_action_are_told_apart() -> None:
     vlm = make_vlm()
     samples = make_samples(vlm)
     thinking = [min(number % 4, len(step.reply)) for number, step in enumerate(samples.steps)]
-    steps = [dataclasses.replace(step, thinking=tokens) for step, tokens in zip(samples.steps, thinking, strict=True)]
-    samples = changed(samples, steps=steps)
+    decisions = {
+        number: dataclasses.replace(one, step=dataclasses.replace(one.step, thinking=thinking[number]))
+        for number, one in samples.decisions.items()
+    }
+    samples = changed(samples, decisions=decisions)
     metrics = make_learner(vlm, settings()).update(samples, 0)
     with torch.no_grad():
         scores = [score(make_vlm(), [step.prompt], [step.reply], entropy=True) for step in samples.steps]

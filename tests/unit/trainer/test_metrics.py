@@ -1,6 +1,6 @@
 """Metrics: names, numbers, and the files they are written to."""
 
-from typing import cast
+import dataclasses
 
 import pytest
 import torch
@@ -10,17 +10,15 @@ from overworld_trainer.metrics import Metric, valid_replies
 from overworld_trainer.rollout import Rollout, Step
 from overworld_trainer.samples import Samples
 from overworld_trainer.summary import rollout_metrics, sample_metrics
-from overworld_vlm.batch import Prompt
 
-NO_PROMPT = cast(Prompt, None)
-"""Metrics do not look at prompts."""
+from tests.support.learning import PROMPT, rollout_of
 
 
 def step(turn: int, tokens: int, outcome: Outcome | None, cut: bool = False, failed: bool = False) -> Step:
     return Step(
         env=0,
         turn=turn,
-        prompt=NO_PROMPT,
+        prompt=PROMPT,
         reply=torch.zeros(tokens),
         logps=torch.zeros(tokens),
         features=None,
@@ -47,12 +45,7 @@ def rollout() -> Rollout:
         episode(1, 0.5, 6, False, End.TIME_LIMIT),
         episode(0, 0.0, 8, False, End.TASK),
     ]
-    return Rollout(
-        steps=steps,
-        next_prompts=[],
-        episodes=episodes,
-        reward_scales=[1.0, 1.0],
-    )
+    return dataclasses.replace(rollout_of(steps, [1.0, 1.0]), episodes=episodes)
 
 
 def test_a_rollouts_metrics(rollout: Rollout) -> None:
@@ -94,9 +87,7 @@ def test_one_env_with_several_options_is_one_env(rollout: Rollout) -> None:
 def samples(targets: list[float], values: list[float], value_at_start: float | None = None) -> Samples:
     wanted = torch.tensor(targets)
     return Samples(
-        steps=[],
-        old_logps=[],
-        ref_logps=[],
+        decisions={},
         advantages=wanted,
         weights=wanted,
         features=wanted,

@@ -2,24 +2,18 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import cast
 
 import pytest
 import torch
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.rollout import Rollout, Step
 from overworld_trainer.samples import Samples, Valuation, assemble
-from overworld_vlm.batch import Prompt
 from torch import Tensor
 
-from tests.support.learning import settings
+from tests.support.learning import PROMPT, old_logps, ref_logps, rollout_of, settings
 from tests.support.optional import present
 
 ENVS = [{"id": "toy/Count", "weight": 0.5}, {"id": "toy/Other", "weight": 2.0}]
-
-
-NO_PROMPT = cast(Prompt, None)
-"""Samples are made without a look at prompts."""
 
 
 def make_rollout(
@@ -38,7 +32,7 @@ def make_rollout(
             Step(
                 env=envs[n],
                 turn=t,
-                prompt=NO_PROMPT,
+                prompt=PROMPT,
                 reply=torch.zeros(1),
                 logps=torch.zeros(1),
                 features=torch.tensor([n * 10.0 + t]),
@@ -50,12 +44,7 @@ def make_rollout(
         for n in range(shape[0])
     ]
     never = torch.zeros(shape, dtype=torch.bool)
-    rollout = Rollout(
-        steps=steps,
-        next_prompts=[],
-        episodes=[],
-        reward_scales=list(scales),
-    )
+    rollout = rollout_of(steps, scales)
     valuation = Valuation(
         features=torch.stack([present(step.features) for step in rollout.flat]),
         valid=valid,
@@ -104,8 +93,8 @@ def test_failed_steps_are_left_out_of_everything() -> None:
     samples = samples_of(*rollout, settings())
     assert samples.targets.tolist() == [1.0, 3.0, 2.0]
     assert [present(step.features).item() for step in samples.steps] == [0.0, 10.0, 11.0]
-    assert [logp.item() for logp in samples.old_logps] == [0.0, 10.0, 11.0]
-    assert [logp.item() for logp in samples.ref_logps] == [0.5, 10.5, 11.5]
+    assert [logp.item() for logp in old_logps(samples)] == [0.0, 10.0, 11.0]
+    assert [logp.item() for logp in ref_logps(samples)] == [0.5, 10.5, 11.5]
     assert samples.features.squeeze(1).tolist() == [0.0, 10.0, 11.0]
     assert samples.slots.tolist() == [0, 1, 1]
     assert samples.select(torch.tensor([2, 0])).slots.tolist() == [1, 0]
@@ -144,7 +133,7 @@ def test_the_value_at_start_is_that_of_the_first_turns_failed_ones_included() ->
     rollout, valuation = make_rollout([[1.0, 4.0], [2.0, 9.0]], values, [0, 0], failed=[(1, 0)])
     assert samples_of(rollout, valuation, settings()).value_at_start == 1.0
     later = [[dataclasses.replace(step, turn=step.turn + 1) for step in row] for row in rollout.steps]
-    rollout = dataclasses.replace(rollout, steps=later)
+    rollout = rollout_of(later)
     assert samples_of(rollout, valuation, settings()).value_at_start is None
 
 
@@ -153,7 +142,7 @@ def test_a_selection_holds_the_same_of_everything() -> None:
     chosen = samples.select(torch.tensor([3, 0]))
     assert len(chosen) == 2
     assert chosen.steps == [samples.steps[3], samples.steps[0]]
-    assert chosen.old_logps == [samples.old_logps[3], samples.old_logps[0]]
-    assert chosen.ref_logps == [samples.ref_logps[3], samples.ref_logps[0]]
+    assert old_logps(chosen) == [old_logps(samples)[3], old_logps(samples)[0]]
+    assert ref_logps(chosen) == [ref_logps(samples)[3], ref_logps(samples)[0]]
     for field in ("advantages", "weights", "features", "targets", "old_values"):
         assert getattr(chosen, field).tolist() == getattr(samples, field)[[3, 0]].tolist(), field
