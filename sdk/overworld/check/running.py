@@ -79,7 +79,8 @@ def check_server(
                     _run(run, each, spec, outcomes)
                     report.checks += 1
             run.current = "the end"
-            run.wire.call("GetServerInfo", pb.GetServerInfoRequest())  # by the same process as at first
+            if run.draining == run.info.draining:  # else it may have ended
+                run.wire.call("GetServerInfo", pb.GetServerInfoRequest())  # by the same process as at first
         except ServerGoneError as error:
             outcomes.gone(chosen, str(error))
     finally:

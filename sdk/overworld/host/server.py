@@ -46,7 +46,7 @@ _CHANNEL_OPTIONS = [
     ("grpc.http2.bdp_probe", 0),  # a request that nobody reads takes 64 KiB of memory, not what the link can carry
     ("grpc.server_handshake_timeout_ms", 5_000),  # who has connected says so in HTTP/2 by then
     # Clients ping to notice a dead link; gRPC's default is to hang up on those that ping often.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_SECONDS * 1000),
+    ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_SECONDS * 1000),
     ("grpc.keepalive_permit_without_calls", 1),
     # Who does not read answers no pings either, and loses the connection with all that waits to be sent.
     ("grpc.keepalive_time_ms", 30_000),

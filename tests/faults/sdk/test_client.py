@@ -624,7 +624,7 @@ def test_servers_that_put_up_with_few_pings_do_not_hang_up(monkeypatch: pytest.M
             session.step(["go"])
         return len(server.sent), len(server.peers)
 
-    every = "http2.min_recv_ping_interval_without_data_ms"
+    every = "http2.min_ping_interval_without_data_ms"
     with concurrent.futures.ThreadPoolExecutor(3) as threads:
         running = {
             "as it is": threads.submit(play, 0, 7.0, 0.0),
