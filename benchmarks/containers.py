@@ -19,10 +19,10 @@ _VERSION = (Path(__file__).parents[1] / "VERSION").read_text().strip()
 _BASE = "python:3.11-slim"
 _SERVICES = {
     **{
-        name.replace("_", "-"): ([name, "--insecure", "--workers=1"], ["healthcheck", "127.0.0.1:50051"])
+        name.replace("_", "-"): ([name, "--insecure", "--plaintext", "--workers=1"], ["healthcheck", "127.0.0.1:50051"])
         for name in ("gym_cards", "miniworld", "alfworld", "webshop")
     },
-    "policy-server": (["insecure=true"], ["healthcheck", "http://127.0.0.1:8000/health"]),
+    "policy-server": (["insecure=true", "plaintext=true"], ["healthcheck", "http://127.0.0.1:8000/health"]),
     "trainer": (["/configs/tiny/gym_cards.yaml", "run=/tmp/run"], ["healthcheck", "http://127.0.0.1:9464/metrics"]),
 }
 """Image -> arguments, health check."""

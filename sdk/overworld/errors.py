@@ -4,6 +4,7 @@
     ├── ContractError        a call was refused, or a slot failed, for a `Reason`
     ├── ServerError          an env server
     │   ├── ServerLostError      did not answer in time
+    │   ├── ServerUntrustedError has not proved that it may be sent the token
     │   ├── ServerStuckError     answers, but did not finish a call in time
     │   ├── ServerBrokenError    sent what contradicts the contract
     │   ├── ServerChangedError   came back with other data, rules or options
@@ -62,6 +63,9 @@ class Reason(enum.Enum):
     FEATURE_MISSING = _Row("FAILED_PRECONDITION", Retry.NO, "the server or env lacks a required feature")
     EXPERT_NOT_ALLOWED = _Row("PERMISSION_DENIED", Retry.NO, "the server does not give expert advice")
     NO_FREE_SLOTS = _Row("RESOURCE_EXHAUSTED", Retry.LATER, "other sessions hold the slots")
+    QUOTA_EXCEEDED = _Row(
+        "RESOURCE_EXHAUSTED", Retry.LATER, "the token's owner has as much of the server as its quota allows"
+    )
     DRAINING = _Row("UNAVAILABLE", Retry.LATER, "the server is shutting down and opens no sessions")
     SESSION_CONFLICT = _Row("ALREADY_EXISTS", Retry.NO, "another session has this name")
     SESSION_UNKNOWN = _Row(
@@ -119,6 +123,10 @@ class ServerError(OverworldError):
 
 class ServerLostError(ServerError):
     """The server did not answer within the retry budget. It may or may not have executed the call."""
+
+
+class ServerUntrustedError(ServerError):
+    """A registry names the server, and nothing proves that it may be sent the token."""
 
 
 class ServerStuckError(ServerError):

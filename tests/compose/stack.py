@@ -16,6 +16,7 @@ FILES = ("docker-compose.yml", "examples/own_env/compose.yml", "tests/compose/ra
 SERVERS = ("redis", "gym-cards", "miniworld", "alfworld", "webshop", "treasure", "policy-server")
 """What `docker compose up` starts."""
 SECONDS = 180.0
+SECRETS = "/run/secrets/overworld"
 
 
 Done = subprocess.CompletedProcess[str]
@@ -53,10 +54,10 @@ class Stack:
             **variables,
         }
 
-    @property
-    def env_token(self) -> str:
-        """The env servers' token, as they read it."""
-        return self.execute("gym-cards", "cat", "/run/secrets/env/token").stdout
+    def tokens(self, service: str) -> dict[str, str]:
+        """The newest token of each name in a service's file."""
+        lines = self.execute(service, "cat", f"{SECRETS}/tokens").stdout.splitlines()
+        return dict(line.split(": ") for line in lines)
 
     @property
     def policy_key(self) -> str:

@@ -38,7 +38,7 @@ def container(name: str, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_an_env_that_nobody_has_is_named_with_those_on_offer(stack: Stack) -> None:
-    said = train(stack, "servers=redis://redis:6379/0", "envs.0.id=gym_cards/Chess", "retry_budget=3")
+    said = train(stack, "servers=rediss://trainer@redis:6379/0", "envs.0.id=gym_cards/Chess", "retry_budget=3")
     assert "within 3 s no server offered gym_cards/Chess" in said
     assert "gym_cards/NumberLine" in said
     assert "correct the env's name, or start a server" in said
@@ -58,9 +58,9 @@ def test_a_trainer_without_env_servers_says_so(stack: Stack) -> None:
 
 def test_a_trainer_with_another_token_says_so(stack: Stack, tmp_path: Path) -> None:
     other = tmp_path / "token"
-    other.write_text("wrong")
+    other.write_text("gym-cards: wrong\n")
     other.chmod(0o644)
-    token = ("--volume", f"{other}:/token:ro", "--env", "OVERWORLD_TOKEN_FILE=/token")
+    token = ("--volume", f"{other}:/token:ro", "--env", "OVERWORLD_TOKENS=/token")
     command = ("run", "--rm", "--no-deps", "-T", *token)
     done = stack.compose(*command, "trainer", "/settings.yaml", "run=/runs/bad", "servers=gym-cards:50051", check=False)
     assert "the bearer token is not this server's; check OVERWORLD_TOKEN" in last_words(done, "overworld train")
@@ -86,6 +86,11 @@ def test_services_without_their_secret_do_not_start() -> None:
     assert "OVERWORLD_TOKEN_FILE: /run/secrets/env/token cannot be read (No such file or directory)" in said
     said = last_words(container("gym-cards"), "overworld serve")
     assert "without a token" in said
+    said = last_words(container("gym-cards", "--env", "OVERWORLD_TOKEN=x"), "overworld serve")
+    assert "without TLS" in said
+    own = ("--env", "OVERWORLD_TOKEN=x", "--env", "OVERWORLD_TLS=/run/secrets/overworld")
+    said = last_words(container("gym-cards", *own), "overworld serve")
+    assert "tls: /run/secrets/overworld must hold both tls.crt and tls.key" in said
     said = last_words(container("policy-server", "--tmpfs", "/tmp"), "overworld policy")
     assert "without a key" in said
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import re
 import secrets
@@ -20,7 +21,7 @@ from overworld.evaluation.evaluate import evaluate, tasks_of_split
 from overworld.evaluation.openai_client import OpenAIModel
 from overworld.host.process import ServerProcess
 
-from tests.compose.stack import SECONDS, SERVERS, VERSION, Stack, run
+from tests.compose.stack import SECONDS, SECRETS, SERVERS, VERSION, Stack, run
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 
@@ -40,7 +41,7 @@ def test_an_image_has_a_user_a_health_check_and_no_secret(stack: Stack, name: st
     assert config["Healthcheck"]["Test"][1] == "healthcheck"
     assert not [entry for entry in config["Env"] if re.search("token|secret|passw|api_key|index_url", entry, re.I)]
     history = run("docker", "history", "--no-trunc", "--format", "{{.CreatedBy}}", image["Id"]).stdout
-    assert stack.env_token not in history
+    assert not [token for token in stack.tokens("gym-cards").values() if token in history]
     assert stack.policy_key not in history
     files = ("docker", "run", "--rm", "--user", "0", "--network", "none", "--entrypoint", "find", image["Id"])
     assert run(*files, "/secrets", "/run/secrets", "-type", "f", check=False).stdout == ""
@@ -102,6 +103,7 @@ def test_only_the_policy_server_is_published_and_only_on_loopback(stack: Stack) 
     expected["policy-server"] = [("8000/tcp", "127.0.0.1", str(stack.port))]
     assert published == expected
     assert httpx.get(f"http://127.0.0.1:{stack.port}/health").json() == {"status": "ok"}
+    assert any("publish this on loopback only" in line for line in stack.logs("policy-server"))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(("192.0.2.1", 9))  # sends nothing; tells this machine's own address
         (own, _) = probe.getsockname()
@@ -127,11 +129,21 @@ def test_services_reach_whom_they_must_and_nobody_else(stack: Stack) -> None:
 
 
 def test_env_servers_and_the_policy_server_ask_for_their_secret(stack: Stack) -> None:
-    without_token = ("env", "--unset=OVERWORLD_TOKEN_FILE", "overworld", "ps", "treasure:50051")
-    without = stack.execute("gym-cards", *without_token, check=False)
-    assert without.returncode == 1
-    assert "token" in without.stdout
-    assert "island/Treasure" in stack.execute("gym-cards", "overworld", "ps", "treasure:50051").stdout
+    """For a token of their own, over TLS: one env server's token is of no use at another."""
+    ps = ("overworld", "ps", "treasure:50051")
+    wrong = stack.execute("gym-cards", "env", "--unset=OVERWORLD_TOKENS", *ps, check=False)
+    assert wrong.returncode == 1
+    assert "TOKEN_MISSING" in wrong.stdout
+    plain = ("env", "--unset=OVERWORLD_TLS", "OVERWORLD_PLAINTEXT=true")
+    assert "asks for TLS" in stack.execute("gym-cards", *plain, *ps, check=False).stdout
+    uncertified = stack.execute("gym-cards", "env", "--unset=OVERWORLD_TLS", *ps, check=False)
+    assert "the certificate of treasure:50051 was not issued by what this machine trusts" in uncertified.stdout
+    tokens = {service: stack.tokens(service) for service in ("gym-cards", "treasure")}
+    for service, listed in (("treasure", 0), ("gym-cards", 1)):
+        token = ("env", "--unset=OVERWORLD_TOKENS", f"OVERWORLD_TOKEN={tokens[service]['trainer']}")
+        said = stack.execute("gym-cards", *token, "overworld", "ps", "gym-cards:50051", "treasure:50051", check=False)
+        assert said.stdout.count("TOKEN_WRONG") == 1
+        assert ("gym_cards/NumberLine" in said.stdout, "island/Treasure" in said.stdout) == (bool(listed), not listed)
     url = f"http://127.0.0.1:{stack.port}/v1/models"
     assert httpx.get(url).status_code == 401
     assert httpx.get(url, headers={"Authorization": f"Bearer {stack.policy_key}"}).status_code == 200
@@ -139,12 +151,15 @@ def test_env_servers_and_the_policy_server_ask_for_their_secret(stack: Stack) ->
 
 @pytest.mark.parametrize("service", SERVERS)
 def test_a_service_can_read_its_own_secret_and_no_other(stack: Stack, service: str) -> None:
-    own = {"redis": [], "policy-server": ["/run/secrets/policy/key"]}.get(service, ["/run/secrets/env/token"])
-    assert stack.execute(service, "find", "/run/secrets", "-type", "f", check=False).stdout.split() == own
-    mounted = {"redis": set(), "policy-server": {"policy-key", "runs"}}.get(service, {"env-token"})
+    tls = ["ca.crt", "tls.crt", "tls.key"]
+    files = {"redis": [*tls, "users.acl"]}.get(service, [*tls, "redis_password", "tokens"])
+    own = ["/run/secrets/policy/key"] if service == "policy-server" else [f"{SECRETS}/{file}" for file in files]
+    found = stack.execute(service, "find", "/run/secrets", "-type", "f", check=False).stdout
+    assert sorted(found.split()) == sorted(own)
+    mounted = {"policy-server": {"policy-key", "runs"}}.get(service, {f"{service}-secrets"})
     assert volumes(stack, service) == mounted
     for path in own:
-        assert stack.execute(service, "stat", "--format=%a %u %s", path).stdout == "400 10001 64\n"
+        assert stack.execute(service, "stat", "--format=%a %u", path).stdout == "400 10001\n"
         refused = stack.execute(service, "rm", "--force", path, check=False)
         assert "Read-only file system" in refused.stderr
 
@@ -207,8 +222,8 @@ def test_the_documented_command_trains_and_evaluates(stack: Stack) -> None:
     }
     stack.compose("up", "--no-build", "trainer", "evaluator", check=True, **variables)
     assert stack.state("evaluator") == ("exited", 0)
-    assert volumes(stack, "trainer") == {"env-token", "runs"}
-    assert volumes(stack, "evaluator") == {"env-token", "policy-key", "runs"}
+    assert volumes(stack, "trainer") == {"trainer-secrets", "runs"}
+    assert volumes(stack, "evaluator") == {"evaluator-secrets", "policy-key", "runs"}
     report = json.loads(stack.execute("policy-server", "cat", "/runs/island/evaluation/report.json").stdout)
     assert (report["model"], report["env"], report["episodes"]) == ("island@latest", "island/Treasure", 10)
     assert report["options"]["max_turns"] == 20
@@ -267,17 +282,58 @@ def test_no_secret_is_printed_anywhere(stack: Stack) -> None:
     assert all(texts[service] for service in ("trainer", "evaluator", "redis"))
     texts["config"] = stack.compose("config").stdout
     texts["inspect"] = run("docker", "inspect", *stack.compose("ps", "--all", "--quiet").stdout.split()).stdout
-    for secret in (stack.env_token, stack.policy_key):
+    servers = ("gym-cards", "miniworld", "alfworld", "webshop", "treasure")
+    given = [token for service in servers for token in stack.tokens(service).values()]
+    given += [stack.execute(service, "cat", f"{SECRETS}/redis_password").stdout for service in servers]
+    assert len(set(given)) == 3 * len(servers)
+    for secret in (*given, stack.policy_key):
         assert re.fullmatch("[0-9a-f]{64}", secret)
         assert [place for place, text in texts.items() if secret in text] == []
 
 
 def test_secrets_stay_when_the_stack_goes_down_and_up(stack: Stack) -> None:
-    before = stack.env_token, stack.policy_key
+    before = stack.tokens("gym-cards"), certificate(stack, "gym-cards"), stack.policy_key
     stack.compose("down")
     stack.compose("up", "--detach", "--no-build", "--wait", *SERVERS)
-    assert (stack.env_token, stack.policy_key) == before
+    assert (stack.tokens("gym-cards"), certificate(stack, "gym-cards"), stack.policy_key) == before
     assert card(stack, "killed@latest")
+
+
+def certificate(stack: Stack, service: str) -> str:
+    return stack.execute(service, "cat", f"{SECRETS}/tls.crt").stdout
+
+
+def test_redis_lets_a_service_do_what_it_must_and_no_more(stack: Stack) -> None:
+    def ask(service: str, user: str, command: str) -> str:
+        code = (
+            f"import redis, pathlib; secrets = pathlib.Path('{SECRETS}'); "
+            f"store = redis.Redis.from_url('rediss://{user}@redis:6379/0', ssl_ca_certs=secrets / 'ca.crt', "
+            "ssl_certfile=secrets / 'tls.crt', ssl_keyfile=secrets / 'tls.key', "
+            "password=(secrets / 'redis_password').read_text())\n"
+            f"try: print(store.{command})\nexcept redis.RedisError as error: print(type(error).__name__)"
+        )
+        return stack.python(service, code).strip()
+
+    assert ask("gym-cards", "gym-cards", "set('overworld:server:gym-cards:test', '{}', ex=1)") == "True"
+    for command in ("set('overworld:server:treasure:test', '{}')", "keys('*')", "flushall()", "config_get()"):
+        assert ask("gym-cards", "gym-cards", command) == "NoPermissionError"
+    for user in ("treasure", "trainer", "default"):  # with another's password, or none
+        assert ask("gym-cards", user, "ping()") == "AuthenticationError"
+
+
+def test_tokens_are_exchanged_while_a_run_goes_on(stack: Stack) -> None:
+    """Twice, so that the first ones are out of use; nothing is restarted, nothing fails."""
+    first = stack.tokens("gym-cards")
+    stack.up("trainer", TRAIN_RUN="exchanged", TRAIN_ARGUMENTS="updates=6")
+    for done in (1, 3):
+        stack.wait("an update", lambda done=done: stack.updates("exchanged") >= done)
+        stack.compose("run", "--rm", "--no-deps", "-T", "secrets", "rotate")
+    stack.wait("the run finished", lambda: stack.state("trainer") == ("exited", 0))
+    assert stack.container("trainer")["RestartCount"] == 0
+    assert not [line for line in stack.logs("trainer") if "TOKEN" in line]
+    assert not set(first.values()) & set(stack.execute("gym-cards", "cat", f"{SECRETS}/tokens").stdout.split())
+    stale = ("env", "--unset=OVERWORLD_TOKENS", f"OVERWORLD_TOKEN={first['trainer']}", "overworld", "ps")
+    assert "TOKEN_WRONG" in stack.execute("gym-cards", *stale, "gym-cards:50051", check=False).stdout
 
 
 def test_secrets_can_be_given(stack: Stack, tmp_path: Path) -> None:
@@ -293,7 +349,9 @@ def test_secrets_can_be_given(stack: Stack, tmp_path: Path) -> None:
                 (folder / name).write_text(secret)
             services = ("gym-cards", "policy-server")
             other.compose("up", "--detach", "--no-build", "--wait", *services, OVERWORLD_SECRETS=str(folder))
-            assert {"env_token": other.env_token, "policy_key": other.policy_key} == given
+            assert other.policy_key == given["policy_key"]
+            derived = hmac.new(given["env_token"].encode(), b"trainer at gym-cards", "sha256").hexdigest()
+            assert other.tokens("gym-cards")["trainer"] == derived
             assert httpx.get(url, headers={"Authorization": f"Bearer {given['policy_key']}"}).status_code == 200
             assert httpx.get(url, headers={"Authorization": f"Bearer {stack.policy_key}"}).status_code == 401
     finally:

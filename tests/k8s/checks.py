@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 Object = dict[str, Any]
 
@@ -14,6 +20,7 @@ _PINNED = re.compile(r"[\w./-]+:(?!latest$)[\w.-]+(@sha256:[0-9a-f]{64})?")
 _DNS = "dns"
 _MONITORING = "monitoring"
 _COMPONENT = "app.kubernetes.io/component"
+SIMULATORS = ("gym-cards", "miniworld", "alfworld", "webshop")
 
 EXPECTED_PATHS = {
     ("trainer", "env-server", 50051), ("evaluator", "env-server", 50051),
@@ -169,17 +176,37 @@ def restricted(objects: list[Object]) -> Iterator[str]:
             yield f"{where} may write to its root"
 
 
+def secrets(volume: Object) -> Iterator[str]:
+    """Names of the Secrets that a volume is made of."""
+    if "secret" in volume:
+        yield volume["secret"]["secretName"]
+    for source in volume.get("projected", {}).get("sources", ()):
+        if "secret" in source:
+            yield source["secret"]["name"]
+
+
+@functools.cache
+def made_secrets() -> frozenset[str]:
+    """Names of what `docker/secrets kubernetes` makes, as k8s/README.md has it called."""
+    command = [sys.executable, "docker/secrets", "kubernetes", *SIMULATORS, "treasure"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], check=True, capture_output=True, text=True)
+    return frozenset(thing["metadata"]["name"] for thing in yaml.safe_load_all(done.stdout) if thing)
+
+
 def references(objects: list[Object]) -> Iterator[str]:
-    """Volumes that are mounted are there, and so is what they are made of. The Secret is made by hand."""
-    there = {(thing["kind"], thing["metadata"]["name"]) for thing in objects} | {("Secret", "overworld")}
+    """Volumes that are mounted are there, and so is what they are made of; Secrets are made by a script."""
+    there = {(thing["kind"], thing["metadata"]["name"]) for thing in objects}
+    there |= {("Secret", name) for name in made_secrets()}
     for where, template, container in containers(objects):
         volumes = {volume["name"]: volume for volume in template["spec"].get("volumes", ())}
         for mount in container.get("volumeMounts", ()):
             if mount["name"] not in volumes:
                 yield f"{where} mounts {mount['name']}, which is no volume"
         for volume in volumes.values():
+            if "projected" in volume and not list(secrets(volume)):
+                yield f"{where}: the volume {volume['name']} is made of nothing"
             for made_of, target in (
-                ("Secret", volume.get("secret", {}).get("secretName")),
+                *(("Secret", one) for one in secrets(volume)),
                 ("ConfigMap", volume.get("configMap", {}).get("name")),
                 ("PersistentVolumeClaim", volume.get("persistentVolumeClaim", {}).get("claimName")),
             ):
@@ -192,6 +219,76 @@ def references(objects: list[Object]) -> Iterator[str]:
                 yield f"{where}: {entry['name']} is {path}, where nothing is mounted"
     for thing in kind(objects, "Secret"):
         yield f"{name(thing)} is in the repository"
+
+
+def transport(objects: list[Object]) -> Iterator[str]:
+    """All speak TLS, each with a certificate of its own."""
+    for where, template, container in containers(objects):
+        component = template["metadata"]["labels"][_COMPONENT]
+        said = " ".join(map(str, (*container.get("command", ()), *container.get("args", ()))))
+        entries = {entry["name"]: str(entry.get("value", "")) for entry in container.get("env", ())}
+        if component == "redis":
+            if "--port 0 --tls-port 6379" not in said or "--aclfile" not in said:
+                yield f"{where} serves without TLS, or to anybody"
+        elif entries.get("OVERWORLD_TLS") not in [mount["mountPath"] for mount in container["volumeMounts"]]:
+            yield f"{where}: OVERWORLD_TLS is {entries.get('OVERWORLD_TLS')}, where nothing is mounted"
+        if re.search(r"\bredis://|\bhttp://|plaintext|insecure", said, re.I) or "OVERWORLD_PLAINTEXT" in entries:
+            yield f"{where} talks without TLS"
+        if [name for name in own_secrets(template) if name.endswith("-tls")] != [f"{own_name(template)}-tls"]:
+            yield f"{where} has the certificates {own_secrets(template)}"
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            asked = container.get(probe, {})
+            if "grpc" in asked:
+                yield f"{where}: {probe} asks over gRPC, which Kubernetes does without TLS"
+            if component == "policy-server" and asked.get("httpGet", {}).get("scheme") != "HTTPS":
+                yield f"{where}: {probe} asks without TLS"
+
+
+def tenants(objects: list[Object]) -> Iterator[str]:
+    """No service can read what another shows, the policy server's key aside, which the evaluator has; and no client can
+    have all slots of an env server.
+    """
+    for where, template, container in containers(objects):
+        component = template["metadata"]["labels"][_COMPONENT]
+        name = own_name(template)
+        allowed = {name, f"{name}-tls"} | ({"policy-server"} if component == "evaluator" else set())
+        if foreign := set(own_secrets(template)) - allowed:
+            yield f"{where} can read {sorted(foreign)}"
+        entries = {entry["name"]: str(entry.get("value", "")) for entry in container.get("env", ())}
+        if component == "env-server":
+            if entries.get("NAME") != name:
+                yield f"{where}: its secrets are those of {entries.get('NAME')!r}"
+            if not any(str(argument).startswith("--quotas.evaluator.slots=") for argument in container["args"]):
+                yield f"{where}: an evaluation may take all slots"
+
+
+def own_name(template: Object) -> str:
+    """By which a pod's secrets go: that of its simulator, or of its component."""
+    labels = template["metadata"]["labels"]
+    name: str = labels.get("app.kubernetes.io/name", labels[_COMPONENT])
+    return name
+
+
+def own_secrets(template: Object) -> list[str]:
+    """Names of all Secrets that a pod mounts."""
+    return [name for volume in template["spec"].get("volumes", ()) for name in secrets(volume)]
+
+
+def certificates(objects: list[Object]) -> Iterator[str]:
+    """Where cert-manager makes them, there is one for each Secret that is mounted, for the right name."""
+    made = {one["spec"]["secretName"]: one["spec"] for one in kind(objects, "Certificate")}
+    issuers = {issuer["metadata"]["name"] for issuer in kind(objects, "Issuer")}
+    if not made:
+        return
+    for _, template, _ in containers(objects):
+        name = own_name(template)
+        if f"{name}-tls" not in made:
+            yield f"no Certificate is for {name}"
+        elif made[f"{name}-tls"]["dnsNames"][0] != name:
+            yield f"the Certificate for {name} is for {made[f'{name}-tls']['dnsNames']}"
+    for name, spec in made.items():
+        if spec["issuerRef"]["name"] not in issuers:
+            yield f"the issuer {spec['issuerRef']['name']} of {name} is not there"
 
 
 def endings(objects: list[Object]) -> Iterator[str]:
@@ -280,7 +377,8 @@ def _train_job(objects: list[Object], runtime: Object) -> Object:
 
 
 CHECKS: list[Callable[[list[Object]], Iterator[str]]] = [
-    names, namespaces, selectors, ports, probes, resources, images, restricted, references, endings, paths, ranks,
+    names, namespaces, selectors, ports, probes, resources, images, restricted, references, transport, tenants,
+    certificates, endings, paths, ranks,
 ]  # fmt: skip
 
 

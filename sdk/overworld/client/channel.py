@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 import random
 import threading
 import time
@@ -21,11 +22,17 @@ from overworld.contract.wire import spec_from_proto
 from overworld.errors import (
     CallFailedError,
     ContractError,
+    Reason,
     Retry,
     ServerBrokenError,
     ServerLostError,
     ServerStuckError,
+    ServerUntrustedError,
 )
+from overworld.registry import Announced
+from overworld.service.addresses import host_of
+from overworld.service.credentials import Credentials
+from overworld.service.tls import diagnose
 from overworld.v1 import env_pb2 as pb
 
 _logger = logging.getLogger(__name__)
@@ -35,6 +42,8 @@ _CALL_SECONDS = 20.0  # then the server is asked whether it is there, and the ca
 _HANG_SECONDS = 60.0
 _PING_SECONDS = 5.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+_DIAGNOSIS_SECONDS = 5.0
+_NOT_TLS = ("Connection refused", "DNS", "resolution", "GOAWAY")
 _LOST_IN_TRANSIT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 _DEFAULT_KEEPALIVE_SECONDS = 300.0  # what gRPC's servers put up with, if they are not told otherwise
@@ -60,11 +69,15 @@ _connections = itertools.count(1)
 
 
 class CallLostError(Exception):
-    """A call got no answer; it is worth trying again. `late`: it was given up because it took too long."""
+    """A call got no answer; it is worth trying again.
 
-    def __init__(self, message: str, *, late: bool = False) -> None:
+    `late`: it was given up because it took too long; `explained`: the message says what is to be done.
+    """
+
+    def __init__(self, message: str, *, late: bool = False, explained: bool = False) -> None:
         super().__init__(message)
         self.late = late
+        self.explained = explained
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -86,15 +99,23 @@ class ServerInfo:
 
 
 class Channel:
-    """A connection to the server at "host:port". The other arguments are those of `Session`."""
+    """A connection to the server at "host:port". The other arguments are those of `Session`.
 
-    def __init__(self, address: str, token: str, retry_budget: float, step_timeout: float | None = None) -> None:
-        if not token.isascii() or not token.isprintable():
-            raise ValueError("a token is printable ASCII; check OVERWORLD_TOKEN for line ends")
+    Raises ServerUntrustedError for one that a registry names and that cannot prove that the token is meant for it.
+    """
+
+    def __init__(
+        self, address: str, credentials: Credentials, retry_budget: float, step_timeout: float | None = None
+    ) -> None:
         self.address = address
+        self._credentials = credentials
+        self._secure = credentials.secures(address)
+        self._name = _expected_name(address, credentials)
+        self._tls_version = 0
+        self._diagnosed = -math.inf
+        self._diagnosis = ""
         self.closed = threading.Event()
         self._connecting = threading.Lock()
-        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._budget = retry_budget
         self._limit = step_timeout
         self._keepalive = _DEFAULT_KEEPALIVE_SECONDS
@@ -118,15 +139,25 @@ class Channel:
         channel = self._channel
         try:
             stub: Any = channel.unary_unary(f"{_SERVICE}/{method}", _serialised, bytes)
-            response: bytes = stub(request, timeout=timeout, metadata=self._metadata)
+            response: bytes = stub(request, timeout=timeout, metadata=self._metadata())
         except grpc.RpcError as error:
             refusal = from_rpc_error(error)
             if refusal is not None:
+                tokens = self._credentials.tokens
+                if refusal.reason is Reason.TOKEN_MISSING and tokens is not None:
+                    raise ContractError(
+                        refusal.reason,
+                        f"{self.address} asks for a token, and {tokens.path} has none for {self._name}: add a line "
+                        f"`{self._name}: token`",
+                    ) from None
                 raise refusal from None
             hung_up = self.closed.is_set() or channel is not self._channel
             if error.code() in _LOST_IN_TRANSIT or hung_up:
                 late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-                raise CallLostError(f"{error.code().name}: {error.details()}", late=late) from None
+                self._renew_certificates(channel)
+                why = "" if late or hung_up else self._diagnose(str(error.details()))
+                message = why or f"{error.code().name}: {error.details()}"
+                raise CallLostError(message, late=late, explained=bool(why)) from None
             raise CallFailedError(
                 f"{self.address} answered {method} with {error.code().name} ({error.details()}), which is not an error "
                 f"of {DOMAIN}: check that an env server listens there, and read its log"
@@ -197,15 +228,46 @@ class Channel:
             envs=envs,
         )
 
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        """With the token as it is now: its file may change."""
+        credentials = self._credentials
+        token = credentials.tokens.token(self._name) if credentials.tokens else credentials.token
+        return (("authorization", f"Bearer {token}"),) if token else ()
+
     def _connect(self) -> grpc.Channel:
-        return grpc.insecure_channel(
-            self.address,
-            [
-                *_OPTIONS,
-                ("grpc.keepalive_time_ms", min(int(self._keepalive * 1000), 2**31 - 1)),
-                ("overworld.connection", self._connection),  # channels with equal options share a connection
-            ],
+        options: list[tuple[str, Any]] = [
+            *_OPTIONS,
+            ("grpc.keepalive_time_ms", min(int(self._keepalive * 1000), 2**31 - 1)),
+            ("overworld.connection", self._connection),  # channels with equal options share a connection
+        ]
+        if not self._secure:
+            return grpc.insecure_channel(self.address, options)
+        if self._name != host_of(self.address):
+            options += [("grpc.ssl_target_name_override", self._name), ("grpc.default_authority", self._name)]
+        folder = self._credentials.tls
+        if folder is None:
+            return grpc.secure_channel(self.address, grpc.ssl_channel_credentials(), options)
+        files = folder.files
+        self._tls_version = folder.version
+        return grpc.secure_channel(
+            self.address, grpc.ssl_channel_credentials(files.authority, files.key, files.chain), options
         )
+
+    def _renew_certificates(self, left: grpc.Channel) -> None:
+        """After a lost call: gRPC would connect again with the certificates that it was given, however old."""
+        folder = self._credentials.tls
+        if folder is not None and folder.files and folder.version != self._tls_version:
+            self._reconnect(left, self._connection)
+
+    def _diagnose(self, details: str) -> str:
+        """Whether a call was lost because of TLS, in words; '' if not. Asked for every few seconds at most."""
+        if any(words in details for words in _NOT_TLS):
+            return ""
+        now = time.monotonic()
+        if now - self._diagnosed > _DIAGNOSIS_SECONDS:
+            self._diagnosed = now
+            self._diagnosis = diagnose(self.address, self._name, self._credentials.tls, secure=self._secure)
+        return self._diagnosis
 
     def _reconnect(self, left: grpc.Channel, connection: int) -> None:
         """Hangs up and connects again, unless another thread has done so since the channel was `left`."""
@@ -263,6 +325,8 @@ class Backoff:
         if time.monotonic() + self._pause > self._deadline:
             if isinstance(error, ContractError):
                 raise error
+            if error.explained:
+                raise ServerLostError(f"{error} (tried for {self.budget:g} s)")
             raise ServerLostError(
                 f"no answer from the env server at {channel.address} within {self.budget:g} s ({error}); is it "
                 "running, and is the address right?"
@@ -285,13 +349,36 @@ class Backoff:
             _logger.warning("%s; waiting", running)
 
 
-def server_info(address: str, token: str = "", retry_budget: float = 5.0) -> ServerInfo:
+def server_info(
+    address: str, token: str = "", retry_budget: float = 5.0, *, credentials: Credentials | None = None
+) -> ServerInfo:
     """What the server at `address` says about itself. Raises as `Channel.info` does."""
-    channel = Channel(address, token, retry_budget)
+    channel = Channel(address, credentials or Credentials(token=token), retry_budget)
     try:
         return channel.info()
     finally:
         channel.close()
+
+
+def _expected_name(address: str, credentials: Credentials) -> str:
+    """The name that the server's certificate must have, and that its token goes by. Raises ServerUntrustedError."""
+    host = host_of(address)
+    if not isinstance(address, Announced):
+        return host
+    if credentials.secures(address):
+        if credentials.token and not credentials.own_authority:
+            raise ServerUntrustedError(
+                f"the token is not sent to {address}, which a registry names: anybody may have a certificate of a "
+                "public authority; name the folder with your own ca.crt, tls=DIR, or give each server a token of its "
+                "own, tokens=FILE"
+            )
+        return address.name
+    if credentials.token:
+        raise ServerUntrustedError(
+            f"the token is not sent to {address}, which a registry names and no certificate proves: use TLS, tls=DIR, "
+            "or name the servers' tokens in a file, tokens=FILE, or their addresses, servers=HOST:PORT,..."
+        )
+    return host
 
 
 def _serialised(message: Message) -> bytes:

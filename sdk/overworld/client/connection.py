@@ -12,7 +12,7 @@ from overworld.client.gate import Gate
 from overworld.client.ledger import Ledger
 from overworld.client.opening import open_session
 from overworld.client.results import Results, read_response, read_results
-from overworld.errors import CallFailedError, ContractError, Reason, ServerError
+from overworld.errors import CallFailedError, ContractError, Reason, Retry, ServerError
 from overworld.v1 import env_pb2 as pb
 
 _logger = logging.getLogger(__name__)
@@ -84,6 +84,9 @@ class Connection:
                 if rebuilt == self._rebuilt:  # otherwise the session may be on another server by now
                     backoff.wait(error)
             except ContractError as error:
+                if error.reason.retry is Retry.LATER:
+                    backoff.wait(error)
+                    continue
                 if error.reason is not Reason.SESSION_UNKNOWN:
                     raise
                 with self._gate.closed():
@@ -170,7 +173,7 @@ class Connection:
             except CallLostError as error:
                 backoff.wait(error)
             except ContractError as error:
-                if error.reason is not Reason.SESSION_UNKNOWN:
+                if error.reason is not Reason.SESSION_UNKNOWN and error.reason.retry is not Retry.LATER:
                     raise
                 backoff.wait(error)
         with channel.reading("Step"):

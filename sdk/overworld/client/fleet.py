@@ -19,13 +19,16 @@ from overworld.client.session import Session
 from overworld.errors import (
     CallFailedError,
     ContractError,
+    OverworldError,
     Reason,
     ServerBrokenError,
     ServerError,
     ServerLostError,
     ServerStuckError,
+    ServerUntrustedError,
 )
-from overworld.registry import Registry, StaticRegistry
+from overworld.registry import Announced, Registry, StaticRegistry
+from overworld.service.credentials import Credentials
 
 _logger = logging.getLogger(__name__)
 
@@ -33,7 +36,10 @@ _MAX_CALLS = 8
 _FAILOVER_SECONDS = 15.0
 _PAUSE_SECONDS = 1.0
 _ASK_SECONDS = 2.0
-_PASSED_OVER = (CallFailedError, ContractError, ServerBrokenError, ServerLostError, ServerStuckError)
+_MAX_ASKED = 32
+_PASSED_OVER = (
+    CallFailedError, ContractError, ServerBrokenError, ServerLostError, ServerStuckError, ServerUntrustedError,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(slots=True)
@@ -63,6 +69,7 @@ class Fleet:
         slots: int,
         *,
         token: str = "",
+        credentials: Credentials | None = None,
         retry_budget: float = 120.0,
         **arguments: Any,
     ) -> None:
@@ -71,9 +78,15 @@ class Fleet:
         self._registry = servers if isinstance(servers, Registry) else StaticRegistry(servers)
         self._env_id = env_id
         self._slots = slots
-        self._token = token
+        self._credentials = credentials or Credentials(token=token)
         self._budget = retry_budget
-        self._arguments = {**arguments, "token": token, "retry_budget": min(retry_budget, _FAILOVER_SECONDS)}
+        self._arguments = {
+            **arguments,
+            "credentials": self._credentials,
+            "retry_budget": min(retry_budget, _FAILOVER_SECONDS),
+        }
+        self._failures: dict[str, OverworldError] = {}
+        """Why servers did not answer when they were asked the last time."""
         self._parts = self._open()
         self._submitted = ThreadPoolExecutor(_MAX_CALLS, "fleet")  # starts threads on first use
         self._steps = ThreadPoolExecutor(_MAX_CALLS * len(self._parts), "fleet-part")
@@ -245,7 +258,8 @@ class Fleet:
 
     def _why_unavailable(self) -> str:
         if addresses := self._registry.servers(self._env_id):
-            return f"none of {addresses} answers and has free slots"
+            why = "".join(f"; {address}: {error}" for address, error in self._failures.items())
+            return f"none of {addresses} answers and has free slots{why}"
         if known := self._registry.known_envs():
             return f"no server has announced it; the envs that have been announced are {known}"
         return "no server is known at all"
@@ -255,10 +269,13 @@ class Fleet:
 
         Raises ContractError ENV_UNKNOWN if servers answer and none hosts it, or if one refuses.
         """
-        answers = {address: self._ask(address) for address in self._registry.servers(self._env_id)}
-        infos = {address: info for address, info in answers.items() if info is not None}
+        addresses = self._registry.servers(self._env_id)
+        self._failures.clear()
+        with ThreadPoolExecutor(_MAX_ASKED, "fleet-ask") as asking:  # at once: those that are gone take their time
+            answers = list(zip(addresses, asking.map(self._ask, addresses), strict=True))
+        infos = {address: info for address, info in answers if info is not None}
         hosting = {address: info for address, info in infos.items() if self._env_id in info.envs}
-        if len(infos) == len(answers) and infos and not hosting:
+        if len(infos) == len(set(addresses)) and infos and not hosting:
             hosted = sorted({env for info in infos.values() for env in info.envs})
             raise ContractError(Reason.ENV_UNKNOWN, f"no server has {self._env_id!r}; {list(infos)} have {hosted}")
         return {address: info.slots_free for address, info in hosting.items() if info.slots_free and not info.draining}
@@ -266,10 +283,16 @@ class Fleet:
     def _ask(self, address: str) -> ServerInfo | None:
         """What the server says about itself; None if it does not answer, or in a way that makes no sense."""
         try:
-            return server_info(address, self._token, min(self._budget, _ASK_SECONDS))
+            return server_info(address, retry_budget=min(self._budget, _ASK_SECONDS), credentials=self._credentials)
         except ServerError as error:
             _logger.warning("%s", error)
-            return None
+            self._failures[address] = error
+        except ContractError as error:
+            if not isinstance(address, Announced):
+                raise
+            _logger.warning("%s refuses: %s", address, error)  # not who is in charge of a registry is in charge here
+            self._failures[address] = error
+        return None
 
 
 def _shares(free: Mapping[str, int], slots: int) -> dict[str, int]:

@@ -24,6 +24,7 @@ from overworld.client.connection import Connection
 from overworld.client.ledger import Ledger
 from overworld.client.moves import Moves, Reset
 from overworld.client.results import Results
+from overworld.service.credentials import Credentials
 from overworld.v1 import env_pb2 as pb
 
 _MAX_CALLS = 8
@@ -35,6 +36,7 @@ class Session:
     address        "host:port".
     options        The env's options, as its options_schema says.
     token          Bearer token, if the server asks for one.
+    credentials    Instead of the token: all that is needed for TLS, and for tokens that change.
     fallback       What happens to an action that cannot be executed; `fallback_reward` is the reward of a skipped turn.
     expert         Whether results carry the expert's advice.
     shared_memory  Whether frames may come through shared memory where that is possible.
@@ -58,6 +60,7 @@ class Session:
         *,
         options: Mapping[str, Any] | None = None,
         token: str = "",
+        credentials: Credentials | None = None,
         fallback: Fallback = Fallback.SKIP,
         fallback_reward: float = 0.0,
         expert: bool = False,
@@ -68,6 +71,7 @@ class Session:
         step_timeout: float | None = None,
     ) -> None:
         self.name = str(uuid.uuid4())
+        trusted = credentials or Credentials(token=token)
         self.fallback = fallback
         self.fallback_reward = fallback_reward
         self.expert = expert
@@ -87,7 +91,7 @@ class Session:
             address,
             request,
             self._ledger,
-            connect=lambda address: Channel(address, token, retry_budget, step_timeout),
+            connect=lambda address: Channel(address, trusted, retry_budget, step_timeout),
             shared_memory=shared_memory,
             copy=copy,
         )

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from overworld.client.fleet import Fleet
 from overworld.client.moves import Reset
+from overworld.client.settings import ClientSettings
 from overworld.errors import EvaluationError, SettingsError
 from overworld.evaluation.conversation import Recipe
 from overworld.evaluation.evaluate import Report, evaluate, tasks_of_split
@@ -17,7 +18,6 @@ from overworld.evaluation.openai_client import OpenAIModel
 from overworld.registry import open_registry
 from overworld.service.extras import needs_extra
 from overworld.service.secret import secret
-from overworld.service.settings import Settings
 
 with needs_extra("eval"):
     from rich.console import Console
@@ -25,7 +25,7 @@ with needs_extra("eval"):
     from rich.table import Table
 
 
-class EvalConfig(Settings):
+class EvalConfig(ClientSettings):
     """Plays a model in an env and counts its successes. The model server's key is taken from OPENAI_API_KEY."""
 
     positional: ClassVar[tuple[str, ...]] = ("env",)
@@ -33,8 +33,7 @@ class EvalConfig(Settings):
     env: str = Field(description="env id, e.g. gym_cards/NumberLine")
     model: str = Field(description="the model's name at its server")
     url: str = Field(default="http://127.0.0.1:8000/v1", description="an OpenAI-compatible server")
-    servers: str = Field(default="127.0.0.1:50051", description="env servers: addresses, or redis://host:port/0")
-    token: str = Field(default="", description="bearer token of the env servers", repr=False, exclude=True)
+    servers: str = Field(default="127.0.0.1:50051", description="env servers: addresses, or rediss://host:port/0")
     seeds: str = Field(default="0-99", description="seeds of the episodes, as in 0-99,500; not used with a split")
     split: str = Field(default="", description="play each task of this split once")
     options: dict[str, Any] = Field(default={}, description="the env's options; none: those of the model's training")
@@ -63,10 +62,10 @@ def main(arguments: Sequence[str]) -> int:
             retry_budget=config.timeout,
         ) as model,
         Fleet(
-            open_registry(config.servers),
+            open_registry(config.servers, config.credentials),
             config.env,
             config.slots,
-            token=config.token,
+            credentials=config.credentials,
             options=config.options or model.options(config.env),
             retry_budget=config.timeout,
         ) as fleet,

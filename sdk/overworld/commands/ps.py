@@ -8,17 +8,16 @@ from typing import ClassVar
 from pydantic import Field
 
 from overworld.client.channel import server_info
+from overworld.client.settings import ClientSettings
 from overworld.errors import OverworldError
-from overworld.service.settings import Settings
 
 
-class PsConfig(Settings):
+class PsConfig(ClientSettings):
     """Shows env servers, their envs and free slots."""
 
     positional: ClassVar[tuple[str, ...]] = ("servers",)
 
     servers: list[str] = Field(min_length=1, description="addresses, host:port")
-    token: str = Field(default="", description="bearer token of the servers", repr=False, exclude=True)
     timeout: float = Field(default=5.0, gt=0, description="seconds to wait for each")
 
 
@@ -29,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     failures = 0
     for address in config.servers:
         try:
-            info = server_info(address, config.token, retry_budget=config.timeout)
+            info = server_info(address, retry_budget=config.timeout, credentials=config.credentials)
         except OverworldError as error:
             failures += 1
             rows.append((address, "", "", str(error)))

@@ -15,6 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 from overworld.contract.frames import FrameFile, join_response
 from overworld.contract.wire import CONTRACT_REVISION, spec_from_proto
 from overworld.errors import ContractError, Reason
+from overworld.host import callers
 from overworld.host.metrics import ServerMetrics
 from overworld.host.pool import Pool
 from overworld.host.session import HostedSession
@@ -110,7 +111,7 @@ class Front:
             features=self._features,
             transports=_TRANSPORTS,
             slots_total=self._pool.slots,
-            slots_free=self._pool.free,
+            slots_free=callers.current.get().free(self._pool.free),
             draining=self.draining,
             max_request_bytes=MAX_REQUEST_BYTES,
             max_response_bytes=MAX_RESPONSE_BYTES,
@@ -125,7 +126,7 @@ class Front:
         session = self._sessions.get(request.session)
         if session is None:
             session = self._begin(request)
-        elif not _same_but_transports(session.request, request):
+        elif session.owner is not callers.current.get() or not _same_but_transports(session.request, request):
             raise ContractError(
                 Reason.SESSION_CONFLICT,
                 f"session {request.session} is open with another env, slots or options; choose another name",
@@ -149,7 +150,7 @@ class Front:
         What `on_done` is given is to be called when the response has been sent, or is not needed any more.
         """
         session = self._sessions.get(request.session)
-        if session is None or session.spec is None:
+        if session is None or session.spec is None or session.owner is not callers.current.get():
             raise ContractError(
                 Reason.SESSION_UNKNOWN,
                 f"there is no session {request.session[:100]!r}: its lease ended, it was closed, or the server was "
@@ -167,21 +168,30 @@ class Front:
         response.lease_left.FromMilliseconds(int(session.lease * 1000))
         data = join_response(response, frames)
         self._metrics.sent_bytes.inc(len(data))
+        session.owner.sent.inc(len(data))
         return data
 
     async def close(self, request: pb.CloseRequest) -> pb.CloseResponse:
         """EnvService.Close."""
-        if session := self._sessions.get(request.session):
+        session = self._sessions.get(request.session)
+        if session is not None and session.owner is callers.current.get():
             self._end(session)
         return pb.CloseResponse()
 
     def _begin(self, request: pb.OpenRequest) -> HostedSession:
         self._check(request)
-        slots = self._pool.take(request.slots)
+        owner = callers.current.get()
+        owner.take(request.slots)
+        try:
+            slots = self._pool.take(request.slots)
+        except ContractError:
+            owner.hold(-request.slots)
+            raise
         try:
             frames = FrameFile(len(slots), self._slot_bytes)
         except OSError as error:
             self._pool.give_back(slots)
+            owner.hold(-request.slots)
             raise ContractError(
                 Reason.NO_FREE_SLOTS, f"the server has no memory or files for frames: {error}"
             ) from None
@@ -189,7 +199,13 @@ class Front:
         if not request.HasField("lease"):
             lease = _DEFAULT_LEASE_SECONDS
         session = HostedSession(
-            key=next(self._keys), request=request, slots=slots, frames=frames, lease=lease, open=self._open
+            key=next(self._keys),
+            owner=owner,
+            request=request,
+            slots=slots,
+            frames=frames,
+            lease=lease,
+            open=self._open,
         )
         self._sessions[request.session] = session
         self._count()
@@ -203,7 +219,8 @@ class Front:
             self._end(session)
             raise
         session.renew()
-        _logger.info("session %s: %d slots of %s", session.request.session, len(session.slots), session.spec.id)
+        name, slots = session.request.session, len(session.slots)
+        _logger.info("session %s of %s: %d slots of %s", name, session.owner.name, slots, session.spec.id)
         return opened
 
     def _check(self, request: pb.OpenRequest) -> None:
@@ -244,6 +261,7 @@ class Front:
             del self._sessions[session.request.session]
             self._pool.close(session)
             session.close()
+            session.owner.hold(-len(session.slots))
             self._count()
 
     def _count(self) -> None:
@@ -256,7 +274,8 @@ class Front:
             await asyncio.sleep(_REAP_SECONDS)
             for session in list(self._sessions.values()):
                 if session.expired:
-                    _logger.warning("session %s: its lease of %g s ends", session.request.session, session.lease)
+                    name, owner = session.request.session, session.owner.name
+                    _logger.warning("session %s of %s: its lease of %g s ends", name, owner, session.lease)
                     self._end(session)
 
 

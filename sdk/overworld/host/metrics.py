@@ -30,6 +30,24 @@ class ServerMetrics:
         )
         self.worker_restarts = Counter("overworld_worker_restarts", "Workers replaced", registry=registry)
         self.sent_bytes = Counter("overworld_sent_bytes", "Bytes of Step responses", registry=registry)
+        self.client_slots = Gauge("overworld_client_slots", "Slots by the token's name", ["client"], registry=registry)
+        self.client_received_bytes = Counter(
+            "overworld_client_received_bytes", "Bytes of requests by the token's name", ["client"], registry=registry
+        )
+        self.client_sent_bytes = Counter(
+            "overworld_client_sent_bytes", "Bytes of Step responses by the token's name", ["client"], registry=registry
+        )
+        self.client_calls = Counter(
+            "overworld_client_calls",
+            "Calls by the token's name and by reason of refusal ('' if served)",
+            ["client", "reason"],
+            registry=registry,
+        )
+        self.certificate_ends = Gauge(
+            "overworld_certificate_end_seconds",
+            "When the certificate in use ends, since 1970; 0: none",
+            registry=registry,
+        )
         self._step_seconds = Histogram(
             "overworld_step_seconds",
             "Time of one command in the simulator",

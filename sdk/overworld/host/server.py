@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import os
 import signal
@@ -14,17 +13,22 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from overworld.contract.status import status_code, trailing_metadata
-from overworld.errors import ContractError, Reason, ServiceError
+from overworld.errors import ContractError, Reason, ServiceError, SettingsError
+from overworld.host import callers
+from overworld.host.callers import Callers
 from overworld.host.config import ServerConfig
 from overworld.host.front import KEEPALIVE_SECONDS, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, Front
+from overworld.host.health import SERVICE as HEALTH_SERVICE
+from overworld.host.health import Health
 from overworld.host.metrics import ServerMetrics
 from overworld.service import malloc
+from overworld.service.addresses import host_of, is_loopback
 from overworld.service.exposition import MetricsServer
 from overworld.service.extras import needs_extra
+from overworld.service.tls import TlsFolder
 from overworld.v1 import env_pb2 as pb
 
 with needs_extra("host"):
-    from grpc_health.v1 import health, health_pb2, health_pb2_grpc
     from grpc_reflection.v1alpha import reflection
 
 _logger = logging.getLogger(__name__)
@@ -32,12 +36,14 @@ _logger = logging.getLogger(__name__)
 _SERVICE = pb.DESCRIPTOR.services_by_name["EnvService"].full_name
 _STOP_SECONDS = 2.0
 _HEALTH_SECONDS = 0.5
+_PROBE_SECONDS = 4.0
 
 _CHANNEL_OPTIONS = [
     ("grpc.so_reuseport", 0),  # else a second server on the port is not refused and takes half of the calls
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
     ("grpc.max_concurrent_streams", 1024),  # of a connection
+    ("grpc.http2.bdp_probe", 0),  # a request that nobody reads takes 64 KiB of memory, not what the link can carry
     ("grpc.server_handshake_timeout_ms", 5_000),  # who has connected says so in HTTP/2 by then
     # Clients ping to notice a dead link; gRPC's default is to hang up on those that ping often.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_SECONDS * 1000),
@@ -64,20 +70,29 @@ class Server:
             allow_expert=config.allow_expert,
             metrics=self._metrics,
         )
-        self._grpc = grpc.aio.server(options=_CHANNEL_OPTIONS, interceptors=[_BearerToken(config.token)])
-        self._health = health.aio.HealthServicer()
+        self._callers = Callers(
+            config.token, config.tokens, quota=config.quota, quotas=config.quotas, metrics=self._metrics
+        )
+        self._tls = TlsFolder(config.tls, server=True) if config.tls else None
+        interceptor = _BearerToken(self._callers, self._metrics)
+        self._grpc = grpc.aio.server(options=_CHANNEL_OPTIONS, interceptors=[interceptor])
+        self._health = Health()
         self._telling: asyncio.Task[None] | None = None
         self._announcing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Loads the envs and begins to listen; `port` is set. Raises WorkerError or ServiceError."""
         config = self._config
-        self._grpc.add_generic_rpc_handlers((self._handlers(),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        reflection.enable_server_reflection((_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
+        self._grpc.add_generic_rpc_handlers((self._handlers(), self._health.handlers()))
+        reflection.enable_server_reflection((_SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME), self._grpc)
         host = bracketed(config.host)
         try:
-            self.port = self._grpc.add_insecure_port(f"{host}:{config.port}")
+            if self._tls is None:
+                self.port = self._grpc.add_insecure_port(f"{host}:{config.port}")
+                if not is_loopback(config.host):
+                    _logger.warning("plaintext: tokens, actions and frames cross the network as they are")
+            else:
+                self.port = self._grpc.add_secure_port(f"{host}:{config.port}", _server_credentials(self._tls))
         except RuntimeError as error:
             raise ServiceError(
                 f"cannot listen on {host}:{config.port} ({error}); is another server there, or the host unknown?"
@@ -85,7 +100,9 @@ class Server:
         await self._front.start()
         if config.metrics_port:
             try:
-                MetricsServer(config.host, config.metrics_port, self._metrics.registry).start()
+                MetricsServer(
+                    config.host, config.metrics_port, self._metrics.registry, self._healthy(asyncio.get_running_loop())
+                ).start()
             except OSError as error:
                 raise ServiceError(
                     f"cannot serve metrics on {host}:{config.metrics_port} ({error}); choose another --metrics-port"
@@ -95,10 +112,13 @@ class Server:
             from overworld.redis_registry import announce  # only this needs the package redis
 
             address = config.advertise or f"{host}:{self.port}"
+            name = _certificate_name(self._tls, address) if self._tls else ""
             self._announcing = asyncio.create_task(
-                announce(config.registry, self._front.instance, address, self._front.envs)
+                announce(
+                    config.registry, config.redis_credentials(), self._front.instance, address, name, self._front.envs
+                )
             )
-        await self._tell_health(True)
+        await self._health.set(True)
         self._telling = asyncio.create_task(self._watch_health())
 
     async def run(self) -> None:
@@ -118,9 +138,9 @@ class Server:
 
     async def stop(self, grace: float) -> None:
         """Drains for `grace` seconds, then ends."""
-        await self._health.enter_graceful_shutdown()
         if self._telling:
             self._telling.cancel()
+        await self._health.set(False)
         if self._announcing:
             self._announcing.cancel()
             await asyncio.wait([self._announcing])
@@ -128,19 +148,33 @@ class Server:
         await self._grpc.stop(_STOP_SECONDS)
         await self._front.stop()
 
-    async def _tell_health(self, healthy: bool) -> None:
-        """Sets what health checks answer."""
-        status = health_pb2.HealthCheckResponse
-        for service in ("", _SERVICE):
-            await self._health.set(service, status.SERVING if healthy else status.NOT_SERVING)
+    def _healthy(self, loop: asyncio.AbstractEventLoop) -> Callable[[], bool]:
+        """What another thread asks. The loop answers: while it hangs nobody is served."""
+
+        async def ask() -> bool:
+            return self._health.serving
+
+        def healthy() -> bool:
+            try:
+                return asyncio.run_coroutine_threadsafe(ask(), loop).result(_PROBE_SECONDS)
+            except TimeoutError:
+                return False
+
+        return healthy
 
     async def _watch_health(self) -> None:
-        """Workers are pinged all the time, not when somebody asks: a check costs them nothing."""
+        """Workers are pinged all the time, not when somebody asks: a check costs them nothing.
+
+        Files are looked at, too, so that what is wrong with new ones is said before somebody needs them.
+        """
         told = True
         while True:
+            if self._tls is not None and (certificate := self._tls.files.certificate):
+                self._metrics.certificate_ends.set(certificate.ends)
+            self._callers.refresh()
             await asyncio.sleep(_HEALTH_SECONDS)
             if (healthy := self._front.healthy) != told:
-                await self._tell_health(healthy)
+                await self._health.set(healthy)
                 told = healthy
 
     def _handlers(self) -> grpc.GenericRpcHandler:
@@ -162,13 +196,17 @@ class Server:
         name = call.__name__
 
         async def handle(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            caller = callers.current.get()
             try:
-                request = _parsed(request_type, data)
-                response = await (call(request, context.add_done_callback) if large else call(request))
+                with caller.calling(len(data)):
+                    request = _parsed(request_type, data)
+                    response = await (call(request, context.add_done_callback) if large else call(request))
             except ContractError as error:
                 self._metrics.calls.labels(name, error.reason.name).inc()
+                self._metrics.client_calls.labels(caller.name, error.reason.name).inc()
                 await context.abort(status_code(error.reason), error.message, trailing_metadata(error))
             self._metrics.calls.labels(name, "").inc()
+            self._metrics.client_calls.labels(caller.name, "").inc()
             return response
 
         return grpc.unary_unary_rpc_method_handler(
@@ -186,24 +224,61 @@ def _parsed(request_type: Any, data: bytes) -> Any:
 
 
 class _BearerToken(grpc.aio.ServerInterceptor):
-    """Refuses calls without the token, health checks aside: probes cannot send one."""
+    """Finds out who calls, and refuses calls without a token; health checks aside, since probes cannot send one."""
 
-    def __init__(self, token: str) -> None:
-        self._expected = f"Bearer {token}".encode() if token else b""
+    def __init__(self, known: Callers, metrics: ServerMetrics) -> None:
+        self._known = known
+        self._metrics = metrics
 
     async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
         handler = await continuation(details)
-        if not self._expected or handler is None or details.method.startswith(f"/{health.SERVICE_NAME}/"):
+        if handler is None or details.method.startswith(f"/{HEALTH_SERVICE}/"):
             return handler
-        sent = dict(details.invocation_metadata).get("authorization", "")
-        if hmac.compare_digest(str(sent).encode(), self._expected):
-            return handler
-        error = (
-            ContractError(Reason.TOKEN_WRONG, "the bearer token is not this server's; check OVERWORLD_TOKEN")
-            if sent
-            else ContractError(Reason.TOKEN_MISSING, "this server asks for a bearer token; set OVERWORLD_TOKEN")
-        )
-        return _refusing(error)
+        try:
+            caller = self._known.identify(str(dict(details.invocation_metadata).get("authorization", "")))
+        except ContractError as error:
+            self._metrics.client_calls.labels("", error.reason.name).inc()
+            return _refusing(error)
+        callers.current.set(caller)  # for the handler, which runs in the same task
+        return handler
+
+
+def _server_credentials(folder: TlsFolder) -> grpc.ServerCredentials:
+    """What a connection is made with: the certificates that are in the folder at that moment."""
+
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        files = folder.files
+        assert files.key is not None and files.chain is not None
+        return grpc.ssl_server_certificate_configuration([(files.key, files.chain)], files.authority)
+
+    loaded = folder.version
+
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal loaded
+        fresh = configuration()
+        if folder.version == loaded:
+            return None
+        loaded = folder.version
+        return fresh
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(),
+        renewed,  # type: ignore[arg-type] # None: it has not changed
+        require_client_authentication=folder.files.authority is not None,
+    )
+
+
+def _certificate_name(folder: TlsFolder, address: str) -> str:
+    """The name that clients are to find in the certificate of this server at `address`; '' for the address's host."""
+    certificate = folder.files.certificate
+    assert certificate is not None
+    host = host_of(address)
+    if certificate.covers(host):
+        return ""
+    names = [name for name in certificate.names if not name.startswith("*")]
+    if not names:
+        raise SettingsError(f"tls: the certificate in {folder.folder} is not for {host}, the address of this server")
+    return names[0]
 
 
 def _refusing(error: ContractError) -> grpc.RpcMethodHandler[Any, Any]:

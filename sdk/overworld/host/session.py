@@ -13,6 +13,7 @@ from overworld.authoring.runner import choose_task
 from overworld.contract.frames import FrameFile
 from overworld.contract.wire import MAX_REPLY_BYTES, tensor_from_proto
 from overworld.errors import ContractError, Reason
+from overworld.host.callers import Caller
 from overworld.host.slot import HostedSlot, Waiter
 from overworld.host.worker_process import WorkerProcess
 from overworld.v1 import env_pb2 as pb
@@ -35,6 +36,7 @@ class HostedSession:
         self,
         *,
         key: int,
+        owner: Caller,
         request: pb.OpenRequest,
         slots: Sequence[HostedSlot],
         frames: FrameFile,
@@ -42,6 +44,7 @@ class HostedSession:
         open: Callable[[HostedSession], Coroutine[Any, Any, pb.OpenResponse]],
     ) -> None:
         self.key = key
+        self.owner = owner
         self.request = request
         self.slots = slots
         self.frames = frames

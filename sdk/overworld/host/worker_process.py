@@ -25,7 +25,7 @@ from overworld.v1 import env_pb2 as pb
 
 _logger = logging.getLogger(__name__)
 
-_SECRETS = ("OVERWORLD_TOKEN", "OVERWORLD_REGISTRY")
+_SECRETS = ("OVERWORLD_TOKEN", "OVERWORLD_REGISTRY", "OVERWORLD_REDIS", "OVERWORLD_TLS")
 """Beginnings of the names of variables that hold or name secrets; a registry's URL may hold a password."""
 _START_SECONDS = 120.0
 _WATCH_SECONDS = 0.2

@@ -1,4 +1,7 @@
-"""Metrics for Prometheus over HTTP, bounded: whoever reaches the port can neither take all threads nor all files."""
+"""Metrics for Prometheus over HTTP, and health for probes that cannot speak gRPC over TLS, as Kubernetes' cannot.
+
+Bounded: whoever reaches the port can neither take all threads nor all files.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from http import HTTPStatus
 from http.server import ThreadingHTTPServer
 from typing import Any
 
@@ -26,7 +31,9 @@ _SECONDS = 5.0
 
 
 class MetricsServer(ThreadingHTTPServer):
-    """Serves a registry at `host:port`. When too many connections are open, the oldest is closed.
+    """Serves a registry at `host:port`, and at /health whether `healthy()`.
+
+    When too many connections are open, the oldest is closed.
 
     Raises OSError if the address cannot be listened on.
     """
@@ -34,10 +41,13 @@ class MetricsServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, host: str, port: int, registry: CollectorRegistry, healthy: Callable[[], bool] | None = None
+    ) -> None:
         self.address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         self._connections: deque[socket.socket] = deque()
-        handler = type("_Handler", (MetricsHandler,), {"registry": registry, "timeout": _SECONDS})
+        values = {"registry": registry, "timeout": _SECONDS, "healthy": staticmethod(healthy) if healthy else None}
+        handler = type("_Handler", (_Handler,), values)
         super().__init__((host, port), handler)
         self._thread = threading.Thread(target=self.serve_forever, name="metrics", daemon=True)
 
@@ -77,3 +87,19 @@ class MetricsServer(ThreadingHTTPServer):
         """Logs it, unless the client just hung up."""
         if not isinstance(sys.exception(), ConnectionError):
             _logger.exception("metrics for %s", client_address)
+
+
+class _Handler(MetricsHandler):
+    healthy: Callable[[], bool] | None
+
+    def do_GET(self) -> None:  # noqa: N802 - as the base has it
+        if self.path != "/health" or self.healthy is None:
+            super().do_GET()
+            return
+        well = self.healthy()
+        body = b"ok\n" if well else b"not serving\n"
+        self.send_response(HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)

@@ -24,6 +24,7 @@ def run(command: Command, arguments: Sequence[str], name: str) -> NoReturn:
     is a defect: its traceback is logged, and the status is 70 (EX_SOFTWARE). Ctrl-C exits with 130.
     """
     follow_parent()
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # or it logs each failed handshake, in a form of its own
     try:
         status = command(arguments)
     except OverworldError as error:

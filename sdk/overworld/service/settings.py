@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import ipaddress
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -113,16 +112,6 @@ class Settings(BaseSettings):
                     print(f"# {name}: set, not shown  # {sources.of((name,))}")
             sys.exit(0)
         return settings
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens on `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def yaml_value(text: str, where: str) -> Any:

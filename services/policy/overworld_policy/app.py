@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -18,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from overworld_policy.chat import ChatService, Place
 from overworld_policy.config import PolicyServerConfig
 from overworld_policy.errors import ApiError, bad_request
+from overworld_policy.keys import Keys
 from overworld_policy.messages import ChatRequest
 from overworld_policy.metrics import Metrics
 from overworld_policy.models import Model
@@ -39,7 +39,7 @@ def create_app(config: PolicyServerConfig, on_death: Callable[[], None]) -> Fast
         await asyncio.to_thread(service.close)
 
     app = FastAPI(title="Overworld policy server", lifespan=lifespan, redirect_slashes=False)
-    app.add_middleware(_Guard, api_key=config.api_key, metrics=metrics)
+    app.add_middleware(_Guard, keys=Keys(config.api_key, config.api_keys), metrics=metrics)
 
     @app.exception_handler(ApiError)
     async def refuse(_: Request, error: ApiError) -> Response:
@@ -87,15 +87,16 @@ def create_app(config: PolicyServerConfig, on_death: Callable[[], None]) -> Fast
 class _Guard:
     """Asks for the key, and counts requests by route and status."""
 
-    def __init__(self, app: ASGIApp, api_key: str, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, metrics: Metrics) -> None:
         self._app = app
-        self._key = api_key.encode()
+        self._keys = keys
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         status = 500
+        client = "" if scope["path"] in _OPEN_PATHS else self._keys.owner(_sent_key(scope))
 
         async def observed(message: Message) -> None:
             nonlocal status
@@ -104,7 +105,8 @@ class _Guard:
             await send(message)
 
         try:
-            if not self._key or scope["path"] in _OPEN_PATHS or self._knows_key(scope):
+            if client is not None:
+                scope["client_name"] = client
                 await self._app(scope, receive, observed)
             else:
                 message = "this server asks for an API key: send Authorization: Bearer <key>"
@@ -112,11 +114,12 @@ class _Guard:
         finally:
             route = scope.get("route")  # not the path: a client can make up any number of those
             self._metrics.requests.labels("" if route is None else route.path, str(status)).inc()
+            self._metrics.client_requests.labels(client or "", str(status)).inc()
 
-    def _knows_key(self, scope: Scope) -> bool:
-        sent = dict(scope["headers"]).get(b"authorization", b"")
-        kind, _, key = sent.partition(b" ")
-        return kind.lower() == b"bearer" and hmac.compare_digest(key.strip(), self._key)
+
+def _sent_key(scope: Scope) -> str:
+    kind, _, key = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+    return key.strip().decode(errors="replace") if kind.lower() == b"bearer" else ""
 
 
 class _Completion(Response):
@@ -135,7 +138,7 @@ class _Completion(Response):
             async with asyncio.timeout(_SEND_SECONDS):
                 await send(message)
 
-        with self._service.admission() as place:
+        with self._service.admission(scope["client_name"]) as place:
             asked = _parse(await _body(scope, receive, place, self._config.max_request_bytes))
             await _unless_gone(receive, self._answer(asked, scope, receive, bounded))
 

@@ -8,6 +8,7 @@ import json
 import os
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -182,6 +183,7 @@ class ChatService:
         metrics.models_loaded.set_function(lambda: len(self._decoder.loaded()))
         metrics.models_used.set_function(lambda: sum(loaded.users for loaded in self._decoder.loaded()))
         self._in_flight = 0
+        self._held: Counter[str] = Counter()
         self._bytes = 0
         self._probe: asyncio.Future[None] | None = None
         self._probed = 0.0
@@ -191,10 +193,18 @@ class ChatService:
         self._large_waiting = 0
 
     @contextlib.contextmanager
-    def admission(self) -> Iterator[Place]:
-        """A place among the requests in flight, held while this lasts. Raises ApiError when all are taken."""
+    def admission(self, client: str) -> Iterator[Place]:
+        """A place among the requests in flight, held while this lasts.
+
+        Raises ApiError when all are taken, or those of the client.
+        """
         if self._in_flight >= self._config.max_waiting:
             raise ApiError(429, f"{self._in_flight} requests are in flight; try again soon", code="too_many_requests")
+        bound, held = self._config.max_waiting_per_client, self._held[client]
+        if client and bound is not None and held >= bound:
+            message = f"{client} has {held} requests in flight, of {bound} at most; try again when one is answered"
+            raise ApiError(429, message, code="quota_exceeded")
+        self._held[client] += 1
         self._in_flight += 1
         self._metrics.in_flight.set(self._in_flight)
         place = Place(self)
@@ -202,6 +212,7 @@ class ChatService:
             yield place
         finally:
             self._bytes -= place.bytes
+            self._held[client] -= 1
             self._in_flight -= 1
             self._metrics.in_flight.set(self._in_flight)
 

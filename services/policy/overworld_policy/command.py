@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Iterator, Sequence
 
 import uvicorn
 from overworld.errors import ServiceError, SettingsError
 from overworld.service import log
+from overworld.service.addresses import is_loopback
+from overworld.service.tls import TlsFolder
 
 from overworld_policy.config import PolicyServerConfig
 
+_logger = logging.getLogger(__name__)
+
 _GRACE_SECONDS = 30
+_LOOK_SECONDS = 1.0
 _DIED = 70
 """Exit status of a server that could not go on by its own fault: EX_SOFTWARE of sysexits.h."""
 
@@ -47,10 +54,16 @@ def main(arguments: Sequence[str]) -> int:
             f"runs: {config.runs} is not there, or user {os.getuid()} cannot read it; mount the volume with the "
             "checkpoints there, or name their folder with runs=DIR"
         )
+    folder = TlsFolder(config.tls, server=True) if config.tls else None
+    context = folder.server_context(clients=config.client_certificates) if folder else None
     try:
         listener = socket.create_server((config.host, config.port))
     except OSError as error:
         raise ServiceError(f"cannot listen on {config.host}:{config.port}: {error}") from None
+    if context is None and not is_loopback(config.host):
+        _logger.warning(
+            "plaintext: keys, prompts and replies cross the network as they are; publish this on loopback only"
+        )
     # Connections inherit it, and asyncio does not set it on sockets made like this one.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # Only now: torch and transformers take seconds to import, which a wrong setting or --help need not wait for.
@@ -63,12 +76,38 @@ def main(arguments: Sequence[str]) -> int:
     quieten_transformers()
     if config.threads:
         torch.set_num_threads(config.threads)
-    print(f"overworld policy: listening on http://{config.host}:{listener.getsockname()[1]}/v1", flush=True)
+    print(
+        f"overworld policy: listening on {'https' if context else 'http'}://{config.host}:{listener.getsockname()[1]}/v1",
+        flush=True,
+    )
     app = create_app(config, lambda: server.give_up())
     server = _Server(
         uvicorn.Config(
-            app, http=Connection, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE_SECONDS
+            app,
+            http=Connection,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+            ssl_context_factory=(lambda *_: context) if context else None,
         )
     )
-    asyncio.run(server.serve(sockets=[listener]))
+
+    async def run() -> None:
+        renewing = asyncio.create_task(_renew(folder, context)) if folder and context else None
+        await server.serve(sockets=[listener])
+        if renewing is not None:
+            renewing.cancel()
+
+    asyncio.run(run())
     return server.status
+
+
+async def _renew(folder: TlsFolder, context: ssl.SSLContext) -> None:
+    """Gives new connections the certificates that the folder has by then; former authorities stay trusted."""
+    version = folder.version
+    while True:
+        await asyncio.sleep(_LOOK_SECONDS)
+        if folder.files and folder.version != version:
+            with contextlib.suppress(SettingsError):  # it has changed again just now
+                folder.load(context)
+                version = folder.version

@@ -15,6 +15,12 @@ class Metrics:
         self.requests = Counter(
             "overworld_requests", "Requests by route and status", ["path", "status"], registry=registry
         )
+        self.client_requests = Counter(
+            "overworld_client_requests",
+            "Requests by the key's name and by status",
+            ["client", "status"],
+            registry=registry,
+        )
         self.in_flight = Gauge("overworld_chats_in_flight", "Chats that are being answered", registry=registry)
         self.models_loaded = Gauge("overworld_models_loaded", "Models in memory", registry=registry)
         self.models_used = Gauge("overworld_models_used", "Uses of models by chats in flight", registry=registry)

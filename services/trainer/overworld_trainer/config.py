@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from overworld.client.settings import ClientSettings
 from overworld.evaluation.conversation import Recipe
-from overworld.service.settings import Settings
 from overworld_vlm.tiny_config import TinyConfig
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -180,7 +180,7 @@ class WandbConfig(_Section):
     name: str | None = Field(default=None, description="name of the run; null: that of its folder")
 
 
-class TrainerConfig(Settings):
+class TrainerConfig(ClientSettings):
     """Trains an agent with VL-DAC; a run that holds checkpoints is resumed."""
 
     run: Path = Field(description="the run's folder; if it holds checkpoints, the run is resumed")
@@ -195,8 +195,7 @@ class TrainerConfig(Settings):
     keep_weights: int | None = Field(
         default=None, ge=1, description="newest checkpoints kept at all, besides the start and the best; null: all"
     )
-    servers: str = Field(default="127.0.0.1:50051", description="env servers: addresses, or redis://host:port/0")
-    token: str = Field(default="", description="bearer token of the env servers", repr=False, exclude=True)
+    servers: str = Field(default="127.0.0.1:50051", description="env servers: addresses, or rediss://host:port/0")
     envs: tuple[EnvConfig, ...] = Field(min_length=1)
     model: ModelConfig = ModelConfig()
     recipe: Recipe = Recipe()

@@ -305,10 +305,10 @@ class Episodes:
 def _open_fleet(config: TrainerConfig, env: EnvConfig, slots: int, expert: bool) -> Fleet:
     """Slots for one of the run's envs."""
     return Fleet(
-        open_registry(config.servers),
+        open_registry(config.servers, config.credentials),
         env.id,
         slots,
-        token=config.token,
+        credentials=config.credentials,
         options=env.options,
         fallback=Fallback.SKIP,
         fallback_reward=env.fallback_reward,

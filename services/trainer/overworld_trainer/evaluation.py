@@ -274,10 +274,10 @@ def _open_fleet(config: TrainerConfig, env: EnvConfig) -> Fleet:
     slots = min(config.evaluation.slots, config.evaluation.episodes)
     try:
         return Fleet(
-            open_registry(config.servers),
+            open_registry(config.servers, config.credentials),
             env.id,
             slots,
-            token=config.token,
+            credentials=config.credentials,
             options=env.options,
             retry_budget=config.retry_budget,
         )

@@ -39,9 +39,9 @@ _logger = logging.getLogger(__name__)
 _PRUNED = ".pruned"
 _CHANGEABLE_ON_RESUME = {
     "run", "parallel", "rank_timeout", "updates", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints",
-    "keep_weights", "servers", "threads", "retry_budget", "metrics_host", "metrics_port", "wandb", "profile_update",
-    "table", "evaluation.every", "evaluation.slots", "evaluation.patience", "max_batch", "model.batch_tokens",
-    "model.cuda_graphs", "model.gradient_checkpointing", "model.vision_memory",
+    "keep_weights", "servers", "tokens", "tls", "plaintext", "threads", "retry_budget", "metrics_host", "metrics_port",
+    "wandb", "profile_update", "table", "evaluation.every", "evaluation.slots", "evaluation.patience", "max_batch",
+    "model.batch_tokens", "model.cuda_graphs", "model.gradient_checkpointing", "model.vision_memory",
 }  # fmt: skip
 """These do not decide what is learnt; those that bound memory may change the last bits of numbers."""
 

@@ -11,29 +11,35 @@ import pytest
 import redis
 from overworld import Fleet, Reset, ServerLostError, open_registry
 from overworld.host.process import ServerProcess
+from overworld.redis_registry import connection_arguments
+from overworld.registry import Announced
+from overworld.service.credentials import Credentials
+from overworld.service.tls import TlsFolder
 
+from tests.support.certificates import Authority
 from tests.support.toy_env import SLOW, TOY
 
 
 class RedisServer:
     """A Redis without persistence, on a port of its own; `start` also starts it again."""
 
-    def __init__(self, program: str, folder: Path) -> None:
+    def __init__(self, program: str, folder: Path, *arguments: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]
-        self._command = [program, "--port", str(self._port), "--save", "", "--dir", str(folder)]
-        self.url = f"redis://127.0.0.1:{self._port}/0"
+        port = ["--port", "0", "--tls-port", str(self._port)] if arguments else ["--port", str(self._port)]
+        self._command = [program, *port, "--save", "", "--dir", str(folder), *arguments]
+        self.address = f"127.0.0.1:{self._port}"
+        self.url = f"redis://{self.address}/0"
         self.start()
 
     def start(self) -> None:
         self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-        client = redis.Redis(port=self._port)
         for _ in range(100):
             try:
-                client.ping()
+                socket.create_connection(("127.0.0.1", self._port)).close()
                 return
-            except redis.ConnectionError:
+            except OSError:
                 time.sleep(0.05)
         raise AssertionError("redis-server did not start")
 
@@ -43,10 +49,15 @@ class RedisServer:
 
 
 @pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+def program() -> str:
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("redis-server is not installed: apt-get install redis-server, or make setup")
+    return program
+
+
+@pytest.fixture
+def redis_server(program: str, tmp_path: Path) -> Iterator[RedisServer]:
     server = RedisServer(program, tmp_path)
     yield server
     server.kill()
@@ -102,12 +113,93 @@ def test_an_env_that_nobody_announces_is_missed_with_those_on_offer(
 
 def test_strange_entries_are_passed_over(redis_server: RedisServer) -> None:
     client = redis.Redis.from_url(redis_server.url)
-    for number, entry in enumerate(
-        (b"\xff", b"{", b"[]", b'{"address": 5, "envs": []}', b'{"address": "a", "envs": 3}')
-    ):
+    good = '{"address": "host:1", "envs": ["toy/Count"]}'
+    strange: tuple[bytes | str, ...] = (
+        b"\xff", b"{", b"[]", b"7", b"[" * 60_000, b'{"address": 5, "envs": []}', b'{"address": "a:1", "envs": 3}',
+        b'{"address": "a:1", "envs": [' + b'"toy/Count",' * 9_999 + b'"toy/Count"]}',
+        good.replace("host:1", "host"), good.replace("host:1", "dns:///evil:1"), good.replace("/", "\\n"),
+        good.replace("host:1", "host:1\\u0000"), good.replace('"envs"', '"name": ["n"], "envs"'), good + " " * 70_000,
+    )  # fmt: skip
+    for number, entry in enumerate(strange):
         client.set(f"overworld:server:{number}", entry)
-    client.set("overworld:server:good", '{"address": "host:1", "envs": ["toy/Count"]}')
+    client.lpush("overworld:server:list", good)
+    client.set("overworld:server:good", good)
     assert open_registry(redis_server.url).servers("toy/Count") == ["host:1"]
+    assert open_registry(redis_server.url).known_envs() == ["toy/Count"]
+
+
+def test_no_more_than_a_thousand_entries_are_read_and_no_user_crowds_out_the_others(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = redis.Redis.from_url(redis_server.url)
+    entry = '{"address": "host:1", "envs": ["toy/Count"]}'
+    client.mset({f"overworld:server:crowd:{number}": entry for number in range(3000)})
+    client.set("overworld:server:lone:1", entry.replace("host:1", "lone:1"))
+    found = open_registry(redis_server.url).servers("toy/Count")
+    assert len(found) == 257
+    assert "lone:1" in found
+    assert "has too many entries (1024 are read, 256 of one user at most); 2744 were passed over" in caplog.text
+    client.mset({f"overworld:server:user{number}:1": entry for number in range(3000)})
+    assert len(open_registry(redis_server.url).servers("toy/Count")) == 1024
+
+
+ACL = """\
+user default off
+user toys on >toys-password ~overworld:server:toys:* resetchannels -@all +set +del +@connection
+user players on >players-password ~overworld:server:* resetchannels -@all +scan +getrange +@connection
+"""
+
+
+def test_a_redis_with_tls_passwords_and_acl(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server may announce only itself, who plays may only read, and nobody else anything."""
+    authority = Authority(tmp_path / "authority")
+    folder = authority.issue(tmp_path / "redis", "127.0.0.1", mutual=True)
+    authority.issue(tmp_path / "client", "client", mutual=True)
+    authority.issue(tmp_path / "server", "127.0.0.1", "toys.example", mutual=True)
+    (tmp_path / "users.acl").write_text(ACL)
+    (tmp_path / "password").write_text("toys-password\n")
+    files = {"cert": "tls.crt", "key": "tls.key", "ca-cert": "ca.crt"}
+    tls = [part for name, file in files.items() for part in (f"--tls-{name}-file", str(folder / file))]
+    store = RedisServer(program, tmp_path, *tls, "--aclfile", str(tmp_path / "users.acl"))
+    monkeypatch.setenv("OVERWORLD_REDIS_PASSWORD_FILE", str(tmp_path / "password"))
+    client = TlsFolder(tmp_path / "client", server=False)
+    players = Credentials(tls=client, redis_password="players-password")
+    try:
+        found = open_registry(f"rediss://players@{store.address}/0", players)
+        arguments = ("--workers", "1", "--registry", f"rediss://toys@{store.address}/0")
+        tls_arguments = ("--tls", str(tmp_path / "server"))
+        advertised = ("--advertise", "10.0.0.7:50051")
+        with ServerProcess(TOY, arguments=(*arguments, *tls_arguments)) as server:
+            eventually(lambda: found.servers("toy/Count") == [server.address])
+            with Fleet(found, "toy/Count", 2, credentials=players) as fleet:
+                assert [result.turn for result in fleet.step([Reset()] * 2)] == [0, 0]
+        with ServerProcess(TOY, arguments=(*arguments, *tls_arguments, *advertised)):
+            eventually(lambda: found.servers("toy/Count") == ["10.0.0.7:50051"])
+            (address,) = found.servers("toy/Count")
+            assert isinstance(address, Announced)
+            assert address.name == "toys.example"
+
+        for user, password, key in (
+            ("toys", "toys-password", "overworld:server:others:1"),
+            ("players", "players-password", "overworld:server:toys:1"),
+        ):
+            credentials = Credentials(tls=client, redis_password=password)
+            url = f"rediss://{user}@{store.address}/0"
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                redis.Redis.from_url(url, **connection_arguments(url, credentials)).set(key, "{}")
+        wrong = Credentials(tls=client, redis_password="wrong")
+        assert open_registry(f"rediss://players@{store.address}/0", wrong).servers("toy/Count") == []
+        assert "invalid username-password pair" in caplog.text
+        untrusting = Credentials(tls=TlsFolder(Authority(tmp_path / "other").trust(tmp_path / "trust"), server=False))
+        assert open_registry(f"rediss://players@{store.address}/0", untrusting).servers("toy/Count") == []
+        assert f"the certificate of {store.address} was not issued by {tmp_path / 'trust' / 'ca.crt'}" in caplog.text
+        uncertified = Credentials(tls=TlsFolder(authority.trust(tmp_path / "nobody"), server=False))
+        assert open_registry(f"rediss://players@{store.address}/0", uncertified).servers("toy/Count") == []
+        assert f"{store.address} asks for a client's certificate, and there is none" in caplog.text
+    finally:
+        store.kill()
 
 
 def test_a_list_of_addresses_is_a_registry_too() -> None:

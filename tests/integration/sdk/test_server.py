@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,8 @@ def test_listening_beyond_loopback_needs_a_token_or_a_word() -> None:
     failed = serve(TOY, "--host", "0.0.0.0", OVERWORLD_TOKEN="")
     assert failed.returncode == 1
     assert failed.stderr.strip().splitlines()[-1].startswith("overworld serve: listening on 0.0.0.0 without a token")
-    ServerConfig(envs=[TOY], host="0.0.0.0", insecure=True)
-    ServerConfig(envs=[TOY], host="0.0.0.0", token="x")
+    ServerConfig(envs=[TOY], host="0.0.0.0", insecure=True, plaintext=True)
+    ServerConfig(envs=[TOY], host="0.0.0.0", token="x", plaintext=True)
     ServerConfig(envs=[TOY], host="::1")
 
 
@@ -117,6 +118,11 @@ def test_metrics() -> None:
             with pytest.raises(ContractError):
                 session.step(["up"])
             page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+            assert urllib.request.urlopen(f"http://127.0.0.1:{port}/health").read() == b"ok\n"
+            os.kill(server.process.pid, signal.SIGTERM)
+            with pytest.raises(urllib.error.HTTPError, match="503"):
+                while True:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health").read()
     for line in (
         "overworld_sessions 1.0",
         "overworld_slots_free 3.0",

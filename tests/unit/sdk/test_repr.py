@@ -18,10 +18,12 @@ from overworld import (
 )
 from overworld.client.channel import Channel
 from overworld.contract.frames import FrameFile
+from overworld.host.callers import Caller, Quota
 from overworld.host.front import Front
 from overworld.host.metrics import ServerMetrics
 from overworld.host.pool import Pool
 from overworld.host.session import HostedSession
+from overworld.service.credentials import Credentials
 from overworld.v1 import env_pb2 as pb
 
 OBSERVATION = Observation(
@@ -84,7 +86,7 @@ def test_a_servers_description() -> None:
 
 
 def test_a_channel() -> None:
-    channel = Channel("127.0.0.1:1", "secret", 1.0)
+    channel = Channel("127.0.0.1:1", Credentials(token="secret"), 1.0)
     assert repr(channel) == "<Channel to 127.0.0.1:1>"
     channel.close()
     assert repr(channel) == "<Channel to 127.0.0.1:1, closed>"
@@ -109,7 +111,9 @@ def test_the_hosts_objects() -> None:
         await front.stop()
         request = pb.OpenRequest(session="some-name", env_id="games/Coin")
         frames = FrameFile(3, 100)
-        session = HostedSession(key=0, request=request, slots=slots, frames=frames, lease=1.0, open=never)
+        owner = Caller("ada", Quota(), metrics)
+        assert repr(owner) == "<Caller ada: 0 slots, 0 calls, 0 bytes>"
+        session = HostedSession(key=0, owner=owner, request=request, slots=slots, frames=frames, lease=1.0, open=never)
         assert repr(session) == "<HostedSession some-name: 3 slots of games/Coin, opening>"
         session.spec = SPEC
         assert repr(session) == "<HostedSession some-name: 3 slots of games/Coin, open>"

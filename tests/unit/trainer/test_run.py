@@ -250,8 +250,8 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_what_does_not_change_the_numbers_may_be_changed(run: Run) -> None:
     changes = {
         "updates": 50, "checkpoint_every": 3, "checkpoint_minutes": 1, "keep_checkpoints": 1, "keep_weights": 1,
-        "servers": "10.0.0.1:5", "token": "secret", "threads": 2, "retry_budget": 5.0, "metrics_host": "0.0.0.0",
-        "metrics_port": 9464, "max_batch": 7,
+        "servers": "10.0.0.1:5", "token": "secret", "tls": "/tls", "threads": 2, "retry_budget": 5.0,
+        "metrics_host": "0.0.0.0", "metrics_port": 9464, "max_batch": 7,
         "model": {"batch_tokens": 99, "gradient_checkpointing": True, "vision_memory": 0, "cuda_graphs": True},
     }  # fmt: skip
     assert Run.open(settings(run=run.folder, **changes)).latest() == run.checkpoint(6)
