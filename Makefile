@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PACKAGES := sdk vlm services/envserver services/trainer services/policy
 SIMULATORS := alfworld,miniworld,webshop
+NODE := examples/node-server/node_modules/.package-lock.json
 SEED ?= 0
 ENV ?= gym_cards/NumberLine
 UPDATES ?= 3
@@ -14,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # ALFWorld's planner is compiled: by cmake 4, too, which would refuse its age, and by whatever `python` is on the path.
 export CMAKE_POLICY_VERSION_MINIMUM := 3.5
 
-.PHONY: help setup demo train test test-compose test-demo test-oldest up up-train down dist soak lint format proto bench clean
+.PHONY: help setup demo train test check-simulators test-compose test-demo test-oldest up up-train down dist soak lint format proto bench clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -36,7 +37,7 @@ demo: $(READY) ## clone, train and evaluate an agent on this machine; SEED=0
 train: $(READY) ## train the tiny model in an env; ENV=gym_cards/EZPoints UPDATES=3
 	$(BIN)/python -m demo.train --env $(ENV) --updates $(UPDATES) --seed $(SEED)
 
-test: $(READY) ## the tests that need minutes: unit, integration, faults, the demo, k8s/
+test: $(READY) $(if $(shell command -v npm 2>/dev/null),$(NODE)) ## the tests that need minutes: unit, integration, faults, the demo, k8s/
 	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder -m "not demo and not soak and not compose"
 
 test-compose: $(READY) ## the stack in containers: builds, trains, crashes, recovers; needs a Docker engine
@@ -65,6 +66,37 @@ $(OLDEST): constraints.txt VERSION $(PACKAGES:%=%/pyproject.toml)
 		--requirement requirements-dev.txt $(patsubst %,--editable '%',sdk vlm services/envserver services/trainer)
 	touch $@
 
+.PHONY: example-trl example-verifiers example-verl example-node-server clean-examples
+
+# Other trainers live in environments of their own, with the versions that their requirements.txt and constraints.txt name;
+# verl has all of its own, since it does not take the transformers of constraints.txt.
+example-trl: .venv-trl/.ready ## TRL's GRPOTrainer plays on our env server with a tiny Gemma 3: minutes
+	.venv-trl/bin/python examples/trl/train.py
+
+example-verifiers: $(READY) .venv-verifiers/.ready ## verifiers' vf-eval, our env server and our policy server: minutes
+	$(BIN)/python examples/verifiers/evaluate.py
+
+example-verl: .venv-verl/.ready ## verl's agent loop on our env server, without a language model
+	.venv-verl/bin/python examples/verl/play.py
+
+example-node-server: $(NODE) ## an env server in JavaScript on 127.0.0.1:50051
+	node examples/node-server/server.js --allow-expert
+
+$(NODE): examples/node-server/package-lock.json
+	npm ci --silent --prefix examples/node-server
+
+clean: clean-examples
+clean-examples:
+	rm -rf .venv-trl .venv-verifiers .venv-verl examples/node-server/node_modules
+
+.venv-verl/.ready: CONSTRAINTS := /dev/null
+.venv-%/.ready: CONSTRAINTS := constraints.txt
+.venv-%/.ready: examples/%/requirements.txt constraints.txt VERSION sdk/pyproject.toml services/envserver/pyproject.toml
+	rm -rf .venv-$*
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/pip install --quiet --constraint $(CONSTRAINTS) --requirement $< --editable 'sdk[host]' --editable services/envserver
+	touch $@
+
 up: ## the stack in containers, until `make down`: Redis, env servers, policy server
 	docker compose up --build --detach --wait
 
@@ -81,13 +113,16 @@ dist: $(READY) ## wheels of all packages, in dist/
 		$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist $(PACKAGES:%=./%)
 	rm -rf $(PACKAGES:%=%/build)
 
+check-simulators: $(READY) ## overworld check of the four simulators and of examples/own_env
+	$(BIN)/python scripts/check_simulators
+
 soak: $(READY) ## long runs that look for leaks
 	$(BIN)/python -m pytest -m soak
 
 lint: $(READY) ## ruff, mypy, import-linter, buf, hadolint, and the generated code's freshness
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(PACKAGES) benchmarks demo tests scripts/gallery.py
+	$(BIN)/mypy $(PACKAGES) benchmarks demo examples/*/*.py tests scripts/gallery.py
 	$(BIN)/lint-imports
 	cd proto && ../$(BIN)/buf lint
 	$(BIN)/hadolint services/*/Dockerfile vlm/Dockerfile examples/*/Dockerfile
@@ -100,10 +135,10 @@ format: $(READY) ## let ruff put the code into form
 proto: ## generate sdk/overworld/v1 from proto/
 	scripts/proto
 
-bench: bench-startup bench-transport bench-wire bench-gym_cards bench-miniworld bench-alfworld bench-webshop bench-families bench-trainer bench-ranks ## all benchmarks; CHECK=1 fails below a target
+bench: bench-startup bench-transport bench-waiting bench-compression bench-wire bench-gym_cards bench-miniworld bench-alfworld bench-webshop bench-families bench-trainer bench-ranks ## all benchmarks; CHECK=1 fails below a target
 
 bench-%: $(READY) ## one benchmark, e.g. bench-transport; CHECK=1, JSON=FILE
 	$(BIN)/python benchmarks/$*.py $(if $(JSON),--json $(JSON))
 
 clean: ## remove what these targets made, runs/ excepted
-	rm -rf .venv .venv-proto .venv-openenv .venv-oldest .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-proto .venv-openenv .venv-dm-env-rpc .venv-envpool .venv-oldest .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 PICTURES = 4
 
 
+@functools.cache
 def bank(height: int, width: int) -> NDArray[np.uint8]:
     """Random pictures, uint8 [pictures, height, width, 3]."""
     return np.random.default_rng(0).integers(0, 256, (PICTURES, height, width, 3), np.uint8)

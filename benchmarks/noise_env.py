@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Any, ClassVar
 
 import gymnasium
@@ -46,6 +48,68 @@ class Noise(Env):
     def _look(self) -> Observation:
         canvas = self.canvas("view", *self._size)
         canvas[...] = self._bank[self._turn % PICTURES]
+        return Observation((Image("view", canvas),))
+
+
+class WaitingOptions(NoiseOptions):
+    """Options of the noise that waits."""
+
+    seconds: float = Field(default=1.0, ge=0, description="how long a step waits")
+
+
+class WaitingNoise(Noise):
+    """Each step waits before it shows its picture. For threads."""
+
+    options_model: ClassVar[type[Options]] = WaitingOptions
+    options: WaitingOptions
+    thread_safe = True
+    spec = EnvSpec(id="bench/WaitingNoise", task="Look.", success="never", action=ActionSpec(("look",)))
+
+    def step(self, action: Any) -> Transition:
+        time.sleep(self.options.seconds)
+        return super().step(action)
+
+
+class AsyncNoise(WaitingNoise):
+    """The same for an event loop."""
+
+    spec = EnvSpec(id="bench/AsyncNoise", task="Look.", success="never", action=ActionSpec(("look",)))
+
+    async def step(self, action: Any) -> Transition:  # type: ignore[override]  # WaitingNoise's is not
+        await asyncio.sleep(self.options.seconds)
+        return Noise.step(self, action)
+
+
+class RecordedOptions(Options):
+    """Options of `Recorded`."""
+
+    file: str = Field(default="", description="frames as NumPy saves them, uint8 [frames, height, width, channels]")
+    max_turns: int = 100_000
+
+
+class Recorded(Env):
+    """Shows the frames of a file, one after the other; the seed says where it begins."""
+
+    options_model: ClassVar[type[Options]] = RecordedOptions
+    spec = EnvSpec(id="bench/Recorded", task="Look.", success="never", action=ActionSpec(("look",)))
+
+    def __init__(self, options: RecordedOptions) -> None:
+        super().__init__(options)
+        self._frames = np.load(options.file)
+        self._turn = 0
+
+    def reset(self, seed: int, split: str, task: int | None) -> Observation:
+        self._turn = seed
+        return self._look()
+
+    def step(self, action: Any) -> Transition:
+        self._turn += 1
+        return Transition(self._look(), 0.0)
+
+    def _look(self) -> Observation:
+        frame = self._frames[self._turn % len(self._frames)]
+        canvas = self.canvas("view", *frame.shape[:2])
+        canvas[...] = frame
         return Observation((Image("view", canvas),))
 
 

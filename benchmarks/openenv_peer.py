@@ -1,7 +1,8 @@
 """OpenEnv as a peer of the transport benchmark; runs in an environment of its own (.venv-openenv).
 
-    python openenv_peer.py serve PORT HEIGHT WIDTH COST_US
+    python openenv_peer.py serve PORT HEIGHT WIDTH COST_US WAIT_MS
     python openenv_peer.py play PORT SLOTS         reads a number of steps per line, answers with the seconds they took
+                                                   and the longest time that one slot's step took
 
 OpenEnv's observations are JSON over one WebSocket per env. Frames are raw RGB in base64: the cheapest way to put them
 into JSON.
@@ -42,6 +43,7 @@ class NoiseEnvironment(Environment[Look, Picture, State]):
     SUPPORTS_CONCURRENT_SESSIONS = True
     size = (224, 224)
     cost = 0.0
+    wait = 0.0
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,6 +61,7 @@ class NoiseEnvironment(Environment[Look, Picture, State]):
     def step(self, action: Look, timeout_s: float | None = None, **_: Any) -> Picture:
         self._turn += 1
         spin(self.cost)
+        time.sleep(self.wait)
         return self._look()
 
     def _look(self) -> Picture:
@@ -81,27 +84,32 @@ class NoiseClient(EnvClient[Look, Picture, State]):
         return State(**payload)
 
 
-def serve(port: int, height: int, width: int, cost_us: int) -> None:
+def serve(port: int, height: int, width: int, cost_us: int, wait_ms: int) -> None:
     """Runs OpenEnv's server."""
     import uvicorn
 
     NoiseEnvironment.size, NoiseEnvironment.cost = (height, width), cost_us * 1e-6
-    app = create_fastapi_app(NoiseEnvironment, Look, Picture, max_concurrent_envs=256)
+    NoiseEnvironment.wait = wait_ms * 1e-3
+    app = create_fastapi_app(NoiseEnvironment, Look, Picture, max_concurrent_envs=1024)
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", ws_max_size=1 << 30)
 
 
 async def play(port: int, slots: int) -> None:
     """Steps all slots at once, as often as it is told on stdin."""
     clients = [NoiseClient(f"http://127.0.0.1:{port}", websocket_ping_interval_s=None) for _ in range(slots)]
-    await asyncio.gather(*(client.connect() for client in clients))
+    for first in range(0, slots, 32):  # its server lets those that connect at the same time wait too long
+        await asyncio.gather(*(client.connect() for client in clients[first : first + 32]))
     await asyncio.gather(*(client.reset() for client in clients))
     print("ready", flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
         started = time.perf_counter()
+        slowest = 0.0
         for _ in range(int(line)):
+            began = time.perf_counter()
             results = await asyncio.gather(*(client.step(Look()) for client in clients))
             np.stack([result.observation for result in results])
-        print(time.perf_counter() - started, flush=True)
+            slowest = max(slowest, time.perf_counter() - began)
+        print(time.perf_counter() - started, slowest, flush=True)
     await asyncio.gather(*(client.disconnect() for client in clients))
 
 

@@ -1,8 +1,9 @@
-"""Frames over gRPC against frames in process: the same env behind our server, in a loop, in Gymnasium's vector envs and
-behind OpenEnv.
+"""Frames over gRPC against frames in process: the same env behind our server, in a loop, in Gymnasium's vector envs,
+behind OpenEnv and behind dm_env_rpc; and EnvPool, which serves nothing but its own simulators, with Atari's Pong.
 
 Alternatives run interleaved, in rounds; figures are medians. "cost" is the CPU time of a simulator's step: 0 shows what
-moving frames costs, 1100 us is what MiniWorld takes for 224 x 224 without multisampling.
+moving frames costs, 1100 us is what MiniWorld takes for 224 x 224 without multisampling. With one slot, the floor is
+Python's gRPC itself: an empty call, and an empty message on a stream.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,16 +18,17 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from grpc_floor import empty_calls
 from noise_env import GymNoise, Noise, NoiseOptions
 from overworld import Runner, Session
 from overworld.host.process import ServerProcess
 from overworld.service import malloc
+from peers import Peer, dm_env_rpc, envpool, openenv
 from report import CONSOLE, Row, finish, parser
 from rich.live import Live
 from rich.table import Table
 
 HERE = Path(__file__).parent
-OPENENV_PYTHON = str(HERE.parent / ".venv-openenv" / "bin" / "python")
 MINIWORLD_US = 1100
 
 Step = Callable[[], object]
@@ -38,10 +38,22 @@ SETTINGS = [
     for slots in (1, 16, 64)
     for height, width in ((60, 80), (224, 224), (300, 300))
 ]
-OPENENV_SETTINGS = {(16, 224, 224, 0), (1, 224, 224, 0)}
+SERVED_SETTINGS = {(16, 224, 224, 0), (1, 224, 224, 0)}
+"""Those in which OpenEnv and dm_env_rpc are measured; EnvPool is where frames have its size, about."""
+ENVPOOL_SIZE = (60, 80, 0)
 IN_PROCESS_TARGET_SETTING = (64, 300, 300, MINIWORLD_US)
-COLUMNS = ("in process", "shared", "shared, no copy", "TCP", "SyncVectorEnv", "AsyncVectorEnv", "OpenEnv")
-ROUNDS, SECONDS_PER_ROUND = 5, 0.15
+OURS = ("shared", "shared, no copy", "TCP")
+PEERS = (
+    "in process",
+    "SyncVectorEnv",
+    "AsyncVectorEnv",
+    "OpenEnv",
+    "dm_env_rpc",
+    "EnvPool",
+    "empty call",
+    "empty message",
+)
+ROUNDS, SECONDS_PER_ROUND, PEER_STEPS = 5, 0.15, 5
 
 
 def in_process(slots: int, options: NoiseOptions) -> Step:
@@ -74,50 +86,7 @@ def gymnasium_vector(slots: int, options: NoiseOptions, asynchronous: bool) -> I
     vector.close()
 
 
-class OpenEnv:
-    """OpenEnv's server and client, in processes of their own."""
-
-    def __init__(self, slots: int, options: NoiseOptions) -> None:
-        port = "18471"
-        script = str(HERE / "openenv_peer.py")
-        size = map(str, (options.height, options.width, options.cost_us))
-        self._server = subprocess.Popen([OPENENV_PYTHON, script, "serve", port, *size])
-        time.sleep(8.0)  # it offers no other sign of being ready than answering
-        self._client = subprocess.Popen(
-            [OPENENV_PYTHON, script, "play", port, str(slots)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._client.stdout is not None
-        if self._client.stdout.readline() != "ready\n":
-            raise RuntimeError("OpenEnv's client did not connect")
-
-    def seconds(self, steps: int) -> float:
-        """How long so many steps take."""
-        assert self._client.stdin is not None
-        assert self._client.stdout is not None
-        self._client.stdin.write(f"{steps}\n")
-        self._client.stdin.flush()
-        return float(self._client.stdout.readline())
-
-    def close(self) -> None:
-        """Stops both."""
-        for process in (self._client, self._server):
-            process.kill()
-            process.wait()
-
-
-def install_openenv() -> None:
-    """Makes .venv-openenv; OpenEnv's requirements contradict ours."""
-    if not Path(OPENENV_PYTHON).exists():
-        print("installing openenv for comparison ...")
-        subprocess.run([sys.executable, "-m", "venv", str(Path(OPENENV_PYTHON).parents[1])], check=True)
-        pip = [OPENENV_PYTHON, "-m", "pip", "install", "--quiet", "openenv==0.10.0", "numpy"]
-        subprocess.run(pip, check=True, stderr=subprocess.DEVNULL)
-
-
-def measure(alternatives: dict[str, Step], openenv: OpenEnv | None) -> dict[str, float]:
+def measure(alternatives: dict[str, Step], peers: dict[str, Peer]) -> dict[str, float]:
     """Median seconds of one step of all slots, by alternative."""
     times: dict[str, list[float]] = {name: [] for name in alternatives}
     for step in alternatives.values():
@@ -128,8 +97,8 @@ def measure(alternatives: dict[str, Step], openenv: OpenEnv | None) -> dict[str,
             while (started := time.perf_counter()) < end:
                 step()
                 times[name].append(time.perf_counter() - started)
-        if openenv is not None:
-            times.setdefault("OpenEnv", []).append(openenv.seconds(3) / 3)
+        for name, peer in peers.items():
+            times.setdefault(name, []).append(peer.play(PEER_STEPS)[0] / PEER_STEPS)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -148,11 +117,18 @@ def compare(address: str, slots: int, height: int, width: int, cost: int) -> dic
             "SyncVectorEnv": stack.enter_context(gymnasium_vector(slots, options, False)),
             "AsyncVectorEnv": stack.enter_context(gymnasium_vector(slots, options, True)),
         }
-        openenv = None
-        if (slots, height, width, cost) in OPENENV_SETTINGS:
-            openenv = OpenEnv(slots, options)
-            stack.callback(openenv.close)
-        return measure(alternatives, openenv)
+        peers = {}
+        if (slots, height, width, cost) in SERVED_SETTINGS:
+            peers["OpenEnv"] = openenv(slots, height, width, cost_us=cost)
+            stack.callback(peers["OpenEnv"].close)
+            peers["dm_env_rpc"] = dm_env_rpc(slots, height, width, cost_us=cost)
+            stack.callback(peers["dm_env_rpc"].close)
+        if (height, width, cost) == ENVPOOL_SIZE:
+            peers["EnvPool"] = envpool(slots)
+            stack.callback(peers["EnvPool"].close)
+        if slots == 1:
+            alternatives |= stack.enter_context(empty_calls())
+        return measure(alternatives, peers)
 
 
 def rows_of(seconds: dict[str, float], slots: int, height: int, width: int, cost: int) -> Iterator[Row]:
@@ -160,8 +136,8 @@ def rows_of(seconds: dict[str, float], slots: int, height: int, width: int, cost
     setting = f"{slots} x {height}x{width}, cost {cost} us"
     per_frame = {name: value / slots * 1e6 for name, value in seconds.items()}
     over_copy = {name: value - per_frame["copy"] for name, value in per_frame.items()}
-    for name in ("shared", "shared, no copy", "TCP"):
-        for peer in ("in process", "SyncVectorEnv", "AsyncVectorEnv", "OpenEnv"):
+    for name in OURS:
+        for peer in PEERS:
             if peer not in seconds:
                 continue
             target = None
@@ -178,15 +154,15 @@ def main() -> None:
     arguments = parser(__doc__ or "").parse_args()
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
     malloc.keep_freed_memory()
-    install_openenv()
     rows: list[Row] = []
-    table = Table("setting", *COLUMNS, title="microseconds per frame above a plain copy")
+    columns = ("in process", *OURS, *PEERS[1:])
+    table = Table("setting", *columns, title="microseconds per frame above a plain copy")
     with ServerProcess("noise_env:Noise", arguments=("--slots", "256")) as server, Live(table, console=CONSOLE):
         for setting in SETTINGS:
             seconds = compare(server.address, *setting)
             rows += rows_of(seconds, *setting)
             copy = seconds["copy"]
-            cells = (f"{(seconds[name] - copy) / setting[0] * 1e6:.0f}" if name in seconds else "" for name in COLUMNS)
+            cells = (f"{(seconds[name] - copy) / setting[0] * 1e6:.0f}" if name in seconds else "" for name in columns)
             table.add_row("{} x {}x{}, {} us".format(*setting), *cells)
     finish(rows, arguments.json, only_targets=True)
 

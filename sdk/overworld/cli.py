@@ -22,6 +22,7 @@ _VERBS = {
     "eval": ("play a model in an env and count its successes", "overworld[eval]"),
     "compare": ("compare two models that played the same episodes", "overworld[eval]"),
     "play": ("play an env in the terminal, or have it played", "overworld[eval]"),
+    "check": ("check a server, or an env, against the contract", "overworld[check]"),
     "ps": ("show env servers, their envs and free slots", "overworld[host]"),
 }
 """Our own verbs, so that they are listed without being loaded, with the packages that bring them."""

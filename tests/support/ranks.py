@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,16 @@ _context.set_forkserver_preload(["overworld_trainer.train"])
 
 
 def start_ranks(
-    folder: Path, fields: dict[str, Any], size: int, *, of_rank: Mapping[int, dict[str, Any]] | None = None
+    folder: Path,
+    fields: dict[str, Any],
+    size: int,
+    *,
+    of_rank: Mapping[int, dict[str, Any]] | None = None,
+    first: Callable[[], None] | None = None,
 ) -> list[ForkServerProcess]:
     """Starts a run of as many ranks with the settings `fields`. Each one's stderr goes to `folder`/rank-<n>.log.
 
-    `of_rank` are settings that a rank has instead.
+    `of_rank` are settings that a rank has instead; the last rank calls `first` before anything else.
     """
     paths = [folder / f"rank-{number}.yaml" for number in range(size)]
     for number, path in enumerate(paths):
@@ -31,7 +36,9 @@ def start_ranks(
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     processes = [
-        _context.Process(target=_play, args=(path, number, size, port), daemon=True)
+        _context.Process(
+            target=_play, args=(path, number, size, port, first if number == size - 1 else None), daemon=True
+        )
         for number, path in enumerate(paths)
     ]
     for process in processes:
@@ -48,7 +55,7 @@ def run_ranks(folder: Path, fields: dict[str, Any], size: int) -> None:
     assert [process.exitcode for process in processes] == [0] * size, logs
 
 
-def _play(path: Path, number: int, size: int, port: int) -> None:
+def _play(path: Path, number: int, size: int, port: int, first: Callable[[], None] | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ |= {
         "RANK": str(number),
@@ -62,4 +69,6 @@ def _play(path: Path, number: int, size: int, port: int) -> None:
     from overworld.service.program import run
     from overworld_trainer.command import main
 
+    if first is not None:
+        first()
     run(main, [str(path)], "overworld_trainer")

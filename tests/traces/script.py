@@ -241,7 +241,7 @@ def refused_opens(talk: Conversation, env_id: str) -> None:
     talk.open(env_id, 17)
     talk.open(env_id, session="not a uuid")
     talk.open(env_id, required_features=["prefix", "teleport", "min_ready"])
-    talk.open(env_id, transports=[pb.TRANSPORT_INLINE_LZ4, pb.TRANSPORT_UNSPECIFIED])
+    talk.open(env_id, transports=[pb.TRANSPORT_UNSPECIFIED])
     talk.open(env_id, fallback=9)
     talk.open(env_id, fallback_reward=math.nan)
     talk.open(env_id, fallback_reward=math.inf, fallback=SKIP)
@@ -252,7 +252,7 @@ def refused_opens(talk: Conversation, env_id: str) -> None:
 def sessions(talk: Conversation, env_id: str) -> None:
     """Names, leases, transports and free slots."""
     lease = Duration(seconds=100_000, nanos=500_000_000)
-    first = talk.open(env_id, 3, lease=lease, transports=[pb.TRANSPORT_INLINE_LZ4, SHARED, INLINE])
+    first = talk.open(env_id, 3, lease=lease, transports=[pb.TRANSPORT_UNSPECIFIED, SHARED, INLINE])
     talk.info()
     first.open()
     first.open(slots=4)

@@ -1,5 +1,6 @@
 """VERSION is the one place for the version, and every package has the licence; what cannot read the file agrees."""
 
+import json
 import re
 import tomllib
 from importlib.metadata import version
@@ -39,3 +40,8 @@ def test_images_have_the_version_as_their_tag() -> None:
     assert sum(map(len, tags.values())) > 15
     wrong = {str(path): tag for path in paths for tag in tags[path] if tag.removesuffix("-cuda") != VERSION}
     assert wrong == {}, f"these tags must be {VERSION}, as in VERSION"
+
+
+@pytest.mark.parametrize("file", ["package.json", "package-lock.json"])
+def test_the_server_in_javascript_has_it_too(file: str) -> None:
+    assert json.loads((ROOT / "examples" / "node-server" / file).read_text())["version"] == VERSION

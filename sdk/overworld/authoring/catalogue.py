@@ -11,7 +11,9 @@ What a simulator needs beyond its package may be an extra of the same name.
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import sys
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
 from typing import Any
@@ -32,12 +34,16 @@ def simulators() -> list[str]:
 def load(names: Iterable[str]) -> dict[str, type[Env]]:
     """Env id -> class for each name: a simulator ("gym_cards"), an env id ("gym_cards/EZPoints") or "module:Class".
 
+    A module is looked for in the current folder first, as `python -m` does.
+
     Raises EnvUnknownError for an unknown name, and what importing a simulator raises.
     """
     classes: dict[str, type[Env]] = {}
     for name in names:
         if ":" in name:
             module, _, attribute = name.partition(":")
+            if os.getcwd() not in sys.path:
+                sys.path.insert(0, os.getcwd())
             env_class: type[Env] = getattr(importlib.import_module(module), attribute)
             if not (isinstance(env_class, type) and issubclass(env_class, Env) and hasattr(env_class, "spec")):
                 raise EnvUnknownError(f"{name} is not an Env class with a spec")

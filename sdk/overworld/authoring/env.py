@@ -21,7 +21,7 @@ from __future__ import annotations
 import enum
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -200,11 +200,19 @@ class Env(ABC):
     """A simulator and its task. One instance plays one episode after another, always on one thread.
 
     `spec` is a class attribute, with default options; an instance whose options change it sets its own.
+
+    A server runs the instances of one process one after another. A simulator that mostly waits (for a socket, a
+    subprocess, a browser) can be run many at once: set `thread_safe`, or write `reset` and `step`, and `expert`,
+    `won` and `close` where they have to wait, with `async def`: then all instances share one event loop, which none of
+    them may block.
     """
 
     options_model: ClassVar[type[Options]] = Options
     lists_admissible: ClassVar[bool] = False
     """For actions in free text: whether each observation lists all that are admissible."""
+    thread_safe: ClassVar[bool] = False
+    """Whether instances are independent of each other, so that each may run on a thread of its own at the same time as
+    the others. One instance stays on one thread, from `__init__` to `close`."""
     spec: EnvSpec
 
     def __init__(self, options: Options | None = None) -> None:
@@ -213,7 +221,7 @@ class Env(ABC):
         self._allocate: Callable[[int, int], Pixels] = _private_canvas
 
     @abstractmethod
-    def reset(self, seed: int, split: str, task: int | None) -> Observation:
+    def reset(self, seed: int, split: str, task: int | None) -> Observation | Coroutine[Any, Any, Observation]:
         """Starts an episode. Same seed, split and task: the same episode, whatever was played before.
 
         `split` is a key of `spec.splits`; `task` a number in it, or None where the split is endless and `seed` makes
@@ -221,7 +229,7 @@ class Env(ABC):
         """
 
     @abstractmethod
-    def step(self, action: Any) -> Transition:
+    def step(self, action: Any) -> Transition | Coroutine[Any, Any, Transition]:
         """Executes an action that `resolve` gave: a text of the vocabulary or free text (str), or a tensor."""
 
     def skip(self, observation: Observation, metrics: Mapping[str, float]) -> Transition:
@@ -231,15 +239,15 @@ class Env(ABC):
         """
         return Transition(observation, 0.0, metrics=metrics)
 
-    def expert(self) -> Expert:
+    def expert(self) -> Expert | Coroutine[Any, Any, Expert]:
         """What to do next, in the current state. Called only if `spec.has_expert`, never after an end."""
         raise NotImplementedError(f"{self.spec.id} has no expert")
 
-    def won(self) -> bool:
+    def won(self) -> bool | Coroutine[Any, Any, bool]:
         """Whether the task counts as achieved now; asked when the host's limit of turns ends an episode."""
         return False
 
-    def close(self) -> None:  # noqa: B027 - most envs have nothing to free
+    def close(self) -> Coroutine[Any, Any, None] | None:  # noqa: B027 - most envs have nothing to free
         """Frees the env's resources. Called once."""
 
     def resolve(self, action: Action, observation: Observation) -> Action | None:
@@ -247,22 +255,7 @@ class Env(ABC):
 
         Texts are compared whole, but for case and white space.
         """
-        spec = self.spec.action
-        if spec.low is not None and spec.high is not None:
-            tensor = action if isinstance(action, np.ndarray) else None
-            fits = tensor is not None and (tensor.dtype, tensor.shape) == (spec.low.dtype, spec.low.shape)
-            return tensor if fits and np.all((spec.low <= tensor) & (tensor <= spec.high)) else None
-        if isinstance(action, int | np.integer):
-            action = spec.vocabulary[action] if 0 <= action < len(spec.vocabulary) else ""
-        if not isinstance(action, str):
-            return None
-        admissible = observation.admissible or spec.vocabulary
-        if not admissible:
-            return action if action.strip() else None
-        if action in admissible:
-            return action
-        wanted = _folded(action)
-        return next((text for text in admissible if _folded(text) == wanted), None)
+        return resolve(self.spec.action, action, observation)
 
     def canvas(self, name: str, height: int, width: int) -> Pixels:
         """An RGB array uint8 [height, width, 3] to draw image `name` into, the same one in each turn of an episode.
@@ -279,6 +272,25 @@ class Env(ABC):
         """For the host: takes canvases from `allocate(height, width)` from the next reset on; None: private ones."""
         self._canvases.clear()
         self._allocate = allocate or _private_canvas
+
+
+def resolve(spec: ActionSpec, action: Action, observation: Observation) -> Action | None:
+    """The admissible action that `action` means where `spec` says which there are, or None; see `Env.resolve`."""
+    if spec.low is not None and spec.high is not None:
+        tensor = action if isinstance(action, np.ndarray) else None
+        fits = tensor is not None and (tensor.dtype, tensor.shape) == (spec.low.dtype, spec.low.shape)
+        return tensor if fits and np.all((spec.low <= tensor) & (tensor <= spec.high)) else None
+    if isinstance(action, int | np.integer):
+        action = spec.vocabulary[action] if 0 <= action < len(spec.vocabulary) else ""
+    if not isinstance(action, str):
+        return None
+    admissible = observation.admissible or spec.vocabulary
+    if not admissible:
+        return action if action.strip() else None
+    if action in admissible:
+        return action
+    wanted = _folded(action)
+    return next((text for text in admissible if _folded(text) == wanted), None)
 
 
 def _private_canvas(height: int, width: int) -> Pixels:

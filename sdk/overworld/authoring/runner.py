@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from overworld.authoring.concurrency import Concurrency, concurrency, drive, resolved, wait_for
 from overworld.authoring.env import Action, End, Env, Expert, Observation, Outcome
 from overworld.errors import ContractError, Reason
 
@@ -82,6 +83,9 @@ class Runner:
 
     With `fallback` SKIP an action that cannot be executed leaves the simulator as it is and earns `fallback_reward`;
     with RANDOM an admissible one is drawn from the episode's seed and the turn; where none is listed, it is skipped.
+
+    `areset` and `astep` are for callers with an event loop. Where methods of the env are coroutine functions, `reset`
+    and `step` run them on an event loop in the background.
     """
 
     def __init__(
@@ -106,6 +110,7 @@ class Runner:
         self._seed = 0
         self._episode = -1
         self._last: Result | None = None
+        self._complete = wait_for if concurrency(type(env)) is Concurrency.ASYNC else drive
 
     def reset(
         self,
@@ -122,27 +127,50 @@ class Runner:
         `on_turn` is called before each action of the prefix. Raises ContractError: SPLIT_UNKNOWN, TASK_UNKNOWN,
         PREFIX_TOO_LONG.
         """
-        split, task = choose_task(self.spec.splits, split or self.spec.default_split, task, seed)
-        self._last = None
-        self._seed = seed
-        self._episode = self._episode + 1 if episode is None else episode
-        observation = self.env.reset(seed, split, task)
-        result = self._last = Result(
-            slot=self._slot, episode=self._episode, turn=0, observation=observation, expert=self._advice()
+        return self._complete(
+            self.areset(seed, split=split, task=task, prefix=prefix, episode=episode, on_turn=on_turn)
         )
-        for turn, action in enumerate(prefix, 1):
-            if result.end is not None:
-                message = f"the episode ended at turn {turn - 1}, the prefix has {len(prefix)} actions"
-                raise ContractError(Reason.PREFIX_TOO_LONG, message)
-            on_turn()
-            result = self.step(action)
-        return result
 
     def step(self, action: Action | None) -> Result:
         """Acts; None means that no action could be read from the agent's reply.
 
         Raises ContractError: NOT_RESET, EPISODE_ENDED.
         """
+        return self._complete(self.astep(action))
+
+    def close(self) -> None:
+        """Closes the env."""
+        self._complete(resolved(self.env.close()))
+
+    async def areset(
+        self,
+        seed: int = 0,
+        *,
+        split: str = "",
+        task: int | None = None,
+        prefix: Sequence[Action | None] = (),
+        episode: int | None = None,
+        on_turn: Callable[[], None] = lambda: None,
+    ) -> Result:
+        """As `reset`."""
+        split, task = choose_task(self.spec.splits, split or self.spec.default_split, task, seed)
+        self._last = None
+        self._seed = seed
+        self._episode = self._episode + 1 if episode is None else episode
+        observation = await resolved(self.env.reset(seed, split, task))
+        result = self._last = Result(
+            slot=self._slot, episode=self._episode, turn=0, observation=observation, expert=await self._advice()
+        )
+        for turn, action in enumerate(prefix, 1):
+            if result.end is not None:
+                message = f"the episode ended at turn {turn - 1}, the prefix has {len(prefix)} actions"
+                raise ContractError(Reason.PREFIX_TOO_LONG, message)
+            on_turn()
+            result = await self.astep(action)
+        return result
+
+    async def astep(self, action: Action | None) -> Result:
+        """As `step`."""
         last = self._last
         if last is None:
             raise ContractError(Reason.NOT_RESET, "no episode has been started: call reset first")
@@ -154,10 +182,10 @@ class Runner:
             skipped = self.env.skip(last.observation, last.metrics)
             transition = replace(skipped, reward=skipped.reward + self._fallback_reward)
         else:
-            transition = self.env.step(executed)
+            transition = await resolved(self.env.step(executed))
         end, success = transition.end, transition.success
         if end is None and turn >= self.env.options.max_turns:
-            end, success = End.TIME_LIMIT, self.env.won()
+            end, success = End.TIME_LIMIT, await resolved(self.env.won())
         self._last = Result(
             slot=self._slot,
             episode=self._episode,
@@ -169,13 +197,9 @@ class Runner:
             outcome=outcome,
             executed=executed,
             metrics=transition.metrics,
-            expert=self._advice() if end is None else None,
+            expert=await self._advice() if end is None else None,
         )
         return self._last
-
-    def close(self) -> None:
-        """Closes the env."""
-        self.env.close()
 
     def _executable(self, action: Action | None, observation: Observation, turn: int) -> tuple[Outcome, Action | None]:
         executed = None if action is None else self.env.resolve(action, observation)
@@ -186,8 +210,8 @@ class Runner:
             executed = random.Random(f"{self._seed} {turn}").choice(choices) if choices else None
         return (Outcome.NO_ACTION if action is None else Outcome.NOT_ADMISSIBLE), executed
 
-    def _advice(self) -> Expert | None:
-        return self.env.expert() if self._expert else None
+    async def _advice(self) -> Expert | None:
+        return await resolved(self.env.expert()) if self._expert else None
 
 
 def choose_task(splits: Mapping[str, int], split: str, task: int | None, seed: int) -> tuple[str, int | None]:

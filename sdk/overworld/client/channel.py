@@ -66,6 +66,8 @@ _OPTIONS = [
 
 
 _connections = itertools.count(1)
+_keepalives: dict[str, float] = {}
+"""What servers have said, by address: the next channel need not connect twice to comply with it."""
 
 
 class CallLostError(Exception):
@@ -118,7 +120,7 @@ class Channel:
         self._connecting = threading.Lock()
         self._budget = retry_budget
         self._limit = step_timeout
-        self._keepalive = _DEFAULT_KEEPALIVE_SECONDS
+        self._keepalive = _keepalives.get(address, _DEFAULT_KEEPALIVE_SECONDS)
         self._connection = 0
         self._channel = self._connect()
 
@@ -209,7 +211,7 @@ class Channel:
         seconds = info.keepalive.seconds + info.keepalive.nanos / 1e9
         keepalive = max(seconds, _LEAST_KEEPALIVE_SECONDS) if seconds > 0 else _DEFAULT_KEEPALIVE_SECONDS
         if keepalive != self._keepalive:
-            self._keepalive = keepalive
+            self._keepalive = _keepalives[self.address] = keepalive
             self._reconnect(self._channel, self._connection)
 
     def info(self, budget: float | None = None) -> ServerInfo:

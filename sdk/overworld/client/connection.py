@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -37,13 +38,14 @@ class Connection:
         *,
         connect: Callable[[str], Channel],
         shared_memory: bool,
+        compress: bool,
         copy: bool,
     ) -> None:
         self.draining = False
         self._request = request
         self._ledger = ledger
         self._connect = connect
-        self._shared_memory = shared_memory
+        self._open = functools.partial(open_session, shared_memory=shared_memory, compress=compress)
         self._copy = copy
         self._gate = Gate()  # steps pass; rebuilding the session closes the gate
         self._rebuilt = 0  # how often
@@ -51,7 +53,7 @@ class Connection:
         self._closed = threading.Event()
         self._channel = connect(address)
         try:
-            self.opened = open_session(self._channel, request, shared_memory=shared_memory, before=None)
+            self.opened = self._open(self._channel, request, before=None)
             """What the server granted, the last time that the session was opened."""
         except BaseException:
             self._channel.close()
@@ -125,7 +127,8 @@ class Connection:
         data = self._channel.attempt("Step", self._step_request(sent, min_ready), timeout)
         with self._channel.reading("Step"):
             response, frames = read_response(data, sent, self.opened.vocabulary, min_ready)
-            results = iter(read_results(response, frames, self.opened.shared, copy=self._copy))
+            opened = self.opened
+            results = iter(read_results(response, frames, opened.shared, compressed=opened.compressed, copy=self._copy))
         self.draining = response.draining
         self._watch_rewards(response)
         for command, answer in zip(sent, response.results, strict=True):
@@ -163,7 +166,7 @@ class Connection:
         backoff = channel.backoff("Step")
         replays = self._ledger.replays()
         while True:
-            opened = open_session(channel, self._request, shared_memory=self._shared_memory, before=self.opened)
+            opened = self._open(channel, self._request, before=self.opened)
             limit = opened.max_request_bytes - self._step_request().ByteSize()
             fitting = [replay for replay in replays if _size(replay) <= limit]
             parts = _parts(fitting, limit)

@@ -31,6 +31,8 @@ class Opened:
     """Seconds."""
     shared: mmap.mmap | None
     """The memory that frames come through; None: they come inline."""
+    compressed: bool
+    """Whether inline frames may be compressed."""
     max_request_bytes: int
     """Of a Step."""
 
@@ -40,21 +42,24 @@ class Opened:
         return frozenset(self.spec.action.vocabulary)
 
 
-def open_session(channel: Channel, request: pb.OpenRequest, *, shared_memory: bool, before: Opened | None) -> Opened:
-    """Opens the session, with shared memory if that is allowed and works.
+def open_session(
+    channel: Channel, request: pb.OpenRequest, *, shared_memory: bool, compress: bool, before: Opened | None
+) -> Opened:
+    """Opens the session, with shared memory if that is allowed and works, else with compression if that is wanted.
 
     `before` is what was granted the last time, if the session was open before: the server must not have changed since.
     Raises ServerChangedError if it has, and what `Channel.call` raises.
     """
     info = channel.ask()
     channel.keep_alive(info)
-    inline, shared = pb.TRANSPORT_INLINE, pb.TRANSPORT_SHARED_MEMORY
-    response = _send(channel, request, [shared, inline] if shared_memory else [inline])
+    shared = pb.TRANSPORT_SHARED_MEMORY
+    inline = [pb.TRANSPORT_INLINE_LZ4, pb.TRANSPORT_INLINE] if compress else [pb.TRANSPORT_INLINE]
+    response = _send(channel, request, [shared, *inline] if shared_memory else inline)
     memory = None
     if response.transport == shared:
         memory = map_for_reading(response.shared)
         if memory is None:  # the server is on another machine, or in another container
-            response = _send(channel, request, [inline])
+            response = _send(channel, request, inline)
     if before is not None and before.provenance_digest not in ("", response.provenance_digest):
         raise ServerChangedError(
             f"{channel.address} now runs {request.env_id} with other data, rules or options than before "
@@ -75,6 +80,7 @@ def open_session(channel: Channel, request: pb.OpenRequest, *, shared_memory: bo
             provenance_digest=response.provenance_digest,
             lease=lease,
             shared=memory,
+            compressed=response.transport == pb.TRANSPORT_INLINE_LZ4,
             max_request_bytes=info.max_request_bytes or _DEFAULT_REQUEST_BYTES,
         )
 

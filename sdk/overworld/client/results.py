@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import mmap
 from collections.abc import Collection, Sequence
 from typing import overload
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from overworld.authoring.env import Pixels
 from overworld.authoring.runner import Result
 from overworld.contract.checks import check_result
+from overworld.contract.compression import MAX_BYTES, decompress
 from overworld.contract.frames import block_array, pixels_hash, split_response
 from overworld.contract.wire import result_from_proto
 from overworld.v1 import env_pb2 as pb
@@ -82,14 +84,16 @@ def read_response(
 
 
 def read_results(
-    response: pb.StepResponse, frames: memoryview, shared: mmap.mmap | None, *, copy: bool
+    response: pb.StepResponse, frames: memoryview, shared: mmap.mmap | None, *, compressed: bool, copy: bool
 ) -> list[Result]:
     """The results with their pixels, from `shared` memory if there is one, else from `frames`.
 
-    With `copy`, pixels are the caller's to keep, and their hashes are checked. Raises ValueError or LookupError for a
-    response that contradicts itself.
+    `compressed` says whether blocks may be. With `copy`, pixels are the caller's to keep, and their hashes are checked.
+    Raises ValueError or LookupError for a response that contradicts itself.
     """
-    if any(block.compressed_size for block in response.blocks):
+    if compressed:
+        frames = _decompressed(response, frames)
+    elif any(block.compressed_size for block in response.blocks):
         raise ValueError("a block is compressed; the session was opened without TRANSPORT_INLINE_LZ4")
     blocks = [block_array(block, frames if shared is None else shared) for block in response.blocks]
     rows: list[dict[int, int]] = [{} for _ in blocks]  # of each block: image.index -> its row among those in use
@@ -110,3 +114,30 @@ def read_results(
         return pixels
 
     return [result_from_proto(result, frame) for result in response.results]
+
+
+def _decompressed(response: pb.StepResponse, frames: memoryview) -> memoryview:
+    """The frames without compression; the blocks of the response are changed to describe them.
+
+    Raises ValueError, before memory is taken, for blocks that are larger than their images.
+    """
+    named = collections.Counter(image.block for result in response.results for image in result.observation.images)
+    left = MAX_BYTES
+    pixels: list[bytes | memoryview] = []
+    for index, block in enumerate(response.blocks):
+        size = block.height * block.width * block.channels
+        end = block.offset + (block.compressed_size or block.count * size)
+        left -= block.count * size
+        if block.count > named[index] or left < 0 or end > len(frames) or not 0 < size == block.stride:
+            raise ValueError(
+                f"block {index} has {block.count} frames of {size} bytes, stride {block.stride}, at {block.offset} to "
+                f"{end} of {len(frames)}; it has {named[index]} images, and a response at most {MAX_BYTES} bytes"
+            )
+        data = frames[block.offset : end]
+        pixels.append(decompress(data, block.count * size) if block.compressed_size else data)
+        block.compressed_size = 0
+    offset = 0
+    for block, part in zip(response.blocks, pixels, strict=True):
+        block.offset = offset
+        offset += len(part)
+    return memoryview(pixels[0] if len(pixels) == 1 else b"".join(pixels))

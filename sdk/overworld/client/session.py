@@ -40,6 +40,7 @@ class Session:
     fallback       What happens to an action that cannot be executed; `fallback_reward` is the reward of a skipped turn.
     expert         Whether results carry the expert's advice.
     shared_memory  Whether frames may come through shared memory where that is possible.
+    compress       Whether frames that do not come through shared memory are compressed: worth it on slow links.
     copy           Whether pixels are the caller's to keep, and checked to be the ones that the env drew. False saves
                    the time: then what comes through shared memory is valid until the slot's next move.
     lease          Seconds that the server keeps the session after this process is gone.
@@ -65,6 +66,7 @@ class Session:
         fallback_reward: float = 0.0,
         expert: bool = False,
         shared_memory: bool = True,
+        compress: bool = False,
         copy: bool = True,
         lease: float = 30.0,
         retry_budget: float = 120.0,
@@ -93,6 +95,7 @@ class Session:
             self._ledger,
             connect=lambda address: Channel(address, trusted, retry_budget, step_timeout),
             shared_memory=shared_memory,
+            compress=compress,
             copy=copy,
         )
         self._submitted = ThreadPoolExecutor(_MAX_CALLS, f"session-{self.name[:8]}")  # starts threads on first use

@@ -41,6 +41,7 @@ class EvalConfig(ClientSettings):
     temperature: float = Field(default=0.0, ge=0, description="of sampling; 0 is greedy")
     max_tokens: int = Field(default=256, ge=1, description="longest reply")
     slots: int = Field(default=16, ge=1, description="episodes played at once")
+    compress: bool = Field(default=False, description="have env servers compress frames: worth it on slow links")
     blank_frames: bool = Field(default=False, description="show white pictures instead, as a control")
     keep: Path | None = Field(default=None, description="folder for report, episodes and pictures")
     overwrite: bool = Field(default=False, description="delete the evaluation that the folder holds, if any")
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str]) -> int:
             config.env,
             config.slots,
             credentials=config.credentials,
+            compress=config.compress,
             options=config.options or model.options(config.env),
             retry_budget=config.timeout,
         ) as fleet,

@@ -1,38 +1,57 @@
-"""`overworld play ENV`: an env in the terminal, or as a GIF."""
+"""`overworld play ENV`: an env in the terminal, or as a GIF; in this process, or on a server."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError
 
 from overworld.authoring import catalogue
-from overworld.authoring.env import Pixels
+from overworld.authoring.env import Action, EnvSpec, Observation, Pixels, resolve
 from overworld.authoring.runner import Result
-from overworld.errors import SettingsError
-from overworld.evaluation.play import Agent, expert, human, play, random_agent, show_in, side_by_side, write_gif
+from overworld.client.fleet import Fleet
+from overworld.client.moves import Move, Reset
+from overworld.client.settings import ClientSettings
+from overworld.errors import EvaluationError, SettingsError
+from overworld.evaluation.play import Agent, Step, expert, human, play, random_agent, show_in, side_by_side, write_gif
+from overworld.registry import open_registry
 from overworld.service.extras import needs_extra
-from overworld.service.settings import Settings
 
 with needs_extra("eval"):
     from rich.console import Console
     from rich.markup import escape
 
 
-class PlayConfig(Settings):
+class PlayConfig(ClientSettings):
     """Plays an env in the terminal, or has it played."""
 
     positional: ClassVar[tuple[str, ...]] = ("env",)
 
-    env: str = Field(description="env id, e.g. gym_cards/NumberLine, or module:Class")
+    env: str = Field(description="env id, e.g. gym_cards/NumberLine; in this process, or module:Class")
+    servers: str = Field(
+        default="", description="env servers to play it on: addresses, or redis://host:port/0; empty: in this process"
+    )
     agent: Literal["you", "expert", "random"] = Field(default="you", description="who plays")
     seed: int = Field(default=0, description="seed of the episode")
     split: str = Field(default="", description="split of the task; empty: the env's default")
     task: int | None = Field(default=None, description="number of the task in the split")
     options: dict[str, Any] = Field(default={}, description="the env's options, as in options.size=128")
     gif: Path | None = Field(default=None, description="file to write what was seen to")
+
+
+@dataclass(frozen=True)
+class _Env:
+    """What playing needs of an env, wherever it is."""
+
+    spec: EnvSpec
+    reset: Callable[[], Result]
+    step: Step
+    resolve: Callable[[Action, Observation], Action | None]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -47,7 +66,45 @@ def main(arguments: Sequence[str]) -> int:
         raise SettingsError(str(error)) from error
 
 
+@contextlib.contextmanager
+def _opened(config: PlayConfig) -> Iterator[_Env]:
+    """The env, in this process or on a server."""
+    asked = config.agent == "expert"
+    if not config.servers:
+        runner = catalogue.make(config.env, expert=asked, **config.options)
+        yield _Env(
+            runner.spec,
+            reset=lambda: runner.reset(config.seed, split=config.split, task=config.task),
+            step=runner.step,
+            resolve=runner.env.resolve,
+        )
+        return
+    registry = open_registry(config.servers, config.credentials)
+    with Fleet(registry, config.env, 1, credentials=config.credentials, options=config.options, expert=asked) as fleet:
+
+        def move(move: Move) -> Result:
+            [result] = fleet.step([move])
+            if result.error is not None:
+                raise EvaluationError(
+                    f"{config.env} failed at turn {result.turn}, {result.error.reason}: {result.error.message}. "
+                    "See the env server's log"
+                )
+            return result
+
+        yield _Env(
+            fleet.spec,
+            reset=lambda: move(Reset(config.seed, config.split, config.task)),
+            step=move,
+            resolve=partial(resolve, fleet.spec.action),
+        )
+
+
 def _play(config: PlayConfig, console: Console) -> int:
+    with _opened(config) as env:
+        return _play_in(env, config, console)
+
+
+def _play_in(env: _Env, config: PlayConfig, console: Console) -> int:
     frames: list[Pixels] = []
     show = show_in(console)
 
@@ -57,19 +114,17 @@ def _play(config: PlayConfig, console: Console) -> int:
         if config.agent == "you" or not config.gif:
             show(result)
 
-    runner = catalogue.make(config.env, expert=config.agent == "expert", **config.options)
-    if config.agent == "expert" and not runner.spec.has_expert:
-        raise SettingsError(f"{runner.spec.id} has no expert; choose another agent")
+    if config.agent == "expert" and not env.spec.has_expert:
+        raise SettingsError(f"{env.spec.id} has no expert; choose another agent")
     match config.agent:
         case "expert":
             agent: Agent = expert
         case "random":
-            agent = random_agent(runner, config.seed)
+            agent = random_agent(env.spec, config.seed)
         case _:
-            agent = human(runner, console)
-    console.print(f"[bold]{runner.spec.id}[/]  {escape(runner.spec.task)}")
-    first = runner.reset(config.seed, split=config.split, task=config.task)
-    results = play(runner, first, agent, keep_and_show)
+            agent = human(env.spec, env.resolve, console)
+    console.print(f"[bold]{env.spec.id}[/]  {escape(env.spec.task)}")
+    results = play(env.step, env.reset(), agent, keep_and_show)
     if config.gif:
         write_gif(frames, config.gif)
     last = results[-1]

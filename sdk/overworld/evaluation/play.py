@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from overworld.authoring.env import Action, Image, Pixels
-from overworld.authoring.runner import Result, Runner
+from overworld.authoring.env import Action, EnvSpec, Image, Observation, Pixels
+from overworld.authoring.runner import Result
 from overworld.service.extras import needs_extra
 
 with needs_extra("eval"):
@@ -26,7 +26,11 @@ _LAST_MILLISECONDS = 1500
 _HALF_BLOCK = "\N{UPPER HALF BLOCK}"
 
 
-def play(runner: Runner, first: Result, agent: Agent, show: Callable[[Result], None]) -> list[Result]:
+Step = Callable[[Action | None], Result]
+"""Acts: `Runner.step`, or the same in a slot of a server."""
+
+
+def play(step: Step, first: Result, agent: Agent, show: Callable[[Result], None]) -> list[Result]:
     """Plays the episode that begins with `first` to its end, or until the agent stops; all its results."""
     results = [first]
     show(first)
@@ -35,18 +39,21 @@ def play(runner: Runner, first: Result, agent: Agent, show: Callable[[Result], N
             action = agent(results[-1])
         except EOFError:
             break
-        results.append(runner.step(action))
+        results.append(step(action))
         show(results[-1])
     return results
 
 
-def human(runner: Runner, console: Console) -> Agent:
-    """Whoever sits at the terminal: types an action or its number, or nothing to do the same again; q stops."""
+def human(spec: EnvSpec, resolve: Callable[[Action, Observation], Action | None], console: Console) -> Agent:
+    """Whoever sits at the terminal: types an action or its number, or nothing to do the same again; q stops.
+
+    `resolve` tells what is an action in a turn, as `Env.resolve` does.
+    """
     last = ""
 
     def choose(result: Result) -> Action | None:
         nonlocal last
-        actions = result.observation.admissible or runner.spec.action.vocabulary
+        actions = result.observation.admissible or spec.action.vocabulary
         numbered = not any(action.isdecimal() for action in actions)
         listed = (f"[{number}] {action}" if numbered else action for number, action in enumerate(actions))
         console.print("  ".join(listed), markup=False, highlight=False)
@@ -56,7 +63,7 @@ def human(runner: Runner, console: Console) -> Agent:
                 raise EOFError
             if numbered and typed.isdecimal() and int(typed) < len(actions):
                 typed = actions[int(typed)]
-            if runner.env.resolve(typed, result.observation) is not None:
+            if resolve(typed, result.observation) is not None:
                 last = typed
                 return typed
             console.print(f"{typed!r} is not an action here; q stops", markup=False)
@@ -65,17 +72,22 @@ def human(runner: Runner, console: Console) -> Agent:
 
 
 def expert(result: Result) -> Action | None:
-    """Does what the env's expert advises; the runner must have been made with `expert`."""
+    """Does what the env's expert advises, which must have been asked for."""
     assert result.expert is not None
     return result.expert.action
 
 
-def random_agent(runner: Runner, seed: int) -> Agent:
-    """Draws actions. Raises ValueError where none are listed."""
+def random_agent(spec: EnvSpec, seed: int) -> Agent:
+    """Draws actions. The agent raises ValueError where none are listed."""
     choices = random.Random(seed)
-    if not (runner.spec.action.vocabulary or runner.env.lists_admissible):
-        raise ValueError(f"{runner.spec.id} does not list its actions: none can be drawn")
-    return lambda result: choices.choice(result.observation.admissible or runner.spec.action.vocabulary)
+
+    def choose(result: Result) -> Action | None:
+        actions = result.observation.admissible or spec.action.vocabulary
+        if not actions:
+            raise ValueError(f"{spec.id} does not list its actions: none can be drawn")
+        return choices.choice(actions)
+
+    return choose
 
 
 def show_in(console: Console) -> Callable[[Result], None]:

@@ -29,7 +29,7 @@ MAX_RESPONSE_BYTES = (1 << 31) - 1
 KEEPALIVE_SECONDS = 1
 """Between two pings of a client."""
 
-_TRANSPORTS = (pb.TRANSPORT_SHARED_MEMORY, pb.TRANSPORT_INLINE)
+_TRANSPORTS = (pb.TRANSPORT_SHARED_MEMORY, pb.TRANSPORT_INLINE, pb.TRANSPORT_INLINE_LZ4)
 _MAX_LEASE_SECONDS = 120.0
 """For so long a client that vanished keeps its slots at most; one that comes back later replays its episodes."""
 _DEFAULT_LEASE_SECONDS = 60.0
@@ -183,7 +183,7 @@ class Front:
         owner = callers.current.get()
         owner.take(request.slots)
         try:
-            slots = self._pool.take(request.slots)
+            slots = self._pool.take(request.slots, request.env_id)
         except ContractError:
             owner.hold(-request.slots)
             raise

@@ -1,4 +1,4 @@
-"""The heartbeat of a worker, in memory that outlives it, so that the front knows at which job it died or hangs."""
+"""The heartbeats of a worker's lanes, in memory that outlives it: at which jobs it died, and which one hangs."""
 
 from __future__ import annotations
 
@@ -6,48 +6,87 @@ import mmap
 import struct
 from typing import NamedTuple
 
-SIZE = 24
-_COUNTERS = struct.Struct("<QQQ")
+_COUNTERS = struct.Struct("<QQQQ")
 
 
 class Heartbeat(NamedTuple):
-    """Jobs started, jobs finished, and beats: signs of life within a long job."""
+    """Of one lane: jobs started, jobs finished, beats (signs of life within a long job), and turns on the event loop.
 
-    started: int
-    finished: int
-    beats: int
+    `turns` counts when a job on an event loop gets hold of it and when it lets go; 0 on threads.
+    """
+
+    started: int = 0
+    finished: int = 0
+    beats: int = 0
+    turns: int = 0
 
     @property
     def working(self) -> bool:
         """Whether a job is being done."""
         return self.started > self.finished
 
+    @property
+    def on_loop(self) -> bool:
+        """Whether a job holds the event loop now."""
+        return self.turns % 2 == 1
+
+    @property
+    def awaiting(self) -> bool:
+        """Whether a job waits for something, and others have the event loop."""
+        return self.working and self.turns > 0 and not self.on_loop
+
+    def progressed(self, before: Heartbeat) -> bool:
+        """Whether a job began, ended or gave a sign of life since `before`."""
+        return self[:3] != before[:3]
+
 
 class HeartbeatFile:
-    """The counters in a file of SIZE bytes, given by its descriptor."""
+    """The heartbeats of `lanes` lanes in a file, given by its descriptor, that has `size(lanes)` bytes."""
 
-    def __init__(self, fd: int) -> None:
-        self._memory = mmap.mmap(fd, SIZE)
-        self._started = self._finished = self._beats = 0
+    def __init__(self, fd: int, lanes: int) -> None:
+        self._memory = mmap.mmap(fd, self.size(lanes))
 
-    def read(self) -> Heartbeat:
-        """For the front."""
-        return Heartbeat(*_COUNTERS.unpack(self._memory[:SIZE]))
+    @staticmethod
+    def size(lanes: int) -> int:
+        """Bytes of the file."""
+        return lanes * _COUNTERS.size
+
+    def read(self) -> list[Heartbeat]:
+        """For the front: all lanes."""
+        return [Heartbeat(*counters) for counters in _COUNTERS.iter_unpack(self._memory)]
+
+    def line(self, lane: int) -> HeartbeatLine:
+        """For the worker: one lane."""
+        return HeartbeatLine(self._memory, lane * _COUNTERS.size)
+
+
+class HeartbeatLine:
+    """Writes the heartbeat of one lane. Lanes may write at the same time."""
+
+    def __init__(self, memory: mmap.mmap, at: int) -> None:
+        self._memory = memory
+        self._at = at
+        self._started = self._finished = self._beats = self._turns = 0
 
     def start(self) -> None:
-        """For the worker: the next job begins."""
+        """The next job begins."""
         self._started += 1
         self._write()
 
     def beat(self) -> None:
-        """For the worker: the job is still being done."""
+        """The job is still being done."""
         self._beats += 1
         self._write()
 
     def finish(self) -> None:
-        """For the worker: the job is done."""
+        """The job is done."""
         self._finished = self._started
         self._write()
 
+    def turn(self) -> None:
+        """The job gets hold of the event loop, or lets go of it."""
+        self._turns += 1
+        self._write()
+
     def _write(self) -> None:
-        self._memory[:SIZE] = _COUNTERS.pack(self._started, self._finished, self._beats)
+        _COUNTERS.pack_into(self._memory, self._at, self._started, self._finished, self._beats, self._turns)

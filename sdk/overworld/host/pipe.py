@@ -1,18 +1,20 @@
 """The pipe between front and worker: length-prefixed messages over a socket, each a JSON header and a protobuf message.
 
-front to worker   {"do": "open", "session", "slots", "frames", "nonce", "stride"} + OpenRequest
-                  {"do": "step", "session"} + StepRequest
-                  {"do": "replay", "session"} + StepRequest: resets with prefixes, whose images are hashed and not shown
+front to worker   {"do": "open", "session", "slots": [[slot, lane], ...], "frames", "nonce", "stride"} + OpenRequest
+                  {"do": "step", "session", "lanes": [lane of each command]} + StepRequest
+                  {"do": "replay", "session", "lanes"} + StepRequest: resets with prefixes, whose images are hashed and
+                  not shown
                   {"do": "close", "session"}
-                  {"do": "ping"}: a job that does nothing
-worker to front   {"is": "ready"} + GetServerInfoResponse (envs and versions), or {"is": "unable", "why"}
-                  {"is": "opened", "session", "jobs", "error"} + OpenResponse (spec and options)
-                  {"is": "results", "session", "jobs"} + StepResponse (a block per image: offsets in the session's file)
-                  {"is": "replayed", "session", "jobs"} + StepResponse (no blocks)
-                  {"is": "pong", "jobs"}
+                  {"do": "ping"}: a job of lane 0 that does nothing
+worker to front   {"is": "ready", "concurrency": {env: Concurrency}} + GetServerInfoResponse (envs and versions), or
+                  {"is": "unable", "why"}
+                  {"is": "opened", "session", "lanes", "error"} + OpenResponse (spec and options)
+                  {"is": "results", "session", "lanes"} + StepResponse (a block per image: offsets in the file)
+                  {"is": "replayed", "session", "lanes"} + StepResponse (no blocks)
+                  {"is": "pong", "lanes"}
 
-An open, a ping and each command are jobs. A worker does its jobs in the order in which they were sent; `jobs` says how
-many a message answers.
+A ping, each command, and an open on each of its lanes are jobs. A lane does its jobs in the order in which they were
+sent; `lanes` of an answer names the lane of each job that it answers.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import asyncio
 import json
 import socket
 import struct
+import threading
 from typing import Any
 
 from google.protobuf.message import Message
@@ -32,7 +35,7 @@ Header = dict[str, Any]
 
 def encode(header: Header, message: Message | None = None) -> bytes:
     """One message as bytes."""
-    head = json.dumps(header, separators=(",", ":")).encode()
+    head = json.dumps(header).encode()
     body = b"" if message is None else message.SerializeToString()
     return b"".join((_LENGTHS.pack(len(head), len(body)), head, body))
 
@@ -41,7 +44,7 @@ async def read(reader: asyncio.StreamReader) -> tuple[Header, bytes]:
     """The next message. Raises asyncio.IncompleteReadError when the other side is gone."""
     head, body = _LENGTHS.unpack(await reader.readexactly(_LENGTHS.size))
     data = await reader.readexactly(head + body)
-    return json.loads(data[:head]), data[head:]
+    return json.loads(data[:head].decode()), data[head:]
 
 
 class Blocking:
@@ -50,6 +53,7 @@ class Blocking:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._file = connection.makefile("rb")
+        self._sending = threading.Lock()
 
     def receive(self) -> tuple[Header, bytes] | None:
         """The next message; None when the front is gone."""
@@ -58,8 +62,10 @@ class Blocking:
             return None
         head, body = _LENGTHS.unpack(lengths)
         data = self._file.read(head + body)
-        return (json.loads(data[:head]), data[head:]) if len(data) == head + body else None
+        return (json.loads(data[:head].decode()), data[head:]) if len(data) == head + body else None
 
     def send(self, header: Header, message: Message | None = None) -> None:
-        """Sends one message. Raises OSError when the front is gone."""
-        self._connection.sendall(encode(header, message))
+        """Sends one message. Any thread may do so. Raises OSError when the front is gone."""
+        data = encode(header, message)
+        with self._sending:
+            self._connection.sendall(data)

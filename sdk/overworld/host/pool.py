@@ -2,7 +2,8 @@
 
 A session is *up* on a worker from the worker's answer to its open until the worker's death. After a death each session
 that was up there is rebuilt: opened again, and each of its slots there replays its episode, which must lead to the
-state that the client knows. The slot whose command was running fails.
+state that the client knows. The slot whose command ended the worker fails; where many were running, it is found by
+repeating them one at a time.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Pool:
     @property
     def free(self) -> int:
         """Slots that no session holds."""
-        return sum(worker.capacity - worker.used for worker in self._workers)
+        return sum(len(worker.places) for worker in self._workers)
 
     @property
     def healthy(self) -> bool:
@@ -96,8 +97,10 @@ class Pool:
             task.cancel()
         await asyncio.gather(*(worker.stop() for worker in self._workers))
 
-    def take(self, count: int) -> list[HostedSlot]:
-        """Takes `count` free slots, neighbours on different workers, so that any range of a session uses all cores.
+    def take(self, count: int, env_id: str) -> list[HostedSlot]:
+        """Takes `count` free slots for an env.
+
+        Neighbours are on different workers, so that any range of a session uses all cores.
 
         Raises ContractError NO_FREE_SLOTS.
         """
@@ -108,16 +111,16 @@ class Pool:
             )
         slots = []
         for index in range(count):
-            worker = max(self._workers, key=lambda worker: worker.capacity - worker.used)
-            worker.used += 1
-            slots.append(HostedSlot(index=index, worker=worker))
+            worker = max(self._workers, key=lambda worker: len(worker.places))
+            place = worker.places.pop()
+            slots.append(HostedSlot(index=index, worker=worker, place=place, lane=worker.lane(env_id, place)))
         return slots
 
     @staticmethod
     def give_back(slots: Sequence[HostedSlot]) -> None:
         """The inverse of `take`."""
         for slot in slots:
-            slot.worker.used -= 1
+            slot.worker.places.append(slot.place)
 
     async def open(self, session: HostedSession) -> pb.OpenResponse:
         """Makes the session's envs on the workers. Raises ContractError; then the session is closed."""
@@ -132,13 +135,13 @@ class Pool:
 
     def step(self, session: HostedSession, commands: Sequence[pb.Command]) -> None:
         """Executes accepted commands; the slots get the results."""
-        by_worker: dict[WorkerProcess, list[pb.Command]] = {}
+        by_worker: dict[WorkerProcess, list[tuple[int, pb.Command]]] = {}
         for command in commands:
             slot = session.slots[command.slot]
             if isinstance(slot.episode, Lost):
                 self._fail(session, slot, slot.episode.reason, slot.episode.message)
             elif slot.phase is Phase.RUNNING:  # a command that is held is sent when the slot has been rebuilt
-                by_worker.setdefault(slot.worker, []).append(command)
+                by_worker.setdefault(slot.worker, []).append((slot.lane, command))
         for worker, batch in by_worker.items():
             worker.step(session.key, batch)
 
@@ -158,7 +161,7 @@ class Pool:
         header = {
             "do": "open",
             "session": session.key,
-            "slots": [slot.index for slot in session.slots if slot.worker is worker],
+            "slots": [[slot.index, slot.lane] for slot in session.slots if slot.worker is worker],
             "frames": session.frames.path,
             "nonce": session.frames.nonce.hex(),
             "stride": session.frames.stride,
@@ -234,12 +237,13 @@ class Pool:
         for (key, opener), answer in list(self._opening.items()):
             if opener is worker:
                 del self._opening[key, opener]
-                guilty = death.job == Job(key, None)
+                guilty = Job(key, None) in death.jobs
                 answer.set_exception(
                     ContractError(Reason.ENV_FAILED, f"{death.message}, while the env was made")
                     if guilty
                     else _WorkerDiedError()
                 )
+        lost = {(job.session, job.slot) for job in death.jobs}
         self._spawn(self._restart(worker))
         for session in self._sessions.values():
             if worker not in session.up:
@@ -248,7 +252,7 @@ class Pool:
             for slot in session.slots:
                 if slot.worker is worker:
                     slot.worker_died()
-                    if death.job == Job(session.key, slot.index):
+                    if (session.key, slot.index) in lost:
                         self._lose(session, slot, death.reason, death.message)
             self._spawn(self._reopen_on(worker, session))
 
@@ -279,7 +283,7 @@ class Pool:
     def _rebuild(self, session: HostedSession, slot: HostedSlot) -> None:
         """Replays the slot's episode, if one is running; `_replayed` takes the result."""
         if isinstance(slot.episode, Playing):
-            slot.worker.step(session.key, [slot.episode.replay()], replay=True)
+            slot.worker.step(session.key, [(slot.lane, slot.episode.replay())], replay=True)
         else:
             self._rebuilt(session, slot)
 
@@ -296,7 +300,7 @@ class Pool:
         slot.rebuilt()
         if slot.phase is Phase.RUNNING:
             assert slot.command is not None
-            slot.worker.step(session.key, [slot.command])
+            slot.worker.step(session.key, [(slot.lane, slot.command)])
 
     def _lose(self, session: HostedSession, slot: HostedSlot, reason: Reason, message: str) -> None:
         """Fails the running command, or else the next action."""

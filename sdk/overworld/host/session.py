@@ -10,6 +10,7 @@ from typing import Any
 
 from overworld.authoring.env import EnvSpec
 from overworld.authoring.runner import choose_task
+from overworld.contract.compression import compress
 from overworld.contract.frames import FrameFile
 from overworld.contract.wire import MAX_REPLY_BYTES, tensor_from_proto
 from overworld.errors import ContractError, Reason
@@ -123,12 +124,14 @@ class HostedSession:
             self._waiting -= 1
             self.renew()
 
-    def respond(self, slots: Sequence[HostedSlot], transport: pb.Transport) -> tuple[pb.StepResponse, list[memoryview]]:
+    def respond(
+        self, slots: Sequence[HostedSlot], transport: pb.Transport
+    ) -> tuple[pb.StepResponse, Sequence[bytes | memoryview]]:
         """The slots' results, and the frames to append where they travel inline."""
         response = pb.StepResponse()
         blocks: dict[tuple[int, ...], int] = {}
         frames: list[list[pb.FrameBlock]] = []
-        inline = transport == pb.TRANSPORT_INLINE
+        inline = transport != pb.TRANSPORT_SHARED_MEMORY
         for slot in slots:
             if slot.result is None:
                 assert slot.command is not None
@@ -147,7 +150,8 @@ class HostedSession:
                 image.block = block
                 image.index = len(frames[block]) if inline else slot.index
                 frames[block].append(place)
-        return response, self._describe(response, blocks, frames, inline)
+        packed = self._describe(response, blocks, frames, inline)
+        return response, _compressed(response, packed) if transport == pb.TRANSPORT_INLINE_LZ4 else packed
 
     def _describe(
         self,
@@ -269,3 +273,22 @@ class HostedSession:
         return ContractError(
             reason, f"slot {command.slot}, episode {command.episode}, turn {command.turn}: {why}; nothing was executed"
         )
+
+
+def _compressed(response: pb.StepResponse, frames: Sequence[memoryview]) -> list[bytes | memoryview]:
+    """The frames with each block compressed, unless that makes it larger; the blocks are changed to describe it."""
+    sent: list[bytes | memoryview] = []
+    left = iter(frames)
+    offset = 0
+    for block in response.blocks:
+        own = [next(left) for _ in range(block.count)]
+        size = block.count * block.stride
+        data = compress(own)
+        block.offset = offset
+        if len(data) < size:
+            block.compressed_size = size = len(data)
+            sent.append(data)
+        else:
+            sent += own
+        offset += size
+    return sent

@@ -53,6 +53,8 @@ class HostedSlot:
 
     index: int
     worker: WorkerProcess
+    place: int  # among the worker's slots
+    lane: int  # of the worker, which runs it
     phase: Phase = Phase.REBUILDING
     episode: Episode = field(default_factory=Idle)
     command: pb.Command | None = None  # the last one that was accepted, without replies

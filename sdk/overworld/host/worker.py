@@ -1,137 +1,95 @@
-"""A worker: the process that owns envs and runs them, all on one thread, since simulators are not thread-safe.
+"""A worker: the process that owns envs and runs them, on the lanes that their classes allow.
 
 Started by the front as `python -m overworld.host.worker <socket fd> <heartbeat fd> <envs per worker> <env names...>`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
+import mmap
 import signal
 import socket
 import sys
+import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from pydantic import ValidationError
 
 from overworld.authoring import catalogue
-from overworld.authoring.env import Env, EnvSpec, Image, Options
-from overworld.authoring.runner import Fallback, Result, Runner
-from overworld.contract.frames import Region, map_for_writing, pixels_hash
-from overworld.contract.wire import action_from_proto, provenance_digest, result_to_proto, spec_to_proto
+from overworld.authoring.concurrency import Concurrency, concurrency, start_loop
+from overworld.authoring.env import Env, EnvSpec, Options
+from overworld.authoring.runner import Fallback, Runner
+from overworld.contract.frames import Region, map_for_writing
+from overworld.contract.wire import provenance_digest, spec_to_proto
 from overworld.errors import ContractError, Reason
 from overworld.host import pipe
+from overworld.host.env_cache import EnvCache
 from overworld.host.heartbeat import HeartbeatFile
+from overworld.host.hosted_runner import HostedRunner, failed
+from overworld.host.lane import AsyncLane, InlineLane, Lane, ThreadLane, lane_count
+from overworld.host.outbox import Outbox
 from overworld.service import log
 from overworld.service.process import die_with_parent
 from overworld.v1 import env_pb2 as pb
 
 _FLUSH_SECONDS = 0.002
-"""Results are sent together for this long: a message per result would cost more than a fast step."""
+"""Results of a lane are sent together for this long: a message per result would cost more than a fast step."""
 
 _logger = logging.getLogger(__name__)
 
+_Run = Callable[[HostedRunner, pb.Command, pb.StepResponse], Awaitable[None]]
 
-class _HostedRunner:
-    """A runner whose frames go into the session's file."""
 
-    def __init__(self, runner: Runner, region: Region, on_turn: Callable[[], None]) -> None:
-        self._runner = runner
-        self._region = region
-        self._on_turn = on_turn
-        self._placed: list[tuple[int, int]] | None = None  # offset and hash of the images that the region shows
+class _Session:
+    """A session's slots on this worker. Each lane touches its own slots only."""
 
-    @property
-    def env(self) -> Env:
-        return self._runner.env
+    def __init__(self, header: pipe.Header, request: pb.OpenRequest) -> None:
+        self.key: int = header["session"]
+        self.request = request
+        self.slots: dict[int, list[int]] = {}  # by lane
+        for slot, lane in header["slots"]:
+            self.slots.setdefault(lane, []).append(slot)
+        self.runners: dict[int, HostedRunner] = {}  # by slot, once they are made
+        self.error: list[str] | None = None
+        self._header = header
+        self._memory: mmap.mmap | None = None
+        self._opening = len(self.slots)
+        self._lock = threading.Lock()
 
-    def run(self, command: pb.Command, response: pb.StepResponse) -> None:
-        """Executes the command and appends its result, and one block per image, to `response`."""
-        if command.HasField("reset"):
-            self._region.forget_canvases()
-            self.env.draw_on(self._region.canvas)
-            self._placed = None
-        self._attempt(command, response, self._show)
+    def region(self, slot: int) -> Region:
+        """Where the slot's frames go. Raises OSError if the session's file is gone."""
+        with self._lock:
+            if self._memory is None:
+                self._memory = map_for_writing(self._header["frames"], bytes.fromhex(self._header["nonce"]))
+        return Region(self._memory, slot, self._header["stride"])
 
-    def replay(self, command: pb.Command, response: pb.StepResponse) -> None:
-        """As `run`, but nothing is shown: the region still holds what a client may be looking at."""
-        self.env.draw_on(None)
-        self._placed = None
-        self._attempt(command, response, self._hash)
-
-    def _attempt(
-        self,
-        command: pb.Command,
-        response: pb.StepResponse,
-        finish: Callable[[Result, pb.SlotResult, pb.StepResponse], None],
-    ) -> None:
-        started = time.perf_counter()
-        try:
-            result = self._execute(command)
-            message = result_to_proto(result)
-            message.micros = min(int((time.perf_counter() - started) * 1e6), 0xFFFF_FFFF)
-            finish(result, message, response)
-        except ContractError as error:
-            message = _failed(command, error.reason, error.message)
-        except Exception as error:  # an env may raise anything; that fails its slot, not the worker
-            _logger.exception("slot %d, episode %d, turn %d", command.slot, command.episode, command.turn)
-            message = _failed(command, Reason.ENV_ERROR, f"{type(error).__name__}: {error}")
-        response.results.append(message)
-
-    def _execute(self, command: pb.Command) -> Result:
-        if command.WhichOneof("kind") == "action":
-            return self._runner.step(action_from_proto(command.action))
-        reset = command.reset
-        return self._runner.reset(
-            reset.seed,
-            split=reset.split,
-            task=reset.task if reset.HasField("task") else None,
-            prefix=[action_from_proto(action) for action in reset.prefix],
-            episode=command.episode,
-            on_turn=self._on_turn,
-        )
-
-    def _show(self, result: Result, message: pb.SlotResult, response: pb.StepResponse) -> None:
-        """Brings the images into the region, unless the turn was skipped and they are there, and describes them."""
-        images = result.observation.images
-        skipped = result.outcome is not None and result.executed is None
-        if self._placed is None or not skipped:
-            self._placed = self._place(images)
-        for image, sent, (offset, digest) in zip(images, message.observation.images, self._placed, strict=True):
-            height, width, channels = image.pixels.shape
-            sent.block = len(response.blocks)
-            sent.xxh64 = digest
-            response.blocks.add(
-                offset=offset, stride=image.pixels.size, count=1, height=height, width=width, channels=channels
-            )
-
-    def _place(self, images: Sequence[Image]) -> list[tuple[int, int]]:
-        offsets = self._region.place([image.pixels for image in images])
-        return [(offset, pixels_hash(image.pixels)) for offset, image in zip(offsets, images, strict=True)]
-
-    @staticmethod
-    def _hash(result: Result, message: pb.SlotResult, _: pb.StepResponse) -> None:
-        for image, sent in zip(result.observation.images, message.observation.images, strict=True):
-            sent.xxh64 = pixels_hash(image.pixels)
+    def made(self, error: list[str] | None) -> bool:
+        """Notes that a lane has made its envs, or why it could not. Returns whether it was the last one."""
+        with self._lock:
+            self.error = self.error or error
+            self._opening -= 1
+            return self._opening == 0
 
 
 class Worker:
-    """Does the front's jobs in the order in which they come."""
+    """Has its lanes do the front's jobs."""
 
     def __init__(
-        self, front: pipe.Blocking, heartbeat: HeartbeatFile, capacity: int, classes: dict[str, type[Env]]
+        self, front: pipe.Blocking, heartbeats: HeartbeatFile, capacity: int, classes: dict[str, type[Env]]
     ) -> None:
         self._front = front
-        self._heartbeat = heartbeat
+        self._outbox = Outbox(front)
+        self._heartbeats = heartbeats
         self._classes = classes
         self._capacity = capacity
-        self._sessions: dict[int, dict[int, _HostedRunner]] = {}
-        # Envs are kept for the next session: many simulators leak on close. Least recently used first.
-        self._idle: OrderedDict[tuple[str, str], list[Env]] = OrderedDict()
+        self._sessions: dict[int, _Session] = {}
+        self._lanes: dict[int, Lane] = {}
 
     def describe(self) -> pb.GetServerInfoResponse:
         """Envs with default options, and versions."""
@@ -140,48 +98,81 @@ class Worker:
             info.envs.append(spec_to_proto(_complete(env_class.spec, env_class.options_model())))
         return info
 
+    def concurrency(self) -> dict[str, Concurrency]:
+        """How the instances of each env may be run."""
+        return {env_id: concurrency(env_class) for env_id, env_class in self._classes.items()}
+
     def serve(self) -> None:
         """Runs until the front is gone."""
+        # Threads that wait for the interpreter's lock wake up this often. What a lane does between waits takes less.
+        sys.setswitchinterval(0.05)
         while (received := self._front.receive()) is not None:
             header, body = received
             match header["do"]:
                 case "open":
                     self._open(header, pb.OpenRequest.FromString(body))
                 case "step":
-                    self._step(header["session"], pb.StepRequest.FromString(body), "results", _HostedRunner.run)
+                    self._step(header, pb.StepRequest.FromString(body), "results", HostedRunner.run)
                 case "replay":
-                    self._step(header["session"], pb.StepRequest.FromString(body), "replayed", _HostedRunner.replay)
+                    self._step(header, pb.StepRequest.FromString(body), "replayed", HostedRunner.replay)
                 case "close":
                     self._close(header["session"])
                 case "ping":
-                    self._heartbeat.start()
-                    self._heartbeat.finish()
-                    self._front.send({"is": "pong", "jobs": 1})
+                    lane = self._lane(0)
+                    lane.submit(self._pong(lane))
+
+    def _lane(self, number: int) -> Lane:
+        """The lane of this number; it is made when it is first used."""
+        lane: Lane | None = self._lanes.get(number)
+        if lane is None:
+            beats, envs = self._heartbeats.line(number), EnvCache(1 if number else self._capacity)
+            if number > self._capacity:
+                lane = AsyncLane(number, beats, envs, self._loop)
+            elif number > 0 or any(self.concurrency().values()):  # nothing may hold up this thread, which serves all
+                lane = ThreadLane(number, beats, envs)
+            else:
+                lane = InlineLane(number, beats, envs)
+            self._lanes[number] = lane
+        return lane
+
+    @functools.cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return start_loop("async-lanes")
+
+    async def _pong(self, lane: Lane) -> None:
+        lane.beats.start()
+        lane.beats.finish()
+        self._front.send({"is": "pong", "lanes": [lane.number]})
 
     def _open(self, header: pipe.Header, request: pb.OpenRequest) -> None:
-        session = header["session"]
-        answer: pipe.Header = {"is": "opened", "session": session, "jobs": 1, "error": None}
-        response = pb.OpenResponse()
-        self._heartbeat.start()
-        try:
-            self._make(header, request, response)
-        except ContractError as error:
-            answer["error"] = [error.reason.name, error.message]
-        except Exception as error:
-            _logger.exception("opening %s", request.env_id)
-            answer["error"] = [Reason.ENV_FAILED.name, f"{request.env_id}: {type(error).__name__}: {error}"]
-        self._heartbeat.finish()
-        self._front.send(answer, response)
+        session = self._sessions[header["session"]] = _Session(header, request)
+        for number, slots in session.slots.items():
+            lane = self._lane(number)
+            lane.submit(self._make(session, slots, lane))
 
-    def _make(self, header: pipe.Header, request: pb.OpenRequest, response: pb.OpenResponse) -> None:
-        """Makes the session's envs and fills in the response."""
-        env_class = self._classes[request.env_id]
-        options = parse_options(env_class, request.options_json)
-        options_json = options.model_dump_json()
-        memory = map_for_writing(header["frames"], bytes.fromhex(header["nonce"]))
-        slots = self._sessions[header["session"]] = {}
-        for slot in header["slots"]:
-            env = self._env(env_class, options, options_json)
+    async def _make(self, session: _Session, slots: Sequence[int], lane: Lane) -> None:
+        """Makes the envs of one lane. The last lane to be done answers the front."""
+        env_id = session.request.env_id
+        error = None
+        lane.beats.start()
+        try:
+            options = parse_options(self._classes[env_id], session.request.options_json)
+            for slot in slots:
+                await self._make_runner(session, slot, options, lane)
+                lane.beats.beat()
+        except ContractError as refusal:
+            error = [refusal.reason.name, refusal.message]
+        except Exception as failure:
+            _logger.exception("opening %s", env_id)
+            error = [Reason.ENV_FAILED.name, f"{env_id}: {type(failure).__name__}: {failure}"]
+        lane.beats.finish()
+        if session.made(error):
+            self._answer(session)
+
+    async def _make_runner(self, session: _Session, slot: int, options: Options, lane: Lane) -> None:
+        request, region = session.request, session.region(slot)
+        env = await lane.envs.take(self._classes[request.env_id], options)
+        try:
             runner = Runner(
                 env,
                 fallback=Fallback(request.fallback or Fallback.SKIP),
@@ -189,61 +180,77 @@ class Worker:
                 expert=request.expert,
                 slot=slot,
             )
-            slots[slot] = _HostedRunner(runner, Region(memory, slot, header["stride"]), self._heartbeat.beat)
-            self._heartbeat.beat()
-        spec = _complete(env.spec, options)
-        response.spec.CopyFrom(spec_to_proto(spec))
-        response.options_json = options_json
-        response.provenance_digest = provenance_digest(spec.provenance, options_json)
+        except BaseException:
+            lane.envs.give_back(env)
+            raise
+        session.runners[slot] = HostedRunner(runner, region, lane.beats.beat)
 
-    def _step(
+    def _answer(self, session: _Session) -> None:
+        """Answers an open."""
+        response = pb.OpenResponse()
+        if session.error is None:
+            env = next(iter(session.runners.values())).env
+            options_json = env.options.model_dump_json()
+            spec = _complete(env.spec, env.options)
+            response.spec.CopyFrom(spec_to_proto(spec))
+            response.options_json = options_json
+            response.provenance_digest = provenance_digest(spec.provenance, options_json)
+        else:
+            self._close(session.key)
+        lanes = list(session.slots)
+        self._front.send({"is": "opened", "session": session.key, "lanes": lanes, "error": session.error}, response)
+
+    def _step(self, header: pipe.Header, request: pb.StepRequest, answer: str, run: _Run) -> None:
+        session = self._sessions.get(header["session"])
+        runners = {} if session is None else session.runners
+        by_lane: dict[int, list[pb.Command]] = {}
+        for command, number in zip(request.commands, header["lanes"], strict=True):
+            by_lane.setdefault(number, []).append(command)
+        for number, commands in by_lane.items():
+            lane = self._lane(number)
+            lane.submit(self._execute(header["session"], runners, commands, lane, answer, run))
+
+    async def _execute(
         self,
         session: int,
-        request: pb.StepRequest,
+        runners: dict[int, HostedRunner],
+        commands: Sequence[pb.Command],
+        lane: Lane,
         answer: str,
-        run: Callable[[_HostedRunner, pb.Command, pb.StepResponse], None],
+        run: _Run,
     ) -> None:
-        slots = self._sessions.get(session, {})
+        """Executes the commands of one lane."""
         response = pb.StepResponse()
-        flushed = time.perf_counter()
-        for command in request.commands:
-            self._heartbeat.start()
-            slot = slots.get(command.slot)
-            if slot is None:  # the session was closed while this message was on its way
-                response.results.append(_failed(command, Reason.WORKER_DIED, "the session is not open here"))
+        sent = time.perf_counter()
+        for command in commands:
+            lane.beats.start()
+            runner = runners.get(command.slot)
+            if runner is None:  # the session was closed while this message was on its way
+                response.results.append(failed(command, Reason.WORKER_DIED, "the session is not open here"))
             else:
-                run(slot, command, response)
-            self._heartbeat.finish()
+                await run(runner, command, response)
+            lane.beats.finish()
             now = time.perf_counter()
-            if now - flushed > _FLUSH_SECONDS:
-                self._send_results(answer, session, response)
+            if now - sent > _FLUSH_SECONDS:
+                self._outbox.send(answer, session, lane.number, response)
                 response = pb.StepResponse()
-                flushed = now
+                sent = now
         if response.results:
-            self._send_results(answer, session, response)
+            self._outbox.send(answer, session, lane.number, response)
 
-    def _send_results(self, answer: str, session: int, response: pb.StepResponse) -> None:
-        self._front.send({"is": answer, "session": session, "jobs": len(response.results)}, response)
+    def _close(self, key: int) -> None:
+        session = self._sessions.pop(key, None)
+        if session is not None:
+            for number, slots in session.slots.items():
+                lane = self._lane(number)
+                lane.submit(self._retire(session, slots, lane))
 
-    def _close(self, session: int) -> None:
-        for slot in self._sessions.pop(session, {}).values():
-            slot.env.draw_on(None)  # lets go of the session's file
-            key = (slot.env.spec.id, slot.env.options.model_dump_json())
-            self._idle.setdefault(key, []).append(slot.env)
-            self._idle.move_to_end(key)
-
-    def _env(self, env_class: type[Env], options: Options, options_json: str) -> Env:
-        key = (env_class.spec.id, options_json)
-        if self._idle.get(key):
-            return self._idle[key].pop()
-        playing = sum(len(slots) for slots in self._sessions.values())
-        while self._idle and playing + sum(map(len, self._idle.values())) >= self._capacity:
-            oldest = next(iter(self._idle))
-            if self._idle[oldest]:
-                self._idle[oldest].pop().close()
-            else:
-                del self._idle[oldest]
-        return env_class(options)
+    async def _retire(self, session: _Session, slots: Sequence[int], lane: Lane) -> None:
+        for slot in slots:
+            runner = session.runners.pop(slot, None)
+            if runner is not None:  # it could be made
+                runner.env.draw_on(None)  # lets go of the session's file
+                lane.envs.give_back(runner.env)
 
 
 def parse_options(env_class: type[Env], options_json: str) -> Options:
@@ -264,16 +271,6 @@ def _complete(spec: EnvSpec, options: Options) -> EnvSpec:
     return dataclasses.replace(spec, max_turns=options.max_turns, options_schema=schema)
 
 
-def _failed(command: pb.Command, reason: Reason, message: str) -> pb.SlotResult:
-    return pb.SlotResult(
-        slot=command.slot,
-        episode=command.episode,
-        turn=command.turn,
-        state=pb.SLOT_STATE_FAILED,
-        error=pb.SlotError(reason=reason.name, message=message, reset_helps=True),
-    )
-
-
 def main() -> None:
     """Entry point of the process."""
     socket_fd, heartbeat_fd, capacity, *names = sys.argv[1:]
@@ -285,13 +282,14 @@ def main() -> None:
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the front is gone
         try:
             classes = catalogue.load(names)
-            worker = Worker(front, HeartbeatFile(int(heartbeat_fd)), int(capacity), classes)
+            heartbeats = HeartbeatFile(int(heartbeat_fd), lane_count(int(capacity)))
+            worker = Worker(front, heartbeats, int(capacity), classes)
             info = worker.describe()
         except Exception as error:
             _logger.debug("loading %s", names, exc_info=True)
             front.send({"is": "unable", "why": f"{type(error).__name__}: {error}"})
             return
-        front.send({"is": "ready"}, info)
+        front.send({"is": "ready", "concurrency": worker.concurrency()}, info)
         worker.serve()
 
 

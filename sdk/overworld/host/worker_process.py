@@ -11,16 +11,18 @@ import socket
 import sys
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from google.protobuf.message import Message
 
+from overworld.authoring.concurrency import Concurrency
 from overworld.errors import Reason, WorkerError
-from overworld.host import heartbeat, pipe
-from overworld.host.heartbeat import HeartbeatFile
+from overworld.host import pipe
+from overworld.host.heartbeat import Heartbeat, HeartbeatFile
+from overworld.host.lane import lane_count, lane_number
 from overworld.v1 import env_pb2 as pb
 
 _logger = logging.getLogger(__name__)
@@ -36,51 +38,97 @@ _BEGIN_SECONDS = 7.0
 
 
 class Job(NamedTuple):
-    """What a worker was told to do: a command of a session's slot, to open the session (`slot` is None), or nothing."""
+    """What a worker was told to do: a command or replay of a session's slot, to open the session (`slot` is None), or
+    nothing."""
 
     session: int | None
     slot: int | None
+    replay: bool = False
 
 
 _PING = Job(None, None)
 
 
 class Death(NamedTuple):
-    """Why a worker had to be replaced, and at which job it was; None: at none."""
+    """Why a worker had to be replaced, and the jobs that are to blame. If many ran at once that may not be known: then
+    one of `suspects` is, or none."""
 
     reason: Reason
     message: str
-    job: Job | None
+    jobs: Collection[Job] = ()
+    suspects: Collection[Job] = ()
+
+
+@dataclass(slots=True, eq=False)
+class _LaneJobs:
+    """What a lane was told to do."""
+
+    jobs: deque[Job] = field(default_factory=deque)  # sent and not answered
+    answered: int = 0
+    waited: float = 0.0  # seconds without a sign of life
+
+    def current(self, now: Heartbeat) -> Job | None:
+        """The job that is being done. Answers come in the order of the jobs, so it is found by counting."""
+        position = now.started - self.answered - 1
+        return self.jobs[position] if now.working and 0 <= position < len(self.jobs) else None
+
+
+class _Message(NamedTuple):
+    """What is sent to a worker, and the jobs in it, by lane."""
+
+    header: pipe.Header
+    body: Message | None
+    jobs: Sequence[tuple[int, Job]]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Process:
-    """One process of a worker, from its start to its death."""
+    """One process of a worker, from its start to its death.
+
+    A job that is among the `suspects` is given to it when it has nothing else to do, and nothing else meanwhile.
+    """
 
     process: asyncio.subprocess.Process
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
-    heartbeat: HeartbeatFile
-    jobs: deque[Job] = field(default_factory=deque)  # sent and not answered
-    answered: int = 0
+    heartbeats: HeartbeatFile
+    suspects: set[Job] = field(default_factory=set)
+    lanes: defaultdict[int, _LaneJobs] = field(default_factory=lambda: defaultdict(_LaneJobs))
+    held: deque[_Message] = field(default_factory=deque)
 
-    def send(self, header: pipe.Header, message: Message | None, jobs: Sequence[Job]) -> None:
-        self.jobs.extend(jobs)
-        self.writer.write(pipe.encode(header, message))
+    def send(self, header: pipe.Header, body: Message | None = None, jobs: Sequence[tuple[int, Job]] = ()) -> None:
+        """Sends a message now, or after those that are held."""
+        self.held.append(_Message(header, body, jobs))
+        self.send_held()
+
+    def send_held(self) -> None:
+        """Sends what is held, as far as it may be sent now."""
+        while self.held and (not self.suspects or self._may_send(self.held[0])):
+            header, body, jobs = self.held.popleft()
+            for lane, job in jobs:
+                self.lanes[lane].jobs.append(job)
+            self.writer.write(pipe.encode(header, body))
+
+    def _may_send(self, message: _Message) -> bool:
+        sent = [job for lane in self.lanes.values() for job in lane.jobs]
+        return not sent or self.suspects.isdisjoint((*sent, *(job for _, job in message.jobs)))
 
     async def receive(self) -> tuple[pipe.Header, bytes]:
         """The next message that answers jobs."""
         header, body = await pipe.read(self.reader)
-        for _ in range(header["jobs"]):
-            self.jobs.popleft()
-        self.answered += header["jobs"]
+        for number in header["lanes"]:
+            lane = self.lanes[number]
+            self.suspects.discard(lane.jobs.popleft())
+            lane.answered += 1
+        self.send_held()
         return header, body
 
-    def current_job(self) -> Job | None:
-        """The job that is being done. Answers come in the order of the jobs, so it is found by counting."""
-        now = self.heartbeat.read()
-        position = now.started - self.answered - 1
-        return self.jobs[position] if now.working and 0 <= position < len(self.jobs) else None
+    def running(self) -> set[Job]:
+        """The jobs that are being done, without those that wait for their turn on an event loop."""
+        beats = self.heartbeats.read()
+        current = {number: lane.current(beats[number]) for number, lane in self.lanes.items()}
+        jobs = {number: job for number, job in current.items() if job is not None}
+        return {job for number, job in jobs.items() if not beats[number].awaiting} or set(jobs.values())
 
     async def kill(self) -> int:
         """Ends the process, if it has not ended; its exit code."""
@@ -118,19 +166,23 @@ class WorkerProcess:
     ) -> None:
         self.index = index
         self.capacity = capacity
-        self.used = 0
+        self.places = list(range(capacity))
+        """Those that no slot has."""
         self.ready = asyncio.Event()
         self.starts = 0
         self._names = names
         self._step_timeout = step_timeout
         self._on_message = on_message
         self._on_death = on_death
+        self.concurrency: dict[str, Concurrency] = {}  # by env
+        self._suspects: set[Job] = set()  # one of which ended the last process
         self._process: _Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         state = "ready" if self.ready.is_set() else "not ready"
-        return f"<WorkerProcess {self.index}: {state}, {self.used} of {self.capacity} slots used, {self.starts} starts>"
+        used = f"{self.capacity - len(self.places)} of {self.capacity} slots used"
+        return f"<WorkerProcess {self.index}: {state}, {used}, {self.starts} starts>"
 
     async def start(self) -> pb.GetServerInfoResponse:
         """Starts the process and waits until it has loaded its envs, which it describes. Raises WorkerError."""
@@ -147,19 +199,30 @@ class WorkerProcess:
         if header["is"] == "unable":
             await process.kill()
             raise WorkerError(header["why"])
+        self.concurrency = {env: Concurrency(number) for env, number in header["concurrency"].items()}
         self.starts += 1
         self._supervisor = asyncio.create_task(self._supervise(process))
         self.ready.set()
         return pb.GetServerInfoResponse.FromString(body)
 
+    def lane(self, env_id: str, place: int) -> int:
+        """The lane that runs a slot of this env at this place."""
+        return lane_number(self.concurrency[env_id], place, self.capacity)
+
     def open(self, header: pipe.Header, request: pb.OpenRequest) -> None:
         """Tells the worker to open a session."""
-        self._send(header, request, [Job(header["session"], None)])
+        job = Job(header["session"], None)
+        self._send(header, request, [(lane, job) for lane in {lane: None for _, lane in header["slots"]}])
 
-    def step(self, session: int, commands: Sequence[pb.Command], *, replay: bool = False) -> None:
-        """Tells the worker to execute commands; their results come to `on_message` in this order."""
-        jobs = [Job(session, command.slot) for command in commands]
-        self._send({"do": "replay" if replay else "step", "session": session}, pb.StepRequest(commands=commands), jobs)
+    def step(self, session: int, commands: Sequence[tuple[int, pb.Command]], *, replay: bool = False) -> None:
+        """Tells lanes of the worker to execute commands; those of one lane give their results in this order."""
+        assert self._process is not None
+        batches = [[command] for command in commands] if self._process.suspects else [commands]
+        for batch in batches:
+            lanes = [lane for lane, _ in batch]
+            request = pb.StepRequest(commands=[command for _, command in batch])
+            jobs = [(lane, Job(session, command.slot, replay)) for lane, command in batch]
+            self._send({"do": "replay" if replay else "step", "session": session, "lanes": lanes}, request, jobs)
 
     def close(self, session: int) -> None:
         """Tells the worker to close a session."""
@@ -172,7 +235,7 @@ class WorkerProcess:
         if self._process is not None:
             await self._process.stop()
 
-    def _send(self, header: pipe.Header, message: Message | None = None, jobs: Sequence[Job] = ()) -> None:
+    def _send(self, header: pipe.Header, message: Message | None = None, jobs: Sequence[tuple[int, Job]] = ()) -> None:
         """Sends one message. What is sent to a dead worker is lost, which `on_death` reports."""
         assert self._process is not None
         self._process.send(header, message, jobs)
@@ -183,8 +246,9 @@ class WorkerProcess:
             on_failure.callback(ours.close)
             given.enter_context(theirs)
             file = given.enter_context(tempfile.TemporaryFile())
-            file.truncate(heartbeat.SIZE)
-            beats = HeartbeatFile(file.fileno())
+            lanes = lane_count(self.capacity)
+            file.truncate(HeartbeatFile.size(lanes))
+            heartbeats = HeartbeatFile(file.fileno(), lanes)
             fds = theirs.fileno(), file.fileno()
             reader, writer = await asyncio.open_connection(sock=ours)
             on_failure.pop_all()
@@ -204,7 +268,9 @@ class WorkerProcess:
                 env=threads | _environment(),
             )
             on_failure.pop_all()
-        return _Process(process=process, reader=reader, writer=writer, heartbeat=beats)
+        return _Process(
+            process=process, reader=reader, writer=writer, heartbeats=heartbeats, suspects=set(self._suspects)
+        )
 
     async def _supervise(self, process: _Process) -> None:
         """Waits for the process to die or hang, and reports it."""
@@ -214,18 +280,25 @@ class WorkerProcess:
         finally:
             reading.cancel()
             watching.cancel()
+        self.ready.clear()
         if watching.done() and not watching.cancelled() and watching.exception() is None:
-            reason, message = watching.result()
+            death = watching.result()
+            await process.kill()
         else:
             for task in (reading, watching):
                 if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                     _logger.error("worker %d", self.index, exc_info=error)
-            reason, message = Reason.WORKER_DIED, ""
-        self.ready.clear()
-        code = await process.kill()
-        message = message or f"the process that ran this step died ({_ending(code)})"
-        _logger.error("worker %d: %s", self.index, message)
-        self._on_death(self, Death(reason, message, process.current_job()))
+            message = f"the process that ran this step died ({_ending(await process.kill())})"
+            death = _blaming(process.running(), Reason.WORKER_DIED, message)
+        _logger.error("worker %d: %s", self.index, death.message)
+        self._suspects = set() if death.jobs else process.suspects.union(death.suspects)
+        if self._suspects:
+            _logger.warning(
+                "worker %d: %d jobs were running; they are repeated one at a time, to find the one that ended it",
+                self.index,
+                len(self._suspects),
+            )
+        self._on_death(self, death)
 
     async def _read(self, process: _Process) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionResetError):
@@ -234,36 +307,58 @@ class WorkerProcess:
                 if header["is"] != "pong":
                     self._on_message(self, header, body)
 
-    async def _watch(self, process: _Process) -> tuple[Reason, str]:
-        """Pings the worker while it is idle. Returns, with an explanation, when it hangs."""
-        seen, waited, last = process.heartbeat.read(), 0.0, time.monotonic()
+    async def _watch(self, process: _Process) -> Death:
+        """Pings the worker while lane 0 is idle. Returns when a lane hangs, or the whole process."""
+        before, last = process.heartbeats.read(), time.monotonic()
+        idle = 0.0
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
-            heartbeat, now = process.heartbeat.read(), time.monotonic()
+            beats, now = process.heartbeats.read(), time.monotonic()
             # A pause of this process counts for little: it may have been the whole container's.
-            waited, last = waited + min(now - last, 5 * _WATCH_SECONDS), now
-            if heartbeat != seen:
-                seen, waited = heartbeat, 0.0
-            elif not process.jobs:
-                if waited > _PING_SECONDS:
-                    process.send({"do": "ping"}, None, [_PING])
-                    waited = 0.0
-            elif overdue := self._overdue(process, waited):
-                return overdue
+            passed, last = min(now - last, 5 * _WATCH_SECONDS), now
+            # Whoever waits for the event loop while another one does not let go of it, is not the one that hangs.
+            kept = any(beat.on_loop and beat.turns == old.turns for beat, old in zip(beats, before, strict=True))
+            for number, lane in process.lanes.items():
+                if not lane.jobs or beats[number].progressed(before[number]):
+                    lane.waited = 0.0
+                elif not (kept and beats[number].awaiting):
+                    lane.waited += passed
+            before = beats
+            idle = 0.0 if process.lanes[0].jobs or process.held else idle + passed
+            if idle > _PING_SECONDS:
+                process.send({"do": "ping"}, jobs=[(0, _PING)])
+            if death := self._hanging(process, beats):
+                return death
 
-    def _overdue(self, process: _Process, waited: float) -> tuple[Reason, str] | None:
-        """What is wrong with a worker that has jobs and gave no sign of life for `waited` seconds; None: nothing."""
-        job = process.current_job()
-        if job is None or job is _PING:
-            if waited > _BEGIN_SECONDS:
-                return Reason.WORKER_DIED, f"it was frozen: it did not begin its next job within {_BEGIN_SECONDS:g} s"
+    def _hanging(self, process: _Process, beats: Sequence[Heartbeat]) -> Death | None:
+        """What is wrong with a worker that has jobs and gives no sign of life; None: nothing."""
+        working = any(beat.working for beat in beats)
+        late: dict[Job, float] = {}
+        for number, lane in process.lanes.items():
+            job = lane.current(beats[number])
+            if job is None or job is _PING:
+                # While others work, they may be what keeps it from beginning: then it is their limit that counts.
+                if lane.waited > _BEGIN_SECONDS and not working:
+                    message = f"it was frozen: it did not begin its next job within {_BEGIN_SECONDS:g} s"
+                    return Death(Reason.WORKER_DIED, message)
+            elif lane.waited > (limit := self._limit(job)):
+                late[job] = limit
+        if not late:
             return None
-        opening = job.slot is None
-        limit = max(self._step_timeout, _START_SECONDS) if opening else self._step_timeout
-        if waited > limit:
-            what = "making the env" if opening else "the step"
-            return Reason.STEP_TIMEOUT, f"{what} took longer than {limit:g} s (--step-timeout)"
-        return None
+        job, limit = next(iter(late.items()))
+        what = "making the env" if job.slot is None else "the step"
+        message = f"{what} took longer than {limit:g} s (--step-timeout)"
+        if process.lanes[0].waited > _PING_SECONDS and process.lanes[0].current(beats[0]) is None:
+            return _blaming(process.running(), Reason.STEP_TIMEOUT, message)  # one of them keeps all from running
+        return Death(Reason.STEP_TIMEOUT, message, late.keys())
+
+    def _limit(self, job: Job) -> float:
+        return max(self._step_timeout, _START_SECONDS) if job.slot is None else self._step_timeout
+
+
+def _blaming(running: Collection[Job], reason: Reason, message: str) -> Death:
+    """The death of a process in which these jobs were being done."""
+    return Death(reason, message, running) if len(running) == 1 else Death(reason, message, suspects=running)
 
 
 def _environment() -> dict[str, str]:

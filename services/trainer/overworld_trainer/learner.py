@@ -87,6 +87,7 @@ class Learner:
         with self._stopwatch("critic"):
             # The head learns from the rollout's features alone, whether or not the backbone shares its gradient.
             metrics = self._warm_up_critic(samples, update) if warming_up else self._fit_critic(samples, update)
+        self._stop.meet()
         if not warming_up:
             with self._stopwatch("update"):
                 metrics |= self._improve_policy(samples, update)

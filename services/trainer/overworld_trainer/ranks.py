@@ -12,6 +12,8 @@ import datetime
 import hashlib
 import json
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ import torch.distributed as dist
 import transformers
 from overworld.errors import OverworldError, SettingsError, TransientError
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 import overworld_trainer
@@ -32,6 +35,8 @@ _BUCKET = 1 << 24
 """Gradients that are summed at once: 64 MB in fp32."""
 
 _STOP = "overworld/stop"
+_PROPOSED = "overworld/proposed"
+_POLL_SECONDS = 0.05
 
 
 class RankError(TransientError):
@@ -147,7 +152,9 @@ class Ranks:
         """
         if self.size == 1:
             return
-        sums = {name: [float(one.double().sum()).hex() for one in several] for name, several in tensors.items()}
+        sums = {
+            name: [float(one.detach().double().sum()).hex() for one in several] for name, several in tensors.items()
+        }
         for number, theirs in enumerate(map(json.loads, self.gather(json.dumps(sums).encode()))):
             differing = [name for name in sums if theirs[name] != sums[name]]
             if differing:
@@ -199,6 +206,7 @@ def joined(config: TrainerConfig) -> Iterator[Ranks]:
     timeout = datetime.timedelta(seconds=config.rank_timeout)
     try:
         store, number, size = next(rendezvous("env://", timeout=timeout))
+        store = _unused_part(store, number, size, config.rank_timeout)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=timeout, store=store, rank=number, world_size=size
         )
@@ -218,6 +226,30 @@ def joined(config: TrainerConfig) -> Iterator[Ranks]:
 
 def _share(count: int, number: int, size: int) -> range:
     return range(count * number // size, count * (number + 1) // size)
+
+
+def _unused_part(store: Any, number: int, size: int, timeout: float) -> Any:
+    """A part of the store that no earlier attempt of torchrun's has left anything in.
+
+    torchrun's store outlives a restart, and gloo would look for ranks that have died where they left their addresses.
+    Nobody can tell by itself how often the others were started, so rank 0 proposes a name, everybody signs it, and it
+    holds once all signatures of this attempt are under it.
+    """
+    signature = secrets.token_hex(8)
+    if number == 0:
+        name = secrets.token_hex(8)
+        store.set(_PROPOSED, name)
+        signatures = [signature, *(store.get(f"{name}/{other}").decode() for other in range(1, size))]
+        store.set(f"{name}/all", " ".join(signatures))
+        return PrefixStore(name, store)
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        name = store.get(_PROPOSED).decode()
+        store.set(f"{name}/{number}", signature)
+        if store.check([f"{name}/all"]) and signature in store.get(f"{name}/all").decode().split():
+            return PrefixStore(name, store)
+        time.sleep(_POLL_SECONDS)
+    raise RuntimeError("rank 0 has not come")
 
 
 def _code_digest() -> str:

@@ -23,6 +23,7 @@ from overworld import (
     Session,
     server_info,
 )
+from overworld.contract.compression import compress
 from overworld.host.process import ServerProcess
 from overworld.v1 import env_pb2 as pb
 from overworld.v1 import env_pb2_grpc
@@ -168,6 +169,7 @@ class Liar(env_pb2_grpc.EnvServiceServicer):
         self.keepalive = 0
         self.seconds = 0.0  # that a Step takes
         self.peers: set[str] = set()  # of Steps: one connection has one
+        self.openers: list[str] = []  # of GetServerInfo and Open
         self.max_request_bytes = 0
         self.sent: list[pb.StepRequest] = []  # with commands
         self.bounds = (0.0, 0.0)
@@ -184,6 +186,7 @@ class Liar(env_pb2_grpc.EnvServiceServicer):
         self, request: pb.GetServerInfoRequest, context: grpc.ServicerContext
     ) -> pb.GetServerInfoResponse:
         self.fail("GetServerInfo", context)
+        self.openers.append(context.peer())
         response = pb.GetServerInfoResponse(
             slots_total=4, slots_free=4, envs=[self.spec()], max_request_bytes=self.max_request_bytes
         )
@@ -199,6 +202,7 @@ class Liar(env_pb2_grpc.EnvServiceServicer):
 
     def Open(self, request: pb.OpenRequest, context: grpc.ServicerContext) -> pb.OpenResponse:
         self.fail("Open", context)
+        self.openers.append(context.peer())
         response = pb.OpenResponse(
             spec=self.spec(), options_json="{}", transport=self.transport, provenance_digest=self.provenance
         )
@@ -412,6 +416,65 @@ def test_results_are_pending_only_where_that_was_asked_for(liar: Liar) -> None:
         with pytest.raises(ServerBrokenError, match="1 of 2 results are pending; 2 had to be ready"):
             session.reset([0, 0])
         assert [result.pending for result in session.step_some([Reset(), Reset()], min_ready=1)] == [True, False]
+
+
+def compressing(change: Callable[[pb.StepResponse], object]) -> Callable[[pb.StepResponse], None]:
+    """Compresses the only block of a response, and spoils that."""
+
+    def spoil(response: pb.StepResponse) -> None:
+        if response.frames:
+            response.frames = compress([memoryview(response.frames)])
+            response.blocks[0].compressed_size = len(response.frames)
+            change(response)
+
+    return spoil
+
+
+def test_compressed_blocks_are_read(liar: Liar) -> None:
+    liar.transport = pb.TRANSPORT_INLINE_LZ4
+    with Session(liar.address, "liar/Env", 3, shared_memory=False, compress=True) as session:
+        assert session.reset([0] * 3).frames().shape == (3, 4, 4, 3)  # a block need not be
+        liar.spoil = compressing(lambda response: None)
+        assert not session.step(["go"] * 3).frames().any()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda response: setattr(response.blocks[0], "count", 3),
+        lambda response: setattr(response.blocks[0], "count", 1 << 31),
+        lambda response: setattr(response.blocks[0], "height", 5),
+        lambda response: setattr(response.blocks[0], "height", 1 << 31),
+        lambda response: setattr(response.blocks[0], "width", 0),
+        lambda response: setattr(response.blocks[0], "stride", 49),
+        lambda response: setattr(response.blocks[0], "stride", 0),
+        lambda response: setattr(response.blocks[0], "offset", 1),
+        lambda response: setattr(response.blocks[0], "offset", 1 << 63),
+        lambda response: setattr(response.blocks[0], "compressed_size", 1),
+        lambda response: setattr(response.blocks[0], "compressed_size", 0),
+        lambda response: setattr(response.blocks[0], "compressed_size", 1 << 63),
+        lambda response: setattr(response, "frames", bytes(len(response.frames))),
+        lambda response: setattr(response, "frames", response.frames[:-1]),
+        lambda response: setattr(response, "frames", compress([memoryview(b"\1" * 96)])),
+        lambda response: response.blocks.add().CopyFrom(response.blocks[0]),
+        lambda response: response.ClearField("blocks"),
+    ],
+)
+def test_broken_compression_is_said_to_be(liar: Liar, change: Callable[[pb.StepResponse], object]) -> None:
+    liar.transport = pb.TRANSPORT_INLINE_LZ4
+    liar.spoil = compressing(change)
+    with Session(liar.address, "liar/Env", 2, shared_memory=False, compress=True) as session:
+        with pytest.raises(ServerBrokenError, match="answered Step in a way that makes no sense"):
+            session.reset([0, 0])
+
+
+def test_only_the_first_session_connects_twice_to_ping_as_often_as_it_may(liar: Liar) -> None:
+    liar.keepalive = 20
+    for connections in (2, 1):
+        liar.openers.clear()
+        with Session(liar.address, "liar/Env", 1):
+            assert len(liar.openers) == 2
+            assert len(set(liar.openers)) == connections
 
 
 def test_a_block_is_not_compressed_unasked(liar: Liar) -> None:

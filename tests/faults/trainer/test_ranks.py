@@ -1,6 +1,9 @@
 """Ranks that are killed, asked to stop, or hang: all end, nothing is lost, and the run goes on to the same numbers."""
 
+import functools
+import itertools
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -103,6 +106,43 @@ def test_sigterm_to_one_rank_ends_all_after_a_checkpoint(
     assert progress(tmp_path / "run", done)["update"] == done
     run_ranks(tmp_path, settings | {"parallel": "replicate", "checkpoint_every": 2}, 2)
     assert len(numbers(tmp_path / "run")) == UPDATES
+
+
+PLACES = {
+    "decoding": ("overworld_vlm.engine.Engine.step", 20),
+    "scoring": ("overworld_trainer.reference.score", 2),
+    "warming the critic up": ("overworld_trainer.learner.value_loss", 2),
+    "fitting the critic": ("overworld_trainer.learner.value_loss", 40),
+    "improving the policy": ("overworld_trainer.learner.policy_loss", 2),
+}
+"""What is called, and which of its calls gets the signal."""
+
+
+def signal_at(path: str, number: int) -> None:
+    """Has a call of a function end the process that calls it, politely."""
+    module, _, name = path.rpartition(".")
+    holder = pkgutil.resolve_name(module)
+    original, calls = getattr(holder, name), itertools.count(1)
+
+    def noted(*arguments: Any, **named: Any) -> Any:
+        if next(calls) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments, **named)
+
+    setattr(holder, name, noted)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_all_ranks_leave_an_update_wherever_sigterm_finds_one_of_them(
+    fields: dict[str, Any], tmp_path: Path, place: str
+) -> None:
+    settings = fields | {"run": str(tmp_path / "run"), "parallel": "shard", "checkpoint_every": 100}
+    processes = start_ranks(tmp_path, settings, 2, first=functools.partial(signal_at, *PLACES[place]))
+    assert ends(processes) == [143, 143]
+    done = len(lines(tmp_path / "run"))
+    assert done < UPDATES
+    assert f"update {done} is thrown away" in (tmp_path / "rank-0.log").read_text()
+    assert not done or progress(tmp_path / "run", done)["update"] == done
 
 
 def test_a_rank_that_hangs_is_given_up_after_a_while(fields: dict[str, Any], tmp_path: Path) -> None:

@@ -46,20 +46,6 @@ def serve(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
     )
 
 
-def test_health(toy_server: ServerProcess) -> None:
-    assert health(toy_server.address) == health_pb2.HealthCheckResponse.SERVING
-    assert health(toy_server.address, "overworld.v1.EnvService") == health_pb2.HealthCheckResponse.SERVING
-
-
-def test_reflection(toy_server: ServerProcess) -> None:
-    with grpc.insecure_channel(toy_server.address) as channel:
-        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
-        request = reflection_pb2.ServerReflectionRequest(list_services="")
-        (answer,) = stub.ServerReflectionInfo(iter([request]))
-    names = {service.name for service in answer.list_services_response.service}
-    assert {"overworld.v1.EnvService", "grpc.health.v1.Health"} <= names
-
-
 def test_a_token_is_asked_for_by_all_but_health_checks() -> None:
     with ServerProcess(TOY, arguments=("--workers", "1"), token="s3cret") as server:
         assert health(server.address) == health_pb2.HealthCheckResponse.SERVING

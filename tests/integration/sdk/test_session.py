@@ -25,9 +25,9 @@ from overworld.host.process import ServerProcess
 from tests.support.optional import present
 
 
-@pytest.fixture(params=["shared memory", "inline"])
+@pytest.fixture(params=["shared memory", "inline", "LZ4"])
 def transport(request: pytest.FixtureRequest) -> dict[str, Any]:
-    return {"shared_memory": request.param == "shared memory"}
+    return {"shared_memory": request.param == "shared memory", "compress": request.param == "LZ4"}
 
 
 def test_frames_are_those_that_the_env_drew(toy_server: ServerProcess, transport: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from overworld.evaluation.play import (
     terminal_picture,
     write_gif,
 )
+from overworld.host.process import ServerProcess
 from rich.console import Console
 
 from tests.support.toy_env import SEARCH
@@ -50,7 +51,12 @@ def said(console: Console) -> str:
 def test_a_person_types_numbers_words_or_nothing() -> None:
     runner = make("gym_cards/NumberLine", size=32)
     console = typed("1", "", "nonsense", "-", "q", "0")
-    results = play(runner, runner.reset(0, split="deals", task=4), human(runner, console), show_in(console))
+    results = play(
+        runner.step,
+        runner.reset(0, split="deals", task=4),
+        human(runner.spec, runner.env.resolve, console),
+        show_in(console),
+    )
     assert [result.executed for result in results] == [None, "+", "+", "-"]
     assert "'nonsense' is not an action here" in said(console)
     assert "[0] -  [1] +" in said(console)
@@ -59,7 +65,7 @@ def test_a_person_types_numbers_words_or_nothing() -> None:
 def test_actions_that_are_numbers_are_meant_as_such() -> None:
     runner = make("gym_cards/EZPoints", size=32)
     console = typed("10")
-    results = play(runner, runner.reset(0), human(runner, console), lambda result: None)
+    results = play(runner.step, runner.reset(0), human(runner.spec, runner.env.resolve, console), lambda result: None)
     assert results[1].executed == "10"
     assert "[0]" not in said(console)
 
@@ -67,15 +73,16 @@ def test_actions_that_are_numbers_are_meant_as_such() -> None:
 def test_the_expert_plays_to_the_end_and_is_shown() -> None:
     runner = make("gym_cards/NumberLine", size=32, expert=True)
     console = typed()
-    results = play(runner, runner.reset(0), expert, show_in(console))
+    results = play(runner.step, runner.reset(0), expert, show_in(console))
     assert (results[-1].end, results[-1].success) == (End.TASK, True)
     assert "TASK: success" in said(console)
 
 
 def test_chance_needs_a_list_to_draw_from() -> None:
-    assert random_agent(make("gym_cards/NumberLine"), 0)(make("gym_cards/NumberLine").reset(0)) in ("-", "+")
+    line, search = make("gym_cards/NumberLine"), make(SEARCH)
+    assert random_agent(line.spec, 0)(line.reset(0)) in ("-", "+")
     with pytest.raises(ValueError, match="does not list its actions"):
-        random_agent(make(SEARCH), 0)
+        random_agent(search.spec, 0)(search.reset(0))
 
 
 def test_a_picture_becomes_half_blocks_of_its_colours() -> None:
@@ -121,3 +128,47 @@ def test_what_cannot_be_played_is_one_line(arguments: list[str], message: str) -
     assert done.returncode == 1
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+COIN = """
+from overworld import ActionSpec, End, Env, EnvSpec, Observation, Transition
+
+class Coin(Env):
+    spec = EnvSpec(id="games/Coin", task="Guess.", success="It was heads.", action=ActionSpec(("heads", "tails")))
+
+    def reset(self, seed, split, task):
+        return Observation(("The coin is on the table.",))
+
+    def step(self, action):
+        return Transition(Observation(("Heads.",)), float(action == "heads"), End.TASK, action == "heads")
+"""
+
+
+def test_a_class_in_the_current_folder_is_found(tmp_path: Path) -> None:
+    (tmp_path / "coin.py").write_text(COIN)
+    command = [sys.executable, "-P", "-m", "overworld", "play", "coin:Coin"]  # -P: as the script `overworld` runs
+    done = subprocess.run(command, cwd=tmp_path, input="heads\n", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "1 turns, return 1, TASK, success" in done.stdout
+
+
+def test_an_env_on_a_server_is_played_like_one_in_this_process(toy_server: ServerProcess, tmp_path: Path) -> None:
+    def play_toy(*arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "overworld", "play", "toy/Count", "--servers", toy_server.address, *arguments]
+        return subprocess.run(command, input=typed, capture_output=True, text=True)
+
+    picture = tmp_path / "toy.gif"
+    done = play_toy("--agent", "expert", "--gif", str(picture), "options.size=48")
+    assert done.returncode == 0, done.stderr
+    assert "3 turns, return 3, TASK, success" in done.stdout
+    with PIL.Image.open(picture) as shown:
+        assert (shown.size, getattr(shown, "n_frames", 1)) == ((48, 48), 4)
+    done = play_toy(typed="0\n\nsideways\n DOWN\nq\n")
+    assert "'sideways' is not an action here" in done.stdout
+    assert "3 turns, return 1, stopped" in done.stdout
+    failed = play_toy(typed="raise\n")
+    assert failed.returncode == 1
+    assert "toy/Count failed at turn 1, ENV_ERROR: RuntimeError: boom. See the env server's log" in failed.stderr
+    wrong = play_toy("options.size=0")
+    assert (wrong.returncode, len(wrong.stderr.splitlines())) == (1, 1)
+    assert "OPTIONS_INVALID" in wrong.stderr

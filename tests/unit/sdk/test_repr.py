@@ -16,6 +16,7 @@ from overworld import (
     ServerInfo,
     SlotError,
 )
+from overworld.authoring.concurrency import Concurrency
 from overworld.client.channel import Channel
 from overworld.contract.frames import FrameFile
 from overworld.host.callers import Caller, Quota
@@ -101,7 +102,9 @@ def test_the_hosts_objects() -> None:
         metrics = ServerMetrics()
         settings: dict[str, Any] = {"slots": 8, "workers": 2, "step_timeout": 1.0, "metrics": metrics}
         pool = Pool(["games"], **settings, on_lost=lambda session: None)
-        slots = pool.take(3)
+        for worker in pool._workers:
+            worker.concurrency["games/Coin"] = Concurrency.SERIAL
+        slots = pool.take(3, "games/Coin")
         assert repr(pool) == "<Pool: 2 workers, 5 of 8 slots free>"
         assert repr(slots[1].worker) == "<WorkerProcess 1: not ready, 1 of 4 slots used, 0 starts>"
         assert repr(slots[1]) == "<HostedSlot 1 on worker 1: REBUILDING, Idle()>"

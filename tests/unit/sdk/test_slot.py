@@ -34,7 +34,7 @@ def slot() -> HostedSlot:
         on_message=lambda worker, header, body: None,
         on_death=lambda worker, death: None,
     )  # it is never started: a slot only keeps it, for those who send commands
-    slot = HostedSlot(index=3, worker=worker)
+    slot = HostedSlot(index=3, worker=worker, place=0, lane=0)
     slot.rebuilt()
     return slot
 

@@ -1,0 +1,136 @@
+"""The lanes of a worker. Each does one job at a time, in the order in which they came; different lanes work at once.
+
+Lane 0 runs the envs that must not run at the same time. Of the others, one of each kind belongs to each slot that the
+worker has room for: a thread, or a place on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import queue
+import threading
+import types
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Coroutine, Generator, Iterator
+from typing import Any
+
+from overworld.authoring.concurrency import Concurrency, drive
+from overworld.host.env_cache import EnvCache
+from overworld.host.heartbeat import HeartbeatLine
+
+_logger = logging.getLogger(__name__)
+
+Job = Coroutine[Any, Any, None]
+
+
+def lane_count(capacity: int) -> int:
+    """Lanes of a worker with room for `capacity` slots."""
+    return 1 + 2 * capacity
+
+
+def lane_number(concurrency: Concurrency, place: int, capacity: int) -> int:
+    """The lane of the slot at a place, 0 to capacity - 1."""
+    if concurrency is Concurrency.SERIAL:
+        return 0
+    return 1 + place + (capacity if concurrency is Concurrency.ASYNC else 0)
+
+
+class Lane(ABC):
+    """Does jobs. Its envs are made, used and closed by them."""
+
+    def __init__(self, number: int, beats: HeartbeatLine, envs: EnvCache) -> None:
+        self.number = number
+        self.beats = beats
+        self.envs = envs
+
+    @abstractmethod
+    def submit(self, job: Job) -> None:
+        """Has the job done after those that were submitted before. Any thread may call this."""
+
+
+class InlineLane(Lane):
+    """Does a job at once, on the caller's thread."""
+
+    def submit(self, job: Job) -> None:
+        """Returns when the job is done."""
+        drive(job)
+
+
+class ThreadLane(Lane):
+    """Does its jobs on a thread of its own."""
+
+    def __init__(self, number: int, beats: HeartbeatLine, envs: EnvCache) -> None:
+        super().__init__(number, beats, envs)
+        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        threading.Thread(target=self._run, daemon=True, name=f"lane-{number}").start()
+
+    def submit(self, job: Job) -> None:
+        """Returns at once."""
+        self._jobs.put(job)
+
+    def _run(self) -> None:
+        with _fatal():
+            while True:
+                drive(self._jobs.get())
+
+
+class AsyncLane(Lane):
+    """Does its jobs on an event loop that it shares with others."""
+
+    def __init__(self, number: int, beats: HeartbeatLine, envs: EnvCache, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(number, beats, envs)
+        self._loop = loop
+        self._jobs: deque[Job] = deque()
+        self._task: asyncio.Task[None] | None = None  # while there are jobs
+
+    def submit(self, job: Job) -> None:
+        """Returns at once."""
+        self._loop.call_soon_threadsafe(self._add, job)
+
+    def _add(self, job: Job) -> None:
+        self._jobs.append(job)
+        if self._task is None:
+            self._task = self._loop.create_task(self._run())
+
+    async def _run(self) -> None:
+        with _fatal():
+            while self._jobs:
+                await _counted(self._jobs.popleft(), self.beats)
+            self._task = None
+
+
+@types.coroutine
+def _counted(job: Job, beats: HeartbeatLine) -> Generator[Any, Any, None]:
+    """Does the job, and notes whenever it gets hold of the event loop and lets go of it."""
+    step, value = job.send, None
+    while True:
+        beats.turn()
+        try:
+            awaited = step(value)
+        except StopIteration:
+            return
+        finally:
+            beats.turn()
+        try:
+            value = yield awaited
+            step = job.send
+        except BaseException as error:  # a cancellation, for one, is the job's to handle
+            step, value = job.throw, error
+
+
+@contextlib.contextmanager
+def _fatal() -> Iterator[None]:
+    """Ends the process if an env ends its thread, as it would on the main thread; the front then replaces it."""
+    try:
+        yield
+    except GeneratorExit:  # the process ends
+        raise
+    except (BrokenPipeError, ConnectionResetError):  # the front is gone
+        os._exit(0)
+    except BaseException:
+        _logger.exception("an env ended its thread")
+        os._exit(1)
