@@ -33,7 +33,7 @@ import yaml
 from overworld.host.process import ServerProcess
 from report import Row, finish, parser
 
-SLOTS, STEPS = 8, 16
+SLOTS, STEPS = 4, 16
 FIRST, LAST, UPDATES = 1, 4, 5
 """Updates that are finished when measuring begins and ends; and all, since ranks may be gone when the last one is."""
 DELAY_MS, SIZE = 50, 56

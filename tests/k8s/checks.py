@@ -344,7 +344,7 @@ def ranks(objects: list[Object]) -> Iterator[str]:
         if environment.get("OVERWORLD_PARALLEL") not in ("replicate", "shard"):
             yield f"{where}: its ranks have nothing to share"
         if environment.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") != "1":
-            yield f"{where}: ranks that are started again meet in a store with the old ones' addresses"
+            yield f"{where}: ranks that are started again look for the store of a pod that may be lost"
         if int(options["--shutdown-timeout"]) >= template["terminationGracePeriodSeconds"]:
             yield f"{where}: torchrun gives its ranks more time to end than the pod has"
         claims = {claim["metadata"]["name"]: claim["spec"] for claim in kind(objects, "PersistentVolumeClaim")}

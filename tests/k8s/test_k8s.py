@@ -214,7 +214,7 @@ MISTAKES_OF_RANKS = {
     "ranks: its ranks do not meet": lambda o: ranks_of(o)["command"].__setitem__(2, "--rdzv-endpoint=trainer:29400"),
     "ranks: 1 ranks a pod for 8 GPUs": lambda o: ranks_of(o)["resources"]["limits"].update({"nvidia.com/gpu": "8"}),
     "ranks: nothing to share": lambda o: ranks_of(o)["env"].pop(3),
-    "ranks: the old ones' addresses": lambda o: ranks_of(o)["env"].pop(4),
+    "ranks: the store of a pod that may be lost": lambda o: ranks_of(o)["env"].pop(4),
     "ranks: more time to end than the pod has": lambda o: trainer(o)["template"]["spec"].update(
         terminationGracePeriodSeconds=110
     ),
