@@ -127,13 +127,17 @@ class Ranks:
                     gradient.copy_(part.view_as(gradient))
 
     def ask_to_stop(self) -> None:
-        """Leaves word for the others that the run is to stop."""
+        """Leaves word for the others that the run is to stop. Raises RankError."""
         if self._store is not None:
-            self._store.set(_STOP, "1")
+            with self._telling():
+                self._store.set(_STOP, "1")
 
     def asked_to_stop(self) -> bool:
-        """Whether any rank has left word."""
-        return self._store is not None and self._store.check([_STOP])
+        """Whether any rank has left word. Raises RankError."""
+        if self._store is None:
+            return False
+        with self._telling():
+            return bool(self._store.check([_STOP]))
 
     def require_equal(self, facts: Mapping[str, str]) -> None:
         """Raises SettingsError if facts, by their names, are not the same on all ranks."""
@@ -211,7 +215,10 @@ def joined(config: TrainerConfig) -> Iterator[Ranks]:
             "cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=timeout, store=store, rank=number, world_size=size
         )
     except RuntimeError as error:
-        raise RankError(f"the ranks have not met within {config.rank_timeout:g} s (rank_timeout): {error}") from error
+        raise RankError(
+            f"this rank has not met all others within {config.rank_timeout:g} s (rank_timeout), or cannot reach one that "
+            f"it has met: {str(error).splitlines()[0]}"
+        ) from error
     ranks = Ranks(number, size, store, config.rank_timeout)
     ranks.require_equal(
         {

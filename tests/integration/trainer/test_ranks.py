@@ -16,7 +16,7 @@ from torch import nn
 
 from tests.support.ranks import run_ranks
 from tests.support.scripted_env import CHOICE, PUPPET
-from tests.support.scripted_model import numbers, progress, run_fields, run_settings
+from tests.support.scripted_model import numbers, progress, run_fields, run_settings, tensors
 
 UPDATES = 3
 ENVS = [
@@ -137,3 +137,18 @@ def test_cloning_and_evaluations_are_the_first_ranks_and_the_others_wait(server:
     assert (two / "checkpoints" / "best").read_text() == "000002\n"
     said = (tmp_path / "rank-1.log").read_text()
     assert "update" not in said  # the first one tells
+
+
+def test_shards_of_weights_in_bf16_have_masters_as_whole_weights_do(
+    server: ServerProcess, obedient_folder: Path, tmp_path: Path
+) -> None:
+    """One rank that has all shards comes to the very bits, and its checkpoints are resumed without shards."""
+    model = {"model": {"path": str(obedient_folder), "dtype": "bfloat16"}}
+    policy = run_fields(server, "", "")["policy"] | {"lr_updates": UPDATES}
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(run_settings(server, whole, obedient_folder, updates=UPDATES, policy=policy, **model))
+    sharded = run_fields(server, cut, obedient_folder, updates=2, policy=policy, parallel="shard", **model)
+    run_ranks(tmp_path, sharded, 1)
+    train(run_settings(server, cut, obedient_folder, updates=UPDATES, policy=policy, **model))
+    assert numbers(cut) == numbers(whole)
+    assert tensors(cut, UPDATES) == tensors(whole, UPDATES)
