@@ -216,8 +216,8 @@ def joined(config: TrainerConfig) -> Iterator[Ranks]:
         )
     except RuntimeError as error:
         raise RankError(
-            f"this rank has not met all others within {config.rank_timeout:g} s (rank_timeout), or cannot reach one that "
-            f"it has met: {str(error).splitlines()[0]}"
+            f"this rank has not met all others within {config.rank_timeout:g} s (rank_timeout), or cannot reach one of "
+            f"them: {str(error).splitlines()[0]}"
         ) from error
     ranks = Ranks(number, size, store, config.rank_timeout)
     ranks.require_equal(
