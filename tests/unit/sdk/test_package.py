@@ -46,7 +46,7 @@ def test_a_client_needs_none_of_the_extras() -> None:
 @pytest.mark.parametrize(
     ("module", "missing", "extra"),
     [
-        ("overworld.host.server", "grpc_health.v1", "host"),
+        ("overworld.host.health", "grpc_health.v1", "host"),
         ("overworld.host.metrics", "prometheus_client", "host"),
         ("overworld.service.settings", "pydantic_settings", "host"),
         ("overworld.evaluation.openai_client", "httpx", "eval"),
