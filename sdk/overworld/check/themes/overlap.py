@@ -194,7 +194,7 @@ def steps_finish_though_their_callers_hang_up(case: Case) -> None:
     slow = slow_command(case)
     session = case.open()
     with session.blaming("S4"):
-        for wait in (0.0, 0.001, slow.seconds / 2):
+        for wait in (0.0, 0.001, slow.seconds / 4):
             slow.prepare(session)
             command = slow.command(session)
             _give_up(case, session, command, wait)
