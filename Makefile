@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # ALFWorld's planner is compiled: by cmake 4, too, which would refuse its age, and by whatever `python` is on the path.
 export CMAKE_POLICY_VERSION_MINIMUM := 3.5
 
-.PHONY: help setup demo train test check-simulators test-compose test-demo test-oldest up up-train down dist soak lint format proto bench clean
+.PHONY: help setup demo train test check-simulators test-compose test-demo test-oldest up up-train down dist soak lint format proto released-proto bench clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -124,7 +124,7 @@ lint: $(READY) ## ruff, mypy, import-linter, buf, hadolint, and the generated co
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(PACKAGES) benchmarks demo examples/*/*.py tests scripts/gallery.py
 	$(BIN)/lint-imports
-	cd proto && ../$(BIN)/buf lint
+	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against released.binpb
 	$(BIN)/hadolint services/*/Dockerfile vlm/Dockerfile examples/*/Dockerfile
 	scripts/proto --check
 
@@ -134,6 +134,9 @@ format: $(READY) ## let ruff put the code into form
 
 proto: ## generate sdk/overworld/v1 from proto/
 	scripts/proto
+
+released-proto: $(READY) ## at a release: make proto/ the contract that later changes must not break
+	cd proto && ../$(BIN)/buf build --exclude-source-info --output released.binpb
 
 bench: bench-startup bench-transport bench-waiting bench-compression bench-wire bench-gym_cards bench-miniworld bench-alfworld bench-webshop bench-families bench-trainer bench-ranks ## all benchmarks; CHECK=1 fails below a target
 

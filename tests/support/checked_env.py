@@ -82,12 +82,18 @@ class Walk(Env):
 
 
 class SlowWalk(Walk):
-    """As Walk, but waiting takes 90 ms."""
+    """As Walk, but the first wait of an episode takes 0.18 s."""
 
     spec = replace(Walk.spec, id="checked/SlowWalk")
 
+    def reset(self, seed: int, split: str, task: int | None) -> Observation:
+        self._waited = False
+        return super().reset(seed, split, task)
+
     def wait(self) -> None:
-        time.sleep(0.09)
+        if not self._waited:
+            self._waited = True
+            time.sleep(0.18)
 
 
 SLOW_WALK = f"{__name__}:SlowWalk"

@@ -1,8 +1,12 @@
-"""`overworld` with an env server that ends when a worker cannot be replaced for 2 s, instead of 60."""
+"""`overworld` with an env server that is impatient: what takes it seconds to a minute elsewhere takes 2 s at most."""
 
 from overworld.cli import main
-from overworld.host import pool
+from overworld.host import pool, worker_process
+from overworld.service import exposition
 
 if __name__ == "__main__":
-    pool._REPLACE_SECONDS = 2.0
+    pool._REPLACE_SECONDS = 1.0
+    worker_process._PING_SECONDS = 0.3
+    worker_process._BEGIN_SECONDS = 2.0
+    exposition._SECONDS = 1.0
     main()

@@ -59,7 +59,6 @@ class Run:
     """What all checks of a server share."""
 
     wire: Wire
-    token: str = ""
     terminate: int = 0
     """Process that may be ended to see it drain; 0: none."""
     info: pb.GetServerInfoResponse = field(default_factory=pb.GetServerInfoResponse)

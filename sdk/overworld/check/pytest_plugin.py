@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The options, as those of `overworld check`; the token is taken from OVERWORLD_TOKEN."""
+    """The options of `overworld check`; those that every client has come from the environment, as in OVERWORLD_TLS."""
     group = parser.getgroup("overworld", "checks of an env server")
     group.addoption("--overworld-server", metavar="HOST:PORT", default="", help="check this env server, a test a rule")
     group.addoption("--overworld-env", metavar="ENV", default="", help="the env to check; all if it is not given")
@@ -36,12 +36,12 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 
 def _check(config: pytest.Config, address: str) -> Report:
     from overworld.check.running import check_server
-    from overworld.service.secret import secret
+    from overworld.client.settings import ClientSettings
 
     return check_server(
         address,
         config.getoption("--overworld-env"),
-        token=secret("OVERWORLD_TOKEN"),
+        credentials=ClientSettings.load([]).credentials,
         timeout=config.getoption("--overworld-timeout"),
         slow=config.getoption("--overworld-slow"),
     )

@@ -11,7 +11,9 @@ from overworld.check.case import CHECKS, Case, Check, Run
 from overworld.check.findings import Finding, ServerGoneError, SkipCheckError, StopCheckError, shortened
 from overworld.check.rules import RULES
 from overworld.check.wire import Wire
+from overworld.client.endpoint import Endpoint
 from overworld.errors import ServerError
+from overworld.service.credentials import Credentials
 from overworld.v1 import env_pb2 as pb
 
 _logger = logging.getLogger(__name__)
@@ -48,7 +50,7 @@ def check_server(
     address: str,
     env: str = "",
     *,
-    token: str = "",
+    credentials: Credentials | None = None,
     timeout: float = 20.0,
     slow: bool = False,
     terminate: int = 0,
@@ -57,15 +59,17 @@ def check_server(
 ) -> Report:
     """Checks the server at "host:port", with one of its envs or all.
 
-    A call may take `timeout` seconds. `slow` checks take minutes. `terminate` is a process to send SIGTERM at the end.
-    `only` selects checks by the beginnings of their names. `on_check` is told what runs. Raises ServerError if there
-    is nothing to check.
+    It is connected to as clients do, so with TLS beyond loopback unless `credentials` say otherwise. A call may take
+    `timeout` seconds. `slow` checks take minutes. `terminate` is a process to send SIGTERM at the end. `only` selects
+    checks by the beginnings of their names. `on_check` is told what runs. Raises ServerError if there is nothing to
+    check.
     """
     from overworld.check import themes  # noqa: F401 - they register themselves
 
     started = time.monotonic()
-    wire = Wire(address, token, timeout)
-    run = Run(wire, token, terminate)
+    endpoint = Endpoint(address, credentials or Credentials())
+    wire = Wire(endpoint, endpoint.token, timeout)
+    run = Run(wire, terminate)
     wire.inspect = run.inspect
     chosen = [each for each in CHECKS if (slow or not each.slow) and (not only or each.name.startswith(tuple(only)))]
     try:
@@ -144,9 +148,14 @@ def _begin(run: Run, env: str) -> list[pb.EnvSpec]:
     answer = wire.start("GetServerInfo", pb.GetServerInfoRequest())._answer()
     if answer.response is None:
         assert answer.refusal is not None
+        tokens, name = wire.endpoint.credentials.tokens, wire.endpoint.name
+        if answer.lost and (why := wire.endpoint.diagnose(answer.refusal.message)):
+            raise ServerError(why)
         hint = {
             "UNAVAILABLE": "is the server running, and is the address right?",
-            "UNAUTHENTICATED": "give its token in OVERWORLD_TOKEN or --token",
+            "UNAUTHENTICATED": f"check the line `{name}: token` in {tokens.path}"
+            if tokens
+            else "give its token in OVERWORLD_TOKEN or --token",
             "UNIMPLEMENTED": f"something else listens there, which does not have the service {pb.DESCRIPTOR.package}",
         }.get(answer.refusal.code, "nothing could be checked")
         raise ServerError(f"{wire.address} answered GetServerInfo with {answer.refusal}: {hint}")

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
 from overworld.check.findings import shortened, shown
+from overworld.client.endpoint import Endpoint
 from overworld.contract.status import DOMAIN
 from overworld.v1 import env_pb2 as pb
 
@@ -129,20 +130,21 @@ class Running:
 
 
 class Wire:
-    """A channel to "host:port". `inspect` is called with each answer of the contract's calls."""
+    """A connection to an endpoint. `inspect` is called with each answer of the contract's calls."""
 
     def __init__(
         self,
-        address: str,
+        endpoint: Endpoint,
         token: str,
         timeout: float,
         inspect: Callable[[Answer], None] = lambda answer: None,
         options: Sequence[tuple[str, int]] = (),
     ) -> None:
-        self.address = address
+        self.endpoint = endpoint
+        self.address = endpoint.address
+        self.token = token
         self.timeout = timeout
         self.inspect = inspect
-        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         # A pool of its own: else gRPC shares the connection with other channels, and one of the checks closes its own.
         bounds = [
             ("grpc.max_receive_message_length", _MAX_ANSWER_BYTES),
@@ -152,7 +154,16 @@ class Wire:
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 500),
         ]
-        self.channel = grpc.insecure_channel(address, [*bounds, *options])
+        self.channel = endpoint.connect([*bounds, *options])
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Of every call but those of health."""
+        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+
+    def another(self, *, token: str | None = None, options: Sequence[tuple[str, int]] = ()) -> Wire:
+        """One more connection to the same endpoint, with the same token unless another is given."""
+        return Wire(self.endpoint, self.token if token is None else token, self.timeout, self.inspect, options)
 
     def close(self) -> None:
         """Hangs up."""
@@ -162,7 +173,7 @@ class Wire:
         """Sends a call."""
         data = request if isinstance(request, bytes) else request.SerializeToString()
         stub: Any = self.channel.unary_unary(f"/{SERVICE}/{method}")
-        future = stub.future(data, timeout=self.timeout if timeout is None else timeout, metadata=self._metadata)
+        future = stub.future(data, timeout=self.timeout if timeout is None else timeout, metadata=self.metadata)
         return Running(method, request, future, self.inspect)
 
     def call(self, method: str, request: Message | bytes, timeout: float | None = None) -> Answer:

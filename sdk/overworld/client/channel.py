@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import math
 import random
 import threading
 import time
@@ -17,6 +16,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from overworld.authoring.env import EnvSpec
+from overworld.client.endpoint import Endpoint
 from overworld.contract.status import DOMAIN, from_rpc_error
 from overworld.contract.wire import spec_from_proto
 from overworld.errors import (
@@ -27,12 +27,8 @@ from overworld.errors import (
     ServerBrokenError,
     ServerLostError,
     ServerStuckError,
-    ServerUntrustedError,
 )
-from overworld.registry import Announced
-from overworld.service.addresses import host_of
 from overworld.service.credentials import Credentials
-from overworld.service.tls import diagnose
 from overworld.v1 import env_pb2 as pb
 
 _logger = logging.getLogger(__name__)
@@ -42,8 +38,6 @@ _CALL_SECONDS = 20.0  # then the server is asked whether it is there, and the ca
 _HANG_SECONDS = 60.0
 _PING_SECONDS = 5.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
-_DIAGNOSIS_SECONDS = 5.0
-_NOT_TLS = ("Connection refused", "DNS", "resolution", "GOAWAY")
 _LOST_IN_TRANSIT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 _DEFAULT_KEEPALIVE_SECONDS = 300.0  # what gRPC's servers put up with, if they are not told otherwise
@@ -110,12 +104,7 @@ class Channel:
         self, address: str, credentials: Credentials, retry_budget: float, step_timeout: float | None = None
     ) -> None:
         self.address = address
-        self._credentials = credentials
-        self._secure = credentials.secures(address)
-        self._name = _expected_name(address, credentials)
-        self._tls_version = 0
-        self._diagnosed = -math.inf
-        self._diagnosis = ""
+        self._endpoint = Endpoint(address, credentials)
         self.closed = threading.Event()
         self._connecting = threading.Lock()
         self._budget = retry_budget
@@ -145,19 +134,19 @@ class Channel:
         except grpc.RpcError as error:
             refusal = from_rpc_error(error)
             if refusal is not None:
-                tokens = self._credentials.tokens
+                tokens, name = self._endpoint.credentials.tokens, self._endpoint.name
                 if refusal.reason is Reason.TOKEN_MISSING and tokens is not None:
                     raise ContractError(
                         refusal.reason,
-                        f"{self.address} asks for a token, and {tokens.path} has none for {self._name}: add a line "
-                        f"`{self._name}: token`",
+                        f"{self.address} asks for a token, and {tokens.path} has none for {name}: add a line "
+                        f"`{name}: token`",
                     ) from None
                 raise refusal from None
             hung_up = self.closed.is_set() or channel is not self._channel
             if error.code() in _LOST_IN_TRANSIT or hung_up:
                 late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
                 self._renew_certificates(channel)
-                why = "" if late or hung_up else self._diagnose(str(error.details()))
+                why = "" if late or hung_up else self._endpoint.diagnose(str(error.details()))
                 message = why or f"{error.code().name}: {error.details()}"
                 raise CallLostError(message, late=late, explained=bool(why)) from None
             raise CallFailedError(
@@ -231,45 +220,22 @@ class Channel:
         )
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
-        """With the token as it is now: its file may change."""
-        credentials = self._credentials
-        token = credentials.tokens.token(self._name) if credentials.tokens else credentials.token
+        token = self._endpoint.token
         return (("authorization", f"Bearer {token}"),) if token else ()
 
     def _connect(self) -> grpc.Channel:
-        options: list[tuple[str, Any]] = [
-            *_OPTIONS,
-            ("grpc.keepalive_time_ms", min(int(self._keepalive * 1000), 2**31 - 1)),
-            ("overworld.connection", self._connection),  # channels with equal options share a connection
-        ]
-        if not self._secure:
-            return grpc.insecure_channel(self.address, options)
-        if self._name != host_of(self.address):
-            options += [("grpc.ssl_target_name_override", self._name), ("grpc.default_authority", self._name)]
-        folder = self._credentials.tls
-        if folder is None:
-            return grpc.secure_channel(self.address, grpc.ssl_channel_credentials(), options)
-        files = folder.files
-        self._tls_version = folder.version
-        return grpc.secure_channel(
-            self.address, grpc.ssl_channel_credentials(files.authority, files.key, files.chain), options
+        return self._endpoint.connect(
+            [
+                *_OPTIONS,
+                ("grpc.keepalive_time_ms", min(int(self._keepalive * 1000), 2**31 - 1)),
+                ("overworld.connection", self._connection),  # channels with equal options share a connection
+            ]
         )
 
     def _renew_certificates(self, left: grpc.Channel) -> None:
         """After a lost call: gRPC would connect again with the certificates that it was given, however old."""
-        folder = self._credentials.tls
-        if folder is not None and folder.files and folder.version != self._tls_version:
+        if self._endpoint.outdated:
             self._reconnect(left, self._connection)
-
-    def _diagnose(self, details: str) -> str:
-        """Whether a call was lost because of TLS, in words; '' if not. Asked for every few seconds at most."""
-        if any(words in details for words in _NOT_TLS):
-            return ""
-        now = time.monotonic()
-        if now - self._diagnosed > _DIAGNOSIS_SECONDS:
-            self._diagnosed = now
-            self._diagnosis = diagnose(self.address, self._name, self._credentials.tls, secure=self._secure)
-        return self._diagnosis
 
     def _reconnect(self, left: grpc.Channel, connection: int) -> None:
         """Hangs up and connects again, unless another thread has done so since the channel was `left`."""
@@ -360,27 +326,6 @@ def server_info(
         return channel.info()
     finally:
         channel.close()
-
-
-def _expected_name(address: str, credentials: Credentials) -> str:
-    """The name that the server's certificate must have, and that its token goes by. Raises ServerUntrustedError."""
-    host = host_of(address)
-    if not isinstance(address, Announced):
-        return host
-    if credentials.secures(address):
-        if credentials.token and not credentials.own_authority:
-            raise ServerUntrustedError(
-                f"the token is not sent to {address}, which a registry names: anybody may have a certificate of a "
-                "public authority; name the folder with your own ca.crt, tls=DIR, or give each server a token of its "
-                "own, tokens=FILE"
-            )
-        return address.name
-    if credentials.token:
-        raise ServerUntrustedError(
-            f"the token is not sent to {address}, which a registry names and no certificate proves: use TLS, tls=DIR, "
-            "or name the servers' tokens in a file, tokens=FILE, or their addresses, servers=HOST:PORT,..."
-        )
-    return host
 
 
 def _serialised(message: Message) -> bytes:

@@ -14,9 +14,9 @@ from overworld.check.env_class import check_env
 from overworld.check.findings import shortened
 from overworld.check.report import as_json, show
 from overworld.check.running import Report, check_server
+from overworld.client.settings import ClientSettings
 from overworld.errors import OverworldError, SettingsError
 from overworld.service.extras import needs_extra
-from overworld.service.settings import Settings
 
 with needs_extra("check"):
     from rich.console import Console
@@ -26,7 +26,7 @@ _UNCHECKED = 2
 _ADDRESS = re.compile(r".+:\d+")
 
 
-class CheckConfig(Settings):
+class CheckConfig(ClientSettings):
     """Checks a server in any language against the contract, or an Env class in this process.
 
     The exit status is 0 where all rules hold, 1 where one is broken, 2 where nothing could be checked.
@@ -36,7 +36,6 @@ class CheckConfig(Settings):
 
     subject: str = Field(description="a server, host:port; or an env: module:Class, gym_cards/EZPoints")
     env: str = Field(default="", description="the server's env to check; empty: all of them")
-    token: str = Field(default="", description="bearer token of the server", repr=False, exclude=True)
     timeout: float = Field(default=20.0, gt=0, description="seconds that a call may take")
     slow: bool = Field(default=False, description="check keepalive and silence as well, which takes minutes")
     terminate: int = Field(default=0, ge=0, description="process to send SIGTERM at the end, to see the server drain")
@@ -72,7 +71,7 @@ def _check(config: CheckConfig, on_check: Callable[[str], None]) -> Report:
     return check_server(
         config.subject,
         config.env,
-        token=config.token,
+        credentials=config.credentials,
         timeout=config.timeout,
         slow=config.slow,
         terminate=config.terminate,

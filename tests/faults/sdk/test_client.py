@@ -627,9 +627,9 @@ def test_servers_that_put_up_with_few_pings_do_not_hang_up(monkeypatch: pytest.M
     every = "http2.min_ping_interval_without_data_ms"
     with concurrent.futures.ThreadPoolExecutor(3) as threads:
         running = {
-            "as it is": threads.submit(play, 0, 7.0, 0.0),
-            "announced": threads.submit(play, 3, 7.0, 0.0, **{every: 2_900}),
-            "without a call": threads.submit(play, 1, 0.0, 7.0, **{every: 900}),
+            "as it is": threads.submit(play, 0, 5.0, 0.0),
+            "announced": threads.submit(play, 3, 5.0, 0.0, **{every: 2_900}),
+            "without a call": threads.submit(play, 1, 0.0, 5.0, **{every: 900}),
         }
     assert {name: future.result() for name, future in running.items()} == dict.fromkeys(running, (2, 1))
 
@@ -678,7 +678,7 @@ def test_a_fleet_does_not_stay_on_a_server_that_hangs(liar: Liar, monkeypatch: p
         fleet.step([Reset()])
         assert fleet.addresses == [proxy.address]
         proxy.cut_off()
-        threading.Timer(5.0, proxy.restore).start()
+        threading.Timer(2.0, proxy.restore).start()
         assert fleet.step(["go"])[0].turn == 1
         assert fleet.addresses == [proxy.address]
         assert other.held > 0
@@ -688,7 +688,8 @@ def test_a_session_that_cannot_move_stays_as_it_was(
     liar: Liar, toy_server: ServerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOY_RULES", "toy 2")
-    with start() as changed, Session(toy_server.address, "toy/Count", 2, retry_budget=1) as session:
+    # A session that was opened on it before it was found to be another would hold up its end.
+    with start(0, "--grace", "0.1") as changed, Session(toy_server.address, "toy/Count", 2, retry_budget=1) as session:
         expected = session.reset([1, 2]).frames()
         liar.provenance = session._connection.opened.provenance_digest
         liar.spoil_open = lambda response: setattr(response.spec, "id", "toy/Count")

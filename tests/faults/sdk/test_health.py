@@ -22,6 +22,11 @@ from tests.support.optional import present
 from tests.support.toy_env import SLOW, TOY
 
 
+def impatient(*arguments: str, log: Path | None = None) -> ServiceProcess:
+    """An env server whose limits are seconds."""
+    return ServiceProcess("tests.support.impatient", "serve", *arguments, "--port", "0", log=log)
+
+
 def workers_of(server: ServiceProcess) -> list[int]:
     listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(server.process.pid)], capture_output=True, text=True)
     return [int(pid) for pid in listed.stdout.split()]
@@ -93,7 +98,7 @@ def test_a_worker_that_cannot_be_restarted_at_once_is_tried_again() -> None:
 
 def test_a_server_whose_worker_cannot_be_replaced_ends_itself_and_says_so_in_one_line(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    server = ServiceProcess("tests.support.impatient", "serve", TOY, "--workers", "1", "--port", "0", log=log)
+    server = impatient(TOY, "--workers", "1", log=log)
     try:
         with no_new_files(server):
             os.kill(workers_of(server)[0], signal.SIGKILL)
@@ -110,7 +115,7 @@ def test_a_server_whose_worker_cannot_be_replaced_ends_itself_and_says_so_in_one
 
 def test_frozen_workers_are_replaced_and_a_busy_one_is_left_alone() -> None:
     with (
-        ServerProcess(TOY, SLOW, arguments=("--workers", "3", "--slots", "6")) as server,
+        impatient(TOY, SLOW, "--workers", "3", "--slots", "6") as server,
         Session(server.address, "toy/Slow", 3) as slow,
         Session(server.address, "toy/Count", 3) as session,
         serving(server) as healthy,
@@ -136,7 +141,7 @@ def test_frozen_workers_are_replaced_and_a_busy_one_is_left_alone() -> None:
 
 def test_idle_connections_to_the_metrics_port_are_bounded() -> None:
     port = free_port()
-    with ServerProcess(TOY, arguments=("--workers", "1", "--metrics-port", str(port))) as server:
+    with impatient(TOY, "--workers", "1", "--metrics-port", str(port)) as server:
         threads = Path(f"/proc/{server.process.pid}/task")
         before = len(list(threads.iterdir()))
         connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]

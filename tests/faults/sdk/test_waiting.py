@@ -11,6 +11,7 @@ import pytest
 from overworld import ContractError, Reset, Results, Session
 from overworld.client.moves import Move
 from overworld.host.process import ServerProcess
+from overworld.service.process import ServiceProcess
 
 from tests.support.optional import present
 from tests.support.waiting_env import ENVS
@@ -28,13 +29,13 @@ def server() -> Iterator[ServerProcess]:
         yield server
 
 
-def opened(server: ServerProcess, env: str, **options: float) -> Session:
+def opened(server: ServiceProcess, env: str, **options: float) -> Session:
     session = Session(server.address, env, SLOTS, options=options, expert=True)
     session.reset(range(SLOTS))
     return session
 
 
-def worker_pid(server: ServerProcess) -> int:
+def worker_pid(server: ServiceProcess) -> int:
     found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(server.process.pid)], capture_output=True, text=True)
     return int(found.stdout)
 
@@ -158,9 +159,9 @@ def test_a_crash_without_a_guilty_slot_costs_nothing(server: ServerProcess, env:
 
 
 def test_a_frozen_process_is_replaced_without_blame() -> None:
-    arguments = ("--workers", "1", "--step-timeout", "2.5", "--allow-expert")  # it is pinged every second
+    arguments = ("--workers", "1", "--step-timeout", str(LIMIT), "--allow-expert", "--port", "0")
     with (
-        ServerProcess(*ENVS, arguments=arguments) as server,
+        ServiceProcess("tests.support.impatient", "serve", *ENVS, *arguments) as server,  # pings its worker more often
         opened(server, "waiting/Threaded", seconds=0.1) as session,
     ):
         stepping = session.submit(["up"] * SLOTS)

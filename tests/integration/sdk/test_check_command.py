@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from overworld.check import schemas
+from overworld.check import running, schemas
+from overworld.check.case import CHECKS
 from overworld.check.rules import ADVICE, RULES
 from overworld.check.running import check_server
 from overworld.commands.check import main
@@ -22,6 +23,7 @@ from overworld.errors import ServerError
 from overworld.host.front import Front
 from overworld.host.process import ServerProcess
 
+from tests.support.certificates import Authority
 from tests.support.checked_env import WALK
 from tests.support.lying_server import LyingServer
 
@@ -86,6 +88,41 @@ def test_findings_say_what_was_sent_and_end_with_status_1(
     assert "✗ H3" in shown  # no token
     assert "sent     GetServerInfo GetServerInfoRequest(), without a token" in shown
     assert "does not conform" in shown.splitlines()[-1]
+
+
+def test_a_server_with_tls_and_named_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours, theirs = Authority(tmp_path / "ours"), Authority(tmp_path / "theirs")
+    serving = ours.issue(tmp_path / "server", "127.0.0.1", mutual=True)
+    client = ours.issue(tmp_path / "client", "checker", mutual=True)
+    tokens, wrong = tmp_path / "tokens", tmp_path / "wrong"
+    tokens.write_text("127.0.0.1: s3cret\n")
+    wrong.write_text("127.0.0.1: another\n")
+    chosen = [each for each in CHECKS if each.name.startswith(("token.", "health.", "handshake.", "connections."))]
+    monkeypatch.setattr(running, "CHECKS", chosen)
+    arguments = ("--workers", "1", "--slots", "4", "--tls", str(serving))
+    with ServerProcess(WALK, arguments=arguments, token="s3cret") as server:
+
+        def check(*settings: object) -> tuple[int, str]:
+            status = main([server.address, "checked/Walk", "-v", *map(str, settings)])
+            shown = capsys.readouterr()
+            return status, shown.out + shown.err
+
+        status, shown = check("--tls", client, "--tokens", tokens)
+        assert status == 0, shown
+        for rule in ("H1", "H2", "H3", "K3"):
+            assert f"✓ {rule} " in shown
+        for settings, says in (
+            (("--tokens", tokens), f"{server.address} asks for TLS: name the folder"),
+            (("--tls", ours.trust(tmp_path / "trust")), "asks for a client's certificate, and there is none"),
+            (("--tls", theirs.trust(tmp_path / "foreign")), "was not issued by"),
+            (("--tls", client), "OVERWORLD_TOKEN"),
+            (("--tls", client, "--tokens", wrong), f"the line `127.0.0.1: token` in {wrong}"),
+        ):
+            status, shown = check(*settings)
+            assert status == 2, shown
+            assert says in shown
 
 
 def test_pytest_gets_a_test_for_each_rule(server: ServerProcess, tmp_path: Path) -> None:

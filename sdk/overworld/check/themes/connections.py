@@ -10,7 +10,6 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 
 from overworld.check.case import Case, check
-from overworld.check.wire import Wire
 from overworld.service.extras import needs_extra
 from overworld.v1 import env_pb2 as pb
 
@@ -29,7 +28,7 @@ SILENCE = 60.0
 def sessions_outlive_them(case: Case) -> None:
     """A session is opened on one connection, played on another, and goes on when the first one is closed."""
     episode = case.episode(3)
-    first = Wire(case.run.wire.address, case.run.token, case.run.wire.timeout, case.run.inspect)
+    first = case.run.wire.another()
     try:
         session = case.opened(first.call("Open", case.request()))
         started = pb.StepRequest(session=session.name, commands=[session.start_of(episode)])
@@ -56,17 +55,13 @@ def pings_as_often_as_allowed(case: Case) -> None:
     if announced > _LONGEST_SECONDS:
         raise case.skip(f"keepalive is {announced:g} s, which is too long to wait")
     interval = max(announced, _LEAST_SECONDS)
-    wire = Wire(
-        case.run.wire.address,
-        case.run.token,
-        case.run.wire.timeout,
-        case.run.inspect,
-        [
+    wire = case.run.wire.another(
+        options=[
             ("grpc.keepalive_time_ms", int(interval * 1000) + 200),
             ("grpc.keepalive_timeout_ms", 10_000),
             ("grpc.keepalive_permit_without_calls", 0),
             ("grpc.http2.max_pings_without_data", 0),
-        ],
+        ]
     )
     try:
         stub: Any = wire.channel.unary_stream("/grpc.health.v1.Health/Watch")

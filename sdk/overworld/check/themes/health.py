@@ -75,8 +75,7 @@ def reflection_describes_the_service(case: Case) -> None:
 def _ask(case: Case, name: str, request: reflection_pb2.ServerReflectionRequest) -> list[Any]:
     """The answers to one question, bounded in number and time. Raises RpcError or DecodeError."""
     stub: Any = case.run.wire.channel.stream_stream(f"/{name}/ServerReflectionInfo")
-    metadata = (("authorization", f"Bearer {case.run.token}"),) if case.run.token else ()
-    call = stub(iter([request.SerializeToString()]), timeout=case.run.wire.timeout, metadata=metadata)
+    call = stub(iter([request.SerializeToString()]), timeout=case.run.wire.timeout, metadata=case.run.wire.metadata)
     answers = []
     for data in call:
         answers.append(reflection_pb2.ServerReflectionResponse.FromString(data))

@@ -7,7 +7,7 @@ import time
 from overworld.check.case import Case, check
 from overworld.check.session import Session
 from overworld.check.slow import slow_command
-from overworld.check.wire import Answer, Wire
+from overworld.check.wire import Answer
 from overworld.v1 import env_pb2 as pb
 
 _NOTICEABLE = 0.15
@@ -194,7 +194,7 @@ def steps_finish_though_their_callers_hang_up(case: Case) -> None:
     slow = slow_command(case)
     session = case.open()
     with session.blaming("S4"):
-        for wait in (0.0, 0.001, slow.seconds / 2):
+        for wait in (0.0, 0.001, slow.seconds / 4):
             slow.prepare(session)
             command = slow.command(session)
             _give_up(case, session, command, wait)
@@ -205,7 +205,7 @@ def steps_finish_though_their_callers_hang_up(case: Case) -> None:
 
 
 def _give_up(case: Case, session: Session, command: pb.Command, wait: float) -> None:
-    wire = Wire(case.run.wire.address, case.run.token, case.run.wire.timeout)
+    wire = case.run.wire.another()
     try:
         running = wire.start("Step", pb.StepRequest(session=session.name, commands=[command]))
         time.sleep(wait)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import uuid
 
 from overworld.check.case import Case, check
-from overworld.check.wire import Wire
 from overworld.v1 import env_pb2 as pb
 
 
 @check("H3")
 def is_asked_for(case: Case) -> None:
     """No call is answered without the token, with a wrong one, or with part of it."""
-    if not case.run.token:
+    right = case.run.wire.token
+    if not right:
         raise case.skip("no token was given")
     calls = {
         "GetServerInfo": pb.GetServerInfoRequest(),
@@ -20,9 +20,9 @@ def is_asked_for(case: Case) -> None:
         "Step": pb.StepRequest(session=str(uuid.uuid4())),
         "Close": pb.CloseRequest(session=str(uuid.uuid4())),
     }
-    wrong = (f"{case.run.token}x", case.run.token[:-1] or "x", "no such token")
+    wrong = (f"{right}x", right[:-1] or "x", "no such token")
     for token, reason in (("", "TOKEN_MISSING"), *((token, "TOKEN_WRONG") for token in wrong)):
-        wire = Wire(case.run.wire.address, token, case.run.wire.timeout, case.run.inspect)
+        wire = case.run.wire.another(token=token)
         try:
             for method, request in calls.items():
                 answer = wire.call(method, request)
@@ -32,7 +32,7 @@ def is_asked_for(case: Case) -> None:
                         "H3",
                         f"{answer.sent}, {what}",
                         came=answer.came,
-                        expected=f"UNAUTHENTICATED, {reason}; leave --token out if there is none",
+                        expected=f"UNAUTHENTICATED, {reason}; leave the token out if there is none",
                     )
                 else:
                     case.refused(answer, "H3", reason)
