@@ -82,7 +82,7 @@ class Walk(Env):
 
 
 class SlowWalk(Walk):
-    """As Walk, but the first wait of an episode takes 0.18 s."""
+    """As Walk, but the first wait of an episode takes 0.25 s."""
 
     spec = replace(Walk.spec, id="checked/SlowWalk")
 
@@ -93,7 +93,7 @@ class SlowWalk(Walk):
     def wait(self) -> None:
         if not self._waited:
             self._waited = True
-            time.sleep(0.18)
+            time.sleep(0.25)
 
 
 SLOW_WALK = f"{__name__}:SlowWalk"

@@ -39,8 +39,8 @@ class Lies:
 class LyingServer:
     """`address` answers as the host does, as long as nothing is planted."""
 
-    def __init__(self, *envs: str, token: str = "", slots: int = 16) -> None:
-        config = ServerConfig(envs=list(envs), port=0, slots=slots, workers=1, allow_expert=True, token=token)
+    def __init__(self, *envs: str, token: str = "", slots: int = 16, workers: int = 1) -> None:
+        config = ServerConfig(envs=list(envs), port=0, slots=slots, workers=workers, allow_expert=True, token=token)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="lying server", daemon=True)
         self._thread.start()

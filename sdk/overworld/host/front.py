@@ -163,6 +163,7 @@ class Front:
         await session.responses.acquire()
         on_done(lambda _: session.responses.release())
         session.check_open()
+        session.check_current(request.commands)
         response, frames = session.respond(slots, transport)
         response.draining = self.draining
         response.lease_left.FromMilliseconds(int(session.lease * 1000))

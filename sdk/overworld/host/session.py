@@ -80,6 +80,22 @@ class HostedSession:
         if self.closed:
             raise ContractError(Reason.SESSION_UNKNOWN, "the session was closed while this call waited; open it again")
 
+    def check_current(self, commands: Iterable[pb.Command]) -> None:
+        """Raises ContractError if a slot was given its next command while the call that sent `commands` waited.
+
+        The slot has nothing to show for the last command then, and its frames may be those of the next one.
+        """
+        for command in commands:
+            last = self.slots[command.slot].command
+            assert last is not None
+            if (command.episode, command.turn) != (last.episode, last.turn):
+                raise ContractError(
+                    Reason.STALE,
+                    f"slot {command.slot}, episode {command.episode}, turn {command.turn}: it was executed, but the "
+                    f"slot was sent on to episode {last.episode}, turn {last.turn} before this call was answered; read "
+                    "each result before you send the slot's next command",
+                )
+
     def close(self) -> None:
         """Refuses the calls that wait and frees the memory of the frames."""
         self.closed = True

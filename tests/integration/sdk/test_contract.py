@@ -337,3 +337,22 @@ def test_an_env_that_draws_elsewhere_is_copied_into_place(stub: EnvServiceStub, 
     assert pixels(response, response.results[0])[0, 0, 0] == 10
     response = step(stub, session, act(0, 2))
     assert pixels(response, response.results[0])[0, 0, 0] == 11
+
+
+def test_a_call_whose_slot_was_sent_on_before_it_was_answered_is_stale(stub: EnvServiceStub, opened: Opened) -> None:
+    session, _ = opened()
+    step(stub, session, reset(0), reset(1))
+    batch = stub.Step.future(pb.StepRequest(session=session, commands=[act(0, 1), act(1, 1, "slow")]))
+    while True:  # until the first half of the batch is done
+        try:
+            following = step(stub, session, act(0, 2))
+            break
+        except grpc.RpcError as error:
+            assert not batch.done()
+            assert "BUSY" in str(error) or "TURN_SKIPPED" in str(error), error
+    assert [(result.turn, result.state) for result in following.results] == [(2, pb.SLOT_STATE_READY)]
+    code, reason, message = refusal(batch.result)
+    assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "STALE")
+    assert "slot 0, episode 0, turn 1: it was executed" in message
+    (result,) = step(stub, session, act(1, 1, "slow")).results
+    assert (result.turn, result.state) == (1, pb.SLOT_STATE_READY)

@@ -7,7 +7,6 @@ import time
 from overworld.check.case import Case, check
 from overworld.check.session import Session
 from overworld.check.slow import slow_command
-from overworld.check.wire import Answer
 from overworld.v1 import env_pb2 as pb
 
 _NOTICEABLE = 0.15
@@ -130,7 +129,7 @@ def a_pending_slot_is_busy(case: Case) -> None:
         raise case.skip("its steps are too short for a command to come while one runs")
 
 
-@check("T4")
+@check("T4", "S8")
 def a_command_too_early_does_no_harm(case: Case) -> None:
     """The next action is sent right after a command, without waiting: refused, or executed in its turn."""
     slow = slow_command(case)
@@ -150,7 +149,9 @@ def a_command_too_early_does_no_harm(case: Case) -> None:
                 case.refused(second, "T4", "BUSY", "NOT_RESET", "TURN_SKIPPED")
                 refused += second.refusal is not None and second.refusal.reason == "BUSY"
                 session.ready(session.send(following), "T4")
-            elif _ready(first):  # who moves on without waiting may not get the first result any more
+            else:  # who moves on without waiting may not get the first result any more
+                if first.response is None:
+                    case.refused(first, "S8", "STALE")
                 session.examine(first)
                 session.examine(second)
                 session.ready(second, "T4")
@@ -158,12 +159,34 @@ def a_command_too_early_does_no_harm(case: Case) -> None:
         raise case.skip("its steps are too short for a command to come while one runs")
 
 
-def _ready(answer: Answer) -> bool:
-    """Whether all results are there, under the names of the commands."""
-    if answer.response is None or not isinstance(answer.request, pb.StepRequest):
-        return False
-    asked = [(command.episode, command.turn, pb.SLOT_STATE_READY) for command in answer.request.commands]
-    return asked == [(result.episode, result.turn, result.state) for result in answer.response.results]
+@check("S5", "S8")
+def a_batch_is_overtaken(case: Case) -> None:
+    """One slot of a batch is sent on while another still runs: the batch gets its own results, or STALE."""
+    case.need(slots=2)
+    slow = slow_command(case, _NOTICEABLE)
+    session = case.open(2)
+    overtaken = False
+    for _ in range(3):
+        slow.prepare(session, (1,))
+        held_up = slow.command(session, 1)
+        quick = session.reset(0, 1)
+        batch = session.start(quick, held_up)
+        following = session.reset(0, 2, episode=quick.episode + 1)
+        while not batch.running.done:
+            early = session.send(following)
+            if early.response is not None:
+                overtaken |= not batch.running.done
+                break
+            case.refused(early, "T4", "BUSY", "NOT_RESET")
+            time.sleep(slow.seconds / 20)
+        answer = batch()
+        if answer.response is None:
+            case.refused(answer, "S8", "STALE")
+        with session.blaming("S8"):
+            session.ready(session.send(following), "S8")
+            session.ready(session.send(held_up), "S8")
+    if not overtaken:
+        raise case.skip("the slots of a batch are busy until all of it is done")
 
 
 @check("S5", "R10")
