@@ -34,7 +34,7 @@ class _Odd(gymnasium.Env[Any, Any]):
     told: ClassVar[dict[str, Any]] = {}
     closed = 0
 
-    def __init__(self, render_mode: str) -> None:
+    def __init__(self, **_: Any) -> None:
         self.action_space = getattr(type(self), "actions", spaces.Discrete(2, start=-1))
         self.observation_space = spaces.Discrete(1)
         self.acted: list[Any] = []
@@ -57,9 +57,12 @@ class _Odd(gymnasium.Env[Any, Any]):
 @pytest.fixture
 def odd() -> Iterator[type[_Odd]]:
     """A class to change, registered as Odd-v0."""
-    made = type("Odd", (_Odd,), {})
-    gymnasium.register("Odd-v0", made)
-    yield made
+
+    class Odd(_Odd):
+        pass
+
+    gymnasium.register("Odd-v0", Odd)
+    yield Odd
     del gymnasium.registry["Odd-v0"]
 
 
@@ -123,7 +126,7 @@ def test_action_spaces_that_have_no_words_are_refused() -> None:
 
 def test_an_option_names_the_actions(odd: type[_Odd]) -> None:
     found = from_gymnasium("Odd-v0")
-    runner = Runner(found(found.options_model(actions={"Go Left": -1})))
+    runner = Runner(found(GymnasiumOptions(actions={"Go Left": -1})))
     assert (found.spec.action.vocabulary, runner.spec.action.vocabulary) == (("-1", "0"), ("Go Left",))
     runner.reset(1)
     assert runner.step("go  left").executed == "Go Left"
@@ -214,7 +217,7 @@ def test_the_options_of_reset_are_split_and_task() -> None:
         env.reset(options={"split": "nope"})
 
 
-def test_the_catalogue_loads_gymnasium_only_for_its_envs() -> None:
-    code = "import sys; from overworld.authoring.catalogue import load; load(['gym_cards']); print('gymnasium' in sys.modules)"
+def test_other_envs_do_not_load_gymnasium() -> None:
+    code = "import sys, overworld; overworld.make('gym_cards/EZPoints'); print('gymnasium' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
