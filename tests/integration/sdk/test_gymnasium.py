@@ -114,10 +114,10 @@ def test_tensors_texts_and_actions_have_spaces() -> None:
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
-def test_a_vector_of_slots_is_stock_gymnasiums(mode: AutoresetMode, server: ServerProcess) -> None:
+def test_a_vector_of_slots_behaves_as_stock_gymnasiums(mode: AutoresetMode, server: ServerProcess) -> None:
     """The statistics, flags and final observations of SyncVectorEnv over the same envs."""
     env_id = _served("CartPole-v1")
-    ours = OverworldVectorEnv(overworld.Session(server.address, env_id, 3), "observation", autoreset_mode=mode)
+    ours = OverworldVectorEnv(overworld.Fleet([server.address], env_id, 3), "observation", autoreset_mode=mode)
     peer = gymnasium.vector.SyncVectorEnv(
         [lambda: OverworldEnv(overworld.make("gymnasium:CartPole-v1"), "observation")] * 3, autoreset_mode=mode
     )
@@ -153,3 +153,21 @@ def test_statistics_of_one_env() -> None:
         ended, turns = terminated or truncated, turns + 1
     assert (info["episode"]["r"], info["episode"]["l"], info["success"]) == (turns, turns, False)
     env.close()
+
+
+def test_a_vector_of_frames_and_texts(server: ServerProcess) -> None:
+    env = OverworldVectorEnv(overworld.Session(server.address, _served("MiniGrid-Empty-Random-5x5-v0"), 2))
+    seen, infos = env.reset(seed=[3, 4])
+    assert seen["view"].shape == (2, 160, 160, 3)
+    assert seen["text"] == ("mission: get to the green goal square",) * 2
+    assert infos["action_mask"].tolist() == [[1] * 7] * 2
+    one = OverworldEnv(overworld.make("gymnasium:MiniGrid-Empty-Random-5x5-v0"))
+    np.testing.assert_array_equal(seen["view"][1], one.reset(seed=4)[0]["view"])
+    seen, rewards, *_ = env.step(np.array([0, 2]))
+    np.testing.assert_array_equal(seen["view"][1], one.step(2)[0]["view"])
+    assert rewards.dtype == np.float64
+    drawn = env.render()
+    assert drawn is not None
+    np.testing.assert_array_equal(drawn[1], one.render())
+    env.close()
+    one.close()

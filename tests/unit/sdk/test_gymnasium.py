@@ -111,7 +111,7 @@ def test_words_stand_for_actions_of_any_space() -> None:
     assert Actions(spaces.Discrete(5000), {}).action("4999") == 4999
 
 
-@pytest.mark.parametrize("action", [[2, 0], [[2, 0]], "x", None, [[1, 0], [1]], [[float("nan"), 0]]])
+@pytest.mark.parametrize("action", [[2, 0], [[2, 0]], "x", None, [[1, 0], [1]], [[float("nan"), 0]], 10**400])
 def test_a_word_for_what_is_not_an_action_is_refused(action: Any) -> None:
     with pytest.raises(ValueError, match=r"actions: 'go' is .*expected a word and numbers of shape \[1, 2\]"):
         Actions(BOX, {"go": action})
@@ -131,8 +131,10 @@ def test_an_option_names_the_actions(odd: type[_Odd]) -> None:
     runner.reset(1)
     assert runner.step("go  left").executed == "Go Left"
     assert runner.step("0").executed is None
+    closed = _Odd.closed
     with pytest.raises(ValueError, match="'up' is 7"):
         found(GymnasiumOptions(actions={"up": 7}))
+    assert _Odd.closed == closed + 1
 
 
 def test_observations_become_texts_and_tensors(odd: type[_Odd]) -> None:
@@ -186,12 +188,24 @@ def test_envs_that_cannot_be_bridged_say_why_and_are_closed(
     assert _Odd.closed > closed
 
 
-def test_a_reward_that_is_not_finite_is_refused(odd: type[_Odd]) -> None:
-    odd.reward = float("nan")
+@pytest.mark.parametrize("reward", [float("nan"), None, np.ones(2)])
+def test_a_reward_that_is_not_a_finite_number_is_refused(odd: type[_Odd], reward: Any) -> None:
+    odd.reward = reward
     runner = Runner(from_gymnasium("Odd-v0")())
     runner.reset(1)
-    with pytest.raises(ValueError, match="finite"):
+    with pytest.raises(ValueError, match=r"the reward is .*; expected a finite number"):
         runner.step("0")
+
+
+def test_what_an_env_of_the_old_interface_returns_is_refused(odd: type[_Odd], monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Runner(from_gymnasium("Odd-v0")())
+    runner.reset(1)
+    monkeypatch.setattr(odd, "step", lambda self, action: (0, 0.0, False, {}))
+    with pytest.raises(ValueError, match=r"step\(\) gave a tuple of 4; expected .observation, reward, terminated"):
+        runner.step("0")
+    monkeypatch.setattr(odd, "reset", lambda self, **_: np.zeros(2))
+    with pytest.raises(ValueError, match=r"reset\(\) gave float64 \[2\]; expected \(observation, info\)"):
+        from_gymnasium("Odd-v0")
 
 
 @pytest.mark.parametrize("name", ["Nope-v0", "CartPole-v99", "nomodule:Odd-v0", "", "no such id"])
@@ -215,6 +229,8 @@ def test_the_options_of_reset_are_split_and_task() -> None:
     assert all(np.array_equal(first[name], again[name]) for name in first)
     with pytest.raises(ContractError, match="SPLIT_UNKNOWN"):
         env.reset(options={"split": "nope"})
+    with pytest.raises(ValueError, match=r"reset has no options \['seeds'\]; it has 'split' and 'task'"):
+        env.reset(options={"seeds": [1]})
 
 
 def test_other_envs_do_not_load_gymnasium() -> None:

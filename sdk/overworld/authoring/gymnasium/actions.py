@@ -70,7 +70,7 @@ class Actions:
     def _listed(self, word: str, action: Any) -> Any:
         try:
             given = self._given(np.asarray(action, np.float64))
-        except (TypeError, ValueError):
+        except (OverflowError, TypeError, ValueError):
             given = None
         if given is None or not word.strip():
             raise ValueError(
@@ -100,10 +100,8 @@ class Actions:
 
 
 def _written(number: np.generic) -> str:
-    if isinstance(number, np.floating):
-        return (
-            np.format_float_scientific(number, trim="-")
-            if abs(number) >= 1e16
-            else np.format_float_positional(number, trim="-")
-        )
-    return str(int(number))
+    if not isinstance(number, np.floating):
+        return str(int(number))
+    if abs(number) >= 1e16:
+        return np.format_float_scientific(number, trim="-")
+    return np.format_float_positional(number, trim="-")

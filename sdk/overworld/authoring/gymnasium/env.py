@@ -56,17 +56,31 @@ class GymnasiumEnv(Env):
     def __init__(self, options: Options | None = None) -> None:
         super().__init__(options)
         self._env = _made(self.env_id, self.arguments)
-        self._actions = _actions(self._env, self.options.actions, self.preset)
+        try:
+            self._actions = _actions(self._env, self.options.actions, self.preset)
+        except ValueError:  # what clients ask for may be wrong, again and again
+            self._env.close()
+            raise
         self.spec = _spec(self.env_id, self.arguments, self.preset, self._actions)
 
     def reset(self, seed: int, split: str, task: int | None) -> Observation:
         """Resets the env with this seed."""
-        observation, _ = self._env.reset(seed=seed)
-        return self._look(observation)
+        returned = self._env.reset(seed=seed)
+        if not (isinstance(returned, tuple) and len(returned) == 2):
+            raise ValueError(f"{self.env_id}: reset() gave {_kind(returned)}; expected (observation, info)")
+        return self._look(returned[0])
 
     def step(self, action: str) -> Transition:
         """Executes the action that a word or numbers stand for."""
-        observation, reward, terminated, truncated, info = self._env.step(self._actions.action(action))
+        returned = self._env.step(self._actions.action(action))
+        if not (isinstance(returned, tuple) and len(returned) == 5 and isinstance(returned[4], dict)):
+            raise ValueError(
+                f"{self.env_id}: step() gave {_kind(returned)}; "
+                "expected (observation, reward, terminated, truncated, info), with a dict as info"
+            )
+        observation, reward, terminated, truncated, info = returned
+        if not _is_number(reward):
+            raise ValueError(f"{self.env_id}: the reward is {reward!r}; expected a finite number")
         # The host has the time limit, so that what the env itself cuts off is a rule of the env.
         end = End.TASK if terminated else End.RULE if truncated else None
         return Transition(
@@ -74,7 +88,7 @@ class GymnasiumEnv(Env):
             float(reward),
             end,
             None if end is None else self.preset.succeeded(bool(terminated), float(reward), info),
-            {name: float(value) for name, value in info.items() if _is_number(value)},
+            {name: float(value) for name, value in info.items() if isinstance(name, str) and _is_number(value)},
         )
 
     def won(self) -> bool:
@@ -93,8 +107,7 @@ class GymnasiumEnv(Env):
     def _look(self, observation: Any) -> Observation:
         frame = self._env.render()
         if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3):
-            came = f"{frame.dtype} {list(frame.shape)}" if isinstance(frame, np.ndarray) else type(frame).__name__
-            raise ValueError(f"{self.env_id}: render() gave {came}; expected an array uint8 [height, width, 3]")
+            raise ValueError(f"{self.env_id}: render() gave {_kind(frame)}; expected an array uint8 [height, width, 3]")
         canvas = self.canvas("view", *frame.shape[:2])
         canvas[...] = frame
         texts: list[str] = []
@@ -120,7 +133,8 @@ def from_gymnasium(env_id: str, preset: Preset | None = None, /, **arguments: An
         actions = _actions(env, {}, shown)
         registered = env.unwrapped.spec
         steps = None if registered is None else gymnasium.spec(registered.id).max_episode_steps
-        limit = min(steps or getattr(env.unwrapped, "max_steps", 0) or _MAX_TURNS, _MAX_TURNS)
+        own = getattr(env.unwrapped, "max_steps", None)  # as MiniGrid's envs call it
+        limit = min(steps or (own if isinstance(own, int) and own > 0 else _MAX_TURNS), _MAX_TURNS)
     finally:
         env.close()
     turns = (
@@ -227,3 +241,9 @@ def _tensor(env_id: str, name: str, value: Any) -> NDArray[Any]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, bool | int | float | np.bool_ | np.integer | np.floating) and bool(np.isfinite(value))
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {list(value.shape)}"
+    return f"a tuple of {len(value)}" if isinstance(value, tuple) else type(value).__name__

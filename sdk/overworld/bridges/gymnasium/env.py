@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from numpy.typing import NDArray
 
 from overworld.authoring.runner import Result, Runner
-from overworld.bridges.gymnasium.spaces import action_space, info, observation_space, observed, ready
+from overworld.bridges.gymnasium.spaces import action_space, info, observation_space, observed, ready, start
 from overworld.client.fleet import Fleet
 from overworld.client.moves import Reset
 from overworld.client.session import Session
@@ -50,7 +50,7 @@ class OverworldEnv(gymnasium.Env[Any, Any]):
         """Starts an episode; with the same seed, split and task it is the same one."""
         super().reset(seed=seed)
         drawn = int(self.np_random.integers(_SEEDS)) if seed is None else seed
-        self._result = self._start(Reset(drawn, **(options or {})))
+        self._result = self._start(start(drawn, options))
         return self._observed(), info(self._result, self._player.spec.action)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:

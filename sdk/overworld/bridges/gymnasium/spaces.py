@@ -6,6 +6,7 @@ of the images and tensors by name, and "text" where there is text.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from overworld.authoring.env import ActionSpec, Observation
 from overworld.authoring.runner import Result
+from overworld.client.moves import Reset
 from overworld.errors import CallFailedError, ContractError, Reason
 from overworld.service.extras import needs_extra
 
@@ -51,6 +53,14 @@ def observation_space(observation: Observation, name: str) -> Space[Any]:
     if name not in found:
         raise ValueError(f"observe={name!r}: an observation has {sorted(found)}; choose one of them, or '' for all")
     return found[name]
+
+
+def start(seed: int, options: Mapping[str, Any] | None) -> Reset:
+    """The start of an episode. Raises ValueError for options other than "split" and "task"."""
+    unknown = sorted((options or {}).keys() - {"split", "task"})
+    if unknown:
+        raise ValueError(f"reset has no options {unknown}; it has 'split' and 'task'")
+    return Reset(seed, **(options or {}))
 
 
 def observed(observation: Observation, space: Space[Any], name: str) -> Any:

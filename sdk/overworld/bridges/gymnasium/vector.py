@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overworld.authoring.runner import Result
-from overworld.bridges.gymnasium.spaces import action_space, info, observation_space, observed, ready
+from overworld.bridges.gymnasium.spaces import action_space, info, observation_space, observed, ready, start
 from overworld.client.fleet import Fleet
 from overworld.client.moves import Reset
 from overworld.client.session import Session
@@ -70,7 +70,7 @@ class OverworldVectorEnv(VectorEnv[Any, Any, Any]):
         for slot, given in enumerate(seeds):
             if given is not None:
                 self._chance[slot] = np_random(given)[0]
-            moves[slot] = Reset(self._draw(slot) if given is None else given, **(options or {}))
+            moves[slot] = start(self._draw(slot) if given is None else given, options)
         self._results = self._move(moves)
         return self._batch(), self._infos({})
 
