@@ -66,20 +66,18 @@ def start(seed: int, options: Mapping[str, Any] | None) -> Reset:
 def observed(observation: Observation, space: Space[Any], name: str) -> Any:
     """The observation in its space. Raises ValueError if it does not have the form of the first one."""
     contents = _contents(observation)
+    if name == _TEXT or (isinstance(space, spaces.Dict) and _TEXT in space.spaces):
+        contents.setdefault(_TEXT, "")  # a turn may have none
     if isinstance(space, spaces.Dict):
-        if _TEXT in space.spaces:
-            contents.setdefault(_TEXT, "")
-        value: Any = {name: contents.get(name) for name in space}
-        if not contents.keys() <= space.keys():
-            value = contents
+        fits = contents.keys() == space.keys() and all(_fits(contents[key], space[key]) for key in space)
     else:
-        value = contents.get(name, "" if name == _TEXT else None)
-    if value not in space:
+        fits = name in contents and _fits(contents[name], space)
+    if not fits:
         raise ValueError(
             f"the observation {observation!r} is not in {space}, the space of the first one; if only a part of it "
             "changes its form, choose another with observe=NAME"
         )
-    return value
+    return contents[name] if name else contents
 
 
 def info(result: Result, spec: ActionSpec) -> dict[str, Any]:
@@ -119,11 +117,18 @@ def _contents(observation: Observation) -> dict[str, Any]:
     return contents
 
 
+def _fits(value: str | NDArray[Any], space: Space[Any]) -> bool:
+    """Whether the value is in the space, which allows all numbers of its element type: so none is looked at."""
+    if isinstance(value, str):
+        return value in space
+    return (value.shape, value.dtype) == (space.shape, space.dtype)
+
+
 def _space(value: str | NDArray[Any]) -> Space[Any]:
     if isinstance(value, str):
         return FreeText(_MAX_TEXT, min_length=0)
     if value.dtype == bool:
-        return spaces.MultiBinary(value.shape)
+        return spaces.Box(0, 1, value.shape, np.bool_)
     if value.dtype.kind == "f":
         return spaces.Box(-np.inf, np.inf, value.shape, value.dtype.type)
     bounds = np.iinfo(value.dtype)
