@@ -138,13 +138,13 @@ def test_an_option_names_the_actions(odd: type[_Odd]) -> None:
 
 
 def test_observations_become_texts_and_tensors(odd: type[_Odd]) -> None:
-    half = np.ones(2, np.float16)
-    odd.observation = {"say": "hello", "inner": {"x": 1, "pair": (True, half)}}
+    reused = np.ones(2, np.float32)
+    odd.observation = {"say": "hello", "inner": {"x": 1, "pair": (np.float16(1), reused)}}
     look = Runner(from_gymnasium("Odd-v0")()).reset(1).observation
     assert look.text == "say: hello"
     described = {name: (array.dtype.name, array.shape) for name, array in look.tensors.items()}
-    assert described == {"inner.x": ("int64", ()), "inner.pair.0": ("bool", ()), "inner.pair.1": ("float32", (2,))}
-    half[:] = 7
+    assert described == {"inner.x": ("int64", ()), "inner.pair.0": ("float32", ()), "inner.pair.1": ("float32", (2,))}
+    reused[:] = 7
     assert look.tensors["inner.pair.1"].tolist() == [1, 1], "it is the env's own memory"
 
 

@@ -228,8 +228,8 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 def _tensor(env_id: str, name: str, value: Any) -> NDArray[Any]:
     if isinstance(value, np.ndarray | np.generic | int | float):
-        array = np.array(value)  # a copy: the env may go on writing into its own
-        array = array.astype(_SENT_AS.get(array.dtype.name, array.dtype))
+        array = np.asarray(value)
+        array = array.astype(_SENT_AS.get(array.dtype.name, array.dtype))  # a copy: the env may reuse its own
         if array.dtype.name in _DTYPES:
             return array
     described = getattr(value, "dtype", type(value).__name__)
