@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -86,8 +87,8 @@ class OverworldVectorEnv(VectorEnv[Any, Any, Any]):
         if self._mode is AutoresetMode.SAME_STEP:
             resets = self._resets()
             for slot in resets:
-                final = {"final_obs": self._observed(results[slot]), "final_info": self._info(results[slot])}
-                infos = self._add_info(infos, final, slot)
+                last = copy.deepcopy(self._observed(results[slot]))  # the reset may draw into the same memory
+                infos = self._add_info(infos, {"final_obs": last, "final_info": self._info(results[slot])}, slot)
             self._results = results | (self._move(resets) if resets else {})
         infos = self._infos(infos)
         return (
