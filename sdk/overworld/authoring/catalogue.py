@@ -32,7 +32,8 @@ def simulators() -> list[str]:
 
 
 def load(names: Iterable[str]) -> dict[str, type[Env]]:
-    """Env id -> class for each name: a simulator ("gym_cards"), an env id ("gym_cards/EZPoints") or "module:Class".
+    """Env id -> class for each name: a simulator ("gym_cards"), an env id ("gym_cards/EZPoints"), "module:Class", or
+    "gymnasium:ID" for an env of Gymnasium.
 
     A module is looked for in the current folder first, as `python -m` does.
 
@@ -41,13 +42,7 @@ def load(names: Iterable[str]) -> dict[str, type[Env]]:
     classes: dict[str, type[Env]] = {}
     for name in names:
         if ":" in name:
-            module, _, attribute = name.partition(":")
-            if os.getcwd() not in sys.path:
-                sys.path.insert(0, os.getcwd())
-            env_class: type[Env] = getattr(importlib.import_module(module), attribute)
-            if not (isinstance(env_class, type) and issubclass(env_class, Env) and hasattr(env_class, "spec")):
-                raise EnvUnknownError(f"{name} is not an Env class with a spec")
-            found = [env_class]
+            found = [_named(name)]
         else:
             simulator, _, task = name.partition("/")
             points = entry_points(group=_GROUP, name=simulator)
@@ -91,6 +86,21 @@ def versions(classes: Iterable[type[Env]]) -> dict[str, str]:
     distributions = packages_distributions()
     modules = {"overworld", *(env.__module__.partition(".")[0] for env in classes)}
     return {name: version(name) for module in modules for name in distributions.get(module, ())}
+
+
+def _named(name: str) -> type[Env]:
+    """The class that "module:Class" or "gymnasium:ID" names."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    module, _, attribute = name.partition(":")
+    if module == "gymnasium":
+        from overworld.authoring.gymnasium.env import from_gymnasium  # an extra, which few need
+
+        return from_gymnasium(attribute)
+    env_class: type[Env] = getattr(importlib.import_module(module), attribute)
+    if not (isinstance(env_class, type) and issubclass(env_class, Env) and hasattr(env_class, "spec")):
+        raise EnvUnknownError(f"{name} is not an Env class with a spec")
+    return env_class
 
 
 def _envs(point: EntryPoint) -> list[type[Env]]:

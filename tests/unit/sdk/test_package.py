@@ -35,7 +35,7 @@ def test_importing_the_package_loads_no_library() -> None:
 
 
 def test_a_client_needs_none_of_the_extras() -> None:
-    extras = {"redis", "pyarrow", "httpx", "rich", "prometheus_client", "pydantic_settings", "yaml"}
+    extras = {"redis", "pyarrow", "httpx", "rich", "prometheus_client", "pydantic_settings", "yaml", "gymnasium"}
     script = (
         "import sys\nfrom overworld import Env, Fleet, Runner, Session, make, open_registry, server_info\n"
         f"print(sorted({extras!r} & set(sys.modules)))"
@@ -53,6 +53,8 @@ def test_a_client_needs_none_of_the_extras() -> None:
         ("overworld.evaluation.play", "rich.console", "eval"),
         ("overworld.evaluation.parquet", "pyarrow", "parquet"),
         ("overworld.redis_registry", "redis", "redis"),
+        ("overworld.authoring.gymnasium.env", "gymnasium", "gymnasium"),
+        ("overworld.bridges.gymnasium.env", "gymnasium", "gymnasium"),
     ],
 )
 def test_a_missing_extra_says_which_to_install(

@@ -1,0 +1,107 @@
+"""Texts as actions of a Gymnasium env: words of a table, or numbers of the space's shape and within its bounds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overworld.authoring.env import ActionSpec
+from overworld.service.extras import needs_extra
+
+with needs_extra("gymnasium"):
+    from gymnasium import Space, spaces
+
+_MAX_WORDS = 1024
+"""Above it, the actions of a Discrete space are numbers in free text rather than a vocabulary."""
+_MAX_NUMBERS = 1024
+_BYTES_PER_NUMBER = 64
+_PUNCTUATION = re.compile(r"[\[\](),;\s]+")
+_NUMBER = re.compile(r"[+-]?(\d{1,40}\.?\d{0,40}|\.\d{1,40})(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
+
+
+class Actions:
+    """The actions of one action space, in words.
+
+    `words` is a table, word -> action; without one the actions are the numbers themselves, for example "3" or
+    "0.5 -1". Raises ValueError for an action space, a word or an action that cannot be used.
+    """
+
+    def __init__(self, space: Space[Any], words: Mapping[str, Any]) -> None:
+        if isinstance(space, spaces.Discrete):
+            low, high = np.asarray(space.start), np.asarray(space.start + space.n - 1)
+        elif isinstance(space, spaces.MultiDiscrete):
+            low, high = space.start, space.start + space.nvec - 1
+        elif isinstance(space, spaces.MultiBinary):
+            low, high = np.zeros(space.shape, np.int8), np.ones(space.shape, np.int8)
+        elif isinstance(space, spaces.Box):
+            low, high = space.low, space.high
+        else:
+            raise ValueError(
+                f"the action space {space} cannot be put in words; Discrete, MultiDiscrete, MultiBinary and Box can. "
+                "Wrap the env in a gymnasium.ActionWrapper that gives it one of them"
+            )
+        if low.size > _MAX_NUMBERS:
+            raise ValueError(f"an action has {low.size} numbers; at most {_MAX_NUMBERS} can be sent as text")
+        self._low, self._high = low, high
+        self._discrete = isinstance(space, spaces.Discrete)
+        if not words and self._discrete and high - low < _MAX_WORDS:
+            words = {str(number): number for number in range(int(low), int(high) + 1)}
+        self._table = {word: self._listed(word, action) for word, action in words.items()}
+        self.spec = ActionSpec(tuple(words)) if words else ActionSpec(max_text_bytes=_BYTES_PER_NUMBER * (low.size + 1))
+
+    def executable(self, text: str) -> str | None:
+        """The numbers in `text`, as `action` takes them; None if they are not an action of the space."""
+        tokens = [token for token in _PUNCTUATION.split(text) if token]
+        if len(tokens) != self._low.size or not all(_NUMBER.fullmatch(token) for token in tokens):
+            return None
+        array = self._array(np.array([float(token) for token in tokens]).reshape(self._low.shape))
+        return None if array is None else " ".join(_written(number) for number in array.flat)
+
+    def action(self, text: str) -> Any:
+        """The action that a word of the table, or a text that `executable` gave, stands for."""
+        if self._table:
+            return self._table[text]
+        return self._given(np.array([float(token) for token in text.split()]).reshape(self._low.shape))
+
+    def _listed(self, word: str, action: Any) -> Any:
+        try:
+            given = self._given(np.asarray(action, np.float64))
+        except (OverflowError, TypeError, ValueError):
+            given = None
+        if given is None or not word.strip():
+            raise ValueError(
+                f"actions: {word!r} is {action!r}; expected a word and numbers of shape {list(self._low.shape)} "
+                f"from {self._low.tolist()} to {self._high.tolist()}"
+            )
+        return given
+
+    def _given(self, numbers: NDArray[np.float64]) -> Any:
+        """As the env's `step` takes it."""
+        array = self._array(numbers)
+        return int(array) if self._discrete and array is not None else array
+
+    def _array(self, numbers: NDArray[np.float64]) -> NDArray[Any] | None:
+        """The numbers in the space's element type; None if they are not in the space."""
+        low, high = self._low, self._high
+        if numbers.shape != low.shape or not np.isfinite(numbers).all():
+            return None
+        if low.dtype.kind == "f":
+            with np.errstate(over="ignore"):
+                numbers = numbers.astype(low.dtype)  # before it is compared: 0.1 is a bound that float32 rounds
+        elif (numbers != np.round(numbers)).any():
+            return None
+        if not (np.isfinite(numbers) & (low <= numbers) & (numbers <= high)).all():
+            return None
+        return numbers.astype(low.dtype)
+
+
+def _written(number: np.generic) -> str:
+    if not isinstance(number, np.floating):
+        return str(int(number))
+    if abs(number) >= 1e16:
+        return np.format_float_scientific(number, trim="-")
+    return np.format_float_positional(number, trim="-")

@@ -1,0 +1,1 @@
+"""Overworld's envs in the interfaces of other libraries."""
