@@ -20,7 +20,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -268,7 +268,7 @@ def _read_header(folder: Path) -> Header:
         raise EvaluationError(f"{path} is not JSON: {error}") from None
 
 
-def opened(path: Path) -> BinaryIO:
+def opened(path: Path) -> io.BufferedReader:
     """A regular file, to read. Raises EvaluationError."""
     try:
         # O_NONBLOCK: opening a pipe must not hang.
