@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,13 +15,17 @@ import PIL.Image
 import pytest
 from overworld import Fleet, Reset
 from overworld.authoring.env import Pixels
+from overworld.commands.verify import main
 from overworld.evaluation.conversation import Recipe
 from overworld.evaluation.evaluate import evaluate
-from overworld.evaluation.folder import EPISODES, HEADER, REPORT, RUN, SEAL
+from overworld.evaluation.folder import EPISODES, HEADER, REPORT, RUN, SEAL, EpisodeFolder, to_json
+from overworld.evaluation.report import Tally
+from overworld.evaluation.seal import broken
 from overworld.evaluation.verification import Status, Verification, verify
 from overworld.host.process import ServerProcess
 
 from tests.integration.sdk.test_evaluate import Scripted, act, seeds
+from tests.support.toy_env import PAINTED, TOY
 
 Lines = list[dict[str, Any]]
 
@@ -30,19 +35,20 @@ def noisy(text: str, pixels: list[Pixels], seed: int) -> str:
     return act("raise") if seed >> 24 & 31 == 0 else replies[(seed >> 20) % len(replies)]
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["frames", "blank frames"])
-def kept(request: pytest.FixtureRequest, toy_server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def keep(server: ServerProcess, folder: Path, **arguments: Any) -> Path:
     """An evaluation with wins, losses, limits of time, skipped turns and failures."""
-    folder = tmp_path_factory.mktemp("kept") / "eval"
     options = {"max_turns": 12, "second_image": True, "size": 8}
-    with Fleet([toy_server.address], "toy/Count", 8, options=options, fallback_reward=-0.25) as fleet:
+    with Fleet([server.address], "toy/Count", 8, options=options, fallback_reward=-0.25) as fleet:
         tasks = [*seeds(*range(16)), Reset(7, "four", 2, ("up", None))]
-        report, _ = evaluate(
-            Scripted(noisy), fleet, tasks, recipe=Recipe(), blank_frames=request.param, keep=folder
-        )  # fmt: skip
+        report, _ = evaluate(Scripted(noisy), fleet, tasks, recipe=Recipe(), keep=folder, **arguments)
     assert set(report.ends) == {"TASK", "RULE", "TIME_LIMIT", "ERROR"}
     assert report.invalid_replies > 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def kept(toy_server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return keep(toy_server, tmp_path_factory.mktemp("kept") / "eval")
 
 
 def check(folder: Path, server: ServerProcess) -> Verification:
@@ -63,6 +69,15 @@ def seal(folder: Path) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL)
     sums = (f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder)}\n" for path in files)
     (folder / SEAL).write_text("".join(sums))
+
+
+def recount(folder: Path) -> None:
+    """Makes the figures those of the episodes."""
+    kept = EpisodeFolder(folder)
+    tally = Tally(kept.header)
+    for episode in kept:
+        tally.add(episode)
+    (folder / REPORT).write_bytes(to_json(tally.report().to_json()))
 
 
 def won(episodes: Lines) -> int:
@@ -222,15 +237,16 @@ FOUND_BY_REPLAY = {
 FIGURES = {
     "the mean return": figure("mean_return", 3.0),
     "an interval": figure("success.low", 0.5),
-    "an integer for a float": figure("temperature", False),
+    "false for nought": lambda folder: (folder / REPORT).write_text(
+        (folder / REPORT).read_text().replace('"temperature": 0.0', '"temperature": false')
+    ),
     "the ends": figure("ends.TASK", 17),
     "the model": figure("model", "another"),
-    "the temperature": header("temperature", 1.0),
+    "the recipe": header("recipe", {"history": 2, "reply": "thoughts+action", "turns_left": False}),
     "a new figure": lambda folder: (folder / REPORT).write_text(
         (folder / REPORT).read_text().replace("{", '{\n "accuracy": 1.0,', 1)
     ),
 }
-FIGURES["the temperature"] = header("recipe", {"history": 2, "reply": "thoughts+action", "turns_left": False})
 UNSEALED = {
     "the address": lambda folder: (folder / RUN).write_text((folder / RUN).read_text().replace("nowhere", "mars")),
     "the versions": header("versions", {"overworld": "9.9"}),
@@ -268,20 +284,19 @@ def test_the_seal_is_what_sha256sum_makes(copy: Path, toy_server: ServerProcess)
 
 
 @pytest.mark.parametrize("change", [*FOUND_BY_REPLAY.values()], ids=FOUND_BY_REPLAY.keys())
-def test_a_change_is_found_though_the_folder_was_sealed_again(
+def test_a_change_is_found_though_figures_and_seal_were_made_to_fit(
     copy: Path, toy_server: ServerProcess, change: Change
 ) -> None:
     number = change.make(copy)
-    assert any(one.field == "SHA-256" for one in check(copy, toy_server).differences)
+    assert list(broken(copy))
+    recount(copy)
     seal(copy)
     found = check(copy, toy_server)
-    assert found.status == Status.DIFFERS
-    assert found.unchecked == ""
-    assert not any(one.field == "SHA-256" for one in found.differences)
+    assert (found.status, found.unchecked) == (Status.DIFFERS, "")
     first = next(one for one in found.differences if one.episode == number and change.says in one.field)
     assert change.turn in (None, first.turn)
-    others = [one.episode for one in found.differences if one.episode not in (None, number)]
-    assert len(set(others)) <= (1 if change.make is swap else 0)
+    named = {one.episode for one in found.differences if one.episode is not None}
+    assert named == {number} or (change.make is swap and len(named) == 2), "and nothing else is suspected"
 
 
 @pytest.mark.parametrize("change", [*FIGURES.values()], ids=FIGURES.keys())
@@ -289,7 +304,7 @@ def test_a_changed_figure_is_found_though_the_folder_was_sealed_again(
     copy: Path, toy_server: ServerProcess, change: Callable[[Path], Any]
 ) -> None:
     change(copy)
-    assert check(copy, toy_server).status == Status.DIFFERS
+    assert list(broken(copy))
     seal(copy)
     found = check(copy, toy_server)
     assert found.status == Status.DIFFERS
@@ -302,3 +317,116 @@ def test_any_change_of_a_sealed_folder_is_found(
 ) -> None:
     change(copy)
     assert check(copy, toy_server).status == Status.DIFFERS
+
+
+def test_without_a_server_seal_and_figures_are_checked(copy: Path) -> None:
+    found = verify(copy, ["127.0.0.1:1"], timeout=0.01)
+    assert (found.status, found.differences, found.replayed, found.episodes) == (Status.UNCHECKED, [], 0, 17)
+    FIGURES["the ends"](copy)
+    found = verify(copy, ["127.0.0.1:1"], timeout=0.01)
+    assert [one.field for one in found.differences] == ["SHA-256", "ends.TASK"]
+
+
+def test_blank_frames_are_verified(toy_server: ServerProcess, tmp_path: Path) -> None:
+    folder = keep(toy_server, tmp_path / "eval", blank_frames=True)
+    assert check(folder, toy_server).status == Status.VERIFIED
+    episodes = read(folder)
+    episodes[2]["turns"][1]["shown"] = episodes[2]["turns"][1]["observation"]["parts"]
+    write(folder, episodes)
+    seal(folder)
+    found = check(folder, toy_server)
+    assert [(one.episode, one.turn, one.field) for one in found.differences] == [(2, 1, "shown")]
+
+
+def test_a_failure_that_may_be_chance_is_neither_confirmed_nor_denied(copy: Path, toy_server: ServerProcess) -> None:
+    episodes = read(copy)
+    number = next(number for number, one in enumerate(episodes) if one.get("error"))
+    episodes[number]["error"] = "WORKER_DIED: out of memory"
+    write(copy, episodes)
+    seal(copy)
+    found = check(copy, toy_server)
+    assert (found.status, found.differences) == (Status.UNCHECKED, [])
+    assert found.unrepeatable[0].startswith(f"episode {number} ")
+
+
+def hostile_pipe(folder: Path) -> None:
+    (folder / HEADER).unlink()
+    os.mkfifo(folder / HEADER)
+
+
+def hostile_path(folder: Path) -> None:
+    with (folder / SEAL).open("a") as file:
+        file.write(f"{'0' * 64}  ../../secret\n")
+
+
+HOSTILE = {
+    "a pipe": hostile_pipe,
+    "a way out of the folder": hostile_path,
+    "a folder in place of a file": lambda folder: ((folder / REPORT).unlink(), (folder / REPORT).mkdir()),
+    "frames that are a file": lambda folder: (shutil.rmtree(folder / "frames"), (folder / "frames").touch()),
+    "an endless line": lambda folder: (folder / EPISODES).write_bytes(b"[" * (17 << 20)),
+    "a huge report": lambda folder: (folder / REPORT).write_bytes(b" " * (5 << 20)),
+    "a seal of one line": lambda folder: (folder / SEAL).write_bytes(b"0" * (5 << 20)),
+}
+
+
+@pytest.mark.parametrize("change", [*HOSTILE.values()], ids=HOSTILE.keys())
+def test_hostile_folders_are_refused(copy: Path, toy_server: ServerProcess, change: Callable[[Path], Any]) -> None:
+    change(copy)
+    assert check(copy, toy_server).status == Status.DIFFERS
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerProcess, ServerProcess]]:
+    """Two servers: the second one has other rules in toy/Count, and draws toy/Painted in another way."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOY_RENDERER", "brush")
+        with ServerProcess(PAINTED) as first:
+            patch.setenv("TOY_RENDERER", "pencil")
+            patch.setenv("TOY_RULES", "toy 2")
+            with ServerProcess(PAINTED, TOY) as second:
+                yield first, second
+
+
+def test_a_server_of_another_provenance_is_told_apart_from_a_changed_record(
+    copy: Path, others: tuple[ServerProcess, ServerProcess]
+) -> None:
+    found = check(copy, others[1])
+    assert (found.status, found.differences, found.replayed) == (Status.UNCHECKED, [], 0)
+    assert 'rules: "toy 1" was recorded, the server has "toy 2"' in found.unchecked
+    FIGURES["the mean return"](copy)
+    seal(copy)
+    found = check(copy, others[1])
+    assert [one.field for one in found.differences] == ["mean_return"], "figures are checked on any server"
+
+
+def test_frames_of_another_renderer_are_not_compared_and_all_else_is(
+    others: tuple[ServerProcess, ServerProcess], tmp_path: Path
+) -> None:
+    folder = tmp_path / "eval"
+    with Fleet([others[0].address], "toy/Painted", 2) as fleet:
+        evaluate(Scripted(lambda *_: act("up")), fleet, seeds(1, 2), recipe=Recipe(), keep=folder)
+    here, there = check(folder, others[0]), check(folder, others[1])
+    assert (here.status, here.frames_confirmed, here.frames_not_comparable) == (Status.VERIFIED, 8, 0)
+    assert (there.status, there.frames_confirmed, there.frames_not_comparable) == (Status.VERIFIED, 0, 8)
+    in_turn(lambda turn: turn.update(reward=0.5))(folder)
+    recount(folder)
+    seal(folder)
+    assert [(one.turn, one.field) for one in check(folder, others[1]).differences] == [(1, "reward")]
+
+
+def test_the_command(copy: Path, toy_server: ServerProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = tmp_path / "found.json"
+    servers = f"servers={toy_server.address}"
+    assert main([str(copy), servers, "--json", str(written)]) == 0
+    assert capsys.readouterr().out.endswith("verified\n")
+    assert json.loads(written.read_text())["status"] == "VERIFIED"
+    number = in_turn(lambda turn: turn.update(reward=0.5))(copy)
+    assert main([str(copy), servers, "--json", str(written)]) == 1
+    assert f"episode {number} (seed {read(copy)[number]['seed']}), turn 1: reward recorded 0.5, found " in (
+        capsys.readouterr().out
+    )
+    fields = json.loads(written.read_text())["differences"]
+    assert {one["field"] for one in fields} == {"SHA-256", "reward", "mean_return"}
+    assert main([str(tmp_path), servers]) == 2
+    assert main([str(copy), "slots=0"]) == 2
