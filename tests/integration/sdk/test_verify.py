@@ -359,11 +359,21 @@ def hostile_path(folder: Path) -> None:
         file.write(f"{'0' * 64}  ../../secret\n")
 
 
-HOSTILE = {
+def hostile_folder(folder: Path) -> None:
+    (folder / REPORT).unlink()
+    (folder / REPORT).mkdir()
+
+
+def hostile_frames(folder: Path) -> None:
+    shutil.rmtree(folder / "frames")
+    (folder / "frames").touch()
+
+
+HOSTILE: dict[str, Callable[[Path], Any]] = {
     "a pipe": hostile_pipe,
     "a way out of the folder": hostile_path,
-    "a folder in place of a file": lambda folder: ((folder / REPORT).unlink(), (folder / REPORT).mkdir()),
-    "frames that are a file": lambda folder: (shutil.rmtree(folder / "frames"), (folder / "frames").touch()),
+    "a folder in place of a file": hostile_folder,
+    "frames that are a file": hostile_frames,
     "an endless line": lambda folder: (folder / EPISODES).write_bytes(b"[" * (17 << 20)),
     "a huge report": lambda folder: (folder / REPORT).write_bytes(b" " * (5 << 20)),
     "a seal of one line": lambda folder: (folder / SEAL).write_bytes(b"0" * (5 << 20)),
