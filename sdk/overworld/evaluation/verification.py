@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from overworld.service.credentials import Credentials
 
 _MAX_REPORT_BYTES = 4 << 20
 _MAX_LISTED = 1000
-_MAX_SHOWN_CHARS = 300
+_MAX_SHOWN_CHARS = 600
 _RENDERER = "renderer"
 _UNCOMPARED = ("provenance", "options_schema")
 """Fields of an env that are not compared as the others: the first decides what can be, the second is documentation."""
@@ -106,7 +106,10 @@ class Verification:
         """Counts a difference."""
         self.differing += 1
         if len(self.differences) < _MAX_LISTED:
-            self.differences.append(difference)
+            file, field, recorded, found = map(
+                _shorten, (difference.file, difference.field, difference.recorded, difference.found)
+            )
+            self.differences.append(replace(difference, file=file, field=field, recorded=recorded, found=found))
 
 
 def verify(
@@ -133,7 +136,7 @@ def verify(
         report = _read_report(path)
         count = folder.count()
     except EvaluationError as error:
-        verification.unchecked = str(error)
+        verification.unchecked = _shorten(str(error))
         return verification
     records = _Records(folder, verification, on_progress)
     with ExitStack() as stack:
@@ -152,7 +155,7 @@ def verify(
             for replay in replayed(fleet, (Replay(*one, frames_comparable=comparable) for one in records)):
                 _note(replay, verification, comparable=comparable)
         except OverworldError as error:
-            verification.unchecked = str(error)
+            verification.unchecked = _shorten(str(error))
             for _ in records:  # the others are not replayed
                 pass
     _check_figures(report, records.tally, verification)
@@ -236,7 +239,7 @@ class _Records:
         used = {name for name, _ in self._frames}
         for path in sorted((self._folder.path / FRAMES).glob("*")):
             if path.stem not in used:
-                self._verification.add(Difference(f"{FRAMES}/{_shorten(path.name)}", "", "", "no episode shows it"))
+                self._verification.add(Difference(f"{FRAMES}/{path.name}", "", "", "no episode shows it"))
 
 
 def _shown(turn: Turn, header: Header) -> tuple[str | ImageRecord, ...] | None:
@@ -307,7 +310,8 @@ def _note(replay: Replay, verification: Verification, *, comparable: bool) -> No
     else:
         verification.frames_not_comparable += replay.frames
     if replay.unrepeatable:
-        verification.unrepeatable.append(f"episode {replay.number} (seed {replay.episode.seed}): {replay.unrepeatable}")
+        where = f"episode {replay.number} (seed {replay.episode.seed})"
+        verification.unrepeatable.append(f"{where}: {_shorten(replay.unrepeatable)}")
     for one in replay.mismatches:
         verification.add(_difference(replay.number, replay.episode, one.turn, one.field, one.recorded, one.replayed))
 
@@ -358,7 +362,7 @@ def _difference(number: int, episode: Episode, turn: int, field: str, recorded: 
 
 
 def _file_difference(file: str, field: str, recorded: Any, found: Any) -> Difference:
-    return Difference(file, _shorten(field), _shown_json(recorded), _shown_json(found))
+    return Difference(file, field, _shown_json(recorded), _shown_json(found))
 
 
 def _shown_json(value: Any) -> str:
@@ -373,5 +377,6 @@ def _plain(value: Any) -> Any:
 
 
 def _shorten(text: str) -> str:
-    cut = ascii(text[:_MAX_SHOWN_CHARS])[1:-1] if not text.isascii() or not text.isprintable() else text
+    """A text without control characters, which a terminal would obey, and of a bounded length."""
+    cut = ascii(text[:_MAX_SHOWN_CHARS])[1:-1] if not text.isprintable() else text
     return cut if len(cut) <= _MAX_SHOWN_CHARS else f"{cut[:_MAX_SHOWN_CHARS]} ..."

@@ -386,6 +386,21 @@ def test_hostile_folders_are_refused(copy: Path, toy_server: ServerProcess, chan
     assert check(copy, toy_server).status == Status.DIFFERS
 
 
+def test_what_is_printed_cannot_command_a_terminal(
+    copy: Path, toy_server: ServerProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = json.loads((copy / HEADER).read_text())
+    fields["env"]["id"] = "\x1b[2J" + "x" * 10_000
+    (copy / HEADER).write_text(json.dumps(fields))
+    (copy / "\x1b[31m").touch()
+    (copy / "bytes\udcff").touch()
+    main([str(copy), f"servers={toy_server.address}", "timeout=0.01"])
+    printed = capsys.readouterr().out
+    assert "\\x1b[2J" in printed
+    assert "\x1b" not in printed
+    assert len(printed) < 20_000
+
+
 @pytest.fixture(scope="module")
 def others(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerProcess, ServerProcess]]:
     """Two servers: the second one has other rules in toy/Count, and draws toy/Painted in another way."""
