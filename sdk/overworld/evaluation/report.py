@@ -50,7 +50,7 @@ class Tally:
         self._fingerprint = ""
 
     def __repr__(self) -> str:
-        return f"Tally({self._header.env['id']}, {len(self._returns)} episodes)"
+        return f"Tally({self._header.spec().id}, {len(self._returns)} episodes)"
 
     def add(self, episode: Episode) -> None:
         """Counts an episode."""

@@ -140,13 +140,11 @@ def verify(
         return verification
     records = _Records(folder, verification, on_progress)
     with ExitStack() as stack:
-        comparable = False
-        fleet = None
         try:
             header = folder.header
             fleet = stack.enter_context(
                 Fleet(
-                    servers, header.env["id"], max(1, min(slots, count)), credentials=credentials, compress=compress,
+                    servers, folder.spec.id, max(1, min(slots, count)), credentials=credentials, compress=compress,
                     options=header.options, fallback=Fallback[header.fallback],
                     fallback_reward=header.fallback_reward, retry_budget=timeout, copy=False,
                 )
