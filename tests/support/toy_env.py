@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +82,22 @@ class Toy(Env):
         if self.options.second_image:
             parts.append(Image("small", np.full((size // 2 + 1, size, 3), self._chance, np.uint8)))
         return Observation(tuple(parts), tensors={"count": np.array(self._count, np.int64)})
+
+
+class Painted(Toy):
+    """Its pictures depend on the renderer, which a variable of the environment names; nothing else does."""
+
+    spec = replace(
+        Toy.spec,
+        id="toy/Painted",
+        pixels_reproducible="same machine",
+        provenance={"rules": "painted 1", "renderer": os.environ.get("TOY_RENDERER", "brush")},
+    )
+
+    def _look(self, private: bool = False) -> Observation:
+        look = super()._look(private)
+        look.images[0].pixels[-1] = sum(self.spec.provenance["renderer"].encode()) % 256
+        return look
 
 
 class Commands(Env):
@@ -191,6 +208,7 @@ class Gated(Env):
 
 
 GATED = f"{__name__}:Gated"
+PAINTED = f"{__name__}:Painted"
 SEARCH = f"{__name__}:Search"
 SLOW = f"{__name__}:Slow"
 TOY = f"{__name__}:Toy"

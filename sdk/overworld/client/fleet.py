@@ -109,6 +109,11 @@ class Fleet:
         return self._parts[0].session.spec
 
     @property
+    def specs(self) -> dict[str, EnvSpec]:
+        """The env as each server in use describes it, by address: their provenance may differ."""
+        return {part.session.address: part.session.spec for part in self._parts}
+
+    @property
     def options(self) -> dict[str, Any]:
         """The complete options."""
         return self._parts[0].session.options

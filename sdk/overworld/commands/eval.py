@@ -13,8 +13,9 @@ from overworld.client.moves import Reset
 from overworld.client.settings import ClientSettings
 from overworld.errors import EvaluationError, SettingsError
 from overworld.evaluation.conversation import Recipe
-from overworld.evaluation.evaluate import Report, evaluate, tasks_of_split
+from overworld.evaluation.evaluate import evaluate, tasks_of_split
 from overworld.evaluation.openai_client import OpenAIModel
+from overworld.evaluation.report import Report
 from overworld.registry import open_registry
 from overworld.service.extras import needs_extra
 from overworld.service.secret import secret

@@ -7,56 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from overworld.authoring.env import Image, Observation
 from overworld.authoring.runner import Result
 from overworld.client.fleet import Fleet
 from overworld.client.moves import Act, Reset
-from overworld.contract.frames import pixels_hash
 from overworld.errors import ContractError, EvaluationError, ModelChangedError, Reason
+from overworld.evaluation.blank import BLANK_FRAMES, white
 from overworld.evaluation.conversation import Conversation, Recipe
 from overworld.evaluation.episodes import Episode, ModelRecord
 from overworld.evaluation.folder import EpisodeWriter
 from overworld.evaluation.model import Answer, Model
 from overworld.evaluation.recording import Recording, header_of
-from overworld.evaluation.statistics import Interval, mcnemar, paired_difference, wilson
-
-_BLANK = 255
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What came out. Shares are of episodes, `invalid_replies` and `cut_replies` of replies."""
-
-    env: str
-    model: str
-    fingerprint: str
-    temperature: float
-    blank_frames: bool
-    episodes: int
-    success: Interval
-    positive_return: float
-    mean_return: float
-    mean_length: float
-    invalid_replies: float
-    cut_replies: float
-    ends: dict[str, int]
-    recipe: dict[str, Any]
-    options: dict[str, Any]
-    provenance: dict[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
+from overworld.evaluation.report import Report, Tally
+from overworld.evaluation.statistics import mcnemar, paired_difference
 
 
 def evaluate(
@@ -83,9 +53,9 @@ def evaluate(
     started, clock = datetime.now(UTC), time.monotonic()
     with ExitStack() as stack:
         writer = None
+        record = ModelRecord(name=model.name, temperature=model.temperature, max_tokens=model.max_tokens)
+        header = header_of(fleet, recipe, record, BLANK_FRAMES if blank_frames else "")
         if keep is not None:
-            record = ModelRecord(name=model.name, temperature=model.temperature, max_tokens=model.max_tokens)
-            header = header_of(fleet, recipe, record, "blank_frames" if blank_frames else "")
             writer = stack.enter_context(EpisodeWriter(keep, header, overwrite=overwrite))
         games = [_Game(task, Conversation(fleet.spec, recipe), blank_frames, writer) for task in tasks]
         waiting = list(reversed(games))
@@ -111,7 +81,10 @@ def evaluate(
             playing = {slot: game for slot, game in playing.items() if game.episode is None}
             on_progress(len(games) - len(waiting) - len(playing))
         episodes = [game.episode for game in games if game.episode is not None]
-        report = _report(model, fingerprints, fleet, recipe, blank_frames, episodes)
+        tally = Tally(header)
+        for episode in episodes:
+            tally.add(episode)
+        report = tally.report()
         if writer is not None:
             run = {
                 "model_url": model.url,
@@ -203,7 +176,7 @@ class _Game:
 
 def _without_pictures(result: Result) -> Result:
     """The result with white pictures of the same sizes."""
-    parts = tuple(_white(part) if isinstance(part, Image) else part for part in result.observation.parts)
+    parts = tuple(white(part) if isinstance(part, Image) else part for part in result.observation.parts)
     blank = Observation(parts, result.observation.admissible)
     return Result(
         slot=result.slot,
@@ -212,40 +185,4 @@ def _without_pictures(result: Result) -> Result:
         observation=blank,
         outcome=result.outcome,
         executed=result.executed,
-    )
-
-
-def _white(image: Image) -> Image:
-    pixels = np.full_like(image.pixels, _BLANK)
-    return Image(image.name, pixels, pixels_hash(pixels))
-
-
-def _report(
-    model: Model,
-    fingerprints: set[str],
-    fleet: Fleet,
-    recipe: Recipe,
-    blank_frames: bool,
-    episodes: Sequence[Episode],
-) -> Report:
-    count = len(episodes)
-    turns = [turn for episode in episodes for turn in episode.turns]
-    invalid = sum(turn.outcome in ("no_action", "not_admissible") for turn in turns)
-    return Report(
-        env=fleet.spec.id,
-        model=model.name,
-        fingerprint=next(iter(fingerprints), ""),
-        temperature=model.temperature,
-        blank_frames=blank_frames,
-        episodes=count,
-        success=wilson(sum(episode.success for episode in episodes), count),
-        positive_return=sum(episode.total_reward > 0 for episode in episodes) / count,
-        mean_return=sum(episode.total_reward for episode in episodes) / count,
-        mean_length=len(turns) / count,
-        invalid_replies=invalid / max(len(turns), 1),
-        cut_replies=sum(turn.cut for turn in turns) / max(len(turns), 1),
-        ends=dict(Counter(episode.end or "ERROR" for episode in episodes)),
-        recipe=recipe.model_dump(),
-        options=fleet.options,
-        provenance=dict(fleet.spec.provenance),
     )

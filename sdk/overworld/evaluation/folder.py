@@ -10,6 +10,7 @@ What is read may come from a stranger: every size is checked before the work tha
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -19,7 +20,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -49,11 +50,14 @@ EPISODES = "episodes.jsonl"
 FRAMES = "frames"
 REPORT = "report.json"
 RUN = "run.json"
+SEAL = "SHA256SUMS"
+SIGNATURE = "SHA256SUMS.sig"
 
-FILES = (REPORT, HEADER, EPISODES, FRAMES, RUN)
+FILES = (REPORT, HEADER, EPISODES, FRAMES, RUN, SEAL, SIGNATURE)
 """All that a folder holds."""
-VARYING = (RUN,)
-"""The files that differ between two runs of the same evaluation: dates, durations, addresses. All others do not."""
+VARYING = (RUN, SEAL)
+"""The files that differ between two runs of the same evaluation: dates, durations, addresses, and the seal over them.
+All others do not."""
 
 _MAX_HEADER_BYTES = 1 << 20
 _MAX_LINE_BYTES = 16 << 20
@@ -85,19 +89,19 @@ class EpisodeFolder:
 
     def at(self, place: int) -> Episode:
         """The episode that stands at a place that `places` gave. Raises EvaluationError."""
-        with _opened(self.path / EPISODES) as file:
+        with opened(self.path / EPISODES) as file:
             file.seek(place)
             return self._episode(file.readline(_MAX_LINE_BYTES), f"at byte {place}")
 
     def count(self) -> int:
         """How many episodes there are, without reading what is in them. Raises EvaluationError."""
-        with _opened(self.path / EPISODES) as file:
+        with opened(self.path / EPISODES) as file:
             return sum(block.count(b"\n") for block in iter(lambda: file.read(_BLOCK_BYTES), b""))
 
     def pixels(self, image: ImageRecord) -> Pixels:
         """A picture, uint8 [height, width, channels]. Raises EvaluationError if it is not the one that was recorded."""
         path = self.path / FRAMES / f"{image.xxh64}.png"
-        with _opened(path) as file:
+        with opened(path) as file:
             data = file.read(image.size + image.size // 8 + _PNG_EXTRA_BYTES)
         try:
             # Two pictures of different shapes can have the same bytes, and so the same file.
@@ -154,7 +158,7 @@ class EpisodeFolder:
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         """The whole lines with their numbers. A last one without an end was torn by a crash, and is dropped."""
         path = self.path / EPISODES
-        with _opened(path) as file:
+        with opened(path) as file:
             for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE_BYTES + 1), b""), 1):
                 if len(line) > _MAX_LINE_BYTES:
                     raise EvaluationError(f"{path}, line {number}, has more than {_MAX_LINE_BYTES:,} bytes, the bound")
@@ -171,7 +175,7 @@ class EpisodeWriter:
 
     def __init__(self, path: Path, header: Header, *, overwrite: bool = False) -> None:
         self._path = path
-        self._kept: set[str] = set()
+        self._digests: dict[str, str] = {}  # of each file that is complete, for the seal
         path.mkdir(parents=True, exist_ok=True)
         if overwrite:
             _delete(path)
@@ -182,7 +186,7 @@ class EpisodeWriter:
                 "there may be deleted (--overwrite)"
             )
         (path / FRAMES).mkdir()
-        _replace(path / HEADER, [header.to_json()])
+        self._write(HEADER, [header.to_json()])
         self._file = (path / EPISODES).open("xb", buffering=0)
 
     def __enter__(self) -> EpisodeWriter:
@@ -196,9 +200,9 @@ class EpisodeWriter:
     def keep(self, images: Iterable[Image], records: Iterable[ImageRecord]) -> None:
         """Writes pictures that are not there yet, each under the name that its record says."""
         for image, record in zip(images, records, strict=True):
-            if record.xxh64 not in self._kept:
-                _replace(self._path / FRAMES / f"{record.xxh64}.png", [png(image.pixels)], durable=False)
-                self._kept.add(record.xxh64)
+            name = f"{FRAMES}/{record.xxh64}.png"
+            if name not in self._digests:
+                self._write(name, [png(image.pixels)], durable=False)
 
     def append(self, episode: Episode) -> None:
         """Adds an episode at the end. Raises EvaluationError if it is too large for the format."""
@@ -207,11 +211,17 @@ class EpisodeWriter:
             raise OSError(f"{self._path / EPISODES} could not be written whole: is the disk full?")
 
     def finish(self, episodes: Iterable[Episode], report: Mapping[str, Any], run: Mapping[str, Any]) -> None:
-        """Puts the episodes in their final order, then adds the report and what differs from run to run."""
+        """Puts the episodes in their final order, then adds what differs from run to run, the seal and the report."""
         self._file.close()
-        _replace(self._path / EPISODES, map(_line, episodes))
-        _replace(self._path / RUN, [_json(run)])
-        _replace(self._path / REPORT, [_json(report)])
+        self._write(EPISODES, map(_line, episodes))
+        self._write(RUN, [to_json(run)])
+        figures = to_json(report)
+        digests = self._digests | {REPORT: hashlib.sha256(figures).hexdigest()}
+        _replace(self._path / SEAL, [f"{digest}  {name}\n".encode() for name, digest in sorted(digests.items())])
+        self._write(REPORT, [figures])
+
+    def _write(self, name: str, chunks: Iterable[bytes], *, durable: bool = True) -> None:
+        self._digests[name] = _replace(self._path / name, chunks, durable=durable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +247,7 @@ def _read_header(folder: Path) -> Header:
             f"{folder} has {EPISODES} but no {HEADER}: it was kept before the format had versions (that is, version 0) "
             f"and cannot be read or converted; evaluate again, into another folder"
         )
-    with _opened(path) as file:
+    with opened(path) as file:
         data = file.read(_MAX_HEADER_BYTES + 1)
     if len(data) > _MAX_HEADER_BYTES:
         raise EvaluationError(f"{path} has more than {_MAX_HEADER_BYTES:,} bytes, the bound")
@@ -258,7 +268,7 @@ def _read_header(folder: Path) -> Header:
         raise EvaluationError(f"{path} is not JSON: {error}") from None
 
 
-def _opened(path: Path) -> BinaryIO:
+def opened(path: Path) -> io.BufferedReader:
     """A regular file, to read. Raises EvaluationError."""
     try:
         # O_NONBLOCK: opening a pipe must not hang.
@@ -298,24 +308,29 @@ def _line(episode: Episode) -> bytes:
     return line
 
 
-def _json(fields: Mapping[str, Any]) -> bytes:
+def to_json(fields: Mapping[str, Any]) -> bytes:
+    """A file of JSON as the writer writes it. Raises ValueError for numbers that are not finite."""
     return json.dumps(fields, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1).encode() + b"\n"
 
 
-def _replace(path: Path, chunks: Iterable[bytes], durable: bool = True) -> None:
-    """Writes a file so that there is either all of it or none."""
+def _replace(path: Path, chunks: Iterable[bytes], *, durable: bool = True) -> str:
+    """Writes a file so that there is either all of it or none; its SHA-256."""
     part = path.with_name(path.name + ".part")
+    digest = hashlib.sha256()
     with part.open("wb") as file:
-        file.writelines(chunks)
+        for chunk in chunks:
+            file.write(chunk)
+            digest.update(chunk)
         if durable:
             file.flush()
             os.fsync(file.fileno())
     part.replace(path)
+    return digest.hexdigest()
 
 
 def _delete(folder: Path) -> None:
     """Deletes the episodes that a folder holds, and nothing else. The report first: without it they are incomplete."""
-    for name in (REPORT, HEADER, EPISODES, RUN):
+    for name in (REPORT, HEADER, EPISODES, RUN, SEAL, SIGNATURE):
         (folder / name).unlink(missing_ok=True)
     frames = folder / FRAMES
     if frames.is_dir():

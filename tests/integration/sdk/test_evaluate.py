@@ -20,9 +20,10 @@ from overworld.contract.frames import pixels_hash
 from overworld.errors import EvaluationError, ModelChangedError
 from overworld.evaluation.conversation import Message, Recipe
 from overworld.evaluation.episodes import Episode, ObservationRecord
-from overworld.evaluation.evaluate import Report, compare, evaluate, tasks_of_split
+from overworld.evaluation.evaluate import compare, evaluate, tasks_of_split
 from overworld.evaluation.folder import VARYING, EpisodeFolder, decisions
 from overworld.evaluation.model import Answer, Model
+from overworld.evaluation.report import Report
 from overworld.host.process import ServerProcess
 
 

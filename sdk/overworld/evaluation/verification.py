@@ -1,0 +1,380 @@
+"""Verifying a kept evaluation without its model: the seal, the records, a replay on any server, and the figures.
+
+    verification = verify(Path("runs/mine/eval"), ["127.0.0.1:50051"])
+    verification.status  # VERIFIED, DIFFERS or UNCHECKED
+
+docs/verify.md says what that proves and what it does not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import pydantic_core
+from pydantic import BaseModel
+
+from overworld.authoring.env import EnvSpec
+from overworld.authoring.runner import Fallback
+from overworld.client.fleet import Fleet
+from overworld.errors import EvaluationError, OverworldError
+from overworld.evaluation.blank import BLANK_FRAMES, white_record
+from overworld.evaluation.conversation import read_reply
+from overworld.evaluation.episodes import Episode, Header, ImageRecord, ObservationRecord, Turn, env_record
+from overworld.evaluation.folder import EPISODES, FRAMES, HEADER, REPORT, SEAL, EpisodeFolder, opened, to_json
+from overworld.evaluation.replay import Replay, replayed
+from overworld.evaluation.report import Tally
+from overworld.evaluation.seal import broken, digest_of
+from overworld.registry import Registry
+from overworld.service.credentials import Credentials
+
+_MAX_REPORT_BYTES = 4 << 20
+_MAX_LISTED = 1000
+_MAX_SHOWN_CHARS = 600
+_RENDERER = "renderer"
+_UNCOMPARED = ("provenance", "options_schema")
+"""Fields of an env that are not compared as the others: the first decides what can be, the second is documentation."""
+
+
+class Status(IntEnum):
+    """What came out; the numbers are the exit statuses of `overworld verify`."""
+
+    VERIFIED = 0
+    DIFFERS = 1
+    UNCHECKED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Something that does not fit: in a file, or in an episode (its line from 0), or in a turn of one (from 0).
+
+    What was recorded and what was found stand there as JSON, shortened.
+    """
+
+    file: str
+    field: str
+    recorded: str
+    found: str
+    episode: int | None = None
+    seed: int | None = None
+    turn: int | None = None
+
+
+@dataclass(slots=True)
+class Verification:
+    """What a verification found.
+
+    seal                   SHA-256 of the seal: it names the evaluation, byte for byte.
+    replayed               Episodes that were replayed, of `episodes`; of a difference in a turn, up to that turn.
+    frames_confirmed       Pictures that the server drew again, and
+    frames_not_comparable  those that this server's renderer cannot be expected to draw to the bit.
+    differences            The first thousand, of `differing`.
+    unrepeatable           Episodes with a failure that the replay lacks, or the other way round, which may be chance.
+    unchecked              Why the replay was not made or broke off; empty if it was made.
+    """
+
+    folder: str
+    seal: str = ""
+    episodes: int = 0
+    turns: int = 0
+    replayed: int = 0
+    frames_confirmed: int = 0
+    frames_not_comparable: int = 0
+    differing: int = 0
+    differences: list[Difference] = field(default_factory=list)
+    unrepeatable: list[str] = field(default_factory=list)
+    unchecked: str = ""
+    servers: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def status(self) -> Status:
+        """What to think of the folder."""
+        if self.differing:
+            return Status.DIFFERS
+        return Status.UNCHECKED if self.unchecked or self.unrepeatable else Status.VERIFIED
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"status": self.status.name, **asdict(self)}
+
+    def add(self, difference: Difference) -> None:
+        """Counts a difference."""
+        self.differing += 1
+        if len(self.differences) < _MAX_LISTED:
+            file, field, recorded, found = map(
+                _shorten, (difference.file, difference.field, difference.recorded, difference.found)
+            )
+            self.differences.append(replace(difference, file=file, field=field, recorded=recorded, found=found))
+
+
+def verify(
+    path: Path,
+    servers: Registry | Sequence[str],
+    *,
+    slots: int = 16,
+    credentials: Credentials | None = None,
+    compress: bool = False,
+    timeout: float = 60.0,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> Verification:
+    """Verifies the evaluation in a folder, as many episodes at a time as `slots` says.
+
+    What stands in the way of that, such as a server that is of another provenance, ends up in `unchecked`; the records
+    and figures are checked nevertheless. `on_progress` is told how many episodes are done. Raises OSError.
+    """
+    verification = Verification(str(path))
+    try:
+        for file, what in broken(path):
+            verification.add(Difference(file, "SHA-256", "", what))
+        verification.seal = digest_of(path / SEAL)
+        folder = EpisodeFolder(path)
+        report = _read_report(path)
+        count = folder.count()
+    except EvaluationError as error:
+        verification.unchecked = _shorten(str(error))
+        return verification
+    records = _Records(folder, verification, on_progress)
+    with ExitStack() as stack:
+        try:
+            header = folder.header
+            fleet = stack.enter_context(
+                Fleet(
+                    servers, folder.spec.id, max(1, min(slots, count)), credentials=credentials, compress=compress,
+                    options=header.options, fallback=Fallback[header.fallback],
+                    fallback_reward=header.fallback_reward, retry_budget=timeout, copy=False,
+                )
+            )  # fmt: skip
+            comparable = _comparable(folder, fleet, verification)
+            for replay in replayed(fleet, (Replay(*one, frames_comparable=comparable) for one in records)):
+                _note(replay, verification, comparable=comparable)
+        except OverworldError as error:
+            verification.unchecked = _shorten(str(error))
+            for _ in records:  # the others are not replayed
+                pass
+    _check_figures(report, records.tally, verification)
+    return verification
+
+
+class _Records:
+    """The episodes of a folder with their numbers; each is counted, and what can be seen without a server checked."""
+
+    def __init__(self, folder: EpisodeFolder, verification: Verification, on_progress: Callable[[int], None]) -> None:
+        self.tally = Tally(folder.header)
+        self._folder = folder
+        self._verification = verification
+        self._on_progress = on_progress
+        self._fingerprint: str | None = None
+        self._frames: set[tuple[str, int]] = set()
+        self._episodes = self._read()
+
+    def __iter__(self) -> Iterator[tuple[int, Episode]]:
+        return self._episodes
+
+    def _read(self) -> Iterator[tuple[int, Episode]]:
+        found = self._verification
+        try:
+            for number, episode in enumerate(self._folder):
+                found.episodes += 1
+                found.turns += len(episode.turns)
+                self.tally.add(episode)
+                self._check(number, episode)
+                yield number, episode
+                self._on_progress(found.episodes)
+        except EvaluationError as error:
+            found.add(Difference(EPISODES, "", "an episode", str(error)))
+        self._find_strays()
+
+    def _check(self, number: int, episode: Episode) -> None:
+        """Whether the replies say what was done, and the pictures are there."""
+        header = self._folder.header
+        max_bytes = self._folder.spec.action.max_text_bytes or 4096
+
+        def differs(turn: int, field: str, recorded: Any, found: Any) -> None:
+            self._verification.add(_difference(number, episode, turn, field, recorded, found))
+
+        for index, turn in enumerate(episode.turns):
+            if header.model is not None and turn.actor != "model":
+                differs(index, "actor", turn.actor, "model")
+            if turn.actor == "model":
+                reply = read_reply(turn.reply, max_bytes)
+                if (turn.action, turn.thoughts) != (reply.action, reply.thoughts):
+                    said = {"action": reply.action, "thoughts": reply.thoughts}
+                    differs(index, "reply", {"action": turn.action, "thoughts": turn.thoughts}, said)
+            if self._fingerprint is None:
+                self._fingerprint = turn.fingerprint
+            if turn.fingerprint != self._fingerprint:
+                differs(index, "fingerprint", turn.fingerprint, self._fingerprint)
+            if self._check_frames(turn.observation, index, differs) and turn.shown != _shown(turn, header):
+                differs(index, "shown", turn.shown, _shown(turn, header))
+            if turn.shown is not None:
+                self._check_frames(ObservationRecord(parts=turn.shown), index, differs)
+        if episode.final is not None:
+            self._check_frames(episode.final, len(episode.turns), differs)
+
+    def _check_frames(
+        self, observation: ObservationRecord, turn: int, differs: Callable[[int, str, Any, Any], None]
+    ) -> bool:
+        """Whether the pictures' files hold them; each different picture is unpacked once."""
+        for image in observation.images:
+            if (image.xxh64, image.size) in self._frames:
+                continue
+            try:
+                self._folder.pixels(image)
+            except EvaluationError as error:
+                differs(turn, f"{FRAMES}/{image.xxh64}.png", "a picture", str(error))
+                return False
+            self._frames.add((image.xxh64, image.size))
+        return True
+
+    def _find_strays(self) -> None:
+        if self._verification.differing:
+            return  # what is not read has pictures, too
+        used = {name for name, _ in self._frames}
+        for path in sorted((self._folder.path / FRAMES).glob("*")):
+            if path.stem not in used:
+                self._verification.add(Difference(f"{FRAMES}/{path.name}", "", "", "no episode shows it"))
+
+
+def _shown(turn: Turn, header: Header) -> tuple[str | ImageRecord, ...] | None:
+    """What the agent was shown in place of the observation, by the header."""
+    if header.substitution != BLANK_FRAMES:
+        return turn.shown if header.substitution else None
+    return tuple(white_record(part) if isinstance(part, ImageRecord) else part for part in turn.observation.parts)
+
+
+def _comparable(folder: EpisodeFolder, fleet: Fleet, verification: Verification) -> bool:
+    """Whether frames can be compared. Raises EvaluationError if nothing can, since a server is of another provenance.
+
+    Anything else that the header says of the env, and that a server of its provenance does not, is a difference.
+    """
+    header, recorded = folder.header, folder.spec
+    if header.substitution not in ("", BLANK_FRAMES):
+        raise EvaluationError(
+            f"{folder.path / HEADER} has the substitution {_shown_json(header.substitution)}, which this Overworld "
+            "does not know: use the one that wrote it"
+        )
+    verification.servers = {address: dict(spec.provenance) for address, spec in fleet.specs.items()}
+    for address, spec in fleet.specs.items():
+        if other := _other_provenance(recorded, spec):
+            raise EvaluationError(
+                f"the server {address} is of another provenance than the evaluation ({other}): its episodes may differ "
+                "without anything having been changed; verify on a server of the recorded provenance"
+            )
+    first = next(iter(fleet.specs.values()))
+    there = env_record(first)
+    claimed = env_record(recorded)
+    for name in sorted((there.keys() | claimed.keys()).difference(_UNCOMPARED)):
+        if claimed.get(name) != there.get(name):
+            verification.add(_file_difference(HEADER, f"env.{name}", claimed.get(name), there.get(name)))
+    for name, value in sorted(header.options.items()):
+        if name not in fleet.options or fleet.options[name] != value:
+            verification.add(_file_difference(HEADER, f"options.{name}", value, fleet.options.get(name)))
+    return all(_draws_the_same(recorded, spec) for spec in fleet.specs.values())
+
+
+def _other_provenance(recorded: EnvSpec, spec: EnvSpec) -> str:
+    """In what the provenance differs; empty if what is compared can be expected to be equal."""
+    names = recorded.provenance.keys() | spec.provenance.keys()
+    if spec.pixels_reproducible != "always":
+        names -= {_RENDERER}  # then the frames are not compared
+    return "; ".join(
+        f"{_shorten(name)}: {_shown_json(recorded.provenance.get(name))} was recorded, the server has "
+        f"{_shown_json(spec.provenance.get(name))}"
+        for name in sorted(names)
+        if recorded.provenance.get(name) != spec.provenance.get(name)
+    )
+
+
+def _draws_the_same(recorded: EnvSpec, spec: EnvSpec) -> bool:
+    if spec.pixels_reproducible == "always":
+        return True
+    renderer = spec.provenance.get(_RENDERER)
+    same = renderer is not None and recorded.provenance.get(_RENDERER) == renderer
+    return spec.pixels_reproducible == "same machine" and same
+
+
+def _note(replay: Replay, verification: Verification, *, comparable: bool) -> None:
+    verification.replayed += 1
+    if comparable:
+        wrong = sum(
+            isinstance(one.recorded, ImageRecord) and isinstance(one.replayed, ImageRecord) for one in replay.mismatches
+        )
+        verification.frames_confirmed += replay.frames - wrong
+    else:
+        verification.frames_not_comparable += replay.frames
+    if replay.unrepeatable:
+        where = f"episode {replay.number} (seed {replay.episode.seed})"
+        verification.unrepeatable.append(f"{where}: {_shorten(replay.unrepeatable)}")
+    for one in replay.mismatches:
+        verification.add(_difference(replay.number, replay.episode, one.turn, one.field, one.recorded, one.replayed))
+
+
+def _read_report(path: Path) -> bytes:
+    if not (path / REPORT).exists():
+        raise EvaluationError(f"{path} has no {REPORT}: the evaluation was not finished, so there is nothing to verify")
+    with opened(path / REPORT) as file:
+        data = file.read(_MAX_REPORT_BYTES + 1)
+    if len(data) > _MAX_REPORT_BYTES:
+        raise EvaluationError(f"{path / REPORT} has more than {_MAX_REPORT_BYTES:,} bytes, the bound")
+    return data
+
+
+def _check_figures(report: bytes, tally: Tally, verification: Verification) -> None:
+    try:
+        computed = to_json(tally.report().to_json())
+    except (EvaluationError, ValueError) as error:
+        verification.add(Difference(REPORT, "", "figures", f"the episodes have none: {error}"))
+        return
+    if report == computed:
+        return
+    try:
+        recorded = pydantic_core.from_json(report, allow_inf_nan=False)
+    except ValueError as error:
+        verification.add(Difference(REPORT, "", "figures", f"is not JSON: {error}"))
+        return
+    before = verification.differing
+    for name, one, other in _fields(recorded, json.loads(computed)):
+        verification.add(_file_difference(REPORT, name, one, other))
+    if verification.differing == before:
+        verification.add(Difference(REPORT, "", "", "has the right figures, but not as an evaluation writes them"))
+
+
+def _fields(recorded: Any, computed: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(recorded, dict) and isinstance(computed, dict):
+        for key in sorted(recorded.keys() | computed.keys()):
+            where = f"{name}.{key}" if name else key
+            yield from _fields(recorded.get(key), computed.get(key), where)
+    elif type(recorded) is not type(computed) or recorded != computed:
+        yield name, recorded, computed
+
+
+def _difference(number: int, episode: Episode, turn: int, field: str, recorded: Any, found: Any) -> Difference:
+    return Difference(
+        EPISODES, field, _shown_json(recorded), _shown_json(found), episode=number, seed=episode.seed, turn=turn
+    )
+
+
+def _file_difference(file: str, field: str, recorded: Any, found: Any) -> Difference:
+    return Difference(file, field, _shown_json(recorded), _shown_json(found))
+
+
+def _shown_json(value: Any) -> str:
+    """A value in ASCII without control characters, shortened."""
+    if isinstance(value, str):
+        return _shorten(json.dumps(value[:_MAX_SHOWN_CHARS]))
+    return _shorten(json.dumps(value, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(exclude_defaults=True) if isinstance(value, BaseModel) else str(value)
+
+
+def _shorten(text: str) -> str:
+    """A text without control characters, which a terminal would obey, and of a bounded length."""
+    cut = ascii(text[:_MAX_SHOWN_CHARS])[1:-1] if not text.isprintable() else text
+    return cut if len(cut) <= _MAX_SHOWN_CHARS else f"{cut[:_MAX_SHOWN_CHARS]} ..."
