@@ -16,8 +16,9 @@ from typing import Any
 from overworld import Fleet, OverworldError
 from overworld.evaluation.conversation import Recipe
 from overworld.evaluation.episodes import Episode
-from overworld.evaluation.evaluate import Report, evaluate, tasks_of_split
+from overworld.evaluation.evaluate import evaluate, tasks_of_split
 from overworld.evaluation.openai_client import OpenAIModel
+from overworld.evaluation.report import Report
 from overworld.service import malloc
 from overworld.service.process import ServiceProcess, run
 from rich.console import Console

@@ -13,8 +13,8 @@ import jinja2
 import matplotlib
 from overworld.evaluation.conversation import data_url
 from overworld.evaluation.episodes import Episode
-from overworld.evaluation.evaluate import Report
 from overworld.evaluation.folder import EpisodeFolder
+from overworld.evaluation.report import Report
 from overworld_trainer.metrics import Metric
 
 _HERE = Path(__file__).parent

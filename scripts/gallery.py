@@ -100,7 +100,7 @@ def episode() -> list[Pixels]:
     """The expert's way through FourRooms."""
     frames: list[Pixels] = []
     runner = make("miniworld/FourRooms", width=240, height=180, expert=True)
-    play(runner, runner.reset(4), expert, lambda result: frames.append(result.observation.images[0].pixels.copy()))
+    play(runner.step, runner.reset(4), expert, lambda result: frames.append(result.observation.images[0].pixels.copy()))
     return frames
 
 
