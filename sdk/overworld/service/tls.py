@@ -174,7 +174,7 @@ def diagnose(address: str, name: str, folder: TlsFolder | None, *, secure: bool)
     except ssl.SSLCertVerificationError as error:
         return _verdict(error, address, name, folder)
     except ssl.SSLError as error:
-        return _alert(error, address, folder)
+        return _alert(error, address, folder) if secure else ""  # neither side speaks TLS: that is not what is wrong
     except (OSError, ValueError, SettingsError):
         return ""  # no word of TLS
 

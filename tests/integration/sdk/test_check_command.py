@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from overworld.check import running, schemas
+from overworld.check import running, schemas, themes
 from overworld.check.case import CHECKS
 from overworld.check.rules import ADVICE, RULES
 from overworld.check.running import check_server
@@ -99,6 +99,7 @@ def test_a_server_with_tls_and_named_tokens(
     tokens, wrong = tmp_path / "tokens", tmp_path / "wrong"
     tokens.write_text("127.0.0.1: s3cret\n")
     wrong.write_text("127.0.0.1: another\n")
+    assert themes.__all__  # imported, so that all checks are registered
     chosen = [each for each in CHECKS if each.name.startswith(("token.", "health.", "handshake.", "connections."))]
     monkeypatch.setattr(running, "CHECKS", chosen)
     arguments = ("--workers", "1", "--slots", "4", "--tls", str(serving))
@@ -208,10 +209,12 @@ def test_something_that_is_no_grpc() -> None:
         listening.listen()
         thread = threading.Thread(target=answer)
         thread.start()
-        with pytest.raises(ServerError, match="GetServerInfo"):
-            check_server(f"127.0.0.1:{listening.getsockname()[1]}", timeout=0.5)
-        listening.shutdown(socket.SHUT_RDWR)
-        thread.join()
+        try:
+            with pytest.raises(ServerError, match="GetServerInfo"):
+                check_server(f"127.0.0.1:{listening.getsockname()[1]}", timeout=0.5)
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 @pytest.mark.parametrize(
