@@ -74,7 +74,8 @@ def test_a_trainer_without_a_volume_says_so() -> None:
 
 def test_a_policy_server_that_cannot_read_its_volume_says_so(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
-    mine = ("--volume", f"{tmp_path}:/runs:ro", "--env", "OVERWORLD_INSECURE=true", "--tmpfs", "/tmp")
+    open_to_all = ("--env", "OVERWORLD_INSECURE=true", "--env", "OVERWORLD_PLAINTEXT=true")
+    mine = ("--volume", f"{tmp_path}:/runs:ro", *open_to_all, "--tmpfs", "/tmp")
     if os.getuid() == 10001:
         pytest.skip("the user of these tests is the services' own")
     said = last_words(container("policy-server", *mine), "overworld policy")
