@@ -66,7 +66,7 @@ class Ranks:
 
     def share(self, count: int) -> range:
         """The part of `count` slots that this rank plays; parts differ by one at most."""
-        return _share(count, self.number, self.size)
+        return range(count * self.number // self.size, count * (self.number + 1) // self.size)
 
     def gather(self, message: bytes) -> list[bytes]:
         """The messages of all ranks, in their order. Raises RankError."""
@@ -229,10 +229,6 @@ def joined(config: TrainerConfig) -> Iterator[Ranks]:
     )
     yield ranks
     dist.destroy_process_group()  # not after an error: it would wait for ranks that do not come
-
-
-def _share(count: int, number: int, size: int) -> range:
-    return range(count * number // size, count * (number + 1) // size)
 
 
 def _unused_part(store: Any, number: int, size: int, timeout: float) -> Any:

@@ -92,7 +92,7 @@ def _read(stream: Any, ended: threading.Event) -> None:
         for _ in stream:
             continue
     except grpc.RpcError:
-        pass
+        return  # the caller asks the stream for its status
     finally:
         ended.set()
 
