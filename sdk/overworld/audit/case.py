@@ -26,7 +26,7 @@ _FIXED_ACTIONS = 12
 _DEPTH = 5
 _SEARCH_EPISODES = 400
 _SEARCH_TURNS = 200
-_SEARCH_STEPS = 6_000
+_SEARCH_STEPS = 4_000
 
 
 @dataclass(frozen=True, slots=True)
