@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 from overworld.audit import audit
 from overworld.audit.judging import JUDGEMENTS
 from overworld.audit.questions import QUESTIONS
-from overworld.authoring.env import Env
+from overworld.authoring.env import Env, Transition
 from overworld.commands.audit import main
 from overworld.host.process import ServerProcess
 
@@ -75,6 +76,19 @@ def test_what_there_is_no_time_for_is_not_answered() -> None:
     assert not env.answered
     assert not env.findings
     assert set(env.skipped) == set(QUESTIONS)
+
+
+def test_an_env_that_hangs_is_left() -> None:
+    class Hanging(Meadow):
+        def step(self, action: str) -> Transition:
+            if self.moves == 5:
+                time.sleep(60)
+            return super().step(action)
+
+    (env,) = audit(Hanging, timeout=0.2).envs
+    assert env.status("runtime.robustness") == "error"
+    assert "did not return within 0.2 s" in env.findings[0].came
+    assert env.seconds < 10
 
 
 @pytest.mark.parametrize("subject", ["127.0.0.1:1", "no_such_module:Env", "no_such_simulator"])
