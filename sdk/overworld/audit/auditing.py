@@ -15,6 +15,7 @@ from PIL import Image as Pillow
 
 from overworld.audit import judgements  # noqa: F401 - they register themselves
 from overworld.audit.case import ROBUSTNESS, Case
+from overworld.audit.judgements.costs import RESOURCES
 from overworld.audit.judging import JUDGEMENTS, Judgement
 from overworld.audit.report import EnvReport, Frame, Report
 from overworld.audit.stage import ClassPlace, Place, ServerPlace
@@ -30,6 +31,8 @@ from overworld.service.credentials import Credentials
 _logger = logging.getLogger(__name__)
 
 _SLOTS = 8
+_SLOW = 0.1
+"""Seconds a turn with which an audit cannot ask much."""
 _HASH_SEED = "4242"
 """Of the second process, so that sets have another order there."""
 
@@ -138,6 +141,9 @@ def _audit(
         _ask(case, judgement)
     report.frames = _frames(case)
     report.seconds = time.monotonic() - started
+    if case.late and report.turns and report.seconds / report.turns > _SLOW:
+        told = f"{report.turns:,} turns, {report.seconds / report.turns:.1f} s each"
+        case.find("warning", f"an audit of {seconds:g} s", told, "faster turns", question=RESOURCES)
     return report
 
 

@@ -29,6 +29,8 @@ _SURE = 0.9
 """Share of successes that is as good as always."""
 _NEAR = 0.1
 """Difference of shares that is none."""
+_VERDICTS = {"success", "succeeded", "won", "win", "solved", "is_success"}
+"""Names of metrics that repeat the verdict."""
 _SHORT = 6
 _MORE = 48
 _ENDED = 12
@@ -225,12 +227,13 @@ def near(case: Case) -> list[Episode]:
         texts = players.choices(case.spec, start) if start is not None else ()
         if start is None or not texts:
             return []
+        near = [*players.near_misses(texts), *players.hostile_texts(case.spec, [start]).values()]
         with case.open() as stage:
             return case.play(
                 stage,
                 [
                     case.job("near", players.replaying([text]), case.seeds[0], 1)
-                    for text in players.near_misses(texts)
+                    for text in near
                     if len(text.encode()) <= (case.spec.action.max_text_bytes or players.TEXT_BYTES)
                 ],
             )
@@ -314,12 +317,28 @@ def of_agreement(case: Case) -> None:
     ended = [episode for episode in case.everything if episode.ended and not episode.error]
     won = [episode for episode in ended if episode.success]
     lost = [episode for episode in ended if not episode.success and episode.player not in ("silence", *case.hostile)]
+    _judge_last_rewards(case, won, lost)
     if len(won) < 3 or len(lost) < 3:
         raise case.skip(f"{len(won)} episodes succeeded and {len(lost)} failed")
     sent = f"{len(won)} episodes that succeeded, {len(lost)} that failed"
     if mean(won) <= mean(lost) + _TOLERANCE:
         came = f"mean returns of {mean(won):g} and {mean(lost):g}"
         case.find("error", sent, came, "more for success")
+
+
+def _judge_last_rewards(case: Case, won: Sequence[Episode], lost: Sequence[Episode]) -> None:
+    """What the last turn earns, and what metrics call success, goes with the verdict."""
+    last = [episode.turns[-1].reward for episode in won]
+    if last and min(last) < -_TOLERANCE and max(last) > _TOLERANCE:
+        sent = f"the last turns of {len(won)} episodes that succeeded"
+        case.find("error", sent, f"rewards from {min(last):g} to {max(last):g}", "no penalty for success")
+        return
+    for episode in [*won, *lost]:
+        for name, value in episode.turns[-1].metrics.items():
+            if name.casefold() in _VERDICTS and bool(value) != episode.success and value in (0, 1):
+                came = f"success is {episode.success}, and the metric {name!r} is {value:g}"
+                case.find("error", f"the end of seed {episode.seed}, {episode.player}", came, "one verdict")
+                return
 
 
 @answers(REACHABLE)
