@@ -268,7 +268,8 @@ def of_limits(case: Case) -> None:
     if limits:
         episode = (waited or limits)[0]
         sent = f"seed {episode.seed}, {episode.player}, {len(episode.moves)} turns"
-        case.find("error" if waited else "warning", sent, "success at END_TIME_LIMIT", "no success")
+        certain = waited and not _survival(case)
+        case.find("error" if certain else "warning", sent, "success at END_TIME_LIMIT", "no success")
         return
     won = [episode for episode in idle if episode.success]
     lengths = {len(episode.moves) for episode in won}
@@ -286,6 +287,12 @@ def of_limits(case: Case) -> None:
     if len(called) >= 6 and len(called) == len(lost) and others == {longest} and longest > 4 and len(ways) > 3:
         sent = f"{len(called)} episodes that failed"
         case.find("warning", sent, f"END_TASK, each at turn {longest}", "END_RULE for a limit of turns")
+
+
+def _survival(case: Case) -> bool:
+    """Whether to last is the task: every end before the limit is a failure, and there are some."""
+    ended = [episode for episode in case.everything if episode.turns[-1].end in (End.TASK, End.RULE)]
+    return bool(ended) and not any(episode.success for episode in ended)
 
 
 def _short(case: Case) -> list[Episode]:
@@ -354,15 +361,16 @@ def of_success(case: Case) -> None:
     if case.place.expert:
         case.find("error", sent, "no success, not even the expert's", "success")
     elif _pays(episodes):
-        raise case.skip(f"nobody succeeded in {len(episodes)} episodes, though some earned something; no expert")
+        raise case.skip(f"nobody succeeded in {len(episodes)} episodes, though some earned more than others; no expert")
     else:
-        case.find("warning", sent, "no success, and the same reward in all turns", "success")
+        case.find("warning", sent, "no success, and nobody earned anything", "success")
 
 
 def _pays(episodes: Sequence[Episode]) -> bool:
-    """Whether some actions earn more than is usual."""
+    """Whether some actions earn more than is usual, or lasting longer does."""
     rewards = [turn.reward for each in episodes for turn in each.turns if turn.outcome is Outcome.EXECUTED]
-    return bool(rewards) and max(rewards) > max(set(rewards), key=rewards.count) + _TOLERANCE
+    usual = max(set(rewards), key=rewards.count, default=0.0)
+    return usual > _TOLERANCE or max(rewards, default=usual) > usual + _TOLERANCE
 
 
 @answers(FARMING)
