@@ -157,6 +157,10 @@ def _ask(case: Case, judgement: Judgement) -> None:
         why = ""
     except SkipCheckError as error:
         why = str(error)
+    except ServerLostError as error:
+        if case.elsewhere is None:
+            case.find("error", "the episodes of this question", str(error), "results", question=ROBUSTNESS)
+        why = str(error)  # else it is the second process that was lost: what the env does here is known
     except (ContractError, ServerError) as error:  # a class's own errors are results; these are of a server
         why = f"the server failed: {error}"
         case.find("error", "the episodes of this question", str(error), "results", question=ROBUSTNESS)
