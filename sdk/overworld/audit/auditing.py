@@ -23,7 +23,7 @@ from overworld.authoring.env import Env, Pixels
 from overworld.check.env_class import load
 from overworld.check.findings import SkipCheckError
 from overworld.client.channel import server_info
-from overworld.errors import ContractError, ServerError, SettingsError
+from overworld.errors import ContractError, ServerError, ServerLostError, SettingsError
 from overworld.host.process import ServerProcess
 from overworld.service.addresses import is_address
 from overworld.service.credentials import Credentials
