@@ -276,7 +276,8 @@ def of_limits(case: Case) -> None:
     names = {episode.player for episode in won}
     acting = [episode for episode in idle if episode.ended and episode.player != "silence"]
     longest = max((len(episode.moves) for episode in acting), default=0)
-    if len(won) >= 4 and len(names) > 1 and lengths == {longest} and longest > 2:
+    failed = any(len(episode.moves) == longest and not episode.success for episode in acting)
+    if len(won) >= 4 and len(names) > 1 and lengths == {longest} and longest > 2 and not failed:
         sent = f"{len(won)} episodes of {len(names)} agents that make no effort"
         case.find("error", sent, f"success, each at turn {longest}", "failure where a limit of turns ends it")
         return
