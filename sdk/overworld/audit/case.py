@@ -207,9 +207,7 @@ class Case:
                 played = self.play(
                     stage,
                     [
-                        self.job(
-                            _words(action), players.repeating(action), seed, 3 if listed else self.some(_FIXED_TURNS)
-                        )
+                        self.job(_words(action), players.repeating(action), seed, turns)
                         for action in actions
                         for seed in seeds
                     ],
