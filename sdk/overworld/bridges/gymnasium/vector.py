@@ -109,7 +109,11 @@ class OverworldVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _resets(self) -> dict[int, Reset]:
         """A reset for each slot whose episode has ended."""
-        return {slot: Reset(self._seeds[slot].next(None)) for slot, result in self._results.items() if result.end is not None}
+        return {
+            slot: Reset(self._seeds[slot].next(None))
+            for slot, result in self._results.items()
+            if result.end is not None
+        }
 
     def _observed(self, result: Result) -> Any:
         return observed(result.observation, self.single_observation_space, self._observe)
