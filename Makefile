@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # ALFWorld's planner is compiled: by cmake 4, too, which would refuse its age, and by whatever `python` is on the path.
 export CMAKE_POLICY_VERSION_MINIMUM := 3.5
 
-.PHONY: help setup demo train test check-simulators test-compose test-demo test-oldest up up-train down dist soak lint format proto released-proto bench clean
+.PHONY: help setup demo train test check-simulators test-compose test-openenv test-demo test-oldest up up-train down dist soak lint format proto released-proto bench clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -38,10 +38,14 @@ train: $(READY) ## train the tiny model in an env; ENV=gym_cards/EZPoints UPDATE
 	$(BIN)/python -m demo.train --env $(ENV) --updates $(UPDATES) --seed $(SEED)
 
 test: $(READY) $(if $(shell command -v npm 2>/dev/null),$(NODE)) ## the tests that need minutes: unit, integration, faults, the demo, k8s/
-	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder -m "not demo and not soak and not compose"
+	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder -m "not demo and not soak and not compose and not peer"
 
 test-compose: $(READY) ## the stack in containers: builds, trains, crashes, recovers; needs a Docker engine
 	$(BIN)/python -m pytest -m compose tests/compose
+
+test-openenv: $(READY) ## OpenEnv's own client and validator on our env server
+	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python -m pytest tests/integration/sdk/test_openenv.py
 
 test-demo: $(READY) ## the demo with three seeds, twice each: half an hour
 	$(BIN)/python -m pytest -m demo

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from typing import Any
 
 import pydantic_core
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from overworld.authoring.env import EnvSpec
 from overworld.contract.wire import spec_from_proto

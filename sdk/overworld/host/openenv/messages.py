@@ -53,7 +53,7 @@ class ActionData(_Received):
     text: StrictStr | None = Field(default=None, description="the action in words")
     index: _UInt32 | None = Field(default=None, description="number of the action in the vocabulary")
     tensor: list[Any] | StrictInt | float | None = Field(default=None, description="numbers, as nested lists")
-    reply: StrictStr = Field(default="", description="the model's whole reply, for the record")
+    reply: StrictStr = Field(default="", description="the model's whole reply, for the record; cut to 65,536 bytes")
     metadata: dict[str, Any] = Field(default={}, description="as in all of OpenEnv's actions; not read")
 
     @model_validator(mode="after")
@@ -188,7 +188,7 @@ def action_schema(spec: EnvSpec) -> dict[str, Any]:
 def _tensor(numbers: Any, spec: ActionSpec) -> NDArray[Any]:
     """The numbers in the dtype and shape of the env's actions. Whether they are within the bounds is the env's word."""
     if spec.low is None:
-        raise ContractError(Reason.REQUEST_INVALID, "this env takes no tensors: send text or index")
+        raise ContractError(Reason.REQUEST_INVALID, "this env takes no tensors; send text")
     dtype, shape = spec.low.dtype, spec.low.shape
     try:
         given = np.asarray(numbers)
