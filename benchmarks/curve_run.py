@@ -93,9 +93,9 @@ def sb3(arm: str, seed: int, steps: int, address: str) -> None:
             return Monitor(OverworldEnv(Session(address, SERVED, 1), "observation"))
         return Monitor(stock(arm))
 
-    model = PPO("MlpPolicy", DummyVecEnv([make] * ENVS), n_steps=256, seed=seed, device="cpu")
-    model.learn(steps, callback=Episodes())
-    model.get_env().close()
+    envs = DummyVecEnv([make] * ENVS)
+    PPO("MlpPolicy", envs, n_steps=256, seed=seed, device="cpu").learn(steps, callback=Episodes())
+    envs.close()
 
 
 if __name__ == "__main__":
