@@ -14,12 +14,14 @@ from overworld.bridges.gymnasium.seeds import Seeds
 from overworld.bridges.gymnasium.spaces import action_space, info, observation_space, observed, ready, start
 from overworld.client.fleet import Fleet
 from overworld.client.moves import Reset
+from overworld.client.results import common_block
 from overworld.client.session import Session
 from overworld.service.extras import needs_extra
 
 with needs_extra("gymnasium"):
+    from gymnasium import spaces
     from gymnasium.vector import AutoresetMode, VectorEnv
-    from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
+    from gymnasium.vector.utils import batch_space, iterate
 
 
 class OverworldVectorEnv(VectorEnv[Any, Any, Any]):
@@ -119,9 +121,10 @@ class OverworldVectorEnv(VectorEnv[Any, Any, Any]):
         return observed(result.observation, self.single_observation_space, self._observe)
 
     def _batch(self) -> Any:
-        empty: Any = create_empty_array(self.single_observation_space, self.num_envs)
         seen = [self._observed(self._results[slot]) for slot in range(self.num_envs)]
-        return concatenate(self.single_observation_space, seen, empty)
+        if not isinstance(self.single_observation_space, spaces.Dict):
+            return _joined(seen)
+        return {name: _joined([one[name] for one in seen]) for name in self.single_observation_space}
 
     def _info(self, result: Result) -> dict[str, Any]:
         return info(result, self._slots.spec.action)
@@ -131,3 +134,11 @@ class OverworldVectorEnv(VectorEnv[Any, Any, Any]):
         for slot, result in self._results.items():
             infos = self._add_info(infos, self._info(result), slot)
         return infos
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    """Texts as a tuple, arrays as one: not copied where they are the rows of one that belongs to nobody else."""
+    if isinstance(values[0], str):
+        return tuple(values)
+    block = common_block(values)
+    return block if block is not None and block.flags.owndata else np.stack(values)
