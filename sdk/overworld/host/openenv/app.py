@@ -47,8 +47,7 @@ with needs_extra("openenv"):
     from starlette.websockets import WebSocket, WebSocketDisconnect
 
 _BODY_SECONDS = 10.0
-_SEND_SECONDS = 60.0
-"""How long a client may take to send a request's body, and to read an answer."""
+"""How long a client may take to send a request's body."""
 _UNSEATED_SECONDS = 60.0
 """How long a connection stays that plays no episode."""
 _MORE_CONNECTIONS = 64
@@ -160,7 +159,7 @@ class OpenEnv:
         if self._connections >= self._max_connections:
             await socket.accept()
             message = f"{self._connections} connections are open, as many as this server allows; try again later"
-            await _send(socket, _error(ErrorCode.CAPACITY_REACHED, message))
+            await socket.send_text(_error(ErrorCode.CAPACITY_REACHED, message))
             await socket.close(1013)
             return
         self._connections += 1
@@ -172,8 +171,8 @@ class OpenEnv:
                 await socket.close()
         except ContractError as error:  # of the handshake: there is no such env
             await socket.send_denial_response(await _refusal(socket, error))
-        except (WebSocketDisconnect, TimeoutError):
-            pass  # it has hung up, or does not read
+        except WebSocketDisconnect:
+            pass
         finally:
             self._connections -= 1
 
@@ -184,15 +183,15 @@ class OpenEnv:
                     text = await socket.receive_text()
             except TimeoutError:
                 message = f"no episode was started within {_UNSEATED_SECONDS:g} s; connect again to play"
-                await _send(socket, _error(ErrorCode.SESSION_ERROR, message))
+                await socket.send_text(_error(ErrorCode.SESSION_ERROR, message))
                 return
             except KeyError:
-                await _send(socket, _error(ErrorCode.INVALID_JSON, "a binary message was sent; send JSON as text"))
+                await socket.send_text(_error(ErrorCode.INVALID_JSON, "a binary message was sent; send JSON as text"))
                 continue
             answer = await self._answer(text, player)
             if answer is None:
                 return
-            await _send(socket, answer)
+            await socket.send_text(answer)
 
     async def _answer(self, text: str, player: Player) -> str | None:
         """The answer to one message; None to the last one."""
@@ -304,12 +303,6 @@ async def _body(request: Request) -> bytes:
             Reason.REQUEST_INVALID, f"the body was not sent within {_BODY_SECONDS:g} s; send it at once"
         ) from None
     return bytes(body)
-
-
-async def _send(socket: WebSocket, text: str) -> None:
-    """Raises TimeoutError if the client does not read what it was sent before."""
-    async with asyncio.timeout(_SEND_SECONDS):
-        await socket.send_text(text)
 
 
 def _errors(error: ValidationError) -> list[dict[str, Any]]:

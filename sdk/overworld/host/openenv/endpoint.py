@@ -7,6 +7,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 from overworld.errors import ServiceError
 from overworld.host.openenv.messages import MAX_MESSAGE_BYTES
@@ -16,20 +17,25 @@ from overworld.service.tls import TlsFolder
 
 with needs_extra("openenv"):
     import uvicorn
-    import websockets as websockets  # which uvicorn would only miss when somebody connects
     from starlette.types import ASGIApp
+    from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+    from websockets.frames import Frame
 
 _logger = logging.getLogger(__name__)
 
 _STOP_SECONDS = 2
 _PING_SECONDS, _PONG_SECONDS = 20.0, 40.0
 """Of WebSockets: a client that is gone gives its slot back after a minute."""
+_STALL_SECONDS = 60.0
+"""How long a client may take to read what it was sent."""
+_MAX_FRAGMENTS = 1024
+"""Of one message: empty ones do not count towards its size, and take memory, too."""
 
 
 class Endpoint:
     """Serves `app` on a port. Raises ServiceError if it cannot be listened on."""
 
-    def __init__(self, app: ASGIApp, host: str, port: int, tls: TlsFolder | None) -> None:
+    def __init__(self, app: ASGIApp, host: str, port: int, tls: TlsFolder | None = None) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             self._listener = socket.create_server((host, port), family=family, backlog=128)
@@ -44,7 +50,7 @@ class Endpoint:
             uvicorn.Config(
                 app,
                 http=Connection,
-                ws="websockets-sansio",
+                ws=_Socket,
                 ws_max_size=MAX_MESSAGE_BYTES,
                 ws_ping_interval=_PING_SECONDS,
                 ws_ping_timeout=_PONG_SECONDS,
@@ -69,6 +75,49 @@ class Endpoint:
         for task in others:
             task.cancel()
         await serving
+
+
+class _Socket(WebSocketsSansIOProtocol):
+    """uvicorn's own WebSocket, but a client that does not read cannot keep what is to be sent to it for ever."""
+
+    _stalled: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than it is written to."""
+        super().pause_writing()
+        self._stalled = self.loop.call_later(_STALL_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        self._stop_waiting()
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is awaited any more."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def keepalive_timeout(self) -> None:
+        """The client is gone; what was to be sent to it, too."""
+        self.transport.abort()
+
+    def handle_cont(self, event: Frame) -> None:
+        """A further part of a message."""
+        super().handle_cont(event)
+        if len(self.frames) > _MAX_FRAGMENTS:
+            self.transport.abort()
+
+    async def send(self, message: Any) -> None:
+        """As uvicorn's, but a client that does not answer the end of a connection loses what it has not read."""
+        await super().send(message)
+        if self.close_timer is not None:
+            self.close_timer.cancel()
+            self.close_timer = self.loop.call_later(self.close_timeout, self.transport.abort)
+
+    def _stop_waiting(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
 
 
 class _Server(uvicorn.Server):
