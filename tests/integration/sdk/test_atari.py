@@ -21,6 +21,7 @@ def test_an_atari_game_is_the_same_through_every_door() -> None:
     with serving(PONG) as server:
         runner = overworld.make(f"gymnasium:{PONG}")
         assert runner.spec.action.vocabulary == ("noop", "fire", "right", "left", "rightfire", "leftfire")
+        assert "green paddle" in runner.spec.task
         episodes = played_by_stock(PONG, range(2))
         wanted = [episode.turns for episode in episodes]
         assert len({turn.frame for turns in wanted for turn in turns}) > 10

@@ -143,3 +143,15 @@ def test_a_vector_of_frames_and_texts(server: ServerProcess) -> None:
     np.testing.assert_array_equal(drawn[1], one.render())
     env.close()
     one.close()
+
+
+@pytest.mark.parametrize("copy", [True, False])
+def test_a_batch_is_the_callers_to_keep(copy: bool, server: ServerProcess) -> None:
+    session = overworld.Session(server.address, _served("MiniGrid-Empty-Random-5x5-v0"), 2, copy=copy)
+    assert session.shares_memory
+    env = OverworldVectorEnv(session, "view")
+    first, _ = env.reset(seed=[1, 2])
+    kept = first.copy()
+    assert not np.array_equal(env.step(np.array([0, 0]))[0], kept)
+    np.testing.assert_array_equal(first, kept)
+    env.close()

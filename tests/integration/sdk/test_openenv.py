@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import hashlib
 import io
 import json
+import signal
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,8 +21,11 @@ import numpy as np
 import pytest
 import xxhash
 from overworld import Session, server_info
+from overworld.host.config import ServerConfig
+from overworld.host.openenv import player
 from overworld.host.openenv.messages import MAX_MESSAGE_BYTES
 from overworld.host.process import ServerProcess
+from overworld.host.server import Server
 from overworld.service.credentials import Credentials
 from overworld.service.tls import TlsFolder
 from PIL import Image
@@ -322,6 +328,41 @@ def test_quotas_hold_here_too(tmp_path: Path) -> None:
         ):
             assert code(ask(full, "reset", {})) == "CAPACITY_REACHED QUOTA_EXCEEDED"
             assert ask(free, "reset", {})["type"] == "observation"
+
+
+def test_an_episode_lasts_as_long_as_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model may think for longer than a lease lasts."""
+    monkeypatch.setattr(player, "_LEASE_SECONDS", 0.6)
+    config = ServerConfig(envs=[TOY], port=0, workers=1, slots=1, openenv_port=free_port())
+
+    def think() -> None:
+        with open_socket(config.openenv_port) as socket:
+            ask(socket, "reset", {"seed": 1})
+            time.sleep(1.5)
+            assert ask(socket, "step", {"text": "up"})["data"]["reward"] == 1.0
+
+    async def serve() -> None:
+        server = Server(config)
+        await server.start()
+        try:
+            await asyncio.to_thread(think)
+        finally:
+            await server.stop(0)
+
+    asyncio.run(serve())
+
+
+def test_sigterm_lets_episodes_finish_and_then_hangs_up() -> None:
+    with serving("--grace", "20") as (server, port), open_socket(port) as playing, open_socket(port) as late:
+        ask(playing, "reset", {"seed": 1})
+        server.process.send_signal(signal.SIGTERM)
+        eventually(lambda: get(port, "/health") == (503, {"status": "unhealthy"}))
+        assert ask(playing, "step", {"text": "up"})["data"]["reward"] == 1.0
+        assert code(ask(late, "reset", {})) == "CAPACITY_REACHED DRAINING"
+        playing.close()
+        assert server.process.wait(10) == 0
+        with pytest.raises(ConnectionClosed):
+            late.recv(timeout=10)
 
 
 def test_tls_as_the_servers_own(tmp_path: Path) -> None:
