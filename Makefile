@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PACKAGES := sdk vlm services/envserver services/trainer services/policy
 SIMULATORS := alfworld,miniworld,webshop
-NODE := examples/node-server/node_modules/.package-lock.json
+NODE_SERVER := sdk/overworld/scaffold/templates/node
+NODE := $(NODE_SERVER)/node_modules/.package-lock.json
 SEED ?= 0
 ENV ?= gym_cards/NumberLine
 UPDATES ?= 3
@@ -80,14 +81,14 @@ example-verl: .venv-verl/.ready ## verl's agent loop on our env server, without 
 	.venv-verl/bin/python examples/verl/play.py
 
 example-node-server: $(NODE) ## an env server in JavaScript on 127.0.0.1:50051
-	node examples/node-server/server.js --allow-expert
+	node $(NODE_SERVER)/server.js --allow-expert
 
-$(NODE): examples/node-server/package-lock.json
-	npm ci --silent --prefix examples/node-server
+$(NODE): $(NODE_SERVER)/package-lock.json
+	npm ci --silent --prefix $(NODE_SERVER)
 
 clean: clean-examples
 clean-examples:
-	rm -rf .venv-trl .venv-verifiers .venv-verl examples/node-server/node_modules
+	rm -rf .venv-trl .venv-verifiers .venv-verl $(NODE_SERVER)/node_modules
 
 .venv-verl/.ready: CONSTRAINTS := /dev/null
 .venv-%/.ready: CONSTRAINTS := constraints.txt
@@ -125,7 +126,7 @@ lint: $(READY) ## ruff, mypy, import-linter, buf, hadolint, and the generated co
 	$(BIN)/mypy $(PACKAGES) benchmarks demo examples/*/*.py tests scripts/gallery.py
 	$(BIN)/lint-imports
 	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against released.binpb
-	$(BIN)/hadolint services/*/Dockerfile vlm/Dockerfile examples/*/Dockerfile
+	$(BIN)/hadolint services/*/Dockerfile vlm/Dockerfile examples/*/Dockerfile sdk/overworld/scaffold/templates/*/Dockerfile
 	scripts/proto --check
 
 format: $(READY) ## let ruff put the code into form

@@ -30,11 +30,11 @@ from overworld.evaluation.model import Answer
 from overworld.v1 import env_pb2 as pb
 from overworld.v1 import env_pb2_grpc
 
-from tests.support.examples import EXAMPLES
 from tests.support.optional import present
 from tests.support.shared_folder import shared_folder
 
-FOLDER = EXAMPLES / "node-server"
+ROOT = Path(__file__).parents[3]
+FOLDER = ROOT / "sdk/overworld/scaffold/templates/node"
 ENV = "maze/Escape"
 
 

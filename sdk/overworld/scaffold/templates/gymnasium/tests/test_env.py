@@ -1,0 +1,17 @@
+"""The env follows the contract, and is the one of Gymnasium."""
+
+from __future__ import annotations
+
+from overworld.check.env_class import check_env
+
+from shape_hunt.env import Game
+
+ENV = "shape_hunt.env:Game"
+
+
+def test_it_follows_the_contract() -> None:
+    assert check_env(ENV).findings == []
+
+
+def test_its_id_is_known_to_clients() -> None:
+    assert Game.spec.id == "gymnasium/FrozenLake-v1"
