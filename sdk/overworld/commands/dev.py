@@ -56,7 +56,7 @@ class _Served:
 
     def __init__(self, config: DevConfig, arguments: Sequence[str]) -> None:
         self._envs = config.envs
-        self._arguments = (*arguments, f"--grace={config.grace}")
+        self._arguments = (*arguments, f"--grace={config.grace}")  # the last one of a setting decides
         self._port = config.port
         self._process: ServerProcess | None = None
         self._since = ""
@@ -70,7 +70,7 @@ class _Served:
             return
         self.stop()
         try:
-            self._process = ServerProcess(arguments=self._arguments, port=self._port)
+            self._process = ServerProcess(arguments=(*self._arguments, f"--port={self._port}"))
         except ServiceError:  # it has said why, on the stderr that it shares with this process
             _say("the server did not start. Waiting for a change")
             return
