@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from overworld.errors import ContractError
 from overworld.host.process import ServerProcess
 from overworld_trainer.clone import clone
 from overworld_trainer.codec import as_arrays
@@ -79,7 +80,7 @@ def test_no_expert_is_asked_where_nothing_of_its_advice_is_used() -> None:
         with ExpertDemonstrations.open(settings(silent, "unused", **form)) as source:
             assert not source.used_expert
         for asks in ({"recipe": {}}, {"clone": {"updates": 2, "random_actions": 0.5}}):
-            with pytest.raises(EnvError, match="EXPERT_NOT_ALLOWED"):
+            with pytest.raises(ContractError, match="EXPERT_NOT_ALLOWED"):
                 demonstrations(silent, **(form | asks))
 
 

@@ -1,7 +1,8 @@
-"""The env follows the contract, and is the one of Gymnasium."""
+"""The env follows the contract, and is fit to be learnt in."""
 
 from __future__ import annotations
 
+from overworld.audit.auditing import audit
 from overworld.check.env_class import check_env
 
 from shape_hunt.env import Game
@@ -11,6 +12,10 @@ ENV = "shape_hunt.env:Game"
 
 def test_it_follows_the_contract() -> None:
     assert check_env(ENV).findings == []
+
+
+def test_its_audit_finds_no_error() -> None:
+    assert audit(ENV).errors == []
 
 
 def test_its_id_is_known_to_clients() -> None:

@@ -1,4 +1,4 @@
-// The server follows the contract.
+// The server follows the contract, and its env is fit to be learnt in.
 
 import assert from "node:assert";
 import { spawn, spawnSync } from "node:child_process";
@@ -16,7 +16,9 @@ before(async () => {
 
 after(() => server.kill("SIGKILL"));
 
-test("overworld check finds no rule broken", () => {
-  const { status, stdout, stderr } = spawnSync("overworld", ["check", address], { encoding: "utf8" });
-  assert.strictEqual(status, 0, stdout + stderr);
-});
+for (const command of ["check", "audit"]) {
+  test(`overworld ${command} finds nothing wrong`, () => {
+    const { status, stdout, stderr, error } = spawnSync("overworld", [command, address], { encoding: "utf8" });
+    assert.strictEqual(status, 0, error ?? stdout + stderr);
+  });
+}

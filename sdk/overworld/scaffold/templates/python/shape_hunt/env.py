@@ -108,6 +108,6 @@ class Triangle(Env):
         draw.line((left + low, top + low, left + far, top + far), "white", size // 8)
         draw.line((left + far, top + low, left + low, top + far), "white", size // 8)
         canvas = self.canvas("board", side, side)
-        canvas[...] = picture
+        canvas[...] = np.asarray(picture)
         text = f"The board is {self.options.side} cells high and wide. Steps so far: {self._steps}."
         return Observation((Image("board", canvas), text), admissible=tuple(self._around(self._cross)))

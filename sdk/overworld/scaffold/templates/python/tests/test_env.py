@@ -1,9 +1,10 @@
-"""The env follows the contract, and its expert wins."""
+"""The env follows the contract, means what it says, and its expert wins."""
 
 from __future__ import annotations
 
 import overworld
 import pytest
+from overworld.audit.auditing import audit
 from overworld.check.env_class import check_env
 
 ENV = "shape_hunt.env:Triangle"
@@ -11,6 +12,10 @@ ENV = "shape_hunt.env:Triangle"
 
 def test_it_follows_the_contract() -> None:
     assert check_env(ENV).findings == []
+
+
+def test_its_audit_finds_nothing() -> None:
+    assert audit(ENV).findings == []
 
 
 @pytest.mark.parametrize("seed", range(20))
