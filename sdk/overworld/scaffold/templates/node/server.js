@@ -22,7 +22,6 @@ const SERVICE = "overworld.v1.EnvService";
 const MAX_REQUEST_BYTES = 16 * 1024 * 1024;
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 const LEASE = { default: 60, most: 3600 }; // seconds
-const GRACE = 30; // seconds that sessions have to end once the server is told to
 
 const definition = loadSync("overworld/v1/env.proto", {
   includeDirs: [PROTO],
@@ -240,6 +239,7 @@ async function main() {
       "allow-expert": { type: "boolean", default: false },
       insecure: { type: "boolean", default: false },
       "health-port": { type: "string" },
+      grace: { type: "string", default: "30" }, // seconds that sessions have to end once the server is told to
     },
   });
   const tokens = readTokens();
@@ -278,7 +278,7 @@ async function main() {
     if (envServer.draining) return;
     envServer.draining = true;
     for (const name of ["", SERVICE]) health.setStatus(name, "NOT_SERVING");
-    const deadline = Date.now() + GRACE * 1000;
+    const deadline = Date.now() + Number(values.grace) * 1000;
     const waiting = setInterval(() => {
       if (envServer.sessions && Date.now() < deadline) return;
       clearInterval(waiting);
