@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -37,6 +38,8 @@ def main(arguments: Sequence[str]) -> int:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
+    # Python takes a compiled file for that of a source of the same second and size, though it may have changed in it.
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     folder = WatchedFolder(Path.cwd())
     server = _Served(config, arguments)
     server.reload()
@@ -102,7 +105,9 @@ def _loading_error(envs: Sequence[str]) -> str:
         )
     except subprocess.TimeoutExpired:
         return f"{' '.join(envs)} was not imported within {_LOAD_SECONDS:g} s"
-    return done.stderr.rstrip() if done.returncode else ""
+    if not done.returncode:
+        return ""
+    return done.stderr.rstrip() or f"importing {' '.join(envs)} ended the process with status {done.returncode}"
 
 
 def _say(text: str) -> None:

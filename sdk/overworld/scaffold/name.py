@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.machinery
+import importlib.util
 import keyword
 import os
 import re
@@ -36,13 +36,22 @@ def check_name(name: str) -> str:
         raise SettingsError(
             f"name: {module} is a word or a module of Python itself: take another name, such as {name}-env"
         )
-    elsewhere = [path for path in sys.path if os.path.abspath(path or ".") != os.getcwd()]
-    if importlib.machinery.PathFinder.find_spec(module, elsewhere) is not None:
+    if _is_installed(module):
         raise SettingsError(
             f"name: a module {module} is installed here already, and two cannot be imported: take another name, such "
             f"as {name}-env"
         )
     return name
+
+
+def _is_installed(module: str) -> bool:
+    """Whether the module can be imported anywhere but in the current folder."""
+    before = sys.path[:]
+    sys.path[:] = [path for path in before if os.path.abspath(path) != os.getcwd()]
+    try:
+        return importlib.util.find_spec(module) is not None
+    finally:
+        sys.path[:] = before
 
 
 def module_of(name: str) -> str:

@@ -56,7 +56,7 @@ def _files(folder: os.PathLike[str] | str) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             shown = [entry for entry in entries if not entry.name.startswith(".") and not entry.name.endswith("~")]
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):  # it is gone, or not for us, and so not for the program either
         return
     for entry in shown:
         if not entry.is_dir(follow_symlinks=False):

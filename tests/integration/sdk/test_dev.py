@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,9 @@ class Dev(ServiceProcess):
         self.log = folder.parent / "dev.log"
         command = ("dev", "bell:Bell", "--port=0", "--workers=1", "--slots=4", *arguments)
         super().__init__("overworld", *command, log=self.log)
+
+    def has_said(self, text: str) -> bool:
+        return text in self.log.read_text()
 
     def task(self) -> str:
         """What the server that answers now says of its env; empty while there is none."""
@@ -70,9 +74,9 @@ def dev(project: Path) -> Iterator[Dev]:
 def test_what_is_changed_is_served_and_what_is_broken_is_shown(project: Path, dev: Dev) -> None:
     with Session(dev.address, "bell/Ring", 1) as session:
         session.reset([0])
-        (project / "bell.py").write_text(ENV + "\ndef (:\n")
-        until(lambda: "SyntaxError" in dev.log.read_text())
-        assert "bell.py" in dev.log.read_text()
+        for broken, said in (("def (:", "bell.py"), ("def (", "SyntaxError"), ("exit(3)", "with status 3")):
+            (project / "bell.py").write_text(f"{ENV}\n{broken}\n")
+            until(partial(dev.has_said, said))
         [result] = session.step(["wait"])  # the code before is still served
         assert (result.error, result.observation.text) == (None, "Silence.")
         (project / "bell.py").write_text(ENV.replace("Ring the bell", "Ring it").replace("Silence", "Hush"))
