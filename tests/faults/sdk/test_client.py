@@ -538,6 +538,20 @@ def failed_call(address: str, method: str) -> str:
     return rf"^{re.escape(address)} answered {method} with INTERNAL \(boom\), .* not an error of overworld\.v1"
 
 
+def test_a_call_that_an_ending_server_has_cancelled_is_made_again(liar: Liar, monkeypatch: pytest.MonkeyPatch) -> None:
+    cancelled = iter([True, True])
+
+    def cancel(method: str, context: grpc.ServicerContext) -> None:
+        if method == "Step" and next(cancelled, False):
+            context.abort(grpc.StatusCode.CANCELLED, "")
+
+    with Session(liar.address, "liar/Env", 1) as session:
+        session.reset([0])
+        monkeypatch.setattr(liar, "fail", cancel)
+        assert [result.turn for result in session.step(["go"])] == [1]
+    assert next(cancelled, None) is None
+
+
 def test_errors_that_are_not_the_contracts_say_which_server_answered_which_call(
     liar: Liar, caplog: pytest.LogCaptureFixture
 ) -> None:
