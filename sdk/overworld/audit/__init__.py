@@ -1,0 +1,1 @@
+"""Audits of envs: is an env any good?"""
