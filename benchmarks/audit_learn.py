@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import graded_envs
-from overworld.audit.learning.arena import Stage
 from overworld.audit.learning.learn import LearnSettings, learn
 from overworld.audit.learning.verdict import Verdict
-from overworld.audit.stage import ClassPlace
+from overworld.audit.stage import ClassPlace, Stage
 from overworld.authoring.env import Env
 from report import CONSOLE, Row, finish, parser
 from rich.table import Table
@@ -102,7 +101,18 @@ def rows(runs: Mapping[type[Env], list[Run]]) -> Iterator[Row]:
 
 def table(runs: Mapping[type[Env], list[Run]]) -> Table:
     """All runs: mean return of each player in the held-out episodes."""
-    columns = ("env", "seed", "verdict", "random", "blank", "sequence", "frames", "frames over blind", "to half", "CPU-s")
+    columns = (
+        "env",
+        "seed",
+        "verdict",
+        "random",
+        "blank",
+        "sequence",
+        "frames",
+        "frames over blind",
+        "to half",
+        "CPU-s",
+    )
     shown = Table(*columns)
     for env, done in runs.items():
         for one in done:

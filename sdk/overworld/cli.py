@@ -24,6 +24,7 @@ _VERBS = {
     "verify": ("replay a kept evaluation without its model", "overworld[eval]"),
     "play": ("play an env in the terminal, or have it played", "overworld[eval]"),
     "check": ("check a server, or an env, against the contract", "overworld[check]"),
+    "audit": ("play an env in many ways and say whether it is any good", "overworld[check,host]"),
     "ps": ("show env servers, their envs and free slots", "overworld[host]"),
 }
 """Our own verbs, so that they are listed without being loaded, with the packages that bring them."""

@@ -47,7 +47,7 @@ def call(method: Callable[..., Any], *arguments: Any, seconds: float) -> Called:
             line = frame.f_lineno
 
     before = sys.getprofile()
-    with _Alarm(seconds):
+    with Alarm(seconds):
         try:
             sys.setprofile(note)
             value = method(*arguments)
@@ -83,7 +83,7 @@ def _at(file: str | None, line: int | None) -> str:
     return f"{Path(file).name}:{line}" if file else "?"
 
 
-class _Alarm:
+class Alarm:
     """Raises CallTimeoutError in the main thread after some seconds; elsewhere it cannot."""
 
     def __init__(self, seconds: float) -> None:

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
-from overworld.authoring.env import End, EnvSpec, Observation
+from overworld.audit.stage import Stage
+from overworld.authoring.env import End, Observation
 from overworld.authoring.runner import Result
 from overworld.client.moves import Move, Reset
 from overworld.errors import EvaluationError
 
 View = TypeVar("View")
 """What a player sees of an observation."""
-
-
-class Stage(Protocol):
-    """Slots of one env, as an audit opens them."""
-
-    spec: EnvSpec
-    slots: int
-
-    def step(self, moves: Mapping[int, Move]) -> dict[int, Result]:
-        """Slot -> result. A slot that failed has a result with `error`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from overworld.audit.learning.arena import Act, Arena, Episode, Game, Job, See, Stage, View, play, unseen
+from overworld.audit.learning.arena import Act, Arena, Episode, Game, Job, See, View, play, unseen
 from overworld.audit.learning.eyes import Eyes
 from overworld.audit.learning.ppo import Point, PpoSettings, train
 from overworld.audit.learning.seeds import Part, has_held_out_tasks, seeds
 from overworld.audit.learning.sequences import SearchSettings, Sequences, search
 from overworld.audit.learning.verdict import Gain, Verdict, gain, verdict
+from overworld.audit.stage import Stage
 from overworld.authoring.env import EnvSpec
 from overworld.client.moves import Reset
 from overworld.errors import EvaluationError

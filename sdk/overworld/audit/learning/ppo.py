@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from overworld.audit.learning.arena import Arena, Episode, Job, Stage
+from overworld.audit.learning.arena import Arena, Episode, Job
 from overworld.audit.learning.eyes import Eyes, stacked
 from overworld.audit.learning.network import ActorCritic
 from overworld.audit.learning.plateau import Plateau
 from overworld.audit.learning.policy import Policy
 from overworld.audit.learning.rollout import Rollout, Turn, advantages
+from overworld.audit.stage import Stage
 
 
 @dataclass(frozen=True, slots=True)

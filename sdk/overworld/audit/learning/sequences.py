@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from overworld.audit.learning.arena import Arena, Episode, Game, Job, Stage, play, unseen
+from overworld.audit.learning.arena import Arena, Episode, Game, Job, play, unseen
 from overworld.audit.learning.plateau import Plateau
+from overworld.audit.stage import Stage
 
 Actions = tuple[int, ...]
 """Indices into the vocabulary, from the first turn on. A longer episode begins again with the first."""
