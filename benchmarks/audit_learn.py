@@ -76,12 +76,13 @@ def run(env: type[Env], seed: int, folder: Path, settings: LearnSettings) -> Run
 
 
 def steps_to_half(done: Run) -> int:
-    """Env steps after which the learner with frames was half-way from chance to what it reached; 0 if it gained nothing."""
-    arms = {arm["name"]: arm for arm in done["arms"]}
-    half = (arms["random"]["mean"] + arms["frames"]["mean"]) / 2
+    """Env steps after which the learner with frames was half-way from chance to what it reached; 0 if it gained none."""
     if not done["frames_over_random"]["interval"]["low"] > 0:
         return 0
-    return next((point["steps"] for point in arms["frames"]["curve"] if point["mean"] >= half), arms["frames"]["steps"])
+    arms = {arm["name"]: arm for arm in done["arms"]}
+    half = (arms["random"]["mean"] + arms["frames"]["mean"]) / 2
+    reached = (point["steps"] for point in arms["frames"]["curve"] if point["mean"] >= half)
+    return int(next(reached, arms["frames"]["steps"]))
 
 
 def rows(runs: Mapping[type[Env], list[Run]]) -> Iterator[Row]:
@@ -101,30 +102,22 @@ def rows(runs: Mapping[type[Env], list[Run]]) -> Iterator[Row]:
 
 def table(runs: Mapping[type[Env], list[Run]]) -> Table:
     """All runs: mean return of each player in the held-out episodes."""
-    columns = (
-        "env",
-        "seed",
-        "verdict",
-        "random",
-        "blank",
-        "sequence",
-        "frames",
-        "frames over blind",
-        "to half",
-        "CPU-s",
-    )
-    shown = Table(*columns)
+    players = ("random", "blank", "sequence", "frames")
+    shown = Table("env", "seed", "verdict", *players, "frames over blind", "steps to half", "CPU-s")
     for env, done in runs.items():
         for one in done:
             means = {arm["name"]: f"{arm['mean']:.2f}" for arm in one["arms"]}
             gain = one["frames_over_blind"]["interval"]
-            players = (means[name] for name in ("random", "blank", "sequence", "frames"))
-            picture = f"{gain['value']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]"
-            steps = f"{steps_to_half(one):,}" if steps_to_half(one) else "-"
-            cpu = f"{one['cpu_seconds']:.0f}"
-            verdict = str(one["verdict"])
-            shown.add_row(env.__name__, str(one["seed"]), verdict, *players, picture, steps, cpu,
-                          style=None if one["told"] else "red")  # fmt: skip
+            shown.add_row(
+                env.__name__,
+                str(one["seed"]),
+                str(one["verdict"]),
+                *(means[player] for player in players),
+                f"{gain['value']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]",
+                f"{steps_to_half(one):,}" if steps_to_half(one) else "-",
+                f"{one['cpu_seconds']:.0f}",
+                style=None if one["told"] else "red",
+            )
     return shown
 
 

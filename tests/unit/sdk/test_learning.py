@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from overworld import ActionSpec, End, Env, EnvSpec, Image, Observation, Options, Reset, Result, Runner, Transition
+from overworld import ActionSpec, End, Env, EnvSpec, Image, Observation, Reset, Transition
 from overworld.audit.learning.arena import Arena, Game, Job, play, unseen
 from overworld.audit.learning.eyes import SIDE, Eyes
 from overworld.audit.learning.learn import LearnSettings, learn
@@ -22,6 +22,7 @@ from overworld.audit.learning.rollout import Rollout, Turn, advantages
 from overworld.audit.learning.seeds import Part, has_held_out_tasks, seeds
 from overworld.audit.learning.sequences import SearchSettings, search
 from overworld.audit.learning.verdict import Gain, Verdict, gain, verdict
+from overworld.audit.stage import ClassPlace, Stage
 from overworld.errors import EvaluationError
 from overworld.evaluation.statistics import Interval
 
@@ -80,18 +81,9 @@ class Alternating(Lamp):
     shown = changes = False
 
 
-class Local:
+def local(env: type[Env], count: int = 16, **options: Any) -> Stage:
     """Slots in this process."""
-
-    def __init__(self, env: type[Env], count: int = 16, **options: Any) -> None:
-        self._runners = [Runner(env(Options(**options)), slot=slot) for slot in range(count)]
-        self.spec, self.slots = self._runners[0].spec, count
-
-    def step(self, moves: Mapping[int, Any]) -> dict[int, Result]:
-        return {slot: self._step(self._runners[slot], move) for slot, move in moves.items()}
-
-    def _step(self, runner: Runner, move: Any) -> Result:
-        return runner.reset(move.seed) if isinstance(move, Reset) else runner.step(move)
+    return ClassPlace(env.spec.id, env, options=options, timeout=20.0).open(count)
 
 
 def turn(**changes: Any) -> Turn:
@@ -136,7 +128,7 @@ def test_only_the_limit_of_turns_is_bootstrapped() -> None:
     torch.manual_seed(0)
     network = ActorCritic(6, 2)
     for limit, bootstrapped in ((2, True), (300, False)):
-        stage = Local(Lamp, 1, max_turns=limit)
+        stage = local(Lamp, 1, max_turns=limit)
         eyes = Eyes(stage.step({0: Reset(0)})[0].observation)
         arena = Arena(stage, [Job(0), Job(1)], eyes)
         fragments, episodes = Rollout(arena, Policy(network, stage.spec.action.vocabulary, 0)).collect(limit % 297)
@@ -171,14 +163,14 @@ def test_no_task_is_in_two_parts() -> None:
 
 
 def test_arena_plays_every_job_once() -> None:
-    arena = Arena(Local(Lamp, 4), [Job(seed, seed) for seed in range(10)], unseen)
+    arena = Arena(local(Lamp, 4), [Job(seed, seed) for seed in range(10)], unseen)
     episodes = list(play(arena, lambda games: [0] * len(games)))
     assert sorted(episode.job.number for episode in episodes) == list(range(10))
     assert {episode.turns for episode in episodes} == {3}
 
 
 def test_search_finds_the_sequence() -> None:
-    stage = Local(Alternating)
+    stage = local(Alternating)
     found = search(
         stage, seeds(stage.spec, Part.TRAINING, 0), seeds(stage.spec, Part.CHOICE, 0), 0, SearchSettings(length=3)
     )
@@ -229,7 +221,7 @@ QUICK = LearnSettings(
 )
 def test_envs_whose_answer_is_known_are_told_apart(env: type[Env], expected: Verdict) -> None:
     told: list[str] = []
-    learned = learn(Local(env), settings=QUICK, on_progress=told.append)
+    learned = learn(local(env), settings=QUICK, on_progress=told.append)
     assert learned.verdict is expected
     assert told == [arm.name for arm in learned.arms] == ["random", "frames", "blank", "sequence"]
     assert learned.held_out_tasks
@@ -237,7 +229,7 @@ def test_envs_whose_answer_is_known_are_told_apart(env: type[Env], expected: Ver
 
 def test_same_seed_trains_the_same_policy() -> None:
     def curve(seed: int) -> Sequence[Any]:
-        stage = Local(Lamp)
+        stage = local(Lamp)
         eyes = Eyes(stage.step({0: Reset(0)})[0].observation)
         settings = PpoSettings(steps=600, batch=256)
         return train(stage, eyes, seeds(stage.spec, Part.TRAINING, seed), seed, settings).curve
@@ -257,7 +249,7 @@ def test_actions_without_a_vocabulary_are_refused(action: ActionSpec, named: str
         spec = EnvSpec(id="lab/Odd", task="", success="", action=action)
 
     with pytest.raises(EvaluationError, match=f"lab/Odd: its actions are {named}.*vocabulary"):
-        learn(Local(Odd, 1))
+        learn(local(Odd, 1))
 
 
 def test_env_without_a_picture_is_refused() -> None:
@@ -267,7 +259,7 @@ def test_env_without_a_picture_is_refused() -> None:
             return Observation(("left is lit",))
 
     with pytest.raises(EvaluationError, match="no picture"):
-        learn(Local(Told, 1))
+        learn(local(Told, 1))
 
 
 def test_settings_that_differ_have_digests_that_differ() -> None:
