@@ -76,7 +76,7 @@ def run(env: type[Env], seed: int, folder: Path, settings: LearnSettings) -> Run
 
 
 def steps_to_half(done: Run) -> int:
-    """Env steps after which the learner with frames was half-way from chance to what it reached; 0 if it gained none."""
+    """Env steps after which the learner with frames was half-way from chance to what it reached; 0 without a gain."""
     if not done["frames_over_random"]["interval"]["low"] > 0:
         return 0
     arms = {arm["name"]: arm for arm in done["arms"]}

@@ -22,11 +22,12 @@ _SKY, _GRASS, _ROAD, _WOOD, _STEEL = (168, 208, 236), (116, 168, 88), (202, 192,
 
 
 class Drawn(Env):
-    """An env with one picture, drawn with Pillow, and chance of its own."""
+    """An env with one picture, drawn with Pillow, and chance of its own. At the end a frame says how it went."""
 
     def reset(self, seed: int, split: str, task: int | None) -> Observation:
         """Starts an episode that depends on the seed alone."""
         self._chance = random.Random(seed)
+        self._won: bool | None = None
         self._begin()
         return self._look()
 
@@ -38,12 +39,16 @@ class Drawn(Env):
 
     def _look(self) -> Observation:
         picture = PillowImage.new("RGB", (SIDE, SIDE), _SKY)
-        self._draw(ImageDraw.Draw(picture))
+        pen = ImageDraw.Draw(picture)
+        self._draw(pen)
+        if self._won is not None:
+            pen.rectangle((0, 0, SIDE - 1, SIDE - 1), outline=_GREEN if self._won else _RED, width=4)
         canvas = self.canvas("view", SIDE, SIDE)
         canvas[...] = np.asarray(picture)
         return Observation((Image("view", canvas),))
 
     def _end(self, reward: float, success: bool) -> Transition:
+        self._won = success
         return Transition(self._look(), reward, End.TASK, success)
 
 
@@ -127,6 +132,7 @@ class Fork(Drawn):
     def _begin(self) -> None:
         self._walked = 0
         self._way = self._chance.choice(("left", "right"))
+        self._cloud = self._chance.randrange(4, 44), self._chance.randrange(3, 8)
 
     def step(self, action: str) -> Transition:
         """0.5 for reaching the fork, 0.5 for the right road."""
@@ -139,6 +145,8 @@ class Fork(Drawn):
         return Transition(self._look(), 0.5 * (self._walked == self._steps))
 
     def _draw(self, pen: ImageDraw.ImageDraw) -> None:
+        x, y = self._cloud
+        pen.ellipse((x, y, x + 15, y + 6), fill=(244, 246, 248))
         pen.rectangle((0, 28, SIDE, SIDE), fill=_GRASS)
         if self._walked == self._steps:
             pen.polygon(((22, 63), (41, 63), (63, 34), (52, 30), (32, 48), (11, 30), (0, 34)), fill=_ROAD)
