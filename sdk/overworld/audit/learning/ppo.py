@@ -35,7 +35,7 @@ class PpoSettings:
     seconds: float = 80.0
     batch: int = 1024
     minibatch: int = 256
-    epochs: int = 4
+    epochs: int = 3
     lr: float = 1e-3
     gamma: float = 0.99
     lam: float = 0.95
@@ -44,7 +44,7 @@ class PpoSettings:
     value: float = 0.5
     max_grad_norm: float = 0.5
     window: int = 400
-    patience: int = 30_000
+    patience: int = 24_000
     won: float = 0.98
 
 
