@@ -67,7 +67,9 @@ def run(env: type[Env], seed: int, folder: Path, settings: LearnSettings) -> Run
     learned = learn(stage, seed=seed, settings=settings)
     expected = ENVS[env]
     told = learned.verdict is expected.verdict and learned.blind_over_random.proven is expected.blind_gains
-    result = {"digest": wanted, "told": told, "cpu_seconds": time.process_time() - started, **learned.as_dict()}
+    # The digest here is of the envs, too, and replaces that of the settings.
+    seconds = time.process_time() - started
+    result = {**learned.as_dict(), "digest": wanted, "told": told, "cpu_seconds": seconds}
     folder.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
     partial.write_text(json.dumps(result, indent=1))

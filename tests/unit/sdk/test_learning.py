@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import itertools
+import json
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +17,7 @@ import torch
 from overworld import ActionSpec, End, Env, EnvSpec, Image, Observation, Reset, Transition
 from overworld.audit.learning.arena import Arena, Game, Job, play, unseen
 from overworld.audit.learning.eyes import SIDE, Eyes
+from overworld.audit.learning.figures import tables
 from overworld.audit.learning.learn import LearnSettings, learn
 from overworld.audit.learning.network import ActorCritic
 from overworld.audit.learning.plateau import Plateau
@@ -23,8 +28,11 @@ from overworld.audit.learning.seeds import Part, has_held_out_tasks, seeds
 from overworld.audit.learning.sequences import SearchSettings, search
 from overworld.audit.learning.verdict import Gain, Verdict, gain, verdict
 from overworld.audit.stage import ClassPlace, Stage
+from overworld.commands.audit import main
 from overworld.errors import EvaluationError
 from overworld.evaluation.statistics import Interval
+
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
 
 @pytest.fixture(autouse=True)
@@ -225,6 +233,18 @@ def test_envs_whose_answer_is_known_are_told_apart(env: type[Env], expected: Ver
     assert learned.verdict is expected
     assert told == [arm.name for arm in learned.arms] == ["random", "frames", "blank", "sequence"]
     assert learned.held_out_tasks
+    players, gains, sequence = tables(learned)
+    assert players.title == f"Learning: {expected}"
+    assert [row[0] for row in players.rows] == [
+        "random actions", "learner with frames", "learner with blank frames", "best fixed sequence",
+    ]  # fmt: skip
+    assert {float(row[1]) for row in players.rows} == {round(arm.mean, 3) for arm in learned.arms}
+    assert [float(row[1]) for row in gains.rows] == [
+        round(gain.interval.value, 3)
+        for gain in (learned.frames_over_random, learned.blind_over_random, learned.frames_over_blind)
+    ]
+    assert sequence.rows[0][0].startswith(learned.sequence[0])
+    assert json.loads(json.dumps(learned.as_dict()))["verdict"] == str(expected)
 
 
 def test_same_seed_trains_the_same_policy() -> None:
@@ -264,3 +284,32 @@ def test_env_without_a_picture_is_refused() -> None:
 
 def test_settings_that_differ_have_digests_that_differ() -> None:
     assert QUICK.digest != LearnSettings().digest == LearnSettings().digest
+
+
+def test_benchmark_resumes_from_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    benchmark = importlib.import_module("audit_learn")
+    coin = importlib.import_module("graded_envs").Coin
+    settings = LearnSettings(PpoSettings(steps=128, batch=128), SearchSettings(steps=1), choice=5, judged=10)
+    first = benchmark.run(coin, 0, tmp_path, settings)
+    assert json.loads((tmp_path / "Coin-0.json").read_text()) == json.loads(json.dumps(first))
+    monkeypatch.setattr(benchmark, "learn", lambda *_, **__: pytest.fail("it is run again"))
+    assert benchmark.run(coin, 0, tmp_path, settings) == json.loads(json.dumps(first))
+    for other in (dataclasses.replace(settings, judged=11), settings):
+        seed = 0 if other != settings else 1
+        with pytest.raises(pytest.fail.Exception, match="run again"):
+            benchmark.run(coin, seed, tmp_path, other)
+
+
+def test_command_says_what_cannot_be_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    (tmp_path / "told.py").write_text(
+        "from overworld import ActionSpec, Env, EnvSpec\n"
+        "class Told(Env):\n"
+        "    spec = EnvSpec('lab/Told', 'Say it.', 'Said.', ActionSpec(max_text_bytes=99))\n"
+        "    def reset(self, seed, split, task): ...\n"
+        "    def step(self, action): ...\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["told:Told", "--learn"]) == 2
+    assert "lab/Told: its actions are free text; --learn trains" in capsys.readouterr().err
