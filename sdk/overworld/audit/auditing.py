@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image as Pillow
 
 from overworld.audit import judgements  # noqa: F401 - they register themselves
-from overworld.audit.case import Case
+from overworld.audit.case import ROBUSTNESS, Case
 from overworld.audit.judging import JUDGEMENTS, Judgement
 from overworld.audit.report import EnvReport, Frame, Report, Table
 from overworld.audit.stage import ClassPlace, Place, ServerPlace
@@ -175,7 +175,7 @@ def _ask(case: Case, judgement: Judgement) -> None:
         why = str(error)
     except (ContractError, ServerError) as error:  # a class's own errors are results; these are of a server
         why = f"the server failed: {error}"
-        case.find("error", "the episodes of this question", str(error), "results", question="runtime.robustness")
+        case.find("error", "the episodes of this question", str(error), "results", question=ROBUSTNESS)
     for question in judgement.questions:
         if why:
             report.skipped.setdefault(question, why)

@@ -14,9 +14,11 @@ from overworld.audit.report import EnvReport, Finding, Severity
 from overworld.audit.stage import Place, Stage
 from overworld.authoring.env import Action, EnvSpec
 from overworld.check.findings import SkipCheckError, shortened
+from overworld.errors import Reason
 
 MANY = 8
 """Seeds that most ways of playing are tried with."""
+ROBUSTNESS = "runtime.robustness"
 _SCRIPT_TURNS = 20
 _RANDOM_EPISODES = 24
 _RANDOM_TURNS = 100
@@ -26,7 +28,7 @@ _FIXED_ACTIONS = 12
 _DEPTH = 5
 _SEARCH_EPISODES = 400
 _SEARCH_TURNS = 200
-_SEARCH_STEPS = 6_000
+_SEARCH_STEPS = 4_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +114,26 @@ class Case:
     def play(self, stage: Stage, jobs: Iterable[Job]) -> list[Episode]:
         """Plays, until the time is over."""
         episodes = play(stage, jobs, until=lambda: self.late)
+        for episode in episodes:
+            if episode.error:
+                self._failed(episode)
         self.report.episodes += len(episodes)
         self.report.turns += sum(len(episode.turns) for episode in episodes)
         return episodes
+
+    def _failed(self, episode: Episode) -> None:
+        """Records that a slot failed, whatever the question is; an env that hangs has no more time."""
+        reason = episode.error.partition(":")[0]
+        if reason == Reason.STEP_TIMEOUT.name:
+            self.deadline = time.monotonic()
+        if any(
+            finding.question == ROBUSTNESS and finding.came[:60] == episode.error[:60]
+            for finding in self.report.findings
+        ):
+            return
+        did = f"{shortened(repr(episode.moves[-1]), 80)} ({episode.player})" if episode.moves else "a reset"
+        sent = f"seed {episode.seed}, turn {len(episode.prefix) + len(episode.moves)}: {did}"
+        self.find("error", sent, episode.error, "a result", question=ROBUSTNESS)
 
     def job(self, name: str, player: Player, seed: int, turns: int, *, chance: str = "", **arguments: Any) -> Job:
         """An episode; its player's chance depends on the audit's seed, the name, and `chance` or the episode's seed."""

@@ -177,6 +177,7 @@ def play(stage: Stage, jobs: Iterable[Job], *, until: Callable[[], bool] = lambd
             episode.turns.append(_turn(result))
             if job.keep and len(episode.frames) < _FRAMES and result.observation.images:
                 episode.frames.append((result.turn, result.observation.images[0].pixels.copy()))
+    done |= {number: episode for number, _, episode, _ in running.values() if episode.ended or episode.error}
     return [done[number] for number in sorted(done)]
 
 

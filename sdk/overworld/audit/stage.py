@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from overworld.check.author import Alarm, CallTimeoutError, disturb_global_chanc
 from overworld.client.channel import ServerInfo
 from overworld.client.moves import Act, Move, Reset
 from overworld.client.session import Session
+from overworld.errors import Reason
 from overworld.service.credentials import Credentials
 
 _RETRY_SECONDS = 20.0
@@ -118,17 +120,23 @@ class _ClassStage:
         self.spec = replace(self.spec, max_turns=runners[0].env.options.max_turns)
 
     def step(self, moves: Mapping[int, Move]) -> dict[int, Result]:
-        return {slot: self._move(slot, move) for slot, move in moves.items()}
+        results: dict[int, Result] = {}
+        while len(results) < len(moves):
+            with suppress(CallTimeoutError), Alarm(self._timeout):  # one for all: setting it takes as long as a step
+                for slot, move in moves.items():
+                    if slot not in results:
+                        results[slot] = self._move(slot, move)
+        return results
 
     def _move(self, slot: int, move: Move) -> Result:
         runner = self._runners[slot]
         try:
-            with Alarm(self._timeout):
-                if isinstance(move, Reset):
-                    return runner.reset(move.seed, split=move.split, task=move.task, prefix=move.prefix)
-                return runner.step(move.action if isinstance(move, Act) else move)
-        except (Exception, CallTimeoutError) as error:  # whatever an author's code raises: a server gives ENV_ERROR
-            told = SlotError("ENV_ERROR", f"{type(error).__name__}: {error}")
+            if isinstance(move, Reset):
+                return runner.reset(move.seed, split=move.split, task=move.task, prefix=move.prefix)
+            return runner.step(move.action if isinstance(move, Act) else move)
+        except Exception as error:  # whatever an author's code raises: a server gives these reasons
+            reason = Reason.STEP_TIMEOUT if isinstance(error, CallTimeoutError) else Reason.ENV_ERROR
+            told = SlotError(reason.name, f"{type(error).__name__}: {error}")
             return Result(slot=slot, episode=0, turn=0, error=told)
 
     def close(self) -> None:
@@ -137,7 +145,7 @@ class _ClassStage:
 
 
 class ClassPlace:
-    """An `Env` class in this process. A step may take `timeout` seconds."""
+    """An `Env` class in this process. A step of all slots may take `timeout` seconds."""
 
     slots = 4
 

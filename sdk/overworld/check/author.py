@@ -84,7 +84,7 @@ def _at(file: str | None, line: int | None) -> str:
 
 
 class Alarm:
-    """Raises CallTimeoutError in the main thread after some seconds; elsewhere it cannot."""
+    """Raises CallTimeoutError in the main thread every so many seconds; in other threads it cannot."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -93,7 +93,7 @@ class Alarm:
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGALRM, self._ring)
-            signal.setitimer(signal.ITIMER_REAL, self._seconds)
+            signal.setitimer(signal.ITIMER_REAL, self._seconds, self._seconds)
 
     def __exit__(self, *_: object) -> None:
         if self._before is not None:

@@ -49,10 +49,10 @@ def of_lists(case: Case) -> None:
                 case.find("error", sent, f"{shortened(repr(after.executed), 80)} was executed", "what was sent")
                 return
             if listed and before.admissible and after.end is None:
-                changed = after.look != before.look or bool(after.reward) or after.metrics != before.metrics
+                changed = after.look != before.look or bool(after.reward)
                 tried[move].append(changed)
                 said = _REFUSAL.search(after.text)
-                still = after.pictures == before.pictures and not after.reward
+                still = after.pictures == before.pictures and after.reward <= 0
                 if said and still and not _REFUSAL.search(before.text):
                     case.find("warning", f"{sent}, which is listed", f"the text says {said[0]!r}", "it works")
     for episode in near(case):

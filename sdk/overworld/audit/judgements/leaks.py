@@ -26,6 +26,7 @@ _CERTAIN = 0.9
 _TURNS = 10
 """Turns in which the right action must be known."""
 _VERBATIM = 4
+_ASKED = 160
 _EPISODES = 6
 _NAMED = re.compile(
     r"\b(?:answer|solution|ground.?truth|(?:optimal|correct|right) (?:action|answer|move))\b\s*(?:is|=|:)\s*(\S+)",
@@ -69,14 +70,26 @@ def _known(case: Case) -> Known:
         for episode in group:
             if episode.success and len(episode.moves) == 1 and isinstance(episode.moves[0], str):
                 winners[episode.seed].append((episode.turns[0], episode.moves[0]))
-    for episode in [*case.random, *case.known.get("search", [])]:
-        if episode.success and len(episode.moves) == 1 and isinstance(episode.moves[0], str):
-            winners[episode.seed].append((episode.turns[0], episode.moves[0]))
+    if winners and all(len(episode.moves) == 1 for group in case.fixed.values() for episode in group):
+        for episode in _asked(case):
+            if episode.success and isinstance(episode.moves[0], str):
+                winners[episode.seed].append((episode.turns[0], episode.moves[0]))
     return [
         (*found[0], seed)
         for seed, found in winners.items()
         if len({action for _, action in found}) == 1
     ]  # fmt: skip
+
+
+def _asked(case: Case) -> list[Episode]:
+    """Every action under more seeds, where episodes have one turn."""
+    actions = [group[0].moves[0] for group in case.fixed.values()]
+    seeds = [case.seeds[-1] + 900 + number for number in range(_ASKED // len(actions))]
+    with case.open() as stage:
+        return case.play(
+            stage,
+            [case.job("asked", players.repeating(action), seed, 1) for seed in seeds for action in actions],
+        )
 
 
 def _judge_plain(case: Case, known: Known) -> bool:

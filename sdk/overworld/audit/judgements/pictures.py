@@ -32,9 +32,8 @@ def of_episodes(case: Case) -> None:
     episodes = [episode for episode in case.scripts if not episode.error]
     if case.place.expert:
         episodes = [*episodes, *(episode for episode in case.advised if episode.player == "advised")]
-    seen = {tuple(turn.pictures for turn in episode.turns) for episode in case.scripts}
     first = {episode.turns[0].pictures for episode in case.everything}
-    if len(seen) == 1:
+    if len(first) == 1 and all(len(seen) == 1 for seen in _by_turn(case.scripts)):
         told = {repr([_rest(turn) for turn in episode.turns]) for episode in case.scripts}
         advice = {episode.turns[0].advice for episode in episodes if episode.turns[0].advice is not None}
         wins = {frozenset(name for name, group in case.fixed.items() if _won(group, seed)) for seed in case.seeds[:4]}
@@ -44,6 +43,12 @@ def of_episodes(case: Case) -> None:
             case.find("error", sent, f"the same pictures, though {why}", "pictures of these episodes")
     elif len(first) == 1 and len({turn for episode in case.scripts for turn in _pictures(episode)}) == 1:
         case.find("error", f"{len(case.everything)} episodes", "one and the same picture", "pictures of the state")
+
+
+def _by_turn(episodes: list[Episode]) -> list[set[object]]:
+    """The different pictures of each turn."""
+    longest = max(len(episode.turns) for episode in episodes)
+    return [{each.turns[turn].pictures for each in episodes if turn < len(each.turns)} for turn in range(longest)]
 
 
 def _won(group: list[Episode], seed: int) -> bool:
@@ -102,16 +107,19 @@ def _judge_ends(case: Case) -> None:
     """The last picture shows the last action's effect, if this action usually changes the picture."""
     changed: dict[str, list[bool]] = defaultdict(list)
     final: dict[str, list[bool]] = defaultdict(list)
+    repeated = {id(episode) for group in case.fixed.values() for episode in group}
     for episode in case.everything:
+        if id(episode) in repeated:
+            continue  # who walks against a wall sees no change
         for number, move in enumerate(episode.moves[: len(episode.turns) - 1]):
             before, after = episode.turns[number], episode.turns[number + 1]
             if move is None or after.outcome is not Outcome.EXECUTED or (after.end is not None and not after.terminal):
                 continue
             to = final if after.terminal else changed
             to[str(move)].append(after.pictures != before.pictures)
-    usual = {move for move, changes in changed.items() if len(changes) >= _PAIRS and sum(changes) >= 0.8 * len(changes)}
+    usual = {move for move, changes in changed.items() if len(changes) >= _PAIRS and sum(changes) >= 0.6 * len(changes)}
     last = [each for move in usual for each in final[move]]
-    if len(last) >= _PAIRS and not any(last):
+    if len(last) >= 2 * _PAIRS and not any(last):
         sent = f"{len(last)} ends, by actions that otherwise change the picture"
         case.find("error", sent, "the picture of the turn before", "a picture of the end")
 

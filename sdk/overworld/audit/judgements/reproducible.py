@@ -40,7 +40,7 @@ def of_seeds(case: Case) -> None:
         told = f"{changed}, in slots that had played nothing"
         case.find("error", _twice(first), told, "the same episode", question=DETERMINISM)
     else:
-        _judge_isolation(case, alone, again, distinct)
+        _judge_isolation(case, alone, again, _distinct(together[: case.slots]))
     if not _found(case, DETERMINISM, ISOLATION):
         _judge_slots(case, alone, together)
     if case.place.expert and not case.report.findings:
@@ -52,7 +52,10 @@ def of_seeds(case: Case) -> None:
 
 
 def _judge_isolation(case: Case, alone: Episode, again: list[Episode], distinct: int) -> None:
-    """A slot has played the first episode, and plays it at once again, and after two others."""
+    """A slot has played the first episode, and plays it at once again, and after two others.
+
+    `distinct` is the number of different episodes with which new slots begin.
+    """
     for episode, after in ((again[0], "itself"), (again[3], "two others")):
         if not (changed := _changed(alone, episode, case)):
             continue

@@ -270,12 +270,13 @@ def of_limits(case: Case) -> None:
     won = [episode for episode in idle if episode.success]
     lengths = {len(episode.moves) for episode in won}
     names = {episode.player for episode in won}
-    longest = max((len(episode.moves) for episode in idle if episode.ended), default=0)
+    acting = [episode for episode in idle if episode.ended and episode.player != "silence"]
+    longest = max((len(episode.moves) for episode in acting), default=0)
     if len(won) >= 4 and len(names) > 1 and lengths == {longest} and longest > 2:
         sent = f"{len(won)} episodes of {len(names)} agents that make no effort"
         case.find("error", sent, f"success, each at turn {longest}", "failure where a limit of turns ends it")
         return
-    lost = [episode for episode in idle if episode.ended and not episode.success]
+    lost = [episode for episode in acting if not episode.success and episode not in _short(case)]
     called = [episode for episode in lost if episode.turns[-1].end is End.TASK and len(episode.moves) == longest]
     others = {len(episode.moves) for episode in lost}
     ways = {tuple(map(str, episode.moves)) for episode in called}
@@ -333,10 +334,16 @@ def of_success(case: Case) -> None:
     sent = f"{len(episodes)} episodes, {ended} of them to their end"
     if case.place.expert:
         case.find("error", sent, "no success, not even the expert's", "success")
-    elif len({turn.reward for episode in episodes for turn in episode.turns}) > 1:
+    elif _pays(episodes):
         raise case.skip(f"nobody succeeded in {len(episodes)} episodes, though some earned something; no expert")
     else:
         case.find("warning", sent, "no success, and the same reward in all turns", "success")
+
+
+def _pays(episodes: Sequence[Episode]) -> bool:
+    """Whether some actions earn more than is usual."""
+    rewards = [turn.reward for each in episodes for turn in each.turns if turn.outcome is Outcome.EXECUTED]
+    return bool(rewards) and max(rewards) > max(set(rewards), key=rewards.count) + _TOLERANCE
 
 
 @answers(FARMING)
