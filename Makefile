@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # ALFWorld's planner is compiled: by cmake 4, too, which would refuse its age, and by whatever `python` is on the path.
 export CMAKE_POLICY_VERSION_MINIMUM := 3.5
 
-.PHONY: help setup demo train tutorial test check-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist soak lint format proto released-proto bench clean
+.PHONY: help setup demo train tutorial test check-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist soak lint format proto released-proto bench audit-learn clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -159,6 +159,9 @@ released-proto: $(READY) ## at a release: make proto/ the contract that later ch
 	cd proto && ../$(BIN)/buf build --exclude-source-info --output released.binpb
 
 bench: bench-startup bench-transport bench-waiting bench-compression bench-wire bench-bridges bench-gym_cards bench-miniworld bench-alfworld bench-webshop bench-families bench-trainer bench-ranks ## all benchmarks; CHECK=1 fails below a target
+
+audit-learn: $(READY) ## five graded envs, told apart by `overworld audit --learn`; resumes in runs/audit-learn
+	nice $(BIN)/python benchmarks/audit_learn.py $(if $(JSON),--json $(JSON))
 
 bench-%: $(READY) ## one benchmark, e.g. bench-transport; CHECK=1, JSON=FILE
 	$(BIN)/python benchmarks/$*.py $(if $(JSON),--json $(JSON))
