@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PACKAGES := sdk vlm services/envserver services/trainer services/policy
 SIMULATORS := alfworld,miniworld,webshop
-NODE := examples/node-server/node_modules/.package-lock.json
+NODE_SERVER := sdk/overworld/scaffold/templates/node
+NODE := $(NODE_SERVER)/node_modules/.package-lock.json
 SEED ?= 0
 ENV ?= gym_cards/NumberLine
 UPDATES ?= 3
@@ -15,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # ALFWorld's planner is compiled: by cmake 4, too, which would refuse its age, and by whatever `python` is on the path.
 export CMAKE_POLICY_VERSION_MINIMUM := 3.5
 
-.PHONY: help setup demo train test check-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist soak lint format proto released-proto bench clean
+.PHONY: help setup demo train tutorial test check-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist soak lint format proto released-proto bench audit-learn clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -39,6 +40,9 @@ train: $(READY) ## train the tiny model in an env; ENV=gym_cards/EZPoints UPDATE
 
 test: $(READY) $(if $(shell command -v npm 2>/dev/null),$(NODE)) ## the tests that need minutes: unit, integration, faults, the demo, k8s/
 	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder -m "not demo and not soak and not compose and not peer"
+
+tutorial: $(READY) ## run docs/tutorial.md as it stands; PART=python, gymnasium or node: minutes
+	$(BIN)/python scripts/tutorial.py $(PART)
 
 test-compose: $(READY) ## the stack in containers: builds, trains, crashes, recovers; needs a Docker engine
 	$(BIN)/python -m pytest -m compose tests/compose
@@ -96,14 +100,14 @@ example-verl: .venv-verl/.ready ## verl's agent loop on our env server, without 
 	.venv-verl/bin/python examples/verl/play.py
 
 example-node-server: $(NODE) ## an env server in JavaScript on 127.0.0.1:50051
-	node examples/node-server/server.js --allow-expert
+	node $(NODE_SERVER)/server.js --allow-expert
 
-$(NODE): examples/node-server/package-lock.json
-	npm ci --silent --prefix examples/node-server
+$(NODE): $(NODE_SERVER)/package-lock.json
+	npm ci --silent --prefix $(NODE_SERVER)
 
 clean: clean-examples
 clean-examples:
-	rm -rf .venv-trl .venv-verifiers .venv-verl examples/node-server/node_modules
+	rm -rf .venv-trl .venv-verifiers .venv-verl $(NODE_SERVER)/node_modules
 
 .venv-verl/.ready: CONSTRAINTS := /dev/null
 .venv-%/.ready: CONSTRAINTS := constraints.txt
@@ -138,10 +142,10 @@ soak: $(READY) ## long runs that look for leaks
 lint: $(READY) ## ruff, mypy, import-linter, buf, hadolint, and the generated code's freshness
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(PACKAGES) benchmarks demo examples/*/*.py tests scripts/gallery.py
+	$(BIN)/mypy $(PACKAGES) benchmarks demo examples/*/*.py tests scripts/*.py
 	$(BIN)/lint-imports
 	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against released.binpb
-	$(BIN)/hadolint services/*/Dockerfile vlm/Dockerfile examples/*/Dockerfile
+	$(BIN)/hadolint services/*/Dockerfile vlm/Dockerfile examples/*/Dockerfile sdk/overworld/scaffold/templates/*/Dockerfile
 	scripts/proto --check
 
 format: $(READY) ## let ruff put the code into form
@@ -155,6 +159,9 @@ released-proto: $(READY) ## at a release: make proto/ the contract that later ch
 	cd proto && ../$(BIN)/buf build --exclude-source-info --output released.binpb
 
 bench: bench-startup bench-transport bench-waiting bench-compression bench-wire bench-bridges bench-gym_cards bench-miniworld bench-alfworld bench-webshop bench-families bench-trainer bench-ranks ## all benchmarks; CHECK=1 fails below a target
+
+audit-learn: $(READY) ## five graded envs, told apart by `overworld audit --learn`; resumes in runs/audit-learn
+	nice $(BIN)/python benchmarks/audit_learn.py $(if $(JSON),--json $(JSON))
 
 bench-%: $(READY) ## one benchmark, e.g. bench-transport; CHECK=1, JSON=FILE
 	$(BIN)/python benchmarks/$*.py $(if $(JSON),--json $(JSON))

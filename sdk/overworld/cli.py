@@ -16,6 +16,8 @@ from importlib.metadata import entry_points, version
 _GROUP = "overworld.commands"
 
 _VERBS = {
+    "init": ("make a project with an env of your own", "overworld[host]"),
+    "dev": ("serve a project, again after each change", "overworld[host]"),
     "serve": ("serve simulators over gRPC", "overworld[host]"),
     "train": ("train an agent with VL-DAC", "overworld-trainer"),
     "policy": ("serve checkpoints through an OpenAI-compatible API", "overworld-policy"),
@@ -24,6 +26,7 @@ _VERBS = {
     "verify": ("replay a kept evaluation without its model", "overworld[eval]"),
     "play": ("play an env in the terminal, or have it played", "overworld[eval]"),
     "check": ("check a server, or an env, against the contract", "overworld[check]"),
+    "audit": ("play an env in many ways and say whether it is any good", "overworld[check,host]"),
     "ps": ("show env servers, their envs and free slots", "overworld[host]"),
 }
 """Our own verbs, so that they are listed without being loaded, with the packages that bring them."""

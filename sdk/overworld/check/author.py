@@ -47,7 +47,7 @@ def call(method: Callable[..., Any], *arguments: Any, seconds: float) -> Called:
             line = frame.f_lineno
 
     before = sys.getprofile()
-    with _Alarm(seconds):
+    with Alarm(seconds):
         try:
             sys.setprofile(note)
             value = method(*arguments)
@@ -83,8 +83,8 @@ def _at(file: str | None, line: int | None) -> str:
     return f"{Path(file).name}:{line}" if file else "?"
 
 
-class _Alarm:
-    """Raises CallTimeoutError in the main thread after some seconds; elsewhere it cannot."""
+class Alarm:
+    """Raises CallTimeoutError in the main thread every so many seconds; in other threads it cannot."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -93,7 +93,7 @@ class _Alarm:
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGALRM, self._ring)
-            signal.setitimer(signal.ITIMER_REAL, self._seconds)
+            signal.setitimer(signal.ITIMER_REAL, self._seconds, self._seconds)
 
     def __exit__(self, *_: object) -> None:
         if self._before is not None:

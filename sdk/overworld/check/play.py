@@ -7,8 +7,10 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from overworld.contract.wire import tensor_from_proto, tensor_to_proto
 from overworld.v1 import env_pb2 as pb
@@ -55,28 +57,35 @@ def choose(spec: pb.EnvSpec, result: pb.SlotResult, chance: random.Random, advis
     if spec.action.HasField("low"):
         return pb.Action(tensor=_tensor(spec.action, chance))
     texts = result.observation.admissible or spec.action.vocabulary
-    return pb.Action(text=chance.choice(texts) if texts else _free_text(spec, result, chance))
+    if texts:
+        return pb.Action(text=chance.choice(texts))
+    read = " ".join(part.text for part in result.observation.parts)
+    return pb.Action(text=free_text(spec.task, read, spec.action.max_text_bytes, chance))
 
 
 def _tensor(spec: pb.ActionSpec, chance: random.Random) -> pb.Tensor:
-    low, high = tensor_from_proto(spec.low), tensor_from_proto(spec.high)
+    return tensor_to_proto(drawn_tensor(tensor_from_proto(spec.low), tensor_from_proto(spec.high), chance))
+
+
+def drawn_tensor(low: NDArray[Any], high: NDArray[Any], chance: random.Random) -> NDArray[Any]:
+    """A tensor between `low` and `high`."""
     if low.dtype.kind == "f":
         span = np.clip(np.stack([low, high]), -1e6, 1e6)
-        drawn = span[0] + (span[1] - span[0]) * chance.random()
-        return tensor_to_proto(np.clip(drawn, low, high).astype(low.dtype))
-    return tensor_to_proto(
-        np.where([chance.random() < 0.5 for _ in range(low.size)], low.ravel(), high.ravel()).reshape(low.shape)
-    )
+        drawn: NDArray[Any] = span[0] + (span[1] - span[0]) * chance.random()
+        between: NDArray[Any] = np.clip(drawn, low, high).astype(low.dtype)
+        return between
+    ends: NDArray[Any] = np.where([chance.random() < 0.5 for _ in range(low.size)], low.ravel(), high.ravel())
+    return ends.reshape(low.shape)
 
 
-def _free_text(spec: pb.EnvSpec, result: pb.SlotResult, chance: random.Random) -> str:
-    """Words that were read somewhere; `verb[words]` where the task mentions such."""
-    words = re.findall(r"\w+", " ".join(part.text for part in result.observation.parts))[:500] or ["look"]
+def free_text(task: str, read: str, limit: int, chance: random.Random) -> str:
+    """Words out of `read`, of `limit` bytes at most; `verb[words]` where the task mentions such."""
+    words = re.findall(r"\w+", read)[:500] or ["look"]
     start = chance.randrange(len(words))
     text = " ".join(words[start : start + 3])
-    if verbs := re.findall(r"\b(\w+)\[", spec.task):
+    if verbs := re.findall(r"\b(\w+)\[", task):
         text = f"{chance.choice(verbs)}[{text}]"
-    return text.encode()[: spec.action.max_text_bytes].decode(errors="ignore") or "x"
+    return text.encode()[:limit].decode(errors="ignore") or "x"
 
 
 def inadmissible(spec: pb.EnvSpec, choices: Sequence[str]) -> pb.Action | None:

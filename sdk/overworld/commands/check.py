@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from overworld.check.report import as_json, show
 from overworld.check.running import Report, check_server
 from overworld.client.settings import ClientSettings
 from overworld.errors import OverworldError, SettingsError
+from overworld.service.addresses import is_address
 from overworld.service.extras import needs_extra
 
 with needs_extra("check"):
@@ -23,7 +23,6 @@ with needs_extra("check"):
     from rich.markup import escape
 
 _UNCHECKED = 2
-_ADDRESS = re.compile(r".+:\d+")
 
 
 class CheckConfig(ClientSettings):
@@ -64,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check(config: CheckConfig, on_check: Callable[[str], None]) -> Report:
-    if not _ADDRESS.fullmatch(config.subject):
+    if not is_address(config.subject):
         if config.env:
             raise SettingsError(f"{config.subject} is not host:port, so there is no {config.env!r} on it")
         return check_env(config.subject, timeout=config.timeout, on_check=on_check)

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import re
+
+_ADDRESS = re.compile(r".+:\d+")
+
+
+def is_address(text: str) -> bool:
+    """Whether it has the form host:port, which no name of an env has."""
+    return _ADDRESS.fullmatch(text) is not None
 
 
 def host_of(address: str) -> str:

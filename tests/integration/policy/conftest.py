@@ -106,7 +106,8 @@ def serve(runs: Path, *arguments: str, **environment: str) -> Served:
 
 @pytest.fixture(scope="session")
 def served(runs: Path) -> Iterator[Served]:
-    served = serve(runs, f"base={runs}/adapted/checkpoints/000000/weights", "max_messages=100", "max_images=4")
+    base = f"base={runs}/adapted/checkpoints/000000/weights"
+    served = serve(runs, base, "max_messages=100", "max_images=4", "default_max_tokens=20")
     yield served
     served.stop()
 
