@@ -34,7 +34,7 @@ def stock(arm: str) -> gymnasium.Env[Any, Any]:
 
 
 class InfosOf029(VectorWrapper):
-    """Tells of ended episodes as Gymnasium 0.29 did, for which ppo.py is written."""
+    """Reports ended episodes as Gymnasium 0.29 did, for which ppo.py is written."""
 
     def step(self, actions: Any) -> Any:
         """With `final_info`, a list of dicts."""

@@ -210,7 +210,7 @@ def test_a_message_that_is_too_large_ends_its_connection(served: tuple[ServerPro
 
 
 def test_a_step_without_an_episode_is_refused(served: tuple[ServerProcess, int]) -> None:
-    """As after a connection that was cut: OpenEnv's client connects again without a word."""
+    """As after a connection that was cut: OpenEnv's client reconnects silently."""
     with open_socket(served[1]) as socket:
         refused = ask(socket, "step", {"text": "up"})
         assert code(refused) == "EXECUTION_ERROR NOT_RESET"
@@ -251,7 +251,7 @@ def test_slots_are_those_of_all_clients_and_come_back_with_the_connection(served
         full = ask(two, "reset", {})
         assert code(full) == "CAPACITY_REACHED NO_FREE_SLOTS"
         assert "1 slots were asked for, 0 of 2 are free" in full["data"]["message"]
-        one.close_socket()  # without a word
+        one.close_socket()  # no closing handshake
         eventually(lambda: server_info(server.address).slots_free == 1)
         assert ask(two, "reset", {})["type"] == "observation"
         assert ask(two, "reset", {"options": {"size": 8}})["type"] == "observation"  # its own slot, not another one

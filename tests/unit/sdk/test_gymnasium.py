@@ -141,7 +141,7 @@ def test_actions_as_tensors_keep_their_bits(space: spaces.Space[Any], sent: str)
         np.testing.assert_array_equal(action, sample)
 
 
-def test_a_discrete_action_and_named_ones_are_no_tensors(odd: type[_Odd]) -> None:
+def test_discrete_and_named_actions_are_not_sent_as_tensors(odd: type[_Odd]) -> None:
     with pytest.raises(ValueError, match=r"tensor_actions: the action space is Discrete\(2\); tensors are for Box"):
         Actions(spaces.Discrete(2), {}, tensors=True)
     odd.actions = BOX  # type: ignore[attr-defined]

@@ -78,7 +78,7 @@ class Endpoint:
 
 
 class _Socket(WebSocketsSansIOProtocol):
-    """uvicorn's own WebSocket, but a client that does not read cannot keep what is to be sent to it for ever."""
+    """uvicorn's own WebSocket, but a client that does not read cannot make the server keep its answers forever."""
 
     _stalled: asyncio.TimerHandle | None = None
 
