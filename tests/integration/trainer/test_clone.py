@@ -79,7 +79,8 @@ def test_no_expert_is_asked_where_nothing_of_its_advice_is_used() -> None:
         assert {reply["action"] for batch in batches for reply in batch} == {"left", "right"}
         with ExpertDemonstrations.open(settings(silent, "unused", **form)) as source:
             assert not source.used_expert
-        for asks in ({"recipe": {}}, {"clone": {"updates": 2, "random_actions": 0.5}}):
+        wanting: list[dict[str, Any]] = [{"recipe": {}}, {"clone": {"updates": 2, "random_actions": 0.5}}]
+        for asks in wanting:
             with pytest.raises(ContractError, match="EXPERT_NOT_ALLOWED"):
                 demonstrations(silent, **(form | asks))
 
