@@ -32,7 +32,7 @@ def test_a_package_has_the_version_the_licence_and_the_notice_of_the_repository(
 
 NODE = "sdk/overworld/scaffold/templates/node"
 FILES = ("docker-compose*.yml", "k8s/**/*.yaml", "k8s/README.md", "examples/**/*.yml", "examples/**/Dockerfile")
-TEMPLATES = ("*/*.yml", "*/k8s/*.yaml", "*/Dockerfile")
+TEMPLATES = ("*/*.md", "*/*.yml", "*/k8s/*.yaml", "*/Dockerfile")
 TAG = re.compile(r"\boverworld/[\w-]+:([\w.-]+)|\bnewTag: *([\w.-]+)")
 
 
