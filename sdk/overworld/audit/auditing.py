@@ -17,7 +17,7 @@ from overworld.audit import judgements  # noqa: F401 - they register themselves
 from overworld.audit.case import ROBUSTNESS, Case
 from overworld.audit.judgements.costs import RESOURCES
 from overworld.audit.judging import JUDGEMENTS, Judgement
-from overworld.audit.report import EnvReport, Frame, Report
+from overworld.audit.report import EnvReport, Frame, Report, Table
 from overworld.audit.stage import ClassPlace, Place, ServerPlace
 from overworld.authoring.env import Env, Pixels
 from overworld.check.env_class import load
@@ -35,6 +35,7 @@ _TURNS = 8_000
 """That an audit usually takes, roughly."""
 _SLOW = 0.1
 """Seconds a turn with which an audit cannot ask much."""
+_LEARNING_SLOTS = 32
 _HASH_SEED = "4242"
 """Of the second process, so that sets have another order there."""
 
@@ -48,6 +49,7 @@ def audit(
     seconds: float = 50.0,
     timeout: float = 20.0,
     credentials: Credentials | None = None,
+    learn: bool = False,
     on_question: Callable[[str], None] = lambda name: None,
 ) -> Report:
     """Audits the env `env` of the server at "host:port", or all of its envs; or an `Env` class; or what a name like
@@ -56,12 +58,16 @@ def audit(
 
     `options` are those of the env. The same `seed` asks the same questions with the same episodes. An env has `seconds`
     of time, and one of its steps `timeout`; what there was no time for is listed as skipped. `on_question` is told what
-    is being asked. Raises OverworldError if there is nothing to audit.
+    is being asked. With `learn`, a small network tries to learn each env as well, beyond those `seconds`. Raises
+    OverworldError if there is nothing to audit, or nothing that can be learnt from: no action words, no picture.
     """
     report = Report(subject=target if isinstance(target, str) else target.spec.id, seed=seed)
     with ExitStack() as stack:
         for place, elsewhere in _places(target, env, options or {}, credentials or Credentials(), timeout, stack):
+            learned, tables = _learn(place, seed, on_question) if learn else (None, [])
             report.envs.append(_audit(place, elsewhere, seed, seconds, on_question))
+            report.envs[-1].learned = learned
+            report.envs[-1].tables += tables
     return report
 
 
@@ -121,6 +127,22 @@ def _hash_seed() -> Iterator[None]:
             del os.environ["PYTHONHASHSEED"]
         else:
             os.environ["PYTHONHASHSEED"] = before
+
+
+def _learn(place: Place, seed: int, on_question: Callable[[str], None]) -> tuple[Mapping[str, Any], list[Table]]:
+    """What a small network learns there, whole and in tables."""
+    from overworld.audit.learning.figures import tables  # they need PyTorch, which other audits do without
+    from overworld.audit.learning.learn import learn
+
+    here = isinstance(place, ClassPlace)
+    stage = place.open(_LEARNING_SLOTS if here else max(1, min(_LEARNING_SLOTS, place.slots)))
+    try:
+        learned = learn(
+            stage, seed=seed, on_progress=lambda player: on_question(f"{stage.spec.id}: learning, {player}")
+        )
+    finally:
+        stage.close()
+    return learned.as_dict(), tables(learned)
 
 
 def _audit(

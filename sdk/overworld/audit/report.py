@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -63,6 +63,8 @@ class EnvReport:
     """Id of a question that could not be answered -> why."""
     tables: list[Table] = field(default_factory=list)
     frames: list[Frame] = field(default_factory=list)
+    learned: Mapping[str, Any] | None = None
+    """What `learning.learn` found, if it was asked to."""
     episodes: int = 0
     turns: int = 0
     seconds: float = 0.0
@@ -92,6 +94,7 @@ class EnvReport:
             ],
             "findings": [finding.as_json() for finding in self.findings],
             "tables": [asdict(table) for table in self.tables],
+            **({"learned": self.learned} if self.learned is not None else {}),
             "episodes": self.episodes,
             "turns": self.turns,
             "seconds": round(self.seconds, 3),

@@ -41,6 +41,10 @@ class AuditConfig(ClientSettings):
     seed: int = Field(default=0, ge=0, lt=2**32, description="what the audit's episodes depend on")
     seconds: float = Field(default=50.0, gt=0, description="that the audit of an env may take")
     timeout: float = Field(default=20.0, gt=0, description="seconds that a step may take")
+    learn: bool = Field(
+        default=False,
+        description="let a small network learn the env, with frames and without, too: minutes of CPU time",
+    )
     verbose: bool = Field(default=False, description="list every question, also as -v")
     json_file: Path | None = Field(default=None, alias="json", description="file to write the whole report to")
     html: Path | None = Field(default=None, description="page to write, with some frames")
@@ -72,6 +76,7 @@ def _audit(config: AuditConfig) -> Report:
                 seconds=config.seconds,
                 timeout=config.timeout,
                 credentials=config.credentials,
+                learn=config.learn,
                 on_question=lambda name: status.update(escape(shortened(name, 100))),
             )
         except ValidationError as error:

@@ -55,6 +55,7 @@ def test_a_client_needs_none_of_the_extras() -> None:
         ("overworld.redis_registry", "redis", "redis"),
         ("overworld.authoring.gymnasium.env", "gymnasium", "gymnasium"),
         ("overworld.bridges.gymnasium.env", "gymnasium", "gymnasium"),
+        ("overworld.audit.learning", "torch", "learn"),
     ],
 )
 def test_a_missing_extra_says_which_to_install(
