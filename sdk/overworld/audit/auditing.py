@@ -36,8 +36,7 @@ _TURNS = 8_000
 _SLOW = 0.1
 """Seconds a turn with which an audit cannot ask much."""
 _LEARNING_SLOTS = 32
-_HASH_SEED = "4242"
-"""Of the second process, so that sets have another order there."""
+_SURROUNDINGS = {"PYTHONHASHSEED": "4242", "OVERWORLD_LOG_LEVEL": "WARNING"}
 
 
 def audit(
@@ -96,7 +95,7 @@ def _places(
         if env not in classes:
             raise SettingsError(f"{target} has no env {env!r}; it has {sorted(classes)}")
         classes = {env: classes[env]}
-    with _hash_seed():
+    with _surroundings():
         server = stack.enter_context(
             ServerProcess(target, arguments=("--slots", "16", "--workers", "1", "--allow-expert"))
         )
@@ -116,33 +115,18 @@ def _places(
 
 
 @contextlib.contextmanager
-def _hash_seed() -> Iterator[None]:
-    """For a process that is started meanwhile."""
-    before = os.environ.get("PYTHONHASHSEED")
-    os.environ["PYTHONHASHSEED"] = _HASH_SEED
+def _surroundings() -> Iterator[None]:
+    """For a process that is started meanwhile: its sets have another order, and it does not log every session."""
+    before = {name: os.environ.get(name) for name in _SURROUNDINGS}
+    os.environ.update(_SURROUNDINGS)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["PYTHONHASHSEED"]
-        else:
-            os.environ["PYTHONHASHSEED"] = before
-
-
-def _learn(place: Place, seed: int, on_question: Callable[[str], None]) -> tuple[Mapping[str, Any], list[Table]]:
-    """What a small network learns there, whole and in tables."""
-    from overworld.audit.learning.figures import tables  # they need PyTorch, which other audits do without
-    from overworld.audit.learning.learn import learn
-
-    here = isinstance(place, ClassPlace)
-    stage = place.open(_LEARNING_SLOTS if here else max(1, min(_LEARNING_SLOTS, place.slots)))
-    try:
-        learned = learn(
-            stage, seed=seed, on_progress=lambda player: on_question(f"{stage.spec.id}: learning, {player}")
-        )
-    finally:
-        stage.close()
-    return learned.as_dict(), tables(learned)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _audit(
