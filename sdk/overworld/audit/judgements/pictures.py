@@ -17,6 +17,7 @@ FRESHNESS = "picture.freshness"
 
 _PAIRS = 4
 _MOST = 0.9
+_SURE = 0.95
 _LIKE = 12
 """Pairs of turns that look the same, under different seeds."""
 
@@ -136,27 +137,42 @@ def of_freshness(case: Case) -> None:
     if not any(forks.values()):
         raise case.skip("no two actions led to different pictures")
     for name in names:
-        if _judge_lag(case, f" {name!r}" if len(names) > 1 else "", forks[name]):
+        if _judge_lag(case, name, forks[name], several=len(names) > 1):
             return
     _judge_ends(case)
     _judge_last(case)
 
 
-def _judge_lag(case: Case, name: str, forks: list[_Fork]) -> bool:
-    """An image shows what was done at once, not one turn later."""
+def _judge_lag(case: Case, name: str, forks: list[_Fork], *, several: bool) -> bool:
+    """An image shows what was done at once, not one turn later.
+
+    What moves with a delay, as a cart that is pushed does, shows it later, too; but it moves meanwhile.
+    """
     for period in (1, 2, 3):
         groups: dict[int, list[int]] = defaultdict(list)
         for fork in forks:
             assert fork.seen is not None
             groups[fork.depth % period].append(fork.seen)
-        stale = [group for group in groups.values() if len(group) >= _PAIRS and min(group) > 1]
-        if stale:
+        for depth, seen in sorted(groups.items()):
+            if len(seen) < _PAIRS or min(seen) == 1 or not _stands_still(case, name, depth, period):
+                continue
+            sent = f"{len(seen)} pairs of different actions in the same state"
             when = "" if period == 1 else f", in every turn of {period}"
-            sent = f"{len(stale[0])} pairs of different actions in the same state"
-            came = f"the same picture{name} after them, and different ones {min(stale[0]) - 1} later{when}"
+            which = f" {name!r}" if several else ""
+            came = f"the same picture{which} after them, and different ones {min(seen) - 1} later{when}"
             case.find("error", sent, came, "pictures that differ at once")
             return True
     return False
+
+
+def _stands_still(case: Case, name: str, depth: int, period: int) -> bool:
+    """Whether an image stays as it is in the turn after `depth`, and with a period in each so many turns later."""
+    still = []
+    for episode in [*case.scripts, *case.random]:
+        for number, (before, after) in enumerate(zip(episode.turns, episode.turns[1:], strict=False)):
+            if number == depth or (period > 1 and number % period == depth):
+                still.append(_named(before, name) == _named(after, name))
+    return len(still) >= 2 * _PAIRS and sum(still) >= _SURE * len(still)
 
 
 def _judge_ends(case: Case) -> None:

@@ -31,6 +31,8 @@ _NEAR = 0.1
 """Difference of shares that is none."""
 _VERDICTS = {"success", "succeeded", "won", "win", "solved", "is_success"}
 """Names of metrics that repeat the verdict."""
+_OFTEN = 0.5
+"""Share of silent episodes that succeed at their limit, from which on it is no matter of the start."""
 _SHORT = 6
 _MORE = 48
 _ENDED = 12
@@ -85,24 +87,24 @@ def of_the_expert(case: Case) -> None:
         for turn in episode.turns
         if turn.outcome is Outcome.NOT_ADMISSIBLE
     ]  # fmt: skip
-    share = rate(episodes)
-    sent = f"{len(episodes)} episodes of the expert"
+    ended = [episode for episode in episodes if episode.ended]
+    share = rate(ended)
+    sent = f"{len(ended)} episodes of the expert"
     if refused:
         episode, turn = refused[0]
         told = f"its advice {_shown(episode.moves[turn.number - 1])} was refused at turn {turn.number}"
         case.find("error", f"the expert, seed {episode.seed}", told, "advice that is admissible")
     cut = sum(episode.turns[-1].end is End.TIME_LIMIT for episode in episodes)
-    unfinished = sum(not episode.ended for episode in episodes)
     note = f"; max_turns ended {cut}" if cut else ""
-    if unfinished == len(episodes):
-        raise case.skip(f"the expert does not reach an end within {len(episodes[0].moves)} turns")
+    if len(ended) < 2:
+        raise case.skip(f"the expert does not come to an end within {max(len(each.moves) for each in episodes)} turns")
     if share == 0:
         case.find("error", sent, f"no success{note}", "success")
     elif share < _SURE:
         case.find("warning", sent, f"success in {share:.0%}{note}", "success in all, unless some cannot be won")
     chance = mean(case.random)
-    if share and mean(episodes) <= chance - _TOLERANCE:
-        told = f"a mean return of {mean(episodes):g}, random actions {chance:g}"
+    if share and mean(ended) <= chance - _TOLERANCE:
+        told = f"a mean return of {mean(ended):g}, random actions {chance:g}"
         case.find("error", sent, told, "more than random actions earn")
 
 
@@ -113,7 +115,7 @@ def of_the_floor(case: Case) -> None:
     idle = {name: group for name, group in idle.items() if group}
     if not idle:
         raise case.skip("there was no time to play")
-    experts = [episode for episode in case.expert if not episode.error] if case.place.expert else []
+    experts = [episode for episode in case.expert if episode.ended] if case.place.expert else []
     top = rate(experts)
     name, best = max(idle.items(), key=lambda item: (rate(item[1]), mean(item[1])))
     if experts and top and rate(best) > top - 2.5 * _NEAR and rate(best) < _SURE:
@@ -264,18 +266,24 @@ def of_limits(case: Case) -> None:
     idle = [episode for group in case.effortless.values() for episode in group]
     idle += [*case.random, *_short(case)]
     limits = [episode for episode in idle if episode.success and episode.turns[-1].end is End.TIME_LIMIT]
-    waited = [episode for episode in limits if all(move is None for move in episode.moves)]
+    waited = [each for each in idle if each.turns[-1].end is End.TIME_LIMIT and each.player == "silence"]
     if limits:
-        episode = (waited or limits)[0]
+        episode = next((each for each in waited if each.success), limits[0])
         sent = f"seed {episode.seed}, {episode.player}, {len(episode.moves)} turns"
-        case.find("error" if waited else "warning", sent, "success at END_TIME_LIMIT", "no success")
+        came = "success at END_TIME_LIMIT"
+        begun = 0 < rate(waited) < _OFTEN
+        if begun:
+            came += f", as in {sum(each.success for each in waited)} of {len(waited)} such episodes: they begin solved"
+        certain = rate(waited) >= _OFTEN and not _survival(case)
+        case.find("error" if certain else "warning", sent, came, "no success")
         return
     won = [episode for episode in idle if episode.success]
     lengths = {len(episode.moves) for episode in won}
     names = {episode.player for episode in won}
     acting = [episode for episode in idle if episode.ended and episode.player != "silence"]
     longest = max((len(episode.moves) for episode in acting), default=0)
-    if len(won) >= 4 and len(names) > 1 and lengths == {longest} and longest > 2:
+    failed = any(len(episode.moves) == longest and not episode.success for episode in acting)
+    if len(won) >= 4 and len(names) > 1 and lengths == {longest} and longest > 2 and not failed:
         sent = f"{len(won)} episodes of {len(names)} agents that make no effort"
         case.find("error", sent, f"success, each at turn {longest}", "failure where a limit of turns ends it")
         return
@@ -286,6 +294,12 @@ def of_limits(case: Case) -> None:
     if len(called) >= 6 and len(called) == len(lost) and others == {longest} and longest > 4 and len(ways) > 3:
         sent = f"{len(called)} episodes that failed"
         case.find("warning", sent, f"END_TASK, each at turn {longest}", "END_RULE for a limit of turns")
+
+
+def _survival(case: Case) -> bool:
+    """Whether to last is the task: every end before the limit is a failure, and there are some."""
+    ended = [episode for episode in case.everything if episode.turns[-1].end in (End.TASK, End.RULE)]
+    return bool(ended) and not any(episode.success for episode in ended)
 
 
 def _short(case: Case) -> list[Episode]:
@@ -319,7 +333,7 @@ def of_agreement(case: Case) -> None:
     lost = [episode for episode in ended if not episode.success and episode.player not in ("silence", *case.hostile)]
     _judge_last_rewards(case, won, lost)
     if len(won) < 3 or len(lost) < 3:
-        raise case.skip(f"{len(won)} episodes succeeded and {len(lost)} failed")
+        raise case.skip(f"fewer than three episodes {'failed' if len(won) >= 3 else 'succeeded'}")
     sent = f"{len(won)} episodes that succeeded, {len(lost)} that failed"
     if mean(won) <= mean(lost) + _TOLERANCE:
         came = f"mean returns of {mean(won):g} and {mean(lost):g}"
@@ -354,15 +368,16 @@ def of_success(case: Case) -> None:
     if case.place.expert:
         case.find("error", sent, "no success, not even the expert's", "success")
     elif _pays(episodes):
-        raise case.skip(f"nobody succeeded in {len(episodes)} episodes, though some earned something; no expert")
+        raise case.skip(f"nobody succeeded in {len(episodes)} episodes, though some earned more than others; no expert")
     else:
-        case.find("warning", sent, "no success, and the same reward in all turns", "success")
+        case.find("warning", sent, "no success, and nobody earned anything", "success")
 
 
 def _pays(episodes: Sequence[Episode]) -> bool:
-    """Whether some actions earn more than is usual."""
+    """Whether some actions earn more than is usual, or lasting longer does."""
     rewards = [turn.reward for each in episodes for turn in each.turns if turn.outcome is Outcome.EXECUTED]
-    return bool(rewards) and max(rewards) > max(set(rewards), key=rewards.count) + _TOLERANCE
+    usual = max(set(rewards), key=rewards.count, default=0.0)
+    return usual > _TOLERANCE or max(rewards, default=usual) > usual + _TOLERANCE
 
 
 @answers(FARMING)
