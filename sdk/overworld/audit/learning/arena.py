@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -93,13 +93,7 @@ class Arena(Generic[View]):
         acted = list(zip(playing, chosen, strict=True))
         moves: dict[int, Move] = {game.slot: action for game, action in acted}
         moves |= {slot: Reset(job.seed) for slot, job in starting.items()}
-        results = self._stage.step(moves) if moves else {}
-        for result in results.values():
-            if result.error is not None:
-                raise EvaluationError(
-                    f"{self._stage.spec.id}: an episode failed at turn {result.turn}: {result.error.reason}, "
-                    f"{result.error.message}; correct the env, `overworld check` shows how it fails"
-                )
+        results = moved(self._stage, moves) if moves else {}
         steps = [self._stepped(game, action, results[game.slot]) for game, action in acted]
         for slot, job in starting.items():
             observation = results[slot].observation
@@ -117,6 +111,18 @@ class Arena(Generic[View]):
         if result.end is None or result.end is End.TIME_LIMIT:  # nobody asks for the view after an end of the task
             game.view = self._see(result.observation, game.view)
         return step
+
+
+def moved(stage: Stage, moves: Mapping[int, Move]) -> dict[int, Result]:
+    """Slot -> result of its move. Raises EvaluationError for an episode that failed inside the env."""
+    results = stage.step(moves)
+    for result in results.values():
+        if result.error is not None:
+            raise EvaluationError(
+                f"{stage.spec.id}: an episode failed at turn {result.turn}: {result.error.reason}, "
+                f"{result.error.message}; correct the env, `overworld check` shows how it fails"
+            )
+    return results
 
 
 def unseen(observation: Observation, last: None) -> None:
