@@ -45,11 +45,9 @@ class Game(Generic[View]):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step(Generic[View]):
-    """An action in a game, the view that it was chosen in, and what it gave."""
+    """A turn of a game."""
 
     game: Game[View]
-    view: View
-    action: int
     result: Result
 
 
@@ -90,18 +88,16 @@ class Arena(Generic[View]):
         chosen = act(playing) if playing else []
         free = (slot for slot in range(self._stage.slots) if slot not in self.games)
         starting = dict(zip(free, self._jobs, strict=False))
-        acted = list(zip(playing, chosen, strict=True))
-        moves: dict[int, Move] = {game.slot: action for game, action in acted}
+        moves: dict[int, Move] = {game.slot: action for game, action in zip(playing, chosen, strict=True)}
         moves |= {slot: Reset(job.seed) for slot, job in starting.items()}
         results = moved(self._stage, moves) if moves else {}
-        steps = [self._stepped(game, action, results[game.slot]) for game, action in acted]
+        steps = [self._stepped(game, results[game.slot]) for game in playing]
         for slot, job in starting.items():
             observation = results[slot].observation
             self.games[slot] = Game(slot, job, observation, self._see(observation, None))
         return steps
 
-    def _stepped(self, game: Game[View], action: int, result: Result) -> Step[View]:
-        step = Step(game, game.view, action, result)
+    def _stepped(self, game: Game[View], result: Result) -> Step[View]:
         game.turn += 1
         game.total += result.reward
         game.observation = result.observation
@@ -110,7 +106,7 @@ class Arena(Generic[View]):
             del self.games[game.slot]
         if result.end is None or result.end is End.TIME_LIMIT:  # nobody asks for the view after an end of the task
             game.view = self._see(result.observation, game.view)
-        return step
+        return Step(game, result)
 
 
 def moved(stage: Stage, moves: Mapping[int, Move]) -> dict[int, Result]:

@@ -183,8 +183,9 @@ class _Comparison:
     def _search(self) -> tuple[str, ...]:
         self._on_progress("sequence")
         started = time.process_time()
-        training, choice = self._seeds(Part.TRAINING), self._seeds(Part.CHOICE)
-        found = search(self._stage, training, choice, self._seed, self._settings.search)
+        training = self._seeds(Part.TRAINING)
+        finals = itertools.islice(self._seeds(Part.CHOICE), len(self._choice), None)  # other ones than players meet in
+        found = search(self._stage, training, finals, self._seed, self._settings.search)
         player = Sequences([found.actions])
         self._judge("sequence", started, unseen, player, steps=found.steps, stopped=found.stopped)
         return tuple(self._stage.spec.action.vocabulary[action] for action in found.actions)
