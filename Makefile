@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # ALFWorld's planner is compiled: by cmake 4, too, which would refuse its age, and by whatever `python` is on the path.
 export CMAKE_POLICY_VERSION_MINIMUM := 3.5
 
-.PHONY: help setup demo train test check-simulators test-compose test-demo test-oldest up up-train down dist soak lint format proto released-proto bench audit-learn clean
+.PHONY: help setup demo train test check-simulators audit-simulators test-compose test-demo test-oldest up up-train down dist soak lint format proto released-proto bench audit-learn clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -115,6 +115,9 @@ dist: $(READY) ## wheels of all packages, in dist/
 
 check-simulators: $(READY) ## overworld check of the four simulators and of examples/own_env
 	$(BIN)/python scripts/check_simulators
+
+audit-simulators: $(READY) ## overworld audit of the same: writes docs/audits/
+	$(BIN)/python scripts/audit_simulators
 
 soak: $(READY) ## long runs that look for leaks
 	$(BIN)/python -m pytest -m soak

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import os
 import random
@@ -39,17 +38,18 @@ def spec(env: type[Env], **changes: Any) -> Any:
 # Seeds, episodes, slots, tasks
 
 
-@plant("runtime.episode_determinism", "the generator is not seeded")
-class Unseeded(Meadow):
-    def reset(self, seed: int, split: str, task: int | None) -> Observation:
-        return super().reset(random.randrange(1 << 30), split, task)
-
-
-@plant("runtime.episode_determinism", "the clock moves the flower")
+@plant("runtime.episode_determinism", "after fifteen moves the clock moves the walker")
 class Clock(Meadow):
-    def begin(self) -> None:
-        super().begin()
-        self.flower = (time.monotonic_ns() // 1000 % SIDE, self.flower[1])
+    def walk(self, action: str) -> None:
+        super().walk(action)
+        if self.moves > 15:
+            self.walker = (time.monotonic_ns() // 1000 % SIDE, self.walker[1])
+
+
+@plant("runtime.episode_determinism", "the seed 0 is taken for none")
+class SeedZero(Meadow):
+    def reset(self, seed: int, split: str, task: int | None) -> Observation:
+        return super().reset(seed or random.randrange(1 << 30), split, task)
 
 
 @plant("runtime.episode_determinism", "the generator goes on where the last episode left it")
@@ -91,14 +91,16 @@ class HalfSeed(Meadow):
         return super().reset(seed & 0xFFFFFFFF, split, task)
 
 
-@plant("runtime.episode_isolation", "the walker starts where the last episode ended")
-class Stays(Meadow):
-    walker = (0, 0)
+@plant("runtime.episode_isolation", "the first success of an instance earns more than the later ones")
+class Welcome(Meadow):
+    greeted = False
 
-    def begin(self) -> None:
-        before = self.walker
-        super().begin()
-        self.walker = before if before != self.flower else self.walker
+    def step(self, action: str) -> Transition:
+        transition = super().step(action)
+        if not transition.success or not self.greeted:
+            self.greeted = self.greeted or bool(transition.success)
+            return transition
+        return changed(transition, reward=0.9)
 
 
 @plant("runtime.episode_isolation", "a metric adds up over episodes")
@@ -109,18 +111,6 @@ class Lifetime(Meadow):
         transition = super().step(action)
         self.total += transition.reward
         return changed(transition, metrics={"total": self.total})
-
-
-@plant("runtime.episode_isolation", "it grows harder with every episode")
-class Curriculum(Meadow):
-    played = 0
-
-    def begin(self) -> None:
-        super().begin()
-        self.played += 1
-
-    def step(self, action: str) -> Transition:
-        return changed(super().step(action), reward=-0.001 * (self.played // 5))
 
 
 @plant("runtime.episode_isolation", "the first picture is the last one of the episode before")
@@ -149,18 +139,6 @@ class Shared(Meadow):
         self.walker = self.places[0]
         super().walk(action)
         self.places[0] = self.walker
-
-
-@plant("runtime.slot_isolation", "a generator of the module is seeded by each reset")
-class SharedChance(Meadow):
-    generator: ClassVar[random.Random] = random.Random()
-
-    def begin(self) -> None:
-        super().begin()
-        self.generator.seed(str(self.walker))
-
-    def walk(self, action: str) -> None:
-        super().walk(action if self.generator.random() < 0.7 else "north")
 
 
 @plant("runtime.task_declaration_accuracy", "the number of the task is ignored")
@@ -193,15 +171,6 @@ class LostExpert(Meadow):
         return Expert(swapped.get(advice.action, advice.action), advice.thoughts)
 
 
-@plant("semantic.oracle_max", "there is not enough time for the way")
-class Hurry(Meadow):
-    def step(self, action: str) -> Transition:
-        transition = super().step(action)
-        if self.moves == 3 and transition.end is None:
-            return changed(transition, end=End.RULE, success=False)
-        return transition
-
-
 @plant("semantic.oracle_max", "the expert gives an order that nobody knows")
 class ForeignExpert(Meadow):
     def expert(self) -> Expert:
@@ -229,14 +198,6 @@ class Bump(Meadow):
             self.walker = self.flower
 
 
-@plant("semantic.floor_gap", "standing around earns as much as arriving")
-class Wages(Meadow):
-    spec = spec(Meadow, reward_max=1.0)
-
-    def step(self, action: str) -> Transition:
-        return changed(super().step(action), reward=0.5)
-
-
 @plant("semantic.canary_floor", "a text that contains the answer is right")
 class Contains(Count):
     spec = spec(Count, action=dataclasses.replace(Count.spec.action, max_text_bytes=20_000))
@@ -254,12 +215,6 @@ class NotANumber(Count):
             return False
 
 
-@plant("semantic.canary_floor", "the verdict looks for a word")
-class Polite(Count):
-    def right(self, action: str) -> bool:
-        return super().right(action) or "correct" in action.casefold()
-
-
 @plant("semantic.canary_floor", "the agent may write the verdict")
 class Judge(Count):
     def right(self, action: str) -> bool:
@@ -271,12 +226,6 @@ class Verbose(Count):
     def step(self, action: str) -> Transition:
         transition = super().step(action)
         return changed(transition, reward=0.3) if len(action) > 100 and not transition.success else transition
-
-
-@plant("semantic.canary_floor", "only punctuation counts as an empty answer, which is right")
-class Vacuous(Count):
-    def right(self, action: str) -> bool:
-        return action.strip(" .") in (str(self.number), "")
 
 
 @plant("semantic.silence_floor", "saying nothing earns a little")
@@ -296,12 +245,6 @@ class Echo(Passage):
 
     def skip(self, observation: Observation, metrics: Any) -> Transition:
         return Transition(observation, self.last, metrics=metrics)
-
-
-@plant("semantic.silence_floor", "saying nothing gives up, and that is a success")
-class Surrender(Meadow):
-    def skip(self, observation: Observation, metrics: Any) -> Transition:
-        return Transition(observation, 0.0, End.TASK, True)
 
 
 @plant("semantic.honest_end", "who has no turns left has won")
@@ -327,17 +270,6 @@ class Deadline(Meadow):
         return changed(transition, end=End.TASK, success=False) if over else transition
 
 
-@plant("semantic.farming", "each step east earns, and each step west costs nothing")
-class Farm(Meadow):
-    spec = spec(Meadow, reward_max=2.0)
-
-    def step(self, action: str) -> Transition:
-        before = self.walker
-        transition = super().step(action)
-        gained = 0.5 * (self.walker[1] > before[1])
-        return changed(transition, reward=max(transition.reward, 0.0) + gained)
-
-
 @plant("semantic.farming", "coming nearer earns, and going away costs nothing")
 class Nearer(Meadow):
     spec = spec(Meadow, reward_max=2.0)
@@ -351,6 +283,16 @@ class Nearer(Meadow):
         return sum(abs(one - other) for one, other in zip(self.walker, self.flower, strict=True))
 
 
+@plant("semantic.reward_success_agreement", "falling into the pit is called a success")
+class Pit(Meadow):
+    spec = spec(Meadow, reward_min=-1.0)
+
+    def step(self, action: str) -> Transition:
+        transition = super().step(action)
+        fell = transition.end is None and self.walker == (0, 0)
+        return changed(transition, end=End.TASK, success=True, reward=-1.0) if fell else transition
+
+
 @plant("semantic.reward_success_agreement", "the reward has the wrong sign")
 class Inverted(Meadow):
     spec = spec(Meadow, reward_min=-1.0)
@@ -358,19 +300,6 @@ class Inverted(Meadow):
     def step(self, action: str) -> Transition:
         transition = super().step(action)
         return changed(transition, reward=-transition.reward)
-
-
-@plant("semantic.success_reachable", "the flower is beyond the wall")
-class Beyond(Meadow):
-    spec = spec(Meadow, has_expert=False)
-
-    def begin(self) -> None:
-        super().begin()
-        self.away = True
-
-    def step(self, action: str) -> Transition:
-        transition = super().step(action)
-        return changed(transition, reward=-0.05, end=None, success=None)
 
 
 @plant("semantic.success_reachable", "arriving is never called success")
@@ -391,28 +320,10 @@ class Talking(Meadow):
         raise NotImplementedError
 
 
-@plant("semantic.no_solution_leakage", "the text says what the expert would do")
-class Prompter(Talking):
-    def say(self) -> str:
-        return f"Possible: north, south, west, east. Best: {self.expert().action}."
-
-
 @plant("semantic.no_solution_leakage", "the text says it backwards")
 class Backwards(Talking):
     def say(self) -> str:
         return f"token {self.expert().action[::-1]}"
-
-
-@plant("semantic.no_solution_leakage", "the text says it in base64")
-class Encoded(Talking):
-    def say(self) -> str:
-        return f"state={base64.b64encode(self.expert().action.encode()).decode()}"
-
-
-@plant("semantic.no_solution_leakage", "the text has the number of the right action")
-class Numbered(Talking):
-    def say(self) -> str:
-        return f"debug {tuple(MOVES).index(self.expert().action)} {self.moves}"
 
 
 @plant("semantic.no_solution_leakage", "the right action is listed first")
@@ -421,6 +332,21 @@ class First(Passage):
         listed = super().admissible()
         best = self.expert().action
         return (best, *(text for text in listed if text != best))
+
+
+@plant("semantic.no_solution_leakage", "the first text has the whole way")
+class Route(Meadow):
+    def look(self) -> Observation:
+        parts = super().look().parts
+        return Observation(parts if self.moves else (*parts, f"Route: {', '.join(self.route())}."))
+
+    def route(self) -> list[str]:
+        start, route = self.walker, []
+        while self.walker != self.flower:
+            route.append(self.expert().action)
+            self.walk(route[-1])
+        self.walker = start
+        return route
 
 
 @plant("semantic.no_solution_leakage", "a metric is the number of the right action")
@@ -455,14 +381,6 @@ class Spoiler(Count):
 
     def text(self) -> str:
         return f"({self.number} of them are white.)"
-
-
-@plant("picture.text_silence", "the text says where the flower is")
-class Guide(Talking):
-    def say(self) -> str:
-        down, right = self.flower[0] - self.walker[0], self.flower[1] - self.walker[1]
-        far = "below" if down > 0 else "above" if down < 0 else "right" if right > 0 else "left"
-        return f"It is somewhere {far} of you."
 
 
 @plant("picture.text_silence", "the text has the numbers that only the picture should show")
@@ -534,6 +452,21 @@ class Hidden(Meadow):
         return pixels
 
 
+@plant("picture.shows_episode", "the flower is not drawn")
+class Flowerless(Meadow):
+    def draw(self) -> Any:
+        flower, self.flower = self.flower, self.walker
+        pixels = super().draw()
+        self.flower = flower
+        return pixels
+
+
+@plant("picture.shows_change", "the second of two images is always the same")
+class Decoration(Meadow):
+    def look(self) -> Observation:
+        return Observation((*super().look().parts, Image("map", np.full((4, 4, 3), 9, np.uint8))))
+
+
 @plant("picture.shows_change", "the picture is that of the reset, in all turns")
 class Frozen(Talking):
     def begin(self) -> None:
@@ -567,6 +500,29 @@ class Stale(Meadow):
         now = super().draw()
         shown, self.before = (now if self.before is None else self.before), now
         return shown
+
+
+@plant("picture.freshness", "the second of two images is one turn late")
+class LateInset(Meadow):
+    def begin(self) -> None:
+        super().begin()
+        self.before: Any = None
+
+    def look(self) -> Observation:
+        now = self.draw()
+        shown, self.before = (now if self.before is None else self.before), now
+        return Observation((Image("view", now), Image("inset", shown)))
+
+
+@plant("picture.freshness", "the last picture is that of the next reset")
+class ResetAtEnd(Meadow):
+    def reset(self, seed: int, split: str, task: int | None) -> Observation:
+        self.first = super().reset(seed, split, task)
+        return self.first
+
+    def step(self, action: str) -> Transition:
+        transition = super().step(action)
+        return transition if transition.end is None else changed(transition, observation=self.first)
 
 
 @plant("picture.freshness", "the picture is drawn in every second turn only")
@@ -631,6 +587,12 @@ class Dead(Passage):
         return Transition(self.look(), 0.0) if action == "wait" else super().step(action)
 
 
+@plant("semantic.actions_matter", "west is east")
+class Twins(Meadow):
+    def walk(self, action: str) -> None:
+        super().walk("east" if action == "west" else action)
+
+
 @plant("semantic.actions_matter", "the walker goes its own way")
 class Autopilot(Meadow):
     def walk(self, action: str) -> None:
@@ -657,13 +619,6 @@ class Endless(Meadow):
 class Fragile(Count):
     def right(self, action: str) -> bool:
         return int(action) == self.number
-
-
-@plant("runtime.robustness", "the tenth step raises")
-class Brittle(Meadow):
-    def step(self, action: str) -> Transition:
-        assert self.moves < 9, "nobody walks that far"
-        return super().step(action)
 
 
 @plant("runtime.resource_bounds", "it keeps every picture")

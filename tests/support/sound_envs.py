@@ -1,4 +1,4 @@
-"""Four small envs in which nothing is wrong, for tests of the audit to plant defects in."""
+"""Five small envs in which nothing is wrong, for tests of the audit to plant defects in."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Place = tuple[int, int]
 
 
 class MeadowOptions(Options):
-    max_turns: int = Field(default=24, ge=1, le=1000)
+    max_turns: int = Field(default=20, ge=1, le=1000)
 
 
 class Meadow(Env):

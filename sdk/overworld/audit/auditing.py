@@ -15,6 +15,7 @@ from PIL import Image as Pillow
 
 from overworld.audit import judgements  # noqa: F401 - they register themselves
 from overworld.audit.case import ROBUSTNESS, Case
+from overworld.audit.judgements.costs import RESOURCES
 from overworld.audit.judging import JUDGEMENTS, Judgement
 from overworld.audit.report import EnvReport, Frame, Report, Table
 from overworld.audit.stage import ClassPlace, Place, ServerPlace
@@ -22,7 +23,7 @@ from overworld.authoring.env import Env, Pixels
 from overworld.check.env_class import load
 from overworld.check.findings import SkipCheckError
 from overworld.client.channel import server_info
-from overworld.errors import ContractError, ServerError, SettingsError
+from overworld.errors import ContractError, ServerError, ServerLostError, SettingsError
 from overworld.host.process import ServerProcess
 from overworld.service.addresses import is_address
 from overworld.service.credentials import Credentials
@@ -31,6 +32,8 @@ _logger = logging.getLogger(__name__)
 
 _SLOTS = 8
 _LEARNING_SLOTS = 32
+_SLOW = 0.1
+"""Seconds a turn with which an audit cannot ask much."""
 _HASH_SEED = "4242"
 """Of the second process, so that sets have another order there."""
 
@@ -160,6 +163,9 @@ def _audit(
         _ask(case, judgement)
     report.frames = _frames(case)
     report.seconds = time.monotonic() - started
+    if case.late and report.turns and report.seconds / report.turns > _SLOW:
+        told = f"{report.turns:,} turns, {report.seconds / report.turns:.1f} s each"
+        case.find("warning", f"an audit of {seconds:g} s", told, "faster turns", question=RESOURCES)
     return report
 
 
@@ -173,6 +179,10 @@ def _ask(case: Case, judgement: Judgement) -> None:
         why = ""
     except SkipCheckError as error:
         why = str(error)
+    except ServerLostError as error:
+        if case.elsewhere is None:
+            case.find("error", "the episodes of this question", str(error), "results", question=ROBUSTNESS)
+        why = str(error)  # else it is the second process that was lost: what the env does here is known
     except (ContractError, ServerError) as error:  # a class's own errors are results; these are of a server
         why = f"the server failed: {error}"
         case.find("error", "the episodes of this question", str(error), "results", question=ROBUSTNESS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -188,6 +189,9 @@ class Case:
             starts = [episode.turns[0] for episode in self.scripts]
             actions = players.fixed_actions(self.spec, starts, _FIXED_ACTIONS)
             listed = not self.spec.action.vocabulary and self.spec.action.low is None
+            if not actions and self.place.expert:
+                advised = Counter(move for episode in self.expert for move in episode.moves if move is not None)
+                actions = [action for action, _ in advised.most_common(4)]
             seeds = self.seeds[:4] if len(actions) > 4 else self.seeds
             with self.open() as stage:
                 played = self.play(

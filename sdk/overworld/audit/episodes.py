@@ -104,14 +104,13 @@ class Episode:
         return self.turns[-1].error if self.turns else ""
 
     def differs(self, other: Episode, *, pixels: bool = True) -> tuple[int, str, Any, Any] | None:
-        """Turn and what differs first from an episode that was played in the same way; None if nothing does."""
+        """Turn and what differs first from an episode that was played in the same way, as far as both go; None if
+        nothing does."""
         for number, (mine, theirs) in enumerate(zip(self.turns, other.turns, strict=False)):
             if difference := mine.differs(theirs, pixels=pixels):
                 return number, *difference
             if number < min(len(self.moves), len(other.moves)) and not same(self.moves[number], other.moves[number]):
                 return None  # it was played in another way, though it looked the same
-        if len(self.turns) != len(other.turns):
-            return min(len(self.turns), len(other.turns)), "turns", len(self.turns), len(other.turns)
         return None
 
 

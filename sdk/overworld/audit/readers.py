@@ -51,6 +51,30 @@ class Reader:
         return action
 
 
+def planner(spec: EnvSpec, episode: Episode, chance: Random) -> Move:
+    """Does in order what the first text mentions."""
+    plan = mentions(spec, episode.turns[0])
+    if len(episode.moves) >= len(plan):
+        raise StopPlayingError
+    return plan[len(episode.moves)]
+
+
+def mentions(spec: EnvSpec, turn: Turn) -> list[str]:
+    """The actions that a text mentions, in order."""
+    texts = {text.casefold(): text for text in choices(spec, turn)}
+    if not texts:
+        return []
+    longest = sorted(texts, key=len, reverse=True)
+    pattern = rf"(?<!\w)(?:{'|'.join(map(re.escape, longest))})(?!\w)"
+    return [texts[found] for found in re.findall(pattern, said(turn).casefold())]
+
+
+def said(turn: Turn) -> str:
+    """What is told in words: texts, and the names of images."""
+    names = " ".join(name for name, _, _ in turn.pictures)
+    return f"{turn.text}\n{names}" if names else turn.text
+
+
 def _spelled(text: str) -> dict[str, str]:
     """How an action may be hidden in a text."""
     data = text.encode()
@@ -67,7 +91,7 @@ def _mention(spelling: str, last: bool) -> Read:
     """The first or last action in the text, spelled somehow."""
 
     def read(spec: EnvSpec, turn: Turn) -> str | None:
-        text = turn.text.casefold()
+        text = said(turn).casefold()
         found = []
         for action in choices(spec, turn):
             form = _spelled(action)[spelling].casefold()
@@ -111,7 +135,7 @@ def _valued(name: str, base: int | None, scalar: Callable[[Turn], float | None])
             return None
         texts = choices(spec, turn)
         if base is None:
-            return str(int(value)) if str(int(value)) in texts else None
+            return str(int(value)) if not texts or str(int(value)) in texts else None
         return texts[int(value) - base] if 0 <= int(value) - base < len(texts) else None
 
     distinct = 2 if _SPEAKING.search(name) else 3
@@ -126,9 +150,21 @@ def _largest(name: str) -> Reader:
     return Reader(f"the largest element of the tensor {name!r} is at its index", read, distinct=3)
 
 
+def _best_metric(spec: EnvSpec, turn: Turn) -> str | None:
+    """The action after which the largest metric is named."""
+    named = {text: turn.metrics[text] for text in choices(spec, turn) if text in turn.metrics}
+    return max(named, key=lambda text: named[text]) if named else None
+
+
+def _word(at: int) -> Read:
+    """A word of the text, where actions are free texts."""
+    return lambda spec, turn: None if choices(spec, turn) else _at(_words(turn.text), at, fold=False)
+
+
 def plain_readers(turns: Sequence[Turn]) -> Iterator[Reader]:
     """All ways in which an action itself may be there."""
-    if any(turn.text for turn in turns):
+    yield Reader("the largest metric has its name", _best_metric)
+    if any(said(turn) for turn in turns):
         for spelling in _spelled(""):
             for last in (False, True):
                 yield Reader(
@@ -138,6 +174,10 @@ def plain_readers(turns: Sequence[Turn]) -> Iterator[Reader]:
             for which, place in ((0, "first"), (1, "second"), (-1, "last")):
                 told = f"the {place} number in the text is its index, from {first}"
                 yield Reader(told, _numbered(which, first), distinct=3)
+        for at in range(min(max((len(_words(turn.text)) for turn in turns), default=0), 40)):
+            yield Reader(f"it is word {at + 1} of the text", _word(at), distinct=3)
+            if at < 8:
+                yield Reader(f"it is word {at + 1} from the end of the text", _word(-at - 1), distinct=3)
     if any(len(turn.admissible) > 1 for turn in turns):
         yield Reader("it is the first of the list", _placed(0))
         yield Reader("it is the last of the list", _placed(-1))
@@ -201,15 +241,18 @@ def _features(texts: Sequence[str]) -> Iterator[tuple[str, Feature]]:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"[^\s,;:!?()]+", text)
+    return re.findall(r"[^\s,;:!?()=]+", text)
 
 
 def _numbers(text: str) -> list[float]:
     return [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", text)]
 
 
-def _at(words: list[str], at: int) -> str | None:
-    return words[at].strip(".").casefold() if -len(words) <= at < len(words) else None
+def _at(words: list[str], at: int, *, fold: bool = True) -> str | None:
+    if not -len(words) <= at < len(words):
+        return None
+    word = words[at].strip(".")
+    return word.casefold() if fold else word
 
 
 def _order(text: str, one: int, other: int) -> str | None:

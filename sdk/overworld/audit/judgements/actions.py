@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from itertools import combinations
 
 from overworld.audit.case import Case
 from overworld.audit.judgements.rewards import near
@@ -21,6 +22,8 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _TRIES = 8
+_FEW = 8
+"""Actions of a vocabulary in which no two should do the same."""
 
 
 @answers(DECLARATION)
@@ -84,10 +87,26 @@ def of_choices(case: Case) -> None:
                 different += len(one.turns) != len(other.turns) or any(
                     mine.differs(theirs) is not None for mine, theirs in turns
                 )
+    _judge_twins(case)
     if pairs < 6:
         raise case.skip("there are too few states with a choice")
     if not different:
         case.find("error", f"{pairs} pairs of different actions, each pair in one state", "the same results", "others")
+
+
+def _judge_twins(case: Case) -> None:
+    """Two actions of a few that change something, and always the same."""
+    if not 2 < len(case.spec.action.vocabulary) <= _FEW:
+        return
+    alike: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for branch in case.branches:
+        for (one, first), (other, second) in combinations(zip(branch.actions, branch.tries, strict=True), 2):
+            if len(first.turns) > 1 and len(second.turns) > 1 and first.turns[1].look != first.turns[0].look:
+                alike[str(one), str(other)].append(first.turns[1].differs(second.turns[1]) is None)
+    for (name, twin), same in alike.items():
+        if len(same) >= _TRIES and all(same) and not all(map(all, alike.values())):
+            sent = f"{name!r} and {twin!r}, each in {len(same)} states that they change"
+            case.find("warning", sent, "the same results", "different ones")
 
 
 def _folded(text: str) -> str:

@@ -12,7 +12,7 @@ from overworld.audit.episodes import Episode, Turn
 from overworld.audit.judgements.reproducible import SEEDS
 from overworld.audit.judgements.rewards import mean, rate
 from overworld.audit.judging import answers
-from overworld.audit.readers import Reader, concluding_readers, plain_readers
+from overworld.audit.readers import Reader, concluding_readers, mentions, plain_readers, planner
 from overworld.authoring.env import Action
 from overworld.check.findings import shortened
 
@@ -52,7 +52,7 @@ def of_readers(case: Case) -> None:
         case.report.skipped[TEXT] = "there are no pictures"
     elif len(known) < _TURNS:
         case.report.skipped[TEXT] = "no expert says what is right"
-    if not told:
+    if not (told or _judge_plan(case)):
         _judge_named(case)
 
 
@@ -172,6 +172,21 @@ def _judge_without_expert(case: Case) -> bool:
             came = f"{reader.name}; success in {rate(played):.0%}"
             case.find("error", sent, came, "nothing that gives it away", question=LEAKAGE)
             return True
+    return False
+
+
+def _judge_plan(case: Case) -> bool:
+    """The whole way stands in the first text."""
+    plans = [mentions(case.spec, episode.turns[0]) for episode in case.scripts]
+    if not plans or len(plans[0]) < 2 or len({tuple(plan) for plan in plans}) < 3:
+        return False
+    seeds = [case.seeds[-1] + 500 + number for number in range(_EPISODES)]
+    with case.open() as stage:
+        played = case.play(stage, [case.job("planner", planner, seed, 200) for seed in seeds])
+    if played and rate(played) >= _CERTAIN and rate(case.random) < _CERTAIN:
+        sent = f"an agent that does in order what the first text mentions, {len(played)} episodes"
+        case.find("error", sent, f"success in {rate(played):.0%}", "nothing that gives it away", question=LEAKAGE)
+        return True
     return False
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from overworld.audit import players
 from overworld.audit.case import Case
 from overworld.audit.episodes import Episode
@@ -16,11 +18,16 @@ PROCESSES = "runtime.process_determinism"
 TASKS = "runtime.task_declaration_accuracy"
 FRESHNESS = "picture.freshness"
 
+_LONG = 100
+"""Turns of the one episode that is played twice to its end; the others are compared as far as they go."""
 _TASKS = 8
 _TASK_TURNS = 6
+_WHOLE = {"all", "full", "whole", "everything"}
+"""Names of splits that have the tasks of the others."""
 _HIGH_BITS = 1 << 32
 _WORN = 24
 _WORN_TURNS = 20
+_WON = 8
 
 
 @answers(DETERMINISM, SEEDS, ISOLATION, SLOTS)
@@ -28,17 +35,20 @@ def of_seeds(case: Case) -> None:
     """One seed alone, twice, after others, and side by side with others."""
     first, second, third = case.seeds[:3]
     with case.open(1) as stage:
-        alone = next(iter(case.play(stage, [case.script(first)])), None)
+        alone = next(iter(case.play(stage, [case.script(first, turns=_LONG)])), None)
         again = case.play(stage, [case.script(seed) for seed in (first, second, third, first)])
     with case.open(1) as stage:
-        fresh = case.play(stage, [case.script(first)])
+        fresh = case.play(stage, [case.script(first, turns=_LONG)])
     together = case.scripts
+    with case.open() as stage:
+        repeated = case.play(stage, [case.script(seed) for seed in case.seeds])
     if alone is None or len(again) < 4 or not fresh or len(together) < len(case.seeds):
         raise case.skip("there was no time to play it twice")
     distinct = _distinct(together)
-    if changed := _changed(alone, fresh[0], case):
-        told = f"{changed}, in slots that had played nothing"
-        case.find("error", _twice(first), told, "the same episode", question=DETERMINISM)
+    pairs = [(alone, fresh[0]), *zip(together, repeated, strict=False)]
+    other_one = next(((one, told) for one, other in pairs if (told := _changed(one, other, case))), None)
+    if other_one is not None:
+        _judge_fresh(case, alone, *other_one)
     else:
         _judge_isolation(case, alone, again, _distinct(together[: case.slots]))
     if not _found(case, DETERMINISM, ISOLATION):
@@ -49,6 +59,24 @@ def of_seeds(case: Case) -> None:
         if asked and (changed := _changed(alone, asked[0], case)):
             case.find("error", f"seed {first} with and without asking for advice", changed, "the same episode")
     _judge_seeds(case, together, distinct)
+
+
+def _judge_fresh(case: Case, alone: Episode, episode: Episode, changed: str) -> None:
+    """New slots do not give what new slots gave before: by chance, or because the class keeps something.
+
+    A second process tells: if chance were in play, what it gives first would differ from what this one gave first.
+    """
+    question = DETERMINISM
+    if case.elsewhere is not None:
+        with closing(case.elsewhere.open(1)) as stage:
+            first = case.play(stage, [case.script(alone.seed, turns=_LONG)])
+        if first and not _changed(alone, first[0], case):
+            question = ISOLATION
+    why = "; new processes begin alike" if question == ISOLATION else ""
+    sent = f"{_twice(episode.seed)}, in new slots"
+    case.find("error", sent, changed + why, "the same episode", question=question)
+    for open_question in {ISOLATION, SLOTS} - {question}:
+        case.report.skipped[open_question] = "an episode cannot be repeated at all"
 
 
 def _judge_isolation(case: Case, alone: Episode, again: list[Episode], distinct: int) -> None:
@@ -88,11 +116,11 @@ def _judge_seeds(case: Case, together: list[Episode], distinct: int) -> None:
         case.report.skipped[SEEDS] = "the default split has one task"
         return
     sent = f"resets with the seeds {case.seeds[0]} to {case.seeds[-1]}, and the same actions"
-    if distinct == 1:
-        told = f"one and the same episode, {len(together)} times"
+    if distinct <= 2:
+        told = f"{distinct} different episode{'s' if distinct > 1 else ', whatever the seed'}"
         case.find("warning", sent, told, "different episodes", question=SEEDS)
         return
-    if size or distinct < 4:
+    if size:
         return
     with case.open() as stage:
         others = case.play(stage, [case.script(seed + _HIGH_BITS, turns=8) for seed in case.seeds])
@@ -125,19 +153,12 @@ def of_tasks(case: Case) -> None:
     names = list(played)
     for number, one in enumerate(names):
         for other in names[number + 1 :]:
-            if _whole(case, one) or _whole(case, other):
+            if {one.casefold(), other.casefold()} & _WHOLE:
                 continue
             count = min(len(played[one]), len(played[other]))
             if count > 2 and len(set(played[one])) > 2 and played[one][:count] == played[other][:count]:
                 sent = f"the tasks 0 to {count - 1} of the splits {one!r} and {other!r}"
                 case.find("error", sent, "the same episodes in both", "tasks of their own")
-
-
-def _whole(case: Case, split: str) -> bool:
-    """Whether a split has all tasks of the others, as one that is called "all" does."""
-    sizes = case.spec.splits
-    others = [size for name, size in sizes.items() if name != split and size]
-    return len(others) > 1 and sizes[split] == sum(others)
 
 
 @answers(PROCESSES)
@@ -147,11 +168,8 @@ def in_another_process(case: Case) -> None:
         raise case.skip("it is audited where it is; name it as module:Class to have a second process started")
     case.need_repeatable()
     ours = case.scripts[:3]
-    stage = case.elsewhere.open(1)
-    try:
+    with closing(case.elsewhere.open(1)) as stage:
         theirs = case.play(stage, [case.script(episode.seed) for episode in ours])
-    finally:
-        stage.close()
     if len(theirs) < len(ours):
         raise case.skip("there was no time to play it there")
     for mine, other in zip(ours, theirs, strict=True):
@@ -167,8 +185,12 @@ def after_everything(case: Case) -> None:
     with case.open() as stage:
         seeds = [case.seeds[-1] + 100 + number for number in range(_WORN)]
         case.play(stage, [case.job("worn", players.drawn, seed, _WORN_TURNS) for seed in seeds])
+        won = [episode for episode in case.everything if episode.success and not episode.split][:_WON]
+        jobs = [case.job("won", players.replaying(each.moves), each.seed, len(each.moves)) for each in won]
+        again = case.play(stage, jobs)
         worn = case.play(stage, [case.script(seed) for seed in reversed(case.seeds[:4])])
-    for before, after in zip(reversed(case.scripts[:4]), worn, strict=False):
+    pairs = [*zip(reversed(case.scripts[:4]), worn, strict=False), *zip(won, again, strict=False)]
+    for before, after in pairs:
         if changed := _changed(before, after, case):
             sent = f"the episode of seed {before.seed} after {_WORN} others in the same slots"
             case.find("error", sent, changed, "the same episode")

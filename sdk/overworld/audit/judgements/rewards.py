@@ -29,6 +29,8 @@ _SURE = 0.9
 """Share of successes that is as good as always."""
 _NEAR = 0.1
 """Difference of shares that is none."""
+_VERDICTS = {"success", "succeeded", "won", "win", "solved", "is_success"}
+"""Names of metrics that repeat the verdict."""
 _SHORT = 6
 _MORE = 48
 _ENDED = 12
@@ -225,12 +227,13 @@ def near(case: Case) -> list[Episode]:
         texts = players.choices(case.spec, start) if start is not None else ()
         if start is None or not texts:
             return []
+        near = [*players.near_misses(texts), *players.hostile_texts(case.spec, [start]).values()]
         with case.open() as stage:
             return case.play(
                 stage,
                 [
                     case.job("near", players.replaying([text]), case.seeds[0], 1)
-                    for text in players.near_misses(texts)
+                    for text in near
                     if len(text.encode()) <= (case.spec.action.max_text_bytes or players.TEXT_BYTES)
                 ],
             )
@@ -265,14 +268,16 @@ def of_limits(case: Case) -> None:
     if limits:
         episode = (waited or limits)[0]
         sent = f"seed {episode.seed}, {episode.player}, {len(episode.moves)} turns"
-        case.find("error" if waited else "warning", sent, "success at END_TIME_LIMIT", "no success")
+        certain = waited and not _survival(case)
+        case.find("error" if certain else "warning", sent, "success at END_TIME_LIMIT", "no success")
         return
     won = [episode for episode in idle if episode.success]
     lengths = {len(episode.moves) for episode in won}
     names = {episode.player for episode in won}
     acting = [episode for episode in idle if episode.ended and episode.player != "silence"]
     longest = max((len(episode.moves) for episode in acting), default=0)
-    if len(won) >= 4 and len(names) > 1 and lengths == {longest} and longest > 2:
+    failed = any(len(episode.moves) == longest and not episode.success for episode in acting)
+    if len(won) >= 4 and len(names) > 1 and lengths == {longest} and longest > 2 and not failed:
         sent = f"{len(won)} episodes of {len(names)} agents that make no effort"
         case.find("error", sent, f"success, each at turn {longest}", "failure where a limit of turns ends it")
         return
@@ -283,6 +288,12 @@ def of_limits(case: Case) -> None:
     if len(called) >= 6 and len(called) == len(lost) and others == {longest} and longest > 4 and len(ways) > 3:
         sent = f"{len(called)} episodes that failed"
         case.find("warning", sent, f"END_TASK, each at turn {longest}", "END_RULE for a limit of turns")
+
+
+def _survival(case: Case) -> bool:
+    """Whether to last is the task: every end before the limit is a failure, and there are some."""
+    ended = [episode for episode in case.everything if episode.turns[-1].end in (End.TASK, End.RULE)]
+    return bool(ended) and not any(episode.success for episode in ended)
 
 
 def _short(case: Case) -> list[Episode]:
@@ -314,12 +325,28 @@ def of_agreement(case: Case) -> None:
     ended = [episode for episode in case.everything if episode.ended and not episode.error]
     won = [episode for episode in ended if episode.success]
     lost = [episode for episode in ended if not episode.success and episode.player not in ("silence", *case.hostile)]
+    _judge_last_rewards(case, won, lost)
     if len(won) < 3 or len(lost) < 3:
         raise case.skip(f"{len(won)} episodes succeeded and {len(lost)} failed")
     sent = f"{len(won)} episodes that succeeded, {len(lost)} that failed"
     if mean(won) <= mean(lost) + _TOLERANCE:
         came = f"mean returns of {mean(won):g} and {mean(lost):g}"
         case.find("error", sent, came, "more for success")
+
+
+def _judge_last_rewards(case: Case, won: Sequence[Episode], lost: Sequence[Episode]) -> None:
+    """What the last turn earns, and what metrics call success, goes with the verdict."""
+    last = [episode.turns[-1].reward for episode in won]
+    if last and min(last) < -_TOLERANCE and max(last) > _TOLERANCE:
+        sent = f"the last turns of {len(won)} episodes that succeeded"
+        case.find("error", sent, f"rewards from {min(last):g} to {max(last):g}", "no penalty for success")
+        return
+    for episode in [*won, *lost]:
+        for name, value in episode.turns[-1].metrics.items():
+            if name.casefold() in _VERDICTS and bool(value) != episode.success and value in (0, 1):
+                came = f"success is {episode.success}, and the metric {name!r} is {value:g}"
+                case.find("error", f"the end of seed {episode.seed}, {episode.player}", came, "one verdict")
+                return
 
 
 @answers(REACHABLE)
@@ -335,15 +362,16 @@ def of_success(case: Case) -> None:
     if case.place.expert:
         case.find("error", sent, "no success, not even the expert's", "success")
     elif _pays(episodes):
-        raise case.skip(f"nobody succeeded in {len(episodes)} episodes, though some earned something; no expert")
+        raise case.skip(f"nobody succeeded in {len(episodes)} episodes, though some earned more than others; no expert")
     else:
-        case.find("warning", sent, "no success, and the same reward in all turns", "success")
+        case.find("warning", sent, "no success, and nobody earned anything", "success")
 
 
 def _pays(episodes: Sequence[Episode]) -> bool:
-    """Whether some actions earn more than is usual."""
+    """Whether some actions earn more than is usual, or lasting longer does."""
     rewards = [turn.reward for each in episodes for turn in each.turns if turn.outcome is Outcome.EXECUTED]
-    return bool(rewards) and max(rewards) > max(set(rewards), key=rewards.count) + _TOLERANCE
+    usual = max(set(rewards), key=rewards.count, default=0.0)
+    return usual > _TOLERANCE or max(rewards, default=usual) > usual + _TOLERANCE
 
 
 @answers(FARMING)
