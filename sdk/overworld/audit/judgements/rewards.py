@@ -229,13 +229,13 @@ def near(case: Case) -> list[Episode]:
         texts = players.choices(case.spec, start) if start is not None else ()
         if start is None or not texts:
             return []
-        near = [*players.near_misses(texts), *players.hostile_texts(case.spec, [start]).values()]
+        hostile = players.hostile_texts(case.spec, [start]).values()
         with case.open() as stage:
             return case.play(
                 stage,
                 [
                     case.job("near", players.replaying([text]), case.seeds[0], 1)
-                    for text in near
+                    for text in players.unlisted(texts, hostile)
                     if len(text.encode()) <= (case.spec.action.max_text_bytes or players.TEXT_BYTES)
                 ],
             )
