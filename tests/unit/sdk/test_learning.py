@@ -282,6 +282,15 @@ def test_env_without_a_picture_is_refused() -> None:
         learn(local(Told, 1))
 
 
+def test_env_that_fails_is_named_with_its_error() -> None:
+    class Failing(Lamp):
+        def _look(self) -> Observation:
+            raise KeyError("lamp")
+
+    with pytest.raises(EvaluationError, match="lab/Lamp: an episode failed at turn 0: ENV_ERROR, KeyError: 'lamp'"):
+        learn(local(Failing, 1))
+
+
 def test_settings_that_differ_have_digests_that_differ() -> None:
     assert QUICK.digest != LearnSettings().digest == LearnSettings().digest
 

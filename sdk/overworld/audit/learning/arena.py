@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -45,11 +45,9 @@ class Game(Generic[View]):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step(Generic[View]):
-    """An action in a game, the view that it was chosen in, and what it gave."""
+    """A turn of a game."""
 
     game: Game[View]
-    view: View
-    action: int
     result: Result
 
 
@@ -90,24 +88,16 @@ class Arena(Generic[View]):
         chosen = act(playing) if playing else []
         free = (slot for slot in range(self._stage.slots) if slot not in self.games)
         starting = dict(zip(free, self._jobs, strict=False))
-        acted = list(zip(playing, chosen, strict=True))
-        moves: dict[int, Move] = {game.slot: action for game, action in acted}
+        moves: dict[int, Move] = {game.slot: action for game, action in zip(playing, chosen, strict=True)}
         moves |= {slot: Reset(job.seed) for slot, job in starting.items()}
-        results = self._stage.step(moves) if moves else {}
-        for result in results.values():
-            if result.error is not None:
-                raise EvaluationError(
-                    f"{self._stage.spec.id}: an episode failed at turn {result.turn}: {result.error.reason}, "
-                    f"{result.error.message}; correct the env, `overworld check` shows how it fails"
-                )
-        steps = [self._stepped(game, action, results[game.slot]) for game, action in acted]
+        results = moved(self._stage, moves) if moves else {}
+        steps = [self._stepped(game, results[game.slot]) for game in playing]
         for slot, job in starting.items():
             observation = results[slot].observation
             self.games[slot] = Game(slot, job, observation, self._see(observation, None))
         return steps
 
-    def _stepped(self, game: Game[View], action: int, result: Result) -> Step[View]:
-        step = Step(game, game.view, action, result)
+    def _stepped(self, game: Game[View], result: Result) -> Step[View]:
         game.turn += 1
         game.total += result.reward
         game.observation = result.observation
@@ -116,7 +106,19 @@ class Arena(Generic[View]):
             del self.games[game.slot]
         if result.end is None or result.end is End.TIME_LIMIT:  # nobody asks for the view after an end of the task
             game.view = self._see(result.observation, game.view)
-        return step
+        return Step(game, result)
+
+
+def moved(stage: Stage, moves: Mapping[int, Move]) -> dict[int, Result]:
+    """Slot -> result of its move. Raises EvaluationError for an episode that failed inside the env."""
+    results = stage.step(moves)
+    for result in results.values():
+        if result.error is not None:
+            raise EvaluationError(
+                f"{stage.spec.id}: an episode failed at turn {result.turn}: {result.error.reason}, "
+                f"{result.error.message}; correct the env, `overworld check` shows how it fails"
+            )
+    return results
 
 
 def unseen(observation: Observation, last: None) -> None:

@@ -68,5 +68,5 @@ def stacked(views: Sequence[Tensor]) -> Tensor:
 def _shrunk(image: Image) -> Tensor:
     """uint8 [3, 48, 48]: each pixel is the mean of the rectangle that it stands for."""
     picture = PillowImage.fromarray(image.pixels.squeeze(2) if image.pixels.shape[2] == 1 else image.pixels)
-    small = picture.resize((SIDE, SIDE), PillowImage.Resampling.BOX, reducing_gap=2.0).convert("RGB")
+    small = picture.resize((SIDE, SIDE), PillowImage.Resampling.BOX).convert("RGB")
     return torch.from_numpy(np.array(small).transpose(2, 0, 1))

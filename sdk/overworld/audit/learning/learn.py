@@ -6,17 +6,16 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from overworld.audit.learning.arena import Act, Arena, Episode, Game, Job, See, View, play, unseen
+from overworld.audit.learning.arena import Act, Arena, Episode, Game, Job, See, View, moved, play, unseen
 from overworld.audit.learning.eyes import Eyes
 from overworld.audit.learning.ppo import Point, PpoSettings, train
 from overworld.audit.learning.seeds import Part, has_held_out_tasks, seeds
@@ -55,18 +54,19 @@ class LearnSettings:
 class Arm:
     """A player and how it did in the held-out episodes.
 
-    steps     Env steps that it learnt from.
+    mean      Of the returns; `success` is the share of episodes that succeeded, with Wilson's 95 % interval.
     seconds   CPU-seconds of this process, in learning and playing.
+    steps     Env steps that it learnt from.
     stopped   Why training ended: "won", "flat", "steps" or "seconds"; empty for those who are not trained.
     """
 
     name: str
+    mean: float
+    success: Interval
+    seconds: float
     steps: int = 0
     stopped: str = ""
     curve: tuple[Point, ...] = ()
-    mean: float = math.nan
-    success: Interval = field(default_factory=lambda: wilson(0, 1))
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def _check(spec: EnvSpec) -> None:
 class _Comparison:
     def __init__(self, stage: Stage, seed: int, settings: LearnSettings, on_progress: Callable[[str], None]) -> None:
         self._stage, self._seed, self._settings, self._on_progress = stage, seed, settings, on_progress
-        self._first = stage.step({0: Reset(next(self._seeds(Part.TRAINING)))})[0].observation
+        self._first = moved(stage, {0: Reset(next(self._seeds(Part.TRAINING)))})[0].observation
         self._choice = self._some(Part.CHOICE, settings.choice)
         self._judged: list[int] = []
         self._arms: dict[str, Arm] = {}
@@ -171,33 +171,36 @@ class _Comparison:
         settings = self._settings
         judged = min(settings.judged, max(settings.judged_least, int(settings.judged_steps / turns)))
         self._judged = self._some(Part.HELD_OUT, judged)
-        self._judge(Arm("random"), started, unseen, act)
+        self._judge("random", started, unseen, act)
 
     def _train(self, name: str, eyes: Eyes) -> None:
         self._on_progress(name)
         started = time.process_time()
         training = train(self._stage, eyes, self._seeds(Part.TRAINING), self._seed, self._settings.ppo)
-        arm = Arm(name, training.steps, training.stopped, training.curve)
-        self._judge(arm, started, eyes, training.policy)
+        learnt = {"steps": training.steps, "stopped": training.stopped, "curve": training.curve}
+        self._judge(name, started, eyes, training.policy, **learnt)
 
     def _search(self) -> tuple[str, ...]:
         self._on_progress("sequence")
         started = time.process_time()
-        training, choice = self._seeds(Part.TRAINING), self._seeds(Part.CHOICE)
-        found = search(self._stage, training, choice, self._seed, self._settings.search)
-        self._judge(Arm("sequence", found.steps, found.stopped), started, unseen, Sequences([found.actions]))
+        training = self._seeds(Part.TRAINING)
+        finals = itertools.islice(self._seeds(Part.CHOICE), len(self._choice), None)  # other ones than players meet in
+        found = search(self._stage, training, finals, self._seed, self._settings.search)
+        player = Sequences([found.actions])
+        self._judge("sequence", started, unseen, player, steps=found.steps, stopped=found.stopped)
         return tuple(self._stage.spec.action.vocabulary[action] for action in found.actions)
 
-    def _judge(self, arm: Arm, started: float, see: See[View], act: Act[View]) -> None:
+    def _judge(self, name: str, started: float, see: See[View], act: Act[View], **learnt: Any) -> None:
         choice = self._play(self._choice, see, act)
-        self._choice_means[arm.name] = float(np.mean([episode.total for episode in choice]))
+        self._choice_means[name] = float(np.mean([episode.total for episode in choice]))
         episodes = self._play(self._judged, see, act)
-        self._returns[arm.name] = [episode.total for episode in episodes]
-        self._arms[arm.name] = replace(
-            arm,
-            mean=float(np.mean(self._returns[arm.name])),
+        self._returns[name] = [episode.total for episode in episodes]
+        self._arms[name] = Arm(
+            name,
+            mean=float(np.mean(self._returns[name])),
             success=wilson(sum(episode.success for episode in episodes), len(episodes)),
             seconds=time.process_time() - started,
+            **learnt,
         )
 
     def _play(self, drawn: Sequence[int], see: See[View], act: Act[View]) -> list[Episode]:
