@@ -129,6 +129,22 @@ def _surroundings() -> Iterator[None]:
                 os.environ[name] = value
 
 
+def _learn(place: Place, seed: int, on_question: Callable[[str], None]) -> tuple[Mapping[str, Any], list[Table]]:
+    """What a small network learns there, whole and in tables."""
+    from overworld.audit.learning.figures import tables  # they need PyTorch, which other audits do without
+    from overworld.audit.learning.learn import learn
+
+    here = isinstance(place, ClassPlace)
+    stage = place.open(_LEARNING_SLOTS if here else max(1, min(_LEARNING_SLOTS, place.slots)))
+    try:
+        learned = learn(
+            stage, seed=seed, on_progress=lambda player: on_question(f"{stage.spec.id}: learning, {player}")
+        )
+    finally:
+        stage.close()
+    return learned.as_dict(), tables(learned)
+
+
 def _audit(
     place: Place, elsewhere: Place | None, seed: int, seconds: float, on_question: Callable[[str], None]
 ) -> EnvReport:
