@@ -21,7 +21,7 @@ from overworld.audit.report import EnvReport, Frame, Report, Table
 from overworld.audit.stage import ClassPlace, Place, ServerPlace
 from overworld.authoring.env import Env, Pixels
 from overworld.check.env_class import load
-from overworld.check.findings import SkipCheckError
+from overworld.check.findings import SkipCheckError, shortened
 from overworld.client.channel import server_info
 from overworld.errors import ContractError, ServerError, ServerLostError, SettingsError
 from overworld.host.process import ServerProcess
@@ -191,9 +191,9 @@ def _ask(case: Case, judgement: Judgement) -> None:
     except ServerLostError as error:
         if case.elsewhere is None:
             case.find("error", "the episodes of this question", str(error), "results", question=ROBUSTNESS)
-        why = str(error)  # else it is the second process that was lost: what the env does here is known
+        why = shortened(str(error))  # else it is the second process that was lost: what the env does here is known
     except (ContractError, ServerError) as error:  # a class's own errors are results; these are of a server
-        why = f"the server failed: {error}"
+        why = shortened(f"the server failed: {error}")
         case.find("error", "the episodes of this question", str(error), "results", question=ROBUSTNESS)
     for question in judgement.questions:
         if why:
