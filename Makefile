@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PACKAGES := sdk vlm services/envserver services/trainer services/policy
 SIMULATORS := alfworld,miniworld,webshop
-NODE := examples/node-server/node_modules/.package-lock.json
+NODE_SERVER := sdk/overworld/scaffold/templates/node
+NODE := $(NODE_SERVER)/node_modules/.package-lock.json
 SEED ?= 0
 ENV ?= gym_cards/NumberLine
 UPDATES ?= 3
@@ -15,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # ALFWorld's planner is compiled: by cmake 4, too, which would refuse its age, and by whatever `python` is on the path.
 export CMAKE_POLICY_VERSION_MINIMUM := 3.5
 
-.PHONY: help setup demo train test check-simulators audit-simulators test-compose test-demo test-oldest up up-train down dist soak lint format proto released-proto bench audit-learn clean
+.PHONY: help setup demo train tutorial test check-simulators audit-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist soak lint format proto released-proto bench audit-learn clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -38,10 +39,29 @@ train: $(READY) ## train the tiny model in an env; ENV=gym_cards/EZPoints UPDATE
 	$(BIN)/python -m demo.train --env $(ENV) --updates $(UPDATES) --seed $(SEED)
 
 test: $(READY) $(if $(shell command -v npm 2>/dev/null),$(NODE)) ## the tests that need minutes: unit, integration, faults, the demo, k8s/
-	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder -m "not demo and not soak and not compose"
+	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder -m "not demo and not soak and not compose and not peer"
+
+tutorial: $(READY) ## run docs/tutorial.md as it stands; PART=python, gymnasium or node: minutes
+	$(BIN)/python scripts/tutorial.py $(PART)
 
 test-compose: $(READY) ## the stack in containers: builds, trains, crashes, recovers; needs a Docker engine
 	$(BIN)/python -m pytest -m compose tests/compose
+
+test-openenv: $(READY) ## OpenEnv's own client and validator on our env server
+	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python -m pytest tests/integration/sdk/test_openenv.py
+
+# ale-py is GPL, and moviepy, which RecordVideo needs, wants an older Pillow: both stay out of constraints.txt.
+test-atari: .venv-atari/.ready ## an Atari game through every door, and a video of an episode
+	.venv-atari/bin/python -m pytest tests/integration/sdk/test_atari.py
+
+.venv-atari/.ready: constraints.txt VERSION sdk/pyproject.toml
+	rm -rf .venv-atari
+	$(PYTHON) -m venv .venv-atari
+	grep -v '^pillow==' constraints.txt > .venv-atari/constraints.txt
+	.venv-atari/bin/pip install --quiet --constraint .venv-atari/constraints.txt \
+		ale-py==0.12.1 moviepy==2.2.1 pygame-ce pytest pytest-timeout pytest-xdist --editable 'sdk[gymnasium,host,openenv]'
+	touch $@
 
 test-demo: $(READY) ## the demo with three seeds, twice each: half an hour
 	$(BIN)/python -m pytest -m demo
@@ -80,14 +100,14 @@ example-verl: .venv-verl/.ready ## verl's agent loop on our env server, without 
 	.venv-verl/bin/python examples/verl/play.py
 
 example-node-server: $(NODE) ## an env server in JavaScript on 127.0.0.1:50051
-	node examples/node-server/server.js --allow-expert
+	node $(NODE_SERVER)/server.js --allow-expert
 
-$(NODE): examples/node-server/package-lock.json
-	npm ci --silent --prefix examples/node-server
+$(NODE): $(NODE_SERVER)/package-lock.json
+	npm ci --silent --prefix $(NODE_SERVER)
 
 clean: clean-examples
 clean-examples:
-	rm -rf .venv-trl .venv-verifiers .venv-verl examples/node-server/node_modules
+	rm -rf .venv-trl .venv-verifiers .venv-verl $(NODE_SERVER)/node_modules
 
 .venv-verl/.ready: CONSTRAINTS := /dev/null
 .venv-%/.ready: CONSTRAINTS := constraints.txt
@@ -125,10 +145,10 @@ soak: $(READY) ## long runs that look for leaks
 lint: $(READY) ## ruff, mypy, import-linter, buf, hadolint, and the generated code's freshness
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(PACKAGES) benchmarks demo examples/*/*.py tests scripts/gallery.py
+	$(BIN)/mypy $(PACKAGES) benchmarks demo examples/*/*.py tests scripts/*.py
 	$(BIN)/lint-imports
 	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against released.binpb
-	$(BIN)/hadolint services/*/Dockerfile vlm/Dockerfile examples/*/Dockerfile
+	$(BIN)/hadolint services/*/Dockerfile vlm/Dockerfile examples/*/Dockerfile sdk/overworld/scaffold/templates/*/Dockerfile
 	scripts/proto --check
 
 format: $(READY) ## let ruff put the code into form
@@ -141,7 +161,7 @@ proto: ## generate sdk/overworld/v1 from proto/
 released-proto: $(READY) ## at a release: make proto/ the contract that later changes must not break
 	cd proto && ../$(BIN)/buf build --exclude-source-info --output released.binpb
 
-bench: bench-startup bench-transport bench-waiting bench-compression bench-wire bench-gym_cards bench-miniworld bench-alfworld bench-webshop bench-families bench-trainer bench-ranks ## all benchmarks; CHECK=1 fails below a target
+bench: bench-startup bench-transport bench-waiting bench-compression bench-wire bench-bridges bench-gym_cards bench-miniworld bench-alfworld bench-webshop bench-families bench-trainer bench-ranks ## all benchmarks; CHECK=1 fails below a target
 
 audit-learn: $(READY) ## five graded envs, told apart by `overworld audit --learn`; resumes in runs/audit-learn
 	nice $(BIN)/python benchmarks/audit_learn.py $(if $(JSON),--json $(JSON))
@@ -150,4 +170,4 @@ bench-%: $(READY) ## one benchmark, e.g. bench-transport; CHECK=1, JSON=FILE
 	$(BIN)/python benchmarks/$*.py $(if $(JSON),--json $(JSON))
 
 clean: ## remove what these targets made, runs/ excepted
-	rm -rf .venv .venv-proto .venv-openenv .venv-dm-env-rpc .venv-envpool .venv-oldest .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-atari .venv-proto .venv-openenv .venv-dm-env-rpc .venv-envpool .venv-oldest .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -16,6 +16,7 @@ from pathlib import Path
 
 _HERE = Path(__file__).parent
 _READY_SECONDS = 60.0
+OPENENV = ("openenv==0.10.0", "numpy")
 
 
 class Peer:
@@ -27,7 +28,7 @@ class Peer:
     def __init__(
         self, name: str, requirements: Sequence[str], script: str, slots: int, serve: Sequence[object] | None = None
     ) -> None:
-        python = _environment(name, requirements)
+        python = environment(name, requirements)
         command = [python, str(_HERE / script)]
         with contextlib.ExitStack() as started:
             port: list[str] = []
@@ -60,7 +61,7 @@ class Peer:
 def openenv(slots: int, height: int, width: int, *, cost_us: int = 0, wait_ms: int = 0) -> Peer:
     """OpenEnv, with a session per slot."""
     serve = (height, width, cost_us, wait_ms)
-    return Peer("openenv", ["openenv==0.10.0", "numpy"], "openenv_peer.py", slots, serve)
+    return Peer("openenv", OPENENV, "openenv_peer.py", slots, serve)
 
 
 def dm_env_rpc(slots: int, height: int, width: int, *, cost_us: int = 0) -> Peer:
@@ -74,7 +75,8 @@ def envpool(slots: int) -> Peer:
     return Peer("envpool", ["envpool==1.2.5"], "envpool_peer.py", slots)
 
 
-def _environment(name: str, requirements: Sequence[str]) -> str:
+def environment(name: str, requirements: Sequence[str]) -> str:
+    """The interpreter of `.venv-<name>`, which is made if it is missing."""
     folder = _HERE.parent / f".venv-{name}"
     python, installed = folder / "bin" / "python", folder / ".installed"
     if not installed.exists():
@@ -110,3 +112,7 @@ def _wait_for(port: int) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
+
+
+if __name__ == "__main__":  # for `make test-openenv`
+    environment("openenv", OPENENV)

@@ -16,6 +16,8 @@ from importlib.metadata import entry_points, version
 _GROUP = "overworld.commands"
 
 _VERBS = {
+    "init": ("make a project with an env of your own", "overworld[host]"),
+    "dev": ("serve a project, again after each change", "overworld[host]"),
     "serve": ("serve simulators over gRPC", "overworld[host]"),
     "train": ("train an agent with VL-DAC", "overworld-trainer"),
     "policy": ("serve checkpoints through an OpenAI-compatible API", "overworld-policy"),

@@ -30,12 +30,15 @@ def test_a_package_has_the_version_the_licence_and_the_notice_of_the_repository(
         assert copy.read_bytes() == original.read_bytes(), f"{copy} must be a link to {original}"
 
 
+NODE = "sdk/overworld/scaffold/templates/node"
 FILES = ("docker-compose*.yml", "k8s/**/*.yaml", "k8s/README.md", "examples/**/*.yml", "examples/**/Dockerfile")
+TEMPLATES = ("*/*.md", "*/*.yml", "*/k8s/*.yaml", "*/Dockerfile")
 TAG = re.compile(r"\boverworld/[\w-]+:([\w.-]+)|\bnewTag: *([\w.-]+)")
 
 
 def test_images_have_the_version_as_their_tag() -> None:
     paths = sorted(path for pattern in FILES for path in ROOT.glob(pattern))
+    paths += sorted(path for pattern in TEMPLATES for path in (ROOT / NODE).parent.glob(pattern))
     tags = {path: ["".join(found) for found in TAG.findall(path.read_text())] for path in paths}
     assert sum(map(len, tags.values())) > 15
     wrong = {str(path): tag for path in paths for tag in tags[path] if tag.removesuffix("-cuda") != VERSION}
@@ -44,4 +47,4 @@ def test_images_have_the_version_as_their_tag() -> None:
 
 @pytest.mark.parametrize("file", ["package.json", "package-lock.json"])
 def test_the_server_in_javascript_has_it_too(file: str) -> None:
-    assert json.loads((ROOT / "examples" / "node-server" / file).read_text())["version"] == VERSION
+    assert json.loads((ROOT / NODE / file).read_text())["version"] == VERSION

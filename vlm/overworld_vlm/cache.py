@@ -35,14 +35,15 @@ class SlotCache(Cache):
         """How often keys and values have moved to other places in memory."""
         self.ends = torch.zeros(0, dtype=torch.int64)
 
-    def join(self, prefilled: DynamicCache, lengths: Sequence[int]) -> None:
-        """Adds rows: the first `lengths` tokens of a cache that right-padded prompts have filled."""
+    def join(self, prefilled: DynamicCache, rows: Sequence[int], lengths: Sequence[int]) -> None:
+        """Adds copies of `rows` of a cache that right-padded prompts have filled: the first `lengths` tokens."""
         first, longest = len(self.lengths), max(lengths)
         self.lengths += lengths
+        index = torch.tensor(rows, device=prefilled.layers[0].keys.device)
         for layer, source in zip(self._layers, prefilled.layers, strict=True):
             layer.reserve(source.keys, len(self.lengths), longest + 1)
-            layer.keys[first : len(self.lengths), :, :longest] = source.keys[:, :, :longest]
-            layer.values[first : len(self.lengths), :, :longest] = source.values[:, :, :longest]
+            layer.keys[first : len(self.lengths), :, :longest] = source.keys[:, :, :longest].index_select(0, index)
+            layer.values[first : len(self.lengths), :, :longest] = source.values[:, :, :longest].index_select(0, index)
 
     def leave(self, row: int) -> None:
         """Removes a row; the last one takes its place."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
-from overworld_vlm.batch import PromptError, collate, hidden_states
+from overworld_vlm.batch import Prompt, PromptError, collate, hidden_states
 from overworld_vlm.cache import SlotCache
 from overworld_vlm.graphs import Graphs
 from overworld_vlm.kernels import BLOCK, least_rows, row_by_row
@@ -32,6 +32,10 @@ memory by the square of their length."""
 
 _GRAPH_ROWS, _GRAPH_COLUMNS = 16, 256
 """Shapes for which graphs are captured are multiples of these."""
+
+
+_Special = Sequence[tuple[int, Request]]
+"""Rows whose requests want more than to be drawn."""
 
 
 class Engine(Writer):
@@ -77,6 +81,8 @@ class Engine(Writer):
         """Accepts a request, which joins before the next token. Raises PromptError if it can never fit."""
         if request.max_new_tokens < 1:
             raise ValueError("a reply has at least 1 token")
+        if self._graphs is not None and _is_special(request):
+            raise ValueError("processors and top_logps cannot be part of a graph")
         if len(request.prompt) + request.max_new_tokens > self._vlm.max_length:
             raise PromptError(
                 f"a prompt of {len(request.prompt)} and a reply of {request.max_new_tokens} tokens exceed the model's "
@@ -109,32 +115,36 @@ class Engine(Writer):
             self._gathering += bool(self._waiting)
             return []
         joining: list[Request] = []
+        prompts: set[Prompt] = set()
         longest = 0
         while self._waiting and len(self._running) + len(joining) < self._max_batch:
-            length = len(self._waiting[0].prompt)
-            longest = max(longest, length)
-            if joining and (longest > MAX_BATCHED_PROMPT or longest * (len(joining) + 1) > self._vlm.batch_tokens):
-                break
+            prompt = self._waiting[0].prompt
+            if prompt not in prompts:
+                longest = max(longest, len(prompt))
+                if joining and (longest > MAX_BATCHED_PROMPT or longest * (len(prompts) + 1) > self._vlm.batch_tokens):
+                    break
+                prompts.add(prompt)
             joining.append(self._waiting.popleft())
         self._gathering = 0
         return joining
 
     def _prefill(self, joining: Sequence[Request]) -> None:
         """Lets requests join and writes their first tokens."""
-        lengths = [len(request.prompt) for request in joining]
-        batch = collate(self._vlm, [request.prompt for request in joining], multiple_of=BLOCK)
+        prompts = list(dict.fromkeys(request.prompt for request in joining))
+        rows = [prompts.index(request.prompt) for request in joining]
+        batch = collate(self._vlm, prompts, multiple_of=BLOCK)
         cache = DynamicCache()
-        with contextlib.nullcontext() if lengths[0] > MAX_BATCHED_PROMPT else row_by_row(self._vlm.device):
+        with contextlib.nullcontext() if len(prompts[0]) > MAX_BATCHED_PROMPT else row_by_row(self._vlm.device):
             hidden = hidden_states(self._vlm, batch, cache)
         features = prompt_features(hidden, batch.prompt_lengths, self._value_input).cpu()
-        for request, feature in zip(joining, features, strict=True):
-            request.features = feature.clone()
-        self._cache.join(cache, lengths)
+        for request, row in zip(joining, rows, strict=True):
+            request.features = features[row].clone()
+        self._cache.join(cache, rows, [len(request.prompt) for request in joining])
         self._running += joining
-        last = hidden[torch.arange(len(joining), device=hidden.device), batch.prompt_lengths - 1]
+        last = hidden[torch.arange(len(prompts), device=hidden.device), batch.prompt_lengths - 1][rows]
         table, cut = self._table(joining)
         last = pad(last, (0, 0, 0, table.shape[1] - len(joining)))
-        self._take(joining, self._choose(last, table.to(self._vlm.device), cut))
+        self._take(joining, self._choose(last, table.to(self._vlm.device), cut, _special(joining)))
 
     def _decode(self) -> None:
         """Writes the next token of each running reply."""
@@ -142,7 +152,8 @@ class Engine(Writer):
         self._cache.begin_token(table.shape[1])
         with row_by_row(self._vlm.device):
             if self._graphs is None:
-                chosen = self._next_tokens(table.to(self._vlm.device), self._cache.longest, cut)
+                special = _special(self._running)
+                chosen = self._next_tokens(table.to(self._vlm.device), self._cache.longest, cut, special)
             else:
                 if self._captured_moves != self._cache.moves:
                     self._graphs.forget()
@@ -172,7 +183,7 @@ class Engine(Writer):
         table = torch.tensor(columns + [(0, 0, 1, 0.0, 0.0, 1.0)] * spare, dtype=torch.float64).T.contiguous()
         return table, any(request.top_p < 1 for request in requests)
 
-    def _next_tokens(self, table: Tensor, longest: int, cut: bool) -> Tensor:
+    def _next_tokens(self, table: Tensor, longest: int, cut: bool, special: _Special = ()) -> Tensor:
         """The next tokens of all rows and their log-probs, fp64 [2, rows], without waiting for the device.
 
         `longest`, the columns that attention sees, is the cache's: graphs are captured for each value of it.
@@ -188,16 +199,32 @@ class Engine(Writer):
             None,
             self._cache,
         )
-        return self._choose(hidden[:, 0], table, cut)
+        return self._choose(hidden[:, 0], table, cut, special)
 
-    def _choose(self, hidden: Tensor, table: Tensor, cut: bool) -> Tensor:
+    def _choose(self, hidden: Tensor, table: Tensor, cut: bool, special: _Special) -> Tensor:
         """As `_next_tokens`, from the hidden states, [rows, hidden]."""
         uniforms, temperatures, top_p = table[3:]
         greedy = temperatures == 0
         temperatures = temperatures.masked_fill(greedy, 1).float()[:, None]
-        logps = log_probs(self._vlm.core.lm_head(hidden), self._vlm.banned, temperatures)
-        chosen = torch.where(greedy, logps.argmax(-1), draw(logps, uniforms, top_p if cut else None))
+        logits = self._vlm.core.lm_head(hidden)
+        logps = log_probs(logits, self._vlm.banned, temperatures)
+        drawn_from = self._processed(logits, logps, special) if special else logps
+        chosen = torch.where(greedy, drawn_from.argmax(-1), draw(drawn_from, uniforms, top_p if cut else None))
         return torch.stack([chosen.double(), logps.gather(1, chosen[:, None]).squeeze(1).double()])
+
+    def _processed(self, logits: Tensor, logps: Tensor, special: _Special) -> Tensor:
+        """Log-probs after the processors of the requests that have some. Records the likeliest before them."""
+        processed = logps.clone()
+        for row, request in special:
+            if request.top_logps:
+                best = logps[row].topk(request.top_logps)
+                request.likeliest.append(list(zip(best.indices.tolist(), best.values.tolist(), strict=True)))
+            if request.processors is not None:
+                ids = torch.cat([request.prompt.ids, torch.tensor(request.tokens, dtype=torch.int64)])
+                scores = logits[row : row + 1].float().masked_fill(self._vlm.banned, -torch.inf)
+                scores = request.processors(ids[None].to(scores.device), scores)
+                processed[row] = torch.log_softmax(scores[0], dim=-1)
+        return processed
 
     def _take(self, requests: Sequence[Request], chosen: Tensor) -> None:
         """Adds the chosen tokens to their requests. Only here does a token wait for the device."""
@@ -226,3 +253,11 @@ class Engine(Writer):
         self._running[row] = self._running[-1]
         self._running.pop()
         return request
+
+
+def _is_special(request: Request) -> bool:
+    return request.processors is not None or request.top_logps > 0
+
+
+def _special(requests: Sequence[Request]) -> _Special:
+    return [(row, request) for row, request in enumerate(requests) if _is_special(request)]

@@ -7,6 +7,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal, Protocol
 
 from torch import Tensor
+from transformers import LogitsProcessorList
 
 from overworld_vlm.batch import Message, Prompt
 from overworld_vlm.sampling import Key
@@ -20,11 +21,17 @@ class Request:
     messages                the prompt before it was encoded, for writers that send it to a server; others ignore it
     key                     names the noise of sampling
     temperature             0 is greedy decoding; log-probs are then those at temperature 1
+    processors              what a token is drawn from instead of the policy itself: they get the ids of prompt and
+                            reply, [1, L], and the logits, fp32 [1, vocabulary], and give those at the temperature
+    top_logps               how many of the likeliest tokens are recorded at each place
     stop(tokens)            may end the reply early
     cancelled               takes the request out before its next token
 
-    A writer fills in `tokens` (EOS included), `logps`, the log-prob of each at the sampling temperature, and `finish`.
-    It may fill in `features`, fp32 [hidden], see `score.prompt_features`, where they cost it nothing.
+    A writer fills in `tokens` (EOS included), `logps`, the log-prob of each at the sampling temperature, `likeliest`,
+    tokens with theirs, and `finish`. Log-probs are the policy's, as the trainer scores them, whatever processors and
+    `top_p` left of it. It may fill in `features`, fp32 [hidden], see `score.prompt_features`, where they cost nothing.
+
+    Requests that share a prompt object share its prefill.
     """
 
     prompt: Prompt
@@ -34,10 +41,13 @@ class Request:
     key: Key = ()
     temperature: float = 1.0
     top_p: float = 1.0
+    processors: LogitsProcessorList | None = None
+    top_logps: int = 0
     stop: Callable[[Sequence[int]], bool] | None = None
     cancelled: bool = False
     tokens: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
+    likeliest: list[list[tuple[int, float]]] = field(default_factory=list)
     features: Tensor | None = None
     finish: Literal["stop", "length", "cancelled"] | None = None
 

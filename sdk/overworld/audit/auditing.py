@@ -31,9 +31,11 @@ from overworld.service.credentials import Credentials
 _logger = logging.getLogger(__name__)
 
 _SLOTS = 8
-_LEARNING_SLOTS = 32
+_TURNS = 8_000
+"""That an audit usually takes, roughly."""
 _SLOW = 0.1
 """Seconds a turn with which an audit cannot ask much."""
+_LEARNING_SLOTS = 32
 _HASH_SEED = "4242"
 """Of the second process, so that sets have another order there."""
 
@@ -161,12 +163,19 @@ def _audit(
     for judgement in JUDGEMENTS:
         on_question(f"{stage.spec.id}: {judgement.questions[0]}")
         _ask(case, judgement)
+        if judgement is JUDGEMENTS[0]:
+            case.thin = _thinned((time.monotonic() - started) / max(report.turns, 1), seconds)
     report.frames = _frames(case)
     report.seconds = time.monotonic() - started
     if case.late and report.turns and report.seconds / report.turns > _SLOW:
         told = f"{report.turns:,} turns, {report.seconds / report.turns:.1f} s each"
         case.find("warning", f"an audit of {seconds:g} s", told, "faster turns", question=RESOURCES)
     return report
+
+
+def _thinned(each: float, seconds: float) -> int:
+    """By what to divide the audit, if a turn takes `each` seconds: 1 unless it would take most of its time."""
+    return next((thin for thin in (1, 2, 4) if _TURNS * each / thin < seconds / 2), 8)
 
 
 def _ask(case: Case, judgement: Judgement) -> None:

@@ -24,6 +24,9 @@ _SCRIPT_TURNS = 20
 _RANDOM_EPISODES = 24
 _RANDOM_TURNS = 100
 _EXPERT_TURNS = 400
+_EXPERT_STEPS = 1_500
+_FEW = 4
+_LEAST = 3
 _FIXED_TURNS = 40
 _FIXED_ACTIONS = 12
 _DEPTH = 5
@@ -56,6 +59,8 @@ class Case:
     slots: int
     elsewhere: Place | None = None
     """The same env in a process of its own."""
+    thin: int = 1
+    """By what the numbers of episodes and turns are divided, for envs whose turns take long."""
     question: str = ""
     """Id of the question that is being asked."""
     known: dict[str, Any] = field(default_factory=dict)
@@ -80,6 +85,10 @@ class Case:
     def seeds(self) -> list[int]:
         """Seeds of the episodes that are compared with each other."""
         return [1_000 * self.seed + number for number in range(MANY)]
+
+    def some(self, number: int) -> int:
+        """So many episodes or turns, or fewer where they take long."""
+        return max(_LEAST, number // self.thin)
 
     # What was found
 
@@ -174,7 +183,7 @@ class Case:
                     stage,
                     [
                         self.job("random", players.drawn, self.seeds[0] + number, _RANDOM_TURNS)
-                        for number in range(_RANDOM_EPISODES)
+                        for number in range(self.some(_RANDOM_EPISODES))
                     ],
                 )
 
@@ -193,11 +202,12 @@ class Case:
                 advised = Counter(move for episode in self.expert for move in episode.moves if move is not None)
                 actions = [action for action, _ in advised.most_common(4)]
             seeds = self.seeds[:4] if len(actions) > 4 else self.seeds
+            turns = 3 if listed else self.some(_FIXED_TURNS)
             with self.open() as stage:
                 played = self.play(
                     stage,
                     [
-                        self.job(_words(action), players.repeating(action), seed, 3 if listed else _FIXED_TURNS)
+                        self.job(_words(action), players.repeating(action), seed, turns)
                         for action in actions
                         for seed in seeds
                     ],
@@ -255,14 +265,14 @@ class Case:
 
         def made() -> list[Episode]:
             seeds = [*self.seeds, *(self.seeds[-1] + 1 + number for number in range(MANY))]
+            jobs = [
+                self.job("expert", players.expert, seed, _EXPERT_TURNS, keep=seed == self.seeds[1]) for seed in seeds
+            ]
             with self.open(expert=True) as stage:
-                return self.play(
-                    stage,
-                    [
-                        self.job("expert", players.expert, seed, _EXPERT_TURNS, keep=seed == self.seeds[1])
-                        for seed in seeds
-                    ],
-                )
+                first = self.play(stage, jobs[:_FEW])
+                turns = max(1, sum(len(episode.moves) for episode in first))
+                more = jobs[_FEW : _FEW + self.some(_EXPERT_STEPS) * _FEW // turns]
+                return [*first, *self.play(stage, more)]
 
         found: list[Episode] = self.once("expert", made)
         return found
@@ -288,7 +298,7 @@ class Case:
             with self.open() as stage:
                 return [
                     branch
-                    for script in self.scripts[:4]
+                    for script in self.scripts[: self.some(4)]
                     for depth in range(min(_DEPTH, len(script.turns)))
                     if (branch := self._branch(stage, script, depth))
                 ]
@@ -337,7 +347,7 @@ class Case:
 
         def made() -> list[Episode]:
             length = max(1.0, sum(len(each.moves) for each in self.random) / max(len(self.random), 1))
-            count = min(_SEARCH_EPISODES, int(_SEARCH_STEPS / length))
+            count = min(_SEARCH_EPISODES, int(self.some(_SEARCH_STEPS) / length))
             first = self.seeds[0] + _RANDOM_EPISODES
             with self.open() as stage:
                 return self.play(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from random import Random
 
 import numpy as np
@@ -128,10 +128,18 @@ def hostile_texts(spec: EnvSpec, starts: Sequence[Turn]) -> dict[str, str]:
     return {kind: text.encode()[:limit].decode(errors="ignore") for kind, text in texts.items()}
 
 
-def near_misses(texts: Sequence[str]) -> list[str]:
-    """Texts that name no action of the list, and contain or resemble some."""
+def unlisted(texts: Sequence[str], others: Iterable[str] = ()) -> list[str]:
+    """Texts that contain or resemble some of a list, and `others`, without those that name one of it."""
     first, last = texts[0], texts[-1]
     near = [f"{first}0", f"{first} {last}", f"{first}; {last}", f"not {last}", f"({first})", first[:-1], f"{last}."]
-    near += [NONSENSE, "success", "{}"]
-    known = {" ".join(text.split()).casefold() for text in texts}
-    return [text for text in dict.fromkeys(near) if text.strip() and " ".join(text.split()).casefold() not in known]
+    known = {folded(text) for text in texts}
+    return [
+        text
+        for text in dict.fromkeys([*near, NONSENSE, "success", "{}", *others])
+        if text.strip() and folded(text) not in known
+    ]
+
+
+def folded(text: str) -> str:
+    """As texts are compared: but for case and white space."""
+    return " ".join(text.split()).casefold()

@@ -38,7 +38,11 @@ _CALL_SECONDS = 20.0  # then the server is asked whether it is there, and the ca
 _HANG_SECONDS = 60.0
 _PING_SECONDS = 5.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
-_LOST_IN_TRANSIT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_LOST_IN_TRANSIT = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,  # by a server that ends, of calls that it has not begun
+)
 
 _DEFAULT_KEEPALIVE_SECONDS = 300.0  # what gRPC's servers put up with, if they are not told otherwise
 _LEAST_KEEPALIVE_SECONDS = 10.0

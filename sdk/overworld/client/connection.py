@@ -105,7 +105,7 @@ class Connection:
             try:
                 self._rebuild(arrived)
             except BaseException:
-                arrived.close()
+                self._hang_up(arrived, budget=0.0)  # it may not even be there
                 raise
             left.close()
 
@@ -114,11 +114,15 @@ class Connection:
         if self._closed.is_set():
             return
         self._closed.set()
+        self._hang_up(self._channel)
+
+    def _hang_up(self, channel: Channel, budget: float = _CLOSE_SECONDS) -> None:
+        """Ends the session on a server, if that can be done, and the connection to it."""
         try:
-            self._channel.call("Close", pb.CloseRequest(session=self._request.session), budget=_CLOSE_SECONDS)
+            channel.call("Close", pb.CloseRequest(session=self._request.session), budget=budget)
         except (ContractError, ServerError) as error:
             _logger.warning("session %s was not closed (%s); its lease ends soon", self._request.session, error)
-        self._channel.close()
+        channel.close()
 
     def _attempt(self, commands: Sequence[pb.Command], min_ready: int, timeout: float) -> Results:
         """One Step. Nothing is noted before all of the answer has been understood."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import mmap
 from collections.abc import Collection, Sequence
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,12 +53,18 @@ class Results(Sequence[Result]):
         pixels = [result.observation.images[image].pixels for result in self._results]
         if not pixels:
             raise LookupError("there are no results")
-        base = pixels[0].base
-        if isinstance(base, np.ndarray) and base.ndim == 4 and len(base) == len(pixels):
-            start, stride = base.ctypes.data, base.strides[0]
-            if all(one.base is base and one.ctypes.data == start + i * stride for i, one in enumerate(pixels)):
-                return base
-        return np.stack(pixels)
+        block = common_block(pixels)
+        return np.stack(pixels) if block is None else block
+
+
+def common_block(arrays: Sequence[NDArray[Any]]) -> NDArray[Any] | None:
+    """The array whose rows these arrays are, in order and all of them; None if there is none."""
+    base = arrays[0].base
+    if not isinstance(base, np.ndarray) or base.ndim != arrays[0].ndim + 1 or len(base) != len(arrays):
+        return None
+    start, stride = base.ctypes.data, base.strides[0]
+    rows = all(one.base is base and one.ctypes.data == start + i * stride for i, one in enumerate(arrays))
+    return base if rows else None
 
 
 def read_response(

@@ -44,6 +44,9 @@ class ServerConfig(Settings):
     step_timeout: float = Field(default=60.0, gt=0, description="seconds after which a hanging step is given up")
     grace: float = Field(default=30.0, ge=0, description="seconds that running sessions get after SIGTERM")
     metrics_port: int = Field(default=0, ge=0, le=65535, description="port of /metrics for Prometheus; 0: none")
+    openenv_port: int = Field(
+        default=0, ge=0, le=65535, description="port for clients of OpenEnv, HTTP and WebSocket; 0: none"
+    )
     registry: str = Field(default="", description="URL of a Redis to announce the server in; empty: none")
     redis_password: str = Field(default="", description="password of the URL's user in Redis", repr=False, exclude=True)
     advertise: str = Field(default="", description="address that the registry gives to clients; empty: host:port")

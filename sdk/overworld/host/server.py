@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -30,6 +30,9 @@ from overworld.v1 import env_pb2 as pb
 
 with needs_extra("host"):
     from grpc_reflection.v1alpha import reflection
+
+if TYPE_CHECKING:
+    from overworld.host.openenv.endpoint import Endpoint
 
 _logger = logging.getLogger(__name__)
 
@@ -77,6 +80,7 @@ class Server:
         interceptor = _BearerToken(self._callers, self._metrics)
         self._grpc = grpc.aio.server(options=_CHANNEL_OPTIONS, interceptors=[interceptor])
         self._health = Health()
+        self._openenv: Endpoint | None = None
         self._telling: asyncio.Task[None] | None = None
         self._announcing: asyncio.Task[None] | None = None
 
@@ -107,6 +111,12 @@ class Server:
                 raise ServiceError(
                     f"cannot serve metrics on {host}:{config.metrics_port} ({error}); choose another --metrics-port"
                 ) from None
+        if config.openenv_port:
+            from overworld.host.openenv.app import OpenEnv  # only this needs starlette and uvicorn
+            from overworld.host.openenv.endpoint import Endpoint
+
+            app = OpenEnv(self._front, self._callers, self._metrics, config.slots).app
+            self._openenv = Endpoint(app, config.host, config.openenv_port, self._tls)
         await self._grpc.start()
         if config.registry:
             from overworld.redis_registry import announce  # only this needs the package redis
@@ -145,6 +155,8 @@ class Server:
             self._announcing.cancel()
             await asyncio.wait([self._announcing])
         await self._front.drain(grace)
+        if self._openenv:
+            await self._openenv.stop()
         await self._grpc.stop(_STOP_SECONDS)
         await self._front.stop()
 

@@ -1,9 +1,10 @@
-"""The HTTP interface: /v1/models, /v1/chat/completions, /health, /metrics."""
+"""The HTTP interface: /v1/models, /v1/chat/completions, /tokenize, /health, /metrics."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from overworld_policy import fields
 from overworld_policy.chat import ChatService, Place
 from overworld_policy.config import PolicyServerConfig
 from overworld_policy.errors import ApiError, bad_request
@@ -26,6 +28,11 @@ _OPEN_PATHS = ("/health", "/metrics")  # probes and Prometheus send no key
 _BODY_SECONDS = 60.0
 _SEND_SECONDS = 60.0
 """How long a client may take to send its request, and to read a part of its reply."""
+
+_LARGE_BODY = 1 << 18  # bytes that take milliseconds to parse
+_IGNORED = "Overworld-Ignored-Fields"
+"""The header that names fields which nobody knows, as a JSON list."""
+_MAX_IGNORED = 20
 
 
 def create_app(config: PolicyServerConfig, on_death: Callable[[], None]) -> FastAPI:
@@ -76,10 +83,17 @@ def create_app(config: PolicyServerConfig, on_death: Callable[[], None]) -> Fast
         """One model."""
         return _card(await asyncio.to_thread(service.models.find, name))
 
-    @app.post("/v1/chat/completions")
+    body = {"required": True, "content": {"application/json": {"schema": ChatRequest.model_json_schema()}}}
+
+    @app.post("/v1/chat/completions", openapi_extra={"requestBody": body})
     async def complete() -> Response:
         """Writes a reply."""
         return _Completion(service, config)
+
+    @app.post("/tokenize", openapi_extra={"requestBody": body})
+    async def tokenize() -> Response:
+        """The prompt that a chat would have, as vLLM says it: count, max_model_len, tokens."""
+        return _Tokens(service, config)
 
     return app
 
@@ -139,16 +153,27 @@ class _Completion(Response):
                 await send(message)
 
         with self._service.admission(scope["client_name"]) as place:
-            asked = _parse(await _body(scope, receive, place, self._config.max_request_bytes))
-            await _unless_gone(receive, self._answer(asked, scope, receive, bounded))
+            body = await _body(scope, receive, place, self._config.max_request_bytes)
+            await _unless_gone(receive, self._answer(body, place, scope, receive, bounded))
 
-    async def _answer(self, asked: ChatRequest, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, body: bytes, place: Place, scope: Scope, receive: Receive, send: Send) -> None:
+        asked, headers = await _read(body)
+        place.take(asked.n or 1)
         async with self._service.chat(asked) as chat:
             if asked.stream:
-                await StreamingResponse(chat.stream(), media_type="text/event-stream").stream_response(send)
+                events = StreamingResponse(chat.stream(), media_type="text/event-stream", headers=headers)
+                await events.stream_response(send)
             else:
                 await chat.finished()
-                await JSONResponse(chat.response())(scope, receive, send)
+                await JSONResponse(chat.response(), headers=headers)(scope, receive, send)
+
+
+class _Tokens(_Completion):
+    """The tokens of a chat's prompt."""
+
+    async def _answer(self, body: bytes, place: Place, scope: Scope, receive: Receive, send: Send) -> None:
+        asked, headers = await _read(body)
+        await JSONResponse(await self._service.tokenize(asked), headers=headers)(scope, receive, send)
 
 
 async def _unless_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
@@ -196,18 +221,21 @@ async def _body(scope: Scope, receive: Receive, place: Place, bound: int) -> byt
         raise ApiError(408, f"the request was not sent within {_BODY_SECONDS:g} s", code="request_timeout") from None
 
 
+async def _read(body: bytes) -> tuple[ChatRequest, dict[str, str]]:
+    """The request in a body, and the headers of its answer. Raises ApiError."""
+    asked = await asyncio.to_thread(_parse, body) if len(body) > _LARGE_BODY else _parse(body)
+    unknown = fields.check(asked.model_extra or {}, strict=bool(asked.strict))
+    return asked, {_IGNORED: json.dumps(unknown[:_MAX_IGNORED])} if unknown else {}
+
+
 def _parse(body: bytes) -> ChatRequest:
     try:
-        request = ChatRequest.model_validate_json(body)
+        return ChatRequest.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or None
-        raise bad_request(f"{where or 'the body'}: {first['msg']}", param=where) from None
-    if request.n not in (None, 1):
-        raise bad_request("n must be 1: one reply is given per request", param="n")
-    if request.logprobs:
-        raise bad_request("logprobs are not offered; leave the field out", param="logprobs")
-    return request
+        name = str(first["loc"][0]) if first["loc"] else None
+        where = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier())
+        raise bad_request(f"{where or 'the body'}: {first['msg']}", param=name) from None
 
 
 def _card(model: Model) -> dict[str, Any]:

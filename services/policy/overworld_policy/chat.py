@@ -9,25 +9,25 @@ import os
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from overworld_vlm.batch import Prompt, PromptError, PromptTooLongError, encode
 from overworld_vlm.load import VLM, ModelError
 from overworld_vlm.writer import Request
-from transformers import PreTrainedTokenizerBase
 
 from overworld_policy.config import PolicyServerConfig
 from overworld_policy.decoder import Decoder, DecoderDiedError, Loaded
 from overworld_policy.errors import ApiError, bad_request
+from overworld_policy.grammar import Grammar
 from overworld_policy.messages import ChatRequest, ReadMessages, read_messages
 from overworld_policy.metrics import Metrics
 from overworld_policy.models import Model, Models
+from overworld_policy.reply import Reply
+from overworld_policy.sampling import processors, read_grammar, temperature
 
-_UNFINISHED = "\ufffd"
 _PROBE_SECONDS = 10.0
-_MIN_TEMPERATURE = 1e-3
 _ENCODERS = 3
 _LARGE_TEXT = 32_768
 _LARGE_PIXELS = 4_000_000
@@ -41,104 +41,105 @@ _LARGE_BODIES = 2
 _T = TypeVar("_T")
 
 
-class Chat:
-    """A reply that is being written, in OpenAI's form."""
+class _Prepared(NamedTuple):
+    """What is computed of a request before it is written."""
 
-    def __init__(self, asked: ChatRequest, loaded: Loaded, prompt: Prompt, config: PolicyServerConfig) -> None:
+    prompt: Prompt
+    grammar: Grammar | None
+
+
+class Chat:
+    """The replies to a request, which are being written, in OpenAI's form."""
+
+    def __init__(self, asked: ChatRequest, loaded: Loaded, prepared: _Prepared, config: PolicyServerConfig) -> None:
         self._asked = asked
         self._loaded = loaded
-        stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
-        self._stops = [stop for stop in stops if stop]  # an empty one would end every reply before it begins
+        self._prompt = prompt = prepared.prompt
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self.request = self._engine_request(prompt, config)
-        """What the engine works on."""
+        wanted = asked.max_completion_tokens or asked.max_tokens or config.default_max_tokens
+        seed = asked.seed if asked.seed is not None else int.from_bytes(os.urandom(8), "little")
+        self._replies: list[Reply] = []
+        for index in range(asked.n or 1):
+            grammar = None if prepared.grammar is None else prepared.grammar.copy()
+            reply = Reply(index, asked, loaded.vlm.tokenizer, grammar)
+            reply.request = Request(
+                prompt,
+                min(wanted, loaded.vlm.max_length - len(prompt)),
+                key=(seed, index) if index else (seed,),
+                temperature=temperature(asked),
+                top_p=1.0 if asked.top_p is None else asked.top_p,
+                processors=processors(asked, loaded.vlm, prompt, grammar),
+                top_logps=min(asked.top_logprobs or 0, len(loaded.vlm.banned)),
+                stop=reply.stop if reply.watches else None,
+            )
+            self._replies.append(reply)
 
     def __repr__(self) -> str:
-        return f"Chat({self._id}, {self._asked.model}, {len(self.request.tokens)} tokens, {self.request.finish})"
+        return f"Chat({self._id}, {self._asked.model}, {self._replies!r})"
+
+    @property
+    def requests(self) -> list[Request]:
+        """What the engine works on."""
+        return [reply.request for reply in self._replies]
+
+    @property
+    def reply_tokens(self) -> int:
+        """Tokens that were written so far."""
+        return sum(len(request.tokens) for request in self.requests)
 
     async def finished(self) -> None:
-        """Waits until the reply is written."""
-        while self.request.finish is None:
+        """Waits until the replies are written. Raises ApiError for one that could not be."""
+        while not self._all_finished():
             self._changed.clear()
             await self._changed.wait()
-        if self.request.finish == "cancelled":
-            raise _model_failed()
+        for reply in self._replies:
+            reply.check()
 
     def response(self) -> dict[str, Any]:
         """The body of a plain answer."""
-        message = {"role": "assistant", "content": self._text()}
-        choice = {"index": 0, "message": message, "finish_reason": self.request.finish, "logprobs": None}
-        return {**self._head("chat.completion"), "choices": [choice], "usage": self._usage()}
+        choices = [reply.choice() for reply in self._replies]
+        return {**self._head("chat.completion"), "choices": choices, "usage": self._usage(), **self._prompt_ids()}
 
     async def stream(self) -> AsyncIterator[str]:
         """The server-sent events of a streamed answer."""
-        yield self._event({"role": "assistant", "content": ""}, None)
-        sent = 0
+        for reply in self._replies:
+            yield self._event([reply.opening()], **(self._prompt_ids() if reply is self._replies[0] else {}))
+        open_replies = list(self._replies)
         while True:
             self._changed.clear()
-            finish = self.request.finish
-            text = self._text()
-            # A character may take several tokens; a stop text may be about to appear.
-            ready = len(text) if finish else len(text.rstrip(_UNFINISHED)) - self._held_back(text)
-            if ready > sent:
-                yield self._event({"content": text[sent:ready]}, None)
-                sent = ready
-            if finish is not None:
+            for reply in list(open_replies):
+                finished = reply.request.finish is not None
+                try:
+                    news = reply.news()
+                except ApiError as error:  # without the end of a whole stream: half a reply must not pass for one
+                    yield _sse(error.body)
+                    return
+                if news is not None:
+                    yield self._event([news])
+                if finished:
+                    open_replies.remove(reply)
+                    yield self._event([reply.closing()])
+            if not open_replies:
                 break
             await self._changed.wait()
-        if finish == "cancelled":  # without the end of a whole stream: half a reply must not pass for one
-            yield _sse(_model_failed().body)
-            return
-        yield self._event({}, finish)
         options = self._asked.stream_options
         if options is not None and options.include_usage:
-            yield _sse({**self._head("chat.completion.chunk"), "choices": [], "usage": self._usage()})
+            yield self._event([], usage=self._usage())
         yield "data: [DONE]\n\n"
 
-    def _engine_request(self, prompt: Prompt, config: PolicyServerConfig) -> Request:
-        asked = self._asked
-        room = self._loaded.vlm.max_length - len(prompt)
-        wanted = asked.max_completion_tokens or asked.max_tokens or config.max_tokens
-        seed = asked.seed if asked.seed is not None else int.from_bytes(os.urandom(8), "little")
-        return Request(
-            prompt,
-            min(wanted, config.max_tokens, room),
-            key=(seed,),
-            temperature=_temperature(asked.temperature),
-            top_p=1.0 if asked.top_p is None else asked.top_p,
-            stop=self._meets_stop if self._stops else None,
-        )
-
-    def on_tokens(self, request: Request) -> None:
+    def on_tokens(self) -> None:
         """Called on the decoder's thread after each token."""
-        if request.finish is not None or self._asked.stream:
+        if self._asked.stream or self._all_finished():
             self._loop.call_soon_threadsafe(self._changed.set)
 
-    def _meets_stop(self, tokens: Sequence[int]) -> bool:
-        text = self._decode(tokens)
-        return any(stop in text for stop in self._stops)
+    def _all_finished(self) -> bool:
+        return all(request.finish is not None for request in self.requests)
 
-    def _held_back(self, text: str) -> int:
-        """Length of the text's end that may be the beginning of a stop text."""
-        lengths = (
-            size for stop in self._stops for size in range(min(len(stop) - 1, len(text)), 0, -1)
-            if text.endswith(stop[:size])
-        )  # fmt: skip
-        return max(lengths, default=0)
-
-    def _text(self) -> str:
-        """The reply so far, up to the first stop text."""
-        text = self._decode(list(self.request.tokens))
-        ends = [at for stop in self._stops if (at := text.find(stop)) >= 0]
-        return text[: min(ends)] if ends else text
-
-    def _decode(self, tokens: Sequence[int]) -> str:
-        tokenizer: PreTrainedTokenizerBase = self._loaded.vlm.tokenizer
-        text: str = tokenizer.decode(tokens, skip_special_tokens=True)
-        return text
+    def _prompt_ids(self) -> dict[str, Any]:
+        return {"prompt_token_ids": self._prompt.ids.tolist()} if self._asked.return_token_ids else {}
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {
@@ -150,20 +151,26 @@ class Chat:
         }
 
     def _usage(self) -> dict[str, int]:
-        prompt, reply = len(self.request.prompt), len(self.request.tokens)
+        prompt, reply = len(self._prompt), self.reply_tokens
         return {"prompt_tokens": prompt, "completion_tokens": reply, "total_tokens": prompt + reply}
 
-    def _event(self, delta: dict[str, Any], finish: str | None) -> str:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish}
-        return _sse({**self._head("chat.completion.chunk"), "choices": [choice]})
+    def _event(self, choices: list[dict[str, Any]], **more: Any) -> str:
+        return _sse({**self._head("chat.completion.chunk"), "choices": choices, **more})
 
 
 class Place:
-    """A place among the requests in flight, which holds some bytes."""
+    """A place among the requests in flight of a client, which holds some bytes. Further replies take more places."""
 
-    def __init__(self, service: ChatService) -> None:
+    def __init__(self, service: ChatService, client: str) -> None:
         self._service = service
+        self.client = client
         self.bytes = 0
+        self.replies = 0
+
+    def take(self, replies: int) -> None:
+        """Takes as many places as there are to be replies. Raises ApiError if there are not enough."""
+        self._service.take(self.client, replies - self.replies)
+        self.replies = replies
 
     def hold(self, size: int) -> None:
         """Holds that many bytes from now on. Raises ApiError if large requests hold too many together."""
@@ -198,23 +205,28 @@ class ChatService:
 
         Raises ApiError when all are taken, or those of the client.
         """
-        if self._in_flight >= self._config.max_waiting:
-            raise ApiError(429, f"{self._in_flight} requests are in flight; try again soon", code="too_many_requests")
-        bound, held = self._config.max_waiting_per_client, self._held[client]
-        if client and bound is not None and held >= bound:
-            message = f"{client} has {held} requests in flight, of {bound} at most; try again when one is answered"
-            raise ApiError(429, message, code="quota_exceeded")
-        self._held[client] += 1
-        self._in_flight += 1
-        self._metrics.in_flight.set(self._in_flight)
-        place = Place(self)
+        place = Place(self, client)
+        place.take(1)
         try:
             yield place
         finally:
             self._bytes -= place.bytes
-            self._held[client] -= 1
-            self._in_flight -= 1
-            self._metrics.in_flight.set(self._in_flight)
+            self._count(client, -place.replies)
+
+    def take(self, client: str, places: int) -> None:
+        """Counts places. Raises ApiError if there are not enough."""
+        if self._in_flight + places > self._config.max_waiting:
+            raise ApiError(429, f"{self._in_flight} replies are in flight; try again soon", code="too_many_requests")
+        bound, held = self._config.max_waiting_per_client, self._held[client]
+        if client and bound is not None and held + places > bound:
+            message = f"{client} has {held} replies in flight, of {bound} at most; try again when one is answered"
+            raise ApiError(429, message, code="quota_exceeded")
+        self._count(client, places)
+
+    def _count(self, client: str, places: int) -> None:
+        self._held[client] += places
+        self._in_flight += places
+        self._metrics.in_flight.set(self._in_flight)
 
     def hold(self, grown: int) -> None:
         """Counts the bytes of large requests. Raises ApiError if there are too many."""
@@ -242,17 +254,28 @@ class ChatService:
         read = await self._encode(lambda: read_messages(asked, self._config))
         loaded = await self._use(model)
         try:
-            large = read.characters > _LARGE_TEXT or read.pixels > _LARGE_PIXELS
-            prompt = await self._encode(lambda: _encode(loaded.vlm, read), large=large)
-            chat = Chat(asked, loaded, prompt, self._config)
-            self._metrics.prompt_tokens.labels(model.name).inc(len(prompt))
-            self._decoder.write(loaded, chat.request, chat.on_tokens)
+            prepared = await self._encode(lambda: _prepare(loaded.vlm, asked, read), large=_is_large(read))
+            chat = Chat(asked, loaded, prepared, self._config)
+            self._metrics.prompt_tokens.labels(model.name).inc(len(prepared.prompt))
+            self._decoder.write(loaded, chat.requests, chat.on_tokens)
             try:
                 yield chat
             finally:
-                chat.request.cancelled = True  # does nothing to a finished one
-                self._metrics.reply_tokens.labels(model.name).inc(len(chat.request.tokens))
+                for request in chat.requests:
+                    request.cancelled = True  # does nothing to a finished one
+                self._metrics.reply_tokens.labels(model.name).inc(chat.reply_tokens)
                 self._metrics.seconds.labels(model.name).observe(time.perf_counter() - started)
+        finally:
+            self._decoder.release(loaded)
+
+    async def tokenize(self, asked: ChatRequest) -> dict[str, Any]:
+        """The tokens of a request's prompt, those of images included. Raises ApiError."""
+        model = await asyncio.to_thread(self.models.find, asked.model)
+        read = await self._encode(lambda: read_messages(asked, self._config))
+        loaded = await self._use(model)
+        try:
+            prompt = await self._encode(lambda: _encode(loaded.vlm, read), large=_is_large(read))
+            return {"count": len(prompt), "max_model_len": loaded.vlm.max_length, "tokens": prompt.ids.tolist()}
         finally:
             self._decoder.release(loaded)
 
@@ -299,6 +322,15 @@ class ChatService:
             self._large_waiting -= 1
 
 
+def _is_large(read: ReadMessages) -> bool:
+    return read.characters > _LARGE_TEXT or read.pixels > _LARGE_PIXELS
+
+
+def _prepare(vlm: VLM, asked: ChatRequest, read: ReadMessages) -> _Prepared:
+    prompt = _encode(vlm, read)
+    return _Prepared(prompt, read_grammar(asked, vlm, prompt))
+
+
 def _encode(vlm: VLM, read: ReadMessages) -> Prompt:
     if read.characters > _CHARACTERS_PER_TOKEN * vlm.max_length:
         raise _too_long(f"the texts have {read.characters} characters", vlm)
@@ -316,16 +348,6 @@ def _too_long(what: str, vlm: VLM) -> ApiError:
         code="context_length_exceeded",
         param="messages",
     )
-
-
-def _model_failed() -> ApiError:
-    return ApiError(500, "the model failed while it wrote this reply; see the server's log", code="model_failed")
-
-
-def _temperature(asked: float | None) -> float:
-    """Temperatures next to 0 are greedy decoding: dividing by them leaves the range of fp32."""
-    temperature = 1.0 if asked is None else asked
-    return temperature if temperature >= _MIN_TEMPERATURE else 0.0
 
 
 def _sse(content: dict[str, Any]) -> str:

@@ -8,13 +8,13 @@ import logging
 import os
 import signal
 import socket
-import ssl
 from collections.abc import Iterator, Sequence
 
 import uvicorn
 from overworld.errors import ServiceError, SettingsError
 from overworld.service import log
 from overworld.service.addresses import is_loopback
+from overworld.service.connection import Connection, renew
 from overworld.service.tls import TlsFolder
 
 from overworld_policy.config import PolicyServerConfig
@@ -22,7 +22,6 @@ from overworld_policy.config import PolicyServerConfig
 _logger = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 30
-_LOOK_SECONDS = 1.0
 _DIED = 70
 """Exit status of a server that could not go on by its own fault: EX_SOFTWARE of sysexits.h."""
 
@@ -71,7 +70,6 @@ def main(arguments: Sequence[str]) -> int:
     from overworld_vlm.load import quieten_transformers
 
     from overworld_policy.app import create_app
-    from overworld_policy.connection import Connection
 
     quieten_transformers()
     if config.threads:
@@ -93,21 +91,10 @@ def main(arguments: Sequence[str]) -> int:
     )
 
     async def run() -> None:
-        renewing = asyncio.create_task(_renew(folder, context)) if folder and context else None
+        renewing = asyncio.create_task(renew(folder, context)) if folder and context else None
         await server.serve(sockets=[listener])
         if renewing is not None:
             renewing.cancel()
 
     asyncio.run(run())
     return server.status
-
-
-async def _renew(folder: TlsFolder, context: ssl.SSLContext) -> None:
-    """Gives new connections the certificates that the folder has by then; former authorities stay trusted."""
-    version = folder.version
-    while True:
-        await asyncio.sleep(_LOOK_SECONDS)
-        if folder.files and folder.version != version:
-            with contextlib.suppress(SettingsError):  # it has changed again just now
-                folder.load(context)
-                version = folder.version

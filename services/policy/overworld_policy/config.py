@@ -41,7 +41,9 @@ class PolicyServerConfig(Settings):
     max_waiting_per_client: int | None = Field(
         default=None, ge=1, description="the same, of the clients that api_keys names, for each; null: no bound"
     )
-    max_tokens: int = Field(default=1024, ge=1, description="longest reply, and its length where a request names none")
+    default_max_tokens: int = Field(
+        default=1024, ge=1, description="longest reply where a request does not say; the limit is the model's context"
+    )
     max_messages: int = Field(default=256, ge=1, description="messages per request")
     max_images: int = Field(default=128, ge=1, description="images per request")
     max_request_bytes: int = Field(default=64 << 20, ge=1024, description="size of a request")

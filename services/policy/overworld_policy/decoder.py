@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,9 +149,9 @@ class Decoder:
         """The counterpart of `use`."""
         self._ask(lambda: self._release(loaded))
 
-    def write(self, loaded: Loaded, request: Request, on_tokens: Callable[[Request], None]) -> None:
-        """Writes a reply; `on_tokens` is called on the decoder's thread after each token and when it is finished."""
-        job = Job(request, on_tokens)
+    def write(self, loaded: Loaded, requests: Sequence[Request], on_tokens: Callable[[], None]) -> None:
+        """Writes replies to one prompt; `on_tokens` is called on the decoder's thread after each token of theirs."""
+        job = Job(requests, on_tokens)
         begun = self._ask(lambda: self._begin(loaded, job))
         begun.add_done_callback(lambda begun: job.fail() if begun.exception() is not None else None)
 
@@ -213,10 +213,11 @@ class Decoder:
             if job.long:
                 self._prefilling = job
             try:
-                loaded.engine.add(job.request)
+                for request in job.unfinished:
+                    loaded.engine.add(request)
             except ValueError:  # whoever made the request has checked its length
                 _logger.exception("a request was refused by the engine")
-                job.request.finish = "cancelled"
+                job.cancel()
         began = time.monotonic()
         try:
             with _active(loaded):
@@ -238,8 +239,7 @@ class Decoder:
 
     def _account(self, seconds: float) -> None:
         """Counts the seconds of a step for or against long prompts."""
-        request = None if self._prefilling is None else self._prefilling.request
-        if request is not None and (request.tokens or request.finish is not None):
+        if self._prefilling is not None and self._prefilling.prefilled:
             self._owed = seconds
             self._prefilling = None
         else:

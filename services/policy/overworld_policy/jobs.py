@@ -1,10 +1,10 @@
-"""The requests of one model: those that its engine writes, and those that wait to join them."""
+"""What a model has to write: jobs that its engine works on, and those that wait to join them."""
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from overworld_vlm.engine import MAX_BATCHED_PROMPT
@@ -15,25 +15,41 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
-    """A request, and the callback for its tokens."""
+    """Replies to one prompt, and the callback for their tokens."""
 
-    request: Request
-    on_tokens: Callable[[Request], None]
+    requests: Sequence[Request]
+    on_tokens: Callable[[], None]
 
     @property
     def long(self) -> bool:
         """Whether its prompt is prefilled alone."""
-        return len(self.request.prompt) > MAX_BATCHED_PROMPT
+        return len(self.requests[0].prompt) > MAX_BATCHED_PROMPT
+
+    @property
+    def unfinished(self) -> list[Request]:
+        """The replies that are not whole yet."""
+        return [request for request in self.requests if request.finish is None]
+
+    @property
+    def prefilled(self) -> bool:
+        """Whether its prompt has been read, or need not be any more."""
+        first = self.requests[0]
+        return bool(first.tokens) or first.finish is not None
 
     def fail(self) -> None:
-        """Ends the request without a whole reply."""
-        self.request.finish = "cancelled"
+        """Ends the replies that are not whole."""
+        self.cancel()
         self.report()
+
+    def cancel(self) -> None:
+        """As `fail`, without telling anybody yet."""
+        for request in self.unfinished:
+            request.finish = "cancelled"
 
     def report(self) -> None:
         """Calls back. What is wrong with the callback is its own affair."""
         try:
-            self.on_tokens(self.request)
+            self.on_tokens()
         except Exception:
             _logger.exception("nobody could be told of a token")
 
@@ -84,20 +100,21 @@ class Jobs:
 
     def start_over(self) -> None:
         """The engine has failed and forgotten all that ran."""
-        unfinished = [job for job in self.running if job.request.finish is None]
+        unfinished = [job for job in self.running if job.unfinished]
         if len(unfinished) == 1:
-            unfinished[0].request.finish = "cancelled"
+            unfinished[0].cancel()
             return
         for job in unfinished:
-            job.request.tokens.clear()
-            job.request.logps.clear()
+            for request in job.unfinished:
+                for written in (request.tokens, request.logps, request.likeliest):
+                    written.clear()
         self._suspects.extend(unfinished)
-        self.running = [job for job in self.running if job.request.finish is not None]
+        self.running = [job for job in self.running if not job.unfinished]
 
     def take_finished(self) -> list[Job]:
         """Those that have finished, and run no more."""
-        finished = [job for job in self.running if job.request.finish is not None]
-        self.running = [job for job in self.running if job.request.finish is None]
+        finished = [job for job in self.running if not job.unfinished]
+        self.running = [job for job in self.running if job.unfinished]
         return finished
 
     def take_all(self) -> list[Job]:

@@ -8,12 +8,12 @@ import contextlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import PIL.Image
 from overworld_vlm.batch import Message, StoredImage
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from overworld_policy.config import PolicyServerConfig
 from overworld_policy.errors import bad_request
@@ -42,21 +42,88 @@ class StreamOptions(_Lenient):
     include_usage: bool = False
 
 
-class ChatRequest(_Lenient):
-    """The body of /v1/chat/completions."""
+class JsonSchema(_Lenient):
+    """A schema that the reply is to follow."""
+
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(_Lenient):
+    """OpenAI's way to ask for JSON."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class StructuredOutputs(BaseModel):
+    """vLLM's way to ask for one of several texts, or for JSON of a schema."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    choice: list[Annotated[str, Field(min_length=1, max_length=1000)]] | None = Field(
+        default=None, min_length=1, max_length=1000
+    )
+    json_: dict[str, Any] | None = Field(default=None, alias="json")
+
+
+_StopText = Annotated[str, Field(max_length=256)]
+
+
+class ChatRequest(BaseModel):
+    """The body of /v1/chat/completions: fields of OpenAI's API, and of vLLM's additions to it.
+
+    See `fields` for those that are not offered.
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     model: str
     messages: list[ChatMessage]
     max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
-    temperature: float | None = Field(default=None, ge=0, le=10)
+    max_completion_tokens: int | None = Field(default=None, ge=1, description="comes before max_tokens")
+    min_tokens: int | None = Field(default=None, ge=0, description="the reply does not end before")
+    temperature: float | None = Field(default=None, ge=0, le=10, description="0: greedy; null: 1")
     top_p: float | None = Field(default=None, gt=0, le=1)
-    seed: int | None = None
-    n: int | None = None
-    stop: str | list[str] | None = None
+    top_k: int | None = Field(default=None, ge=-1, description="0 and -1: all tokens")
+    min_p: float | None = Field(default=None, ge=0, le=1, description="of the likeliest token's probability")
+    repetition_penalty: float | None = Field(default=None, gt=0, le=100)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    logit_bias: dict[Annotated[int, Field(ge=0)], Annotated[float, Field(ge=-100, le=100)]] | None = Field(
+        default=None, max_length=1024
+    )
+    seed: int | None = Field(default=None, description="the same seed, the same noise")
+    n: int | None = Field(default=None, ge=1, le=32, description="replies; their prompt is read once")
+    stop: _StopText | Annotated[list[_StopText], Field(max_length=16)] | None = Field(
+        default=None, description="the reply ends before any of these texts"
+    )
+    stop_token_ids: list[int] | None = Field(
+        default=None, max_length=64, description="the reply ends with any of these"
+    )
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    logprobs: bool | None = None
+    logprobs: bool | None = Field(default=None, description="of the policy itself, whatever the settings left of it")
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    return_token_ids: bool | None = Field(
+        default=None, description="token_ids and prompt_token_ids, end token included"
+    )
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    strict: bool | None = Field(
+        default=None, description="refuse fields that nobody knows; without it a header names them"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> ChatRequest:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        return self
+
+    @property
+    def stops(self) -> list[str]:
+        """Texts that end the reply; an empty one would end it before it begins."""
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return [stop for stop in stops if stop]
 
 
 class SentImage(StoredImage):

@@ -86,7 +86,11 @@ class CloneConfig(_Section):
     min_return: float | None = Field(default=None, description="clone only episodes with this return; null: any")
     lr: float = Field(default=1e-3, gt=0, description="learning rate, falling to 0 along a cosine")
     random_actions: float = Field(
-        default=1.0, ge=0, le=1, description="share of an expert's actions replaced by random ones; thoughts stay"
+        default=1.0,
+        ge=0,
+        le=1,
+        description="share of an expert's actions replaced by random ones; thoughts stay. With 1 and "
+        "recipe.reply = action no expert is needed",
     )
     lora: LoraConfig | None = Field(default=None, description="adapter to clone with, merged afterwards; null: none")
 

@@ -62,23 +62,23 @@ class ExpertDemonstrations(Demonstrations):
     """Demonstrations by the experts of a run's envs.
 
     The thoughts are the expert's; a share of its actions is replaced by random ones, so that the model learns the form
-    and not the task.
+    and not the task. Where nothing of the expert's is used, since all actions are replaced and the recipe has no
+    thoughts, envs need none.
     """
-
-    used_expert = True
 
     def __init__(self, config: TrainerConfig, episodes: Episodes) -> None:
         self._config = config
         self._episodes = episodes
+        self.used_expert = _asks_experts(config)
 
     @classmethod
     def open(cls, config: TrainerConfig) -> ExpertDemonstrations:
-        """Takes slots on the env servers, asking for expert advice. Raises what `Episodes.open` raises."""
+        """Takes slots on the env servers, for expert advice if it is used. Raises what `Episodes.open` raises."""
 
         def seed(env: int, slot: int, episode: int) -> int:
             return derive(config.seed, "clone", env, slot, episode)
 
-        return cls(config, Episodes.open(config, seed, expert=True))
+        return cls(config, Episodes.open(config, seed, expert=_asks_experts(config)))
 
     def __exit__(self, *_: object) -> None:
         self._episodes.close()
@@ -105,16 +105,16 @@ class ExpertDemonstrations(Demonstrations):
     def _advice(self, player: Player) -> tuple[str, str]:
         """Action and thoughts for a player."""
         spec, result = player.fleet.spec, player.result
-        if result.expert is None:
+        if self.used_expert and result.expert is None:
             raise EnvError(f"{spec.id} gave no expert advice")
         names = "clone", player.env, player.slot, player.episode, player.turn
         rng = random.Random(derive(self._config.seed, *names))
-        if rng.random() >= self._config.clone.random_actions:
+        if result.expert and rng.random() >= self._config.clone.random_actions:
             return result.expert.action, result.expert.thoughts
         choices = result.observation.admissible or spec.action.vocabulary
         if not choices:
             raise EnvError(f"{spec.id} lists no actions to draw from: set clone.random_actions = 0")
-        return rng.choice(choices), result.expert.thoughts
+        return rng.choice(choices), result.expert.thoughts if result.expert else ""
 
 
 class RecordedDemonstrations(Demonstrations):
@@ -198,6 +198,10 @@ class RecordedDemonstrations(Demonstrations):
                     if _teaches(decision.turn):
                         reply = _reply(decision.turn, self._config)
                         yield Demonstration(messages=decision.messages, reply=reply)
+
+
+def _asks_experts(config: TrainerConfig) -> bool:
+    return config.clone.random_actions < 1 or config.recipe.reply != "action"
 
 
 def _wanted(episode: Episode, config: TrainerConfig) -> bool:

@@ -538,6 +538,20 @@ def failed_call(address: str, method: str) -> str:
     return rf"^{re.escape(address)} answered {method} with INTERNAL \(boom\), .* not an error of overworld\.v1"
 
 
+def test_a_call_that_an_ending_server_has_cancelled_is_made_again(liar: Liar, monkeypatch: pytest.MonkeyPatch) -> None:
+    cancelled = iter([True, True])
+
+    def cancel(method: str, context: grpc.ServicerContext) -> None:
+        if method == "Step" and next(cancelled, False):
+            context.abort(grpc.StatusCode.CANCELLED, "")
+
+    with Session(liar.address, "liar/Env", 1) as session:
+        session.reset([0])
+        monkeypatch.setattr(liar, "fail", cancel)
+        assert [result.turn for result in session.step(["go"])] == [1]
+    assert next(cancelled, None) is None
+
+
 def test_errors_that_are_not_the_contracts_say_which_server_answered_which_call(
     liar: Liar, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -688,8 +702,7 @@ def test_a_session_that_cannot_move_stays_as_it_was(
     liar: Liar, toy_server: ServerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOY_RULES", "toy 2")
-    # A session that was opened on it before it was found to be another would hold up its end.
-    with start(0, "--grace", "0.1") as changed, Session(toy_server.address, "toy/Count", 2, retry_budget=1) as session:
+    with start(0) as changed, Session(toy_server.address, "toy/Count", 2, retry_budget=1) as session:
         expected = session.reset([1, 2]).frames()
         liar.provenance = session._connection.opened.provenance_digest
         liar.spoil_open = lambda response: setattr(response.spec, "id", "toy/Count")
@@ -702,6 +715,8 @@ def test_a_session_that_cannot_move_stays_as_it_was(
             with pytest.raises(error):
                 session.move(address)
             assert (session.address, session.spec.id, session.shares_memory) == (toy_server.address, "toy/Count", True)
+        info = server_info(changed.address)
+        assert info.slots_free == info.slots_total
         assert [result.turn for result in session.step(["up", "up"])] == [1, 1]
         assert np.array_equal(session.reset([1, 2]).frames(), expected)
 

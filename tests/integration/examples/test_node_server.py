@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,23 +19,28 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import PIL.Image
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from overworld import Act, ContractError, End, Fallback, Fleet, Outcome, Reason, Reset, Result, Session, server_info
+from overworld.client.channel import ServerInfo
+from overworld.errors import ServerError
 from overworld.evaluation.conversation import Message, Recipe
 from overworld.evaluation.evaluate import evaluate, tasks_of_split
 from overworld.evaluation.model import Answer
+from overworld.service.credentials import Credentials
 from overworld.v1 import env_pb2 as pb
 from overworld.v1 import env_pb2_grpc
 
-from tests.support.examples import EXAMPLES
+from tests.support.certificates import Authority
 from tests.support.optional import present
 from tests.support.shared_folder import shared_folder
 
-FOLDER = EXAMPLES / "node-server"
+ROOT = Path(__file__).parents[3]
+FOLDER = ROOT / "sdk/overworld/scaffold/templates/node"
 ENV = "maze/Escape"
 
 
@@ -317,6 +323,44 @@ def test_tokens_and_experts() -> None:
             reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
             [listed] = reflection.ServerReflectionInfo(questions)
             assert "overworld.v1.EnvService" in [one.name for one in listed.list_services_response.service]
+
+
+def test_tls_and_a_token_for_each_client(tmp_path: Path) -> None:
+    authority, other = Authority(tmp_path / "ours"), Authority(tmp_path / "theirs")
+    authority.issue(tmp_path / "server", "127.0.0.1", mutual=True)
+    authority.issue(tmp_path / "trainer", "trainer", mutual=True)
+    other.issue(tmp_path / "stranger", "trainer")
+    (tmp_path / "stranger" / "ca.crt").write_bytes(authority.certificate)
+    (tmp_path / "tokens").write_text("trainer: one\ntrainer: two\nevaluator: three\n")
+    environment = {"OVERWORLD_TLS": str(tmp_path / "server"), "OVERWORLD_TOKENS": str(tmp_path / "tokens")}
+
+    with NodeServer(**environment) as secured:
+
+        def ask(folder: str, token: str) -> ServerInfo:
+            credentials = Credentials.load(token=token, tokens=None, tls=tmp_path / folder, plaintext=False)
+            return server_info(secured.address, credentials=credentials, retry_budget=0.3)
+
+        for token in ("one", "two", "three"):
+            assert list(ask("trainer", token).envs) == [ENV]
+        for token in ("", "trainer: one", "four"):
+            with pytest.raises(ContractError):
+                ask("trainer", token)
+        with pytest.raises(ServerError):
+            ask("stranger", "one")
+
+
+def test_a_probe_that_does_not_speak_grpc_is_told_of_its_health() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with NodeServer("--health-port", str(port)) as probed:
+        session = Session(probed.address, ENV, 1)
+        assert httpx.get(f"http://127.0.0.1:{port}/").status_code == 200
+        probed.process.send_signal(signal.SIGTERM)
+        while (status := httpx.get(f"http://127.0.0.1:{port}/").status_code) == 200:
+            time.sleep(0.01)
+        assert status == 503
+        session.close()
 
 
 def test_a_server_that_is_told_to_stop_lets_sessions_finish() -> None:

@@ -11,42 +11,13 @@ from typing import Any
 
 import httpx
 import pytest
-import torch
 from overworld.service.process import ServiceProcess
-from overworld_vlm import checkpoint
-from overworld_vlm.checkpoint import Manifest
-from overworld_vlm.load import VLM
 from overworld_vlm.tiny import make_tiny
 from overworld_vlm.tiny_config import TinyConfig
-from peft import LoraConfig, get_peft_model
 
-TEXTS = ['{"thoughts": "The target is 3 and the current number is 5.", "action": "+"}', "Say something. " * 3] * 40
+from tests.support.checkpoints import TEXTS, with_adapter, write
+
 TINY = TinyConfig(hidden_size=32, intermediate_size=64, vision_layers=1)
-
-
-def write(folder: Path, vlm: VLM, update: int, base: Path | None = None) -> Manifest:
-    return checkpoint.write(
-        folder,
-        vlm,
-        run=folder.parents[1].name,
-        update=update,
-        env_steps=update * 100,
-        base=base,
-        critic=None,
-        write_trainer=None,
-        recipe={"history": 2, "reply": "action", "turns_left": False},
-        config={"envs": [{"id": "gym_cards/NumberLine", "options": {"size": 56}}]},
-        provenance={"gym_cards/NumberLine": {"rules": "test"}},
-        used_expert=False,
-    )
-
-
-def with_adapter(vlm: VLM, seed: int) -> VLM:
-    """The model with an adapter that does something."""
-    settings = LoraConfig(r=4, lora_alpha=64, target_modules=vlm.family.lora_targets, init_lora_weights=False)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return VLM(get_peft_model(vlm.model, settings).eval(), vlm.tokenizer, vlm.image_processor)
 
 
 @dataclass
@@ -106,7 +77,8 @@ def serve(runs: Path, *arguments: str, **environment: str) -> Served:
 
 @pytest.fixture(scope="session")
 def served(runs: Path) -> Iterator[Served]:
-    served = serve(runs, f"base={runs}/adapted/checkpoints/000000/weights", "max_messages=100", "max_images=4")
+    base = f"base={runs}/adapted/checkpoints/000000/weights"
+    served = serve(runs, base, "max_messages=100", "max_images=4", "default_max_tokens=20")
     yield served
     served.stop()
 

@@ -129,7 +129,7 @@ def test_shapes_of_messages_that_harnesses_send(served: Served) -> None:
 def test_parameters_that_harnesses_send(served: Served) -> None:
     served.chat(temperature=None, top_p=None, seed=None, n=1, stop=None, stream=False, user="me", unknown={"a": 1})
     assert served.chat(max_tokens=10**9, max_completion_tokens=3)["usage"]["completion_tokens"] <= 3
-    assert served.chat(max_tokens=10**9)["choices"][0]["finish_reason"] in ("stop", "length")
+    assert served.chat(max_tokens=10**9, logit_bias={"2": 100})["choices"][0]["finish_reason"] == "stop"
 
 
 def test_long_replies_are_cut_and_say_so(served: Served) -> None:
@@ -224,13 +224,21 @@ def test_bad_messages_get_an_error_that_says_what_to_do(served: Served, content:
         ({"temperature": "hot"}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"n": 2}, "n"),
-        ({"logprobs": True}, "logprobs"),
+        ({"n": 33}, "n"),
+        ({"top_logprobs": 2}, None),
         ({"seed": 1.5}, "seed"),
-        ({"stop": 5}, "stop.str"),
+        ({"stop": 5}, "stop"),
+        ({"stop": ["x"] * 17}, "stop"),
+        ({"logit_bias": {"5": 101}}, "logit_bias"),
+        ({"logit_bias": {"999999": 1}}, "logit_bias"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids"),
+        ({"structured_outputs": {"choice": []}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "a"}}, "structured_outputs"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"response_format": {"type": "yaml"}}, "response_format"),
     ],
 )
-def test_bad_parameters_are_named(served: Served, fields: dict[str, Any], param: str) -> None:
+def test_bad_parameters_are_named(served: Served, fields: dict[str, Any], param: str | None) -> None:
     assert served.error(**fields)["param"] == param
 
 

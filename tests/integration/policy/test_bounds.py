@@ -1,6 +1,7 @@
 """What is refused before any work is done for it, and who has to wait for what is not."""
 
 import base64
+import functools
 import io
 import itertools
 import json
@@ -217,7 +218,7 @@ def test_a_request_at_which_the_engine_fails_fails_alone(runs: Path) -> None:
 
         def written(**fields: Any) -> tuple[Request, threading.Event]:
             request, done = Request(prompt, 40, key=(1,), **fields), threading.Event()
-            decoder.write(loaded, request, lambda it: done.set() if it.finish is not None else None)
+            decoder.write(loaded, [request], lambda: done.set() if request.finish is not None else None)
             return request, done
 
         alone, done = written()
@@ -247,13 +248,15 @@ def test_short_requests_go_on_while_long_prompts_queue(runs: Path) -> None:
         done = threading.Event()
 
         def on_token(request: Request) -> None:
-            if request in long and request.finish is not None:
+            if request.finish is not None:
                 written.append(sum(len(other.tokens) for other in short))
                 if len(written) == len(long) or all(other.finish is not None for other in short):
                     done.set()
 
-        for request in (*short, *long):
-            decoder.write(loaded, request, on_token)
+        for request in short:
+            decoder.write(loaded, [request], lambda: None)
+        for request in long:
+            decoder.write(loaded, [request], functools.partial(on_token, request))
         assert done.wait(60)
         assert len(written) > 3
         assert all(later > earlier for earlier, later in itertools.pairwise(written[:-1]))

@@ -13,7 +13,8 @@ from overworld.service.process import ServiceProcess
 from overworld_vlm.load import save
 from overworld_vlm.tiny import make_tiny
 
-from tests.integration.policy.conftest import TEXTS, TINY, Served, serve, with_adapter, write
+from tests.integration.policy.conftest import TINY, Served, serve
+from tests.support.checkpoints import TEXTS, with_adapter, write
 
 
 def serve_frail(runs: Path, log: Path) -> Served:

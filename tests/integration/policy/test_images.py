@@ -12,8 +12,9 @@ from overworld_vlm.engine import Engine
 from overworld_vlm.load import load, save
 from overworld_vlm.tiny import make_tiny
 
-from tests.integration.policy.conftest import TEXTS, TINY, Served, serve, with_adapter, write
+from tests.integration.policy.conftest import TINY, Served, serve
 from tests.integration.policy.test_api import part, picture
+from tests.support.checkpoints import TEXTS, with_adapter, write
 
 BOUNDS = {1: 3136, 2: 12_544, 3: None}
 """Update of a checkpoint -> its `max_pixels`."""

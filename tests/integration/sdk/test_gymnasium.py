@@ -1,27 +1,24 @@
-"""The bridges from and to Gymnasium: the same episodes through every door, and Gymnasium's own checker and wrappers."""
+"""The bridges from and to Gymnasium: spaces, vectors, and Gymnasium's own checker and wrappers."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import gymnasium
 import numpy as np
 import overworld
 import pytest
 from gymnasium.utils.env_checker import check_env
+from gymnasium.utils.env_match import check_environments_match
 from gymnasium.vector import AutoresetMode
-from gymnasium.wrappers import RecordEpisodeStatistics
+from gymnasium.wrappers import RecordEpisodeStatistics, TransformObservation
 from gymnasium.wrappers.vector import RecordEpisodeStatistics as RecordVectorStatistics
 from overworld.authoring.gymnasium.env import from_gymnasium
 from overworld.authoring.runner import Runner
-from overworld.bridges.gymnasium import OverworldEnv, OverworldVectorEnv
+from overworld.bridges.gymnasium import OverworldEnv, OverworldVectorEnv, SeededResets
 from overworld.host.process import ServerProcess
 
 IDS = ("CartPole-v1", "FrozenLake-v1", "MiniGrid-Empty-Random-5x5-v0")
-SEEDS = range(3)
 
 
 @pytest.fixture(scope="module")
@@ -33,47 +30,6 @@ def server() -> Iterator[ServerProcess]:
 
 def _served(name: str) -> str:
     return f"gymnasium/{name}"
-
-
-@dataclass(frozen=True)
-class _Turn:
-    frame: str
-    reward: float
-    terminated: bool
-    truncated: bool
-
-
-def _hash(frame: Any) -> str:
-    return hashlib.sha256(np.asarray(frame).tobytes()).hexdigest()
-
-
-def _played(env: gymnasium.Env[Any, Any], actions: int) -> list[_Turn]:
-    """Three episodes with actions drawn from a generator of their own."""
-    turns = []
-    for seed in SEEDS:
-        chance = np.random.default_rng(seed)
-        env.reset(seed=seed)
-        turns.append(_Turn(_hash(env.render()), 0.0, False, False))
-        ended = False
-        while not ended:
-            _, reward, terminated, truncated, _ = env.step(int(chance.integers(actions)))
-            turns.append(_Turn(_hash(env.render()), float(reward), terminated, truncated))
-            ended = terminated or truncated
-    env.close()
-    return turns
-
-
-@pytest.mark.parametrize("name", IDS)
-def test_an_episode_is_the_same_through_every_door(name: str, server: ServerProcess) -> None:
-    wrapped = overworld.make(f"gymnasium:{name}")  # which registers MiniGrid's
-    stock = gymnasium.make(name, render_mode="rgb_array")
-    assert isinstance(stock.action_space, gymnasium.spaces.Discrete)
-    actions = int(stock.action_space.n)
-    wanted = _played(stock, actions)
-    assert len({turn.frame for turn in wanted}) > 3, "the episodes do not show whether frames are the same"
-    assert _played(OverworldEnv(wrapped), actions) == wanted
-    assert _played(OverworldEnv(overworld.Session(server.address, _served(name), 1)), actions) == wanted
-    assert _played(OverworldEnv(overworld.Fleet([server.address], _served(name), 1)), actions) == wanted
 
 
 def test_a_time_limit_is_the_hosts_and_ends_the_episode_where_the_stock_env_does() -> None:
@@ -89,6 +45,13 @@ def test_a_time_limit_is_the_hosts_and_ends_the_episode_where_the_stock_env_does
     assert not info["success"]
 
 
+def test_gymnasium_finds_no_difference_between_the_bridge_and_the_stock_env() -> None:
+    stock = SeededResets(gymnasium.make("CartPole-v1"))
+    bridged = OverworldEnv(overworld.make("gymnasium:CartPole-v1"), "observation")
+    ours = TransformObservation(bridged, lambda seen: seen, stock.observation_space)  # a tensor's bounds are not known
+    check_environments_match(ours, stock, num_steps=200, seed=3, skip_render=True, info_comparison="skip")
+
+
 @pytest.mark.filterwarnings("ignore:.*A Box observation space m:UserWarning")  # a tensor's bounds are not known
 @pytest.mark.filterwarnings("ignore:.*Not able to test alternative render modes:UserWarning")
 @pytest.mark.parametrize(
@@ -96,6 +59,15 @@ def test_a_time_limit_is_the_hosts_and_ends_the_episode_where_the_stock_env_does
 )
 def test_gymnasiums_own_checker_finds_nothing(name: str) -> None:
     check_env(OverworldEnv(overworld.make(name)))
+
+
+@pytest.mark.filterwarnings("ignore:.*A Box observation space m:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*we recommend using a symmetric and normalized space:UserWarning")  # the env's own
+@pytest.mark.filterwarnings("ignore:.*Not able to test alternative render modes:UserWarning")
+def test_a_continuous_env_has_the_stock_envs_action_space() -> None:
+    env = OverworldEnv(overworld.make("gymnasium:Pendulum-v1", tensor_actions=True))
+    assert env.action_space == gymnasium.make("Pendulum-v1").action_space
+    check_env(env)
 
 
 def test_tensors_texts_and_actions_have_spaces() -> None:
@@ -171,3 +143,15 @@ def test_a_vector_of_frames_and_texts(server: ServerProcess) -> None:
     np.testing.assert_array_equal(drawn[1], one.render())
     env.close()
     one.close()
+
+
+@pytest.mark.parametrize("copy", [True, False])
+def test_a_batch_is_the_callers_to_keep(copy: bool, server: ServerProcess) -> None:
+    session = overworld.Session(server.address, _served("MiniGrid-Empty-Random-5x5-v0"), 2, copy=copy)
+    assert session.shares_memory
+    env = OverworldVectorEnv(session, "view")
+    first, _ = env.reset(seed=[1, 2])
+    kept = first.copy()
+    assert not np.array_equal(env.step(np.array([0, 0]))[0], kept)
+    np.testing.assert_array_equal(first, kept)
+    env.close()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from overworld.errors import ContractError
 from overworld.host.process import ServerProcess
 from overworld_trainer.clone import clone
 from overworld_trainer.codec import as_arrays
@@ -21,6 +22,7 @@ from overworld_vlm.engine import Engine
 from overworld_vlm.score import score
 from overworld_vlm.writer import Request
 
+from tests.support.scripted_env import CHOICE
 from tests.support.scripted_model import run_settings
 from tests.support.tiny_vlm import make_vlm
 
@@ -68,6 +70,19 @@ def test_a_share_of_the_actions_is_random_and_the_thoughts_stay(server: ServerPr
 def test_the_reply_has_the_recipes_form(server: ServerProcess) -> None:
     batches = replies(demonstrations(server, 1, recipe={"reply": "action"}))
     assert [list(reply) for reply in batches[0]] == [["action"]] * 6
+
+
+def test_no_expert_is_asked_where_nothing_of_its_advice_is_used() -> None:
+    form = {"envs": [{"id": "puppet/Choice", "slots": 2}], "recipe": {"reply": "action"}}
+    with ServerProcess(CHOICE, arguments=("--workers", "1", "--slots", "4")) as silent:
+        batches = replies(demonstrations(silent, 10, **form))
+        assert {reply["action"] for batch in batches for reply in batch} == {"left", "right"}
+        with ExpertDemonstrations.open(settings(silent, "unused", **form)) as source:
+            assert not source.used_expert
+        wanting: list[dict[str, Any]] = [{"recipe": {}}, {"clone": {"updates": 2, "random_actions": 0.5}}]
+        for asks in wanting:
+            with pytest.raises(ContractError, match="EXPERT_NOT_ALLOWED"):
+                demonstrations(silent, **(form | asks))
 
 
 def test_demonstrations_are_decided_by_the_seed(server: ServerProcess) -> None:

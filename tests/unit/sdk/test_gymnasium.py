@@ -124,6 +124,37 @@ def test_action_spaces_that_have_no_words_are_refused() -> None:
         Actions(spaces.MultiBinary(4096), {})
 
 
+@pytest.mark.parametrize(
+    ("space", "sent"),
+    [(BOX, "float32"), (spaces.MultiBinary(3), "int32"), (spaces.Box(-1, 1, (2,), np.float16), "float32")],
+)
+def test_actions_as_tensors_keep_their_bits(space: spaces.Space[Any], sent: str) -> None:
+    actions = Actions(space, {}, tensors=True)
+    low = actions.spec.low
+    assert low is not None
+    assert (low.dtype.name, low.shape) == (sent, space.shape)
+    space.seed(0)
+    for _ in range(10):
+        sample = space.sample()
+        action = actions.action(sample.astype(sent))
+        assert action.dtype == space.dtype
+        np.testing.assert_array_equal(action, sample)
+
+
+def test_discrete_and_named_actions_are_not_sent_as_tensors(odd: type[_Odd]) -> None:
+    with pytest.raises(ValueError, match=r"tensor_actions: the action space is Discrete\(2\); tensors are for Box"):
+        Actions(spaces.Discrete(2), {}, tensors=True)
+    odd.actions = BOX  # type: ignore[attr-defined]
+    found = from_gymnasium("Odd-v0")
+    with pytest.raises(ValueError, match="tensor_actions: the words for actions are named, too"):
+        found(GymnasiumOptions(tensor_actions=True, actions={"go": [[1, 0]]}))
+    runner = Runner(found(GymnasiumOptions(tensor_actions=True)))
+    runner.reset(1)
+    assert runner.step(np.array([[2, 0]], np.float32)).executed is None  # out of bounds
+    assert runner.step("1 0").executed is None
+    assert runner.step(BOX.high).executed is not None
+
+
 def test_an_option_names_the_actions(odd: type[_Odd]) -> None:
     found = from_gymnasium("Odd-v0")
     runner = Runner(found(GymnasiumOptions(actions={"Go Left": -1})))

@@ -9,7 +9,7 @@ from itertools import combinations
 from overworld.audit.case import Case
 from overworld.audit.judgements.rewards import near
 from overworld.audit.judging import answers
-from overworld.audit.players import choices
+from overworld.audit.players import choices, folded
 from overworld.authoring.env import Outcome
 from overworld.check.findings import shortened
 
@@ -41,14 +41,14 @@ def of_lists(case: Case) -> None:
                 continue
             asked = True
             sent = f"{shortened(repr(move), 80)} at turn {number + 1} of seed {episode.seed}"
-            listed = _folded(move) in {_folded(text) for text in texts}
+            listed = folded(move) in {folded(text) for text in texts}
             if listed and after.outcome is not Outcome.EXECUTED:
                 case.find("error", f"{sent}, which is listed", "it was refused", "it is executed")
                 return
             if not listed and after.outcome is Outcome.EXECUTED:
                 case.find("error", f"{sent}, which is not listed", "it was executed", "NOT_ADMISSIBLE")
                 return
-            if listed and isinstance(after.executed, str) and _folded(after.executed) != _folded(move):
+            if listed and isinstance(after.executed, str) and folded(after.executed) != folded(move):
                 case.find("error", sent, f"{shortened(repr(after.executed), 80)} was executed", "what was sent")
                 return
             if listed and before.admissible and after.end is None:
@@ -107,7 +107,3 @@ def _judge_twins(case: Case) -> None:
         if len(same) >= _TRIES and all(same) and not all(map(all, alike.values())):
             sent = f"{name!r} and {twin!r}, each in {len(same)} states that they change"
             case.find("warning", sent, "the same results", "different ones")
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.split()).casefold()

@@ -38,7 +38,10 @@ def of_costs(case: Case) -> None:
     before = _used(place.processes())
     stage = place.open(slots)
     try:
-        jobs = [case.job("cost", players.drawn, case.seeds[-1] + 700 + number, _TURNS) for number in range(_EPISODES)]
+        jobs = [
+            case.job("cost", players.drawn, case.seeds[-1] + 700 + number, _TURNS)
+            for number in range(case.some(_EPISODES))
+        ]
         used = []
         turns = 0
         started = time.monotonic()

@@ -12,6 +12,7 @@ from overworld.audit.episodes import Episode, Turn
 from overworld.audit.judgements.reproducible import SEEDS
 from overworld.audit.judgements.rewards import mean, rate
 from overworld.audit.judging import answers
+from overworld.audit.players import folded
 from overworld.audit.readers import Reader, concluding_readers, mentions, plain_readers, planner
 from overworld.authoring.env import Action
 from overworld.check.findings import shortened
@@ -142,7 +143,7 @@ def _right(case: Case, reader: Reader, known: Known) -> tuple[float, int]:
     said = [(mine, action) for mine, action in read if mine is not None]
     if len(said) < max(_TURNS / 2, len(known) / 2):
         return 0.0, 0
-    hits = [action for mine, action in said if _folded(mine or "") == _folded(action)]
+    hits = [action for mine, action in said if folded(mine or "") == folded(action)]
     return len(hits) / len(said), len(set(hits))
 
 
@@ -215,7 +216,7 @@ def of_sequences(case: Case) -> None:
         ways.setdefault(repr(episode.moves), episode)
     chosen = [*list(ways.values())[:2], *list(ways.values())[-1:]]
     best: tuple[float, int, list[Action | None]] = (0.0, 0, [])
-    seeds = [case.seeds[-1] + 300 + number for number in range(12)]
+    seeds = [case.seeds[-1] + 300 + number for number in range(max(8, case.some(12)))]
     for way in {id(each): each for each in chosen}.values():
         with case.open() as stage:
             played = case.play(
@@ -266,7 +267,3 @@ def of_metrics(case: Case) -> None:
 
 def _range(values: Sequence[float]) -> str:
     return f"{min(values):g}" if min(values) == max(values) else f"{min(values):g} to {max(values):g}"
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.split()).casefold()

@@ -183,16 +183,16 @@ def after_everything(case: Case) -> None:
     """Last of all: slots that have played much give what they gave at first."""
     case.need_repeatable()
     with case.open() as stage:
-        seeds = [case.seeds[-1] + 100 + number for number in range(_WORN)]
+        seeds = [case.seeds[-1] + 100 + number for number in range(case.some(_WORN))]
         case.play(stage, [case.job("worn", players.drawn, seed, _WORN_TURNS) for seed in seeds])
-        won = [episode for episode in case.everything if episode.success and not episode.split][:_WON]
+        won = [episode for episode in case.everything if episode.success and not episode.split][: case.some(_WON)]
         jobs = [case.job("won", players.replaying(each.moves), each.seed, len(each.moves)) for each in won]
         again = case.play(stage, jobs)
         worn = case.play(stage, [case.script(seed) for seed in reversed(case.seeds[:4])])
     pairs = [*zip(reversed(case.scripts[:4]), worn, strict=False), *zip(won, again, strict=False)]
     for before, after in pairs:
         if changed := _changed(before, after, case):
-            sent = f"the episode of seed {before.seed} after {_WORN} others in the same slots"
+            sent = f"the episode of seed {before.seed} after {case.some(_WORN)} others in the same slots"
             case.find("error", sent, changed, "the same episode")
             return
 

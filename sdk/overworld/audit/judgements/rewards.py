@@ -31,6 +31,8 @@ _NEAR = 0.1
 """Difference of shares that is none."""
 _VERDICTS = {"success", "succeeded", "won", "win", "solved", "is_success"}
 """Names of metrics that repeat the verdict."""
+_OFTEN = 0.5
+"""Share of silent episodes that succeed at their limit, from which on it is no matter of the start."""
 _SHORT = 6
 _MORE = 48
 _ENDED = 12
@@ -85,24 +87,24 @@ def of_the_expert(case: Case) -> None:
         for turn in episode.turns
         if turn.outcome is Outcome.NOT_ADMISSIBLE
     ]  # fmt: skip
-    share = rate(episodes)
-    sent = f"{len(episodes)} episodes of the expert"
+    ended = [episode for episode in episodes if episode.ended]
+    share = rate(ended)
+    sent = f"{len(ended)} episodes of the expert"
     if refused:
         episode, turn = refused[0]
         told = f"its advice {_shown(episode.moves[turn.number - 1])} was refused at turn {turn.number}"
         case.find("error", f"the expert, seed {episode.seed}", told, "advice that is admissible")
     cut = sum(episode.turns[-1].end is End.TIME_LIMIT for episode in episodes)
-    unfinished = sum(not episode.ended for episode in episodes)
     note = f"; max_turns ended {cut}" if cut else ""
-    if unfinished == len(episodes):
-        raise case.skip(f"the expert does not reach an end within {len(episodes[0].moves)} turns")
+    if len(ended) < 2:
+        raise case.skip(f"the expert does not come to an end within {max(len(each.moves) for each in episodes)} turns")
     if share == 0:
         case.find("error", sent, f"no success{note}", "success")
     elif share < _SURE:
         case.find("warning", sent, f"success in {share:.0%}{note}", "success in all, unless some cannot be won")
     chance = mean(case.random)
-    if share and mean(episodes) <= chance - _TOLERANCE:
-        told = f"a mean return of {mean(episodes):g}, random actions {chance:g}"
+    if share and mean(ended) <= chance - _TOLERANCE:
+        told = f"a mean return of {mean(ended):g}, random actions {chance:g}"
         case.find("error", sent, told, "more than random actions earn")
 
 
@@ -113,7 +115,7 @@ def of_the_floor(case: Case) -> None:
     idle = {name: group for name, group in idle.items() if group}
     if not idle:
         raise case.skip("there was no time to play")
-    experts = [episode for episode in case.expert if not episode.error] if case.place.expert else []
+    experts = [episode for episode in case.expert if episode.ended] if case.place.expert else []
     top = rate(experts)
     name, best = max(idle.items(), key=lambda item: (rate(item[1]), mean(item[1])))
     if experts and top and rate(best) > top - 2.5 * _NEAR and rate(best) < _SURE:
@@ -227,13 +229,13 @@ def near(case: Case) -> list[Episode]:
         texts = players.choices(case.spec, start) if start is not None else ()
         if start is None or not texts:
             return []
-        near = [*players.near_misses(texts), *players.hostile_texts(case.spec, [start]).values()]
+        hostile = players.hostile_texts(case.spec, [start]).values()
         with case.open() as stage:
             return case.play(
                 stage,
                 [
                     case.job("near", players.replaying([text]), case.seeds[0], 1)
-                    for text in near
+                    for text in players.unlisted(texts, hostile)
                     if len(text.encode()) <= (case.spec.action.max_text_bytes or players.TEXT_BYTES)
                 ],
             )
@@ -264,12 +266,16 @@ def of_limits(case: Case) -> None:
     idle = [episode for group in case.effortless.values() for episode in group]
     idle += [*case.random, *_short(case)]
     limits = [episode for episode in idle if episode.success and episode.turns[-1].end is End.TIME_LIMIT]
-    waited = [episode for episode in limits if all(move is None for move in episode.moves)]
+    waited = [each for each in idle if each.turns[-1].end is End.TIME_LIMIT and each.player == "silence"]
     if limits:
-        episode = (waited or limits)[0]
+        episode = next((each for each in waited if each.success), limits[0])
         sent = f"seed {episode.seed}, {episode.player}, {len(episode.moves)} turns"
-        certain = waited and not _survival(case)
-        case.find("error" if certain else "warning", sent, "success at END_TIME_LIMIT", "no success")
+        came = "success at END_TIME_LIMIT"
+        begun = 0 < rate(waited) < _OFTEN
+        if begun:
+            came += f", as in {sum(each.success for each in waited)} of {len(waited)} such episodes: they begin solved"
+        certain = rate(waited) >= _OFTEN and not _survival(case)
+        case.find("error" if certain else "warning", sent, came, "no success")
         return
     won = [episode for episode in idle if episode.success]
     lengths = {len(episode.moves) for episode in won}
@@ -327,7 +333,7 @@ def of_agreement(case: Case) -> None:
     lost = [episode for episode in ended if not episode.success and episode.player not in ("silence", *case.hostile)]
     _judge_last_rewards(case, won, lost)
     if len(won) < 3 or len(lost) < 3:
-        raise case.skip(f"{len(won)} episodes succeeded and {len(lost)} failed")
+        raise case.skip(f"fewer than three episodes {'failed' if len(won) >= 3 else 'succeeded'}")
     sent = f"{len(won)} episodes that succeeded, {len(lost)} that failed"
     if mean(won) <= mean(lost) + _TOLERANCE:
         came = f"mean returns of {mean(won):g} and {mean(lost):g}"

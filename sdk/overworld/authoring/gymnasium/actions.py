@@ -1,4 +1,4 @@
-"""Texts as actions of a Gymnasium env: words of a table, or numbers of the space's shape and within its bounds."""
+"""Actions of a Gymnasium env: words of a table, or numbers of the space's shape and bounds, as text or tensor."""
 
 from __future__ import annotations
 
@@ -18,19 +18,23 @@ with needs_extra("gymnasium"):
 _MAX_WORDS = 1024
 """Above it, the actions of a Discrete space are numbers in free text rather than a vocabulary."""
 _MAX_NUMBERS = 1024
+SENT_AS: Mapping[str, type[np.generic]] = {
+    "int8": np.int32, "int16": np.int32, "uint16": np.int32, "uint32": np.int64, "float16": np.float32,
+}  # fmt: skip
+"""Element types that the contract lacks -> the smallest that holds their values."""
 _BYTES_PER_NUMBER = 64
 _PUNCTUATION = re.compile(r"[\[\](),;\s]+")
 _NUMBER = re.compile(r"[+-]?(\d{1,40}\.?\d{0,40}|\.\d{1,40})(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
 
 
 class Actions:
-    """The actions of one action space, in words.
+    """The actions of one action space, in words or, with `tensors`, as tensors.
 
     `words` is a table, word -> action; without one the actions are the numbers themselves, for example "3" or
     "0.5 -1". Raises ValueError for an action space, a word or an action that cannot be used.
     """
 
-    def __init__(self, space: Space[Any], words: Mapping[str, Any]) -> None:
+    def __init__(self, space: Space[Any], words: Mapping[str, Any], *, tensors: bool = False) -> None:
         if isinstance(space, spaces.Discrete):
             low, high = np.asarray(space.start), np.asarray(space.start + space.n - 1)
         elif isinstance(space, spaces.MultiDiscrete):
@@ -48,6 +52,16 @@ class Actions:
             raise ValueError(f"an action has {low.size} numbers; at most {_MAX_NUMBERS} can be sent as text")
         self._low, self._high = low, high
         self._discrete = isinstance(space, spaces.Discrete)
+        self._table: dict[str, Any] = {}
+        if tensors:
+            if self._discrete or words:
+                what = "the words for actions are named, too" if words else f"the action space is {space}"
+                raise ValueError(
+                    f"tensor_actions: {what}; tensors are for Box, MultiDiscrete and MultiBinary, without words"
+                )
+            dtype = np.dtype(SENT_AS.get(low.dtype.name, low.dtype))
+            self.spec = ActionSpec(low=low.astype(dtype), high=high.astype(dtype))
+            return
         if not words and self._discrete and high - low < _MAX_WORDS:
             words = {str(number): number for number in range(int(low), int(high) + 1)}
         self._table = {word: self._listed(word, action) for word, action in words.items()}
@@ -61,11 +75,13 @@ class Actions:
         array = self._array(np.array([float(token) for token in tokens]).reshape(self._low.shape))
         return None if array is None else " ".join(_written(number) for number in array.flat)
 
-    def action(self, text: str) -> Any:
-        """The action that a word of the table, or a text that `executable` gave, stands for."""
+    def action(self, resolved: str | NDArray[Any]) -> Any:
+        """The action that a word of the table, a text that `executable` gave, or a tensor within the bounds means."""
+        if isinstance(resolved, np.ndarray):
+            return resolved.astype(self._low.dtype)
         if self._table:
-            return self._table[text]
-        return self._given(np.array([float(token) for token in text.split()]).reshape(self._low.shape))
+            return self._table[resolved]
+        return self._given(np.array([float(token) for token in resolved.split()]).reshape(self._low.shape))
 
     def _listed(self, word: str, action: Any) -> Any:
         try:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field, create_model
 
 from overworld.authoring.env import Action, End, Env, EnvSpec, Image, Observation, Options, Transition, resolve
-from overworld.authoring.gymnasium.actions import Actions
+from overworld.authoring.gymnasium.actions import SENT_AS, Actions
 from overworld.authoring.gymnasium.presets import Preset, preset_for
 from overworld.errors import EnvUnknownError
 from overworld.service.extras import needs_extra
@@ -26,10 +26,6 @@ _HOMES = {"MiniGrid-": "minigrid", "BabyAI-": "minigrid", "ALE/": "ale_py"}
 
 _MAX_TURNS = 100_000
 
-_SENT_AS: Mapping[str, type[np.generic]] = {
-    "int8": np.int32, "int16": np.int32, "uint16": np.int32, "uint32": np.int64, "float16": np.float32,
-}  # fmt: skip
-"""Element types that the contract lacks -> the smallest that holds their values."""
 _DTYPES = ("bool", "uint8", "int32", "int64", "float32", "float64")
 
 
@@ -41,6 +37,9 @@ class GymnasiumOptions(Options):
         max_length=1024,
         description="the words for actions, each with the action as the env takes it, e.g. {'left': 0, 'right': 1} or "
         "{'left': [-1, 0], 'stop': [0, 0]}; empty: the preset's, else numbers",
+    )
+    tensor_actions: bool = Field(
+        default=False, description="actions are tensors of the env's own space (Box and the like), rather than texts"
     )
 
 
@@ -57,7 +56,7 @@ class GymnasiumEnv(Env):
         super().__init__(options)
         self._env = _made(self.env_id, self.arguments)
         try:
-            self._actions = _actions(self._env, self.options.actions, self.preset)
+            self._actions = _actions(self._env, self.options, self.preset)
         except ValueError:  # what clients ask for may be wrong, again and again
             self._env.close()
             raise
@@ -70,8 +69,8 @@ class GymnasiumEnv(Env):
             raise ValueError(f"{self.env_id}: reset() gave {_kind(returned)}; expected (observation, info)")
         return self._look(returned[0])
 
-    def step(self, action: str) -> Transition:
-        """Executes the action that a word or numbers stand for."""
+    def step(self, action: str | NDArray[Any]) -> Transition:
+        """Executes the action that a word, numbers or a tensor stand for."""
         returned = self._env.step(self._actions.action(action))
         if not (isinstance(returned, tuple) and len(returned) == 5 and isinstance(returned[4], dict)):
             raise ValueError(
@@ -100,9 +99,9 @@ class GymnasiumEnv(Env):
         self._env.close()
 
     def resolve(self, action: Action, observation: Observation) -> Action | None:
-        """The word of the table, or the numbers of an action of the space, written as `step` takes them."""
-        text = resolve(self.spec.action, action, observation)
-        return self._actions.executable(text) if isinstance(text, str) and not self.spec.action.vocabulary else text
+        """The word of the table, or the numbers of an action of the space, as `step` takes them."""
+        found = resolve(self.spec.action, action, observation)
+        return self._actions.executable(found) if isinstance(found, str) and not self.spec.action.vocabulary else found
 
     def _look(self, observation: Any) -> Observation:
         frame = self._env.render()
@@ -130,7 +129,7 @@ def from_gymnasium(env_id: str, preset: Preset | None = None, /, **arguments: An
     shown = preset or preset_for(_name(env_id))
     env = _made(env_id, arguments)
     try:
-        actions = _actions(env, {}, shown)
+        actions = _actions(env, GymnasiumOptions(), shown)
         registered = env.unwrapped.spec
         steps = None if registered is None else gymnasium.spec(registered.id).max_episode_steps
         own = getattr(env.unwrapped, "max_steps", None)  # as MiniGrid's envs call it
@@ -191,8 +190,10 @@ def _made(env_id: str, arguments: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
     return env
 
 
-def _actions(env: gymnasium.Env[Any, Any], words: Mapping[str, Any], shown: Preset) -> Actions:
-    words = words or shown.actions
+def _actions(env: gymnasium.Env[Any, Any], options: GymnasiumOptions, shown: Preset) -> Actions:
+    if options.tensor_actions:
+        return Actions(env.action_space, options.actions, tensors=True)
+    words = options.actions or shown.actions
     if not words and hasattr(env.unwrapped, "get_action_meanings"):
         meanings = env.unwrapped.get_action_meanings()
         words = {str(meaning).lower(): number for number, meaning in enumerate(meanings)}
@@ -229,7 +230,7 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 def _tensor(env_id: str, name: str, value: Any) -> NDArray[Any]:
     if isinstance(value, np.ndarray | np.generic | int | float):
         array = np.asarray(value)
-        array = array.astype(_SENT_AS.get(array.dtype.name, array.dtype))  # a copy: the env may reuse its own
+        array = array.astype(SENT_AS.get(array.dtype.name, array.dtype))  # a copy: the env may reuse its own
         if array.dtype.name in _DTYPES:
             return array
     described = getattr(value, "dtype", type(value).__name__)

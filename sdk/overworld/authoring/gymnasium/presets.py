@@ -63,6 +63,11 @@ _LAKE = Preset(
 )
 
 _PRESETS = {
+    "ALE/Pong-": Preset(
+        "Play Pong with the green paddle on the right. A ball that the other side misses earns a point, one that you "
+        "miss costs one. Whoever has 21 points first wins.",
+        reward_min=-1.0, reward_max=1.0,
+    ),
     "Acrobot-": Preset(
         "Swing the free end of the two links above the line.",
         {"torque -1": 0, "no torque": 1, "torque +1": 2},

@@ -5,4 +5,5 @@ envs = OverworldVectorEnv(Fleet(["localhost:50051"], "gym_cards/EZPoints", 16))
 """
 
 from overworld.bridges.gymnasium.env import OverworldEnv as OverworldEnv
+from overworld.bridges.gymnasium.seeds import SeededResets as SeededResets
 from overworld.bridges.gymnasium.vector import OverworldVectorEnv as OverworldVectorEnv

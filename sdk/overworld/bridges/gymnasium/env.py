@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from numpy.typing import NDArray
 
 from overworld.authoring.runner import Result, Runner
+from overworld.bridges.gymnasium.seeds import Seeds
 from overworld.bridges.gymnasium.spaces import action_space, info, observation_space, observed, ready, start
 from overworld.client.fleet import Fleet
 from overworld.client.moves import Reset
@@ -16,8 +17,6 @@ from overworld.service.extras import needs_extra
 
 with needs_extra("gymnasium"):
     import gymnasium
-
-_SEEDS = 2**63
 
 
 class OverworldEnv(gymnasium.Env[Any, Any]):
@@ -41,6 +40,7 @@ class OverworldEnv(gymnasium.Env[Any, Any]):
             raise ValueError(f"{player!r} has {len(player)} slots; OverworldEnv plays one: use OverworldVectorEnv")
         self._player = player
         self._observe = observe
+        self._seeds = Seeds()
         self._result = self._start(Reset())
         self.render_mode = "rgb_array" if self._result.observation.images else None
         self.action_space = action_space(player.spec.action)
@@ -49,8 +49,7 @@ class OverworldEnv(gymnasium.Env[Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Starts an episode; with the same seed, split and task it is the same one."""
         super().reset(seed=seed)
-        drawn = int(self.np_random.integers(_SEEDS)) if seed is None else seed
-        self._result = self._start(start(drawn, options))
+        self._result = self._start(start(self._seeds.next(seed), options))
         return self._observed(), info(self._result, self._player.spec.action)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:

@@ -6,7 +6,7 @@ of the images and tensors by name, and "text" where there is text.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,8 +92,7 @@ def info(result: Result, spec: ActionSpec) -> dict[str, Any]:
     if result.expert is not None:
         told["expert"] = result.expert.action
     if spec.vocabulary:
-        admissible = result.observation.admissible or spec.vocabulary
-        told["action_mask"] = np.array([text in admissible for text in spec.vocabulary], np.int8)
+        told["action_mask"] = _mask(spec.vocabulary, result.observation.admissible)
     elif result.observation.admissible:
         told["admissible"] = result.observation.admissible
     return told
@@ -106,6 +105,14 @@ def ready(result: Result) -> Result:
     reason = Reason.__members__.get(result.error.reason)
     message = f"slot {result.slot}, turn {result.turn}: {result.error.message}; call reset"
     raise ContractError(reason, message) if reason else CallFailedError(f"{result.error.reason}: {message}")
+
+
+def _mask(vocabulary: Sequence[str], admissible: Sequence[str]) -> NDArray[np.int8]:
+    """Which words are admissible; where none is listed, all of them."""
+    if not admissible:
+        return np.ones(len(vocabulary), np.int8)
+    listed = set(admissible)
+    return np.array([text in listed for text in vocabulary], np.int8)
 
 
 def _contents(observation: Observation) -> dict[str, Any]:

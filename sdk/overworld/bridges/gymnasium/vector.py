@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overworld.authoring.runner import Result
+from overworld.bridges.gymnasium.seeds import Seeds
 from overworld.bridges.gymnasium.spaces import action_space, info, observation_space, observed, ready, start
 from overworld.client.fleet import Fleet
 from overworld.client.moves import Reset
+from overworld.client.results import common_block
 from overworld.client.session import Session
 from overworld.service.extras import needs_extra
 
 with needs_extra("gymnasium"):
-    from gymnasium.utils.seeding import np_random
+    from gymnasium import spaces
     from gymnasium.vector import AutoresetMode, VectorEnv
-    from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
-
-_SEEDS = 2**63
+    from gymnasium.vector.utils import batch_space, iterate
 
 
 class OverworldVectorEnv(VectorEnv[Any, Any, Any]):
@@ -54,7 +54,7 @@ class OverworldVectorEnv(VectorEnv[Any, Any, Any]):
         self.single_observation_space = observation_space(first, observe)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
-        self._chance = [np_random(None)[0] for _ in range(self.num_envs)]
+        self._seeds = [Seeds() for _ in range(self.num_envs)]
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -67,12 +67,9 @@ class OverworldVectorEnv(VectorEnv[Any, Any, Any]):
             seeds = seed
         if len(seeds) != self.num_envs:
             raise ValueError(f"{len(seeds)} seeds for {self.num_envs} slots; give one for each, or a single one")
-        moves = {}
-        for slot, given in enumerate(seeds):
-            if given is not None:
-                self._chance[slot] = np_random(given)[0]
-            moves[slot] = start(self._draw(slot) if given is None else given, options)
-        self._results = self._move(moves)
+        self._results = self._move(
+            {slot: start(self._seeds[slot].next(given), options) for slot, given in enumerate(seeds)}
+        )
         return self._batch(), self._infos({})
 
     def step(
@@ -114,18 +111,20 @@ class OverworldVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _resets(self) -> dict[int, Reset]:
         """A reset for each slot whose episode has ended."""
-        return {slot: Reset(self._draw(slot)) for slot, result in self._results.items() if result.end is not None}
-
-    def _draw(self, slot: int) -> int:
-        return int(self._chance[slot].integers(_SEEDS))
+        return {
+            slot: Reset(self._seeds[slot].next(None))
+            for slot, result in self._results.items()
+            if result.end is not None
+        }
 
     def _observed(self, result: Result) -> Any:
         return observed(result.observation, self.single_observation_space, self._observe)
 
     def _batch(self) -> Any:
-        empty: Any = create_empty_array(self.single_observation_space, self.num_envs)
         seen = [self._observed(self._results[slot]) for slot in range(self.num_envs)]
-        return concatenate(self.single_observation_space, seen, empty)
+        if not isinstance(self.single_observation_space, spaces.Dict):
+            return _joined(seen)
+        return {name: _joined([one[name] for one in seen]) for name in self.single_observation_space}
 
     def _info(self, result: Result) -> dict[str, Any]:
         return info(result, self._slots.spec.action)
@@ -135,3 +134,11 @@ class OverworldVectorEnv(VectorEnv[Any, Any, Any]):
         for slot, result in self._results.items():
             infos = self._add_info(infos, self._info(result), slot)
         return infos
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    """Texts as a tuple, arrays as one: not copied where they are the rows of one that belongs to nobody else."""
+    if isinstance(values[0], str):
+        return tuple(values)
+    block = common_block(values)
+    return block if block is not None and block.flags.owndata else np.stack(values)

@@ -87,8 +87,8 @@ class MiniWorld(Env):
         return Expert(self.spec.action.vocabulary[self.task.actions.index(name)], thoughts)
 
     def won(self) -> bool:
-        """Whether the task is achieved."""
-        return bool(self.task.succeeded(self._world))
+        """Whether the task is achieved: by a step, since an agent may start beside the box and never act."""
+        return self._world.step_count > 0 and bool(self.task.succeeded(self._world))
 
     def close(self) -> None:
         """Frees the display lists, and the frame buffer with its last user."""

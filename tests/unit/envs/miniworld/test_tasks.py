@@ -166,6 +166,16 @@ def test_episodes_are_cut_off(options: dict[str, Any], end: End, turns: int) -> 
     runner.close()
 
 
+@pytest.mark.parametrize(("task", "seed"), [("OneRoomS6Fast", 0), ("MazeS3Fast", 1), ("CollectHealth", 0)])
+def test_who_starts_beside_the_box_and_does_nothing_has_not_reached_it(task: str, seed: int) -> None:
+    runner = make(f"miniworld/{task}", max_turns=2, **SMALL)
+    runner.reset(seed)
+    runner.step("")
+    result = runner.step("")
+    assert (result.end, result.success, result.reward) == (End.TIME_LIMIT, False, 0.0)
+    runner.close()
+
+
 def test_a_repeated_move_is_as_many_of_upstreams() -> None:
     once, often = make("miniworld/OneRoom", **SMALL), make("miniworld/OneRoom", move_repeat=5, turn_repeat=2, **SMALL)
     for runner in (once, often):

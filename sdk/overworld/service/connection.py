@@ -1,13 +1,21 @@
-"""Connections whose clients may not take for ever to say what they want."""
+"""HTTP connections of uvicorn: clients may not take for ever to say what they want, and TLS follows its folder."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ssl
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from overworld.errors import SettingsError
+from overworld.service.extras import needs_extra
+from overworld.service.tls import TlsFolder
+
+with needs_extra("openenv"):
+    import h11
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _HEAD_SECONDS = 10.0
+_LOOK_SECONDS = 1.0
 
 
 class Connection(H11Protocol):
@@ -48,3 +56,14 @@ class Connection(H11Protocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+async def renew(folder: TlsFolder, context: ssl.SSLContext) -> None:
+    """Gives new connections the certificates that the folder has by then; former authorities stay trusted."""
+    version = folder.version
+    while True:
+        await asyncio.sleep(_LOOK_SECONDS)
+        if folder.files and folder.version != version:
+            with contextlib.suppress(SettingsError):  # it has changed again just now
+                folder.load(context)
+                version = folder.version

@@ -1,7 +1,9 @@
 // An Overworld env server in JavaScript, written from proto/ alone: one env, frames inline.
 
 import { createHash, randomUUID, timingSafeEqual } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
+import { createServer } from "node:http";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import * as grpc from "@grpc/grpc-js";
@@ -15,12 +17,11 @@ import { Session, contentOf } from "./session.js";
 import { strict } from "./wire.js";
 
 const VERSION = JSON.parse(readFileSync(new URL("package.json", import.meta.url), "utf8")).version;
-const PROTO = process.env.OVERWORLD_PROTO ?? fileURLToPath(new URL("../../proto", import.meta.url));
+const PROTO = fileURLToPath(new URL("proto", import.meta.url));
 const SERVICE = "overworld.v1.EnvService";
 const MAX_REQUEST_BYTES = 16 * 1024 * 1024;
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 const LEASE = { default: 60, most: 3600 }; // seconds
-const GRACE = 30; // seconds that sessions have to end once the server is told to
 
 const definition = loadSync("overworld/v1/env.proto", {
   includeDirs: [PROTO],
@@ -42,10 +43,10 @@ class EnvServer {
     return { seconds: Math.floor(seconds), nanos: Math.round((seconds % 1) * 1e9) };
   }
 
-  constructor({ slots, expert, token }) {
+  constructor({ slots, expert, tokens }) {
     this.slotsTotal = slots;
     this.expert = expert;
-    this.token = token;
+    this.credentials = tokens.map((token) => digest(`Bearer ${token}`));
     this.features = ["prefix", "random_fallback", ...(expert ? ["expert"] : [])];
     this.maxResponseBytes = slots * (MAX_FRAME_BYTES + 8192);
   }
@@ -131,13 +132,13 @@ class EnvServer {
 
   // Whether a call may go on, by its metadata.
   authorise(metadata) {
-    if (!this.token) return;
+    if (!this.credentials.length) return;
     const [given] = metadata.get("authorization");
     if (given === undefined) {
       throw new Refusal("TOKEN_MISSING", "send the metadata authorization: Bearer <token>, with this server's token");
     }
-    const [one, other] = [given, `Bearer ${this.token}`].map((text) => createHash("sha256").update(text).digest());
-    if (!timingSafeEqual(one, other)) throw new Refusal("TOKEN_WRONG", "the bearer token is not this server's: check it");
+    const known = this.credentials.filter((one) => timingSafeEqual(one, digest(given)));
+    if (!known.length) throw new Refusal("TOKEN_WRONG", "the bearer token is not this server's: check it");
   }
 
   #make(request) {
@@ -209,9 +210,24 @@ function handler(server, name) {
   };
 }
 
-function readToken() {
-  const { OVERWORLD_TOKEN: token, OVERWORLD_TOKEN_FILE: file } = process.env;
-  return token || (file ? readFileSync(file, "utf8").trim() : "");
+const digest = (text) => createHash("sha256").update(text).digest();
+
+// The tokens that are accepted: one, or those of a file of lines `client: token`.
+function readTokens() {
+  const { OVERWORLD_TOKEN: token, OVERWORLD_TOKEN_FILE: file, OVERWORLD_TOKENS: clients } = process.env;
+  if (!clients) return [token || (file ? readFileSync(file, "utf8").trim() : "")].filter(Boolean);
+  const lines = readFileSync(clients, "utf8").split("\n").filter(Boolean);
+  return lines.map((line) => line.slice(line.indexOf(":") + 1).trim());
+}
+
+// TLS where OVERWORLD_TLS names a folder with tls.crt and tls.key; with a ca.crt, clients must show a certificate of its.
+function readCredentials() {
+  const folder = process.env.OVERWORLD_TLS;
+  if (!folder) return grpc.ServerCredentials.createInsecure();
+  const [chain, key, authority] = ["tls.crt", "tls.key", "ca.crt"].map((name) => join(folder, name));
+  const pair = { cert_chain: readFileSync(chain), private_key: readFileSync(key) };
+  const ca = existsSync(authority) ? readFileSync(authority) : null;
+  return grpc.ServerCredentials.createSsl(ca, [pair], ca !== null);
 }
 
 async function main() {
@@ -222,15 +238,17 @@ async function main() {
       slots: { type: "string", default: "64" },
       "allow-expert": { type: "boolean", default: false },
       insecure: { type: "boolean", default: false },
+      "health-port": { type: "string" },
+      grace: { type: "string", default: "30" }, // seconds that sessions have to end once the server is told to
     },
   });
-  const token = readToken();
+  const tokens = readTokens();
   const slots = Number(values.slots);
   if (!Number.isInteger(slots) || slots < 1) throw new Error(`--slots must be 1 or more, not ${values.slots}`);
-  if (!["127.0.0.1", "localhost", "::1"].includes(values.host) && !token && !values.insecure) {
-    throw new Error("beyond loopback the server needs a token, in OVERWORLD_TOKEN or OVERWORLD_TOKEN_FILE, or --insecure");
+  if (!["127.0.0.1", "localhost", "::1"].includes(values.host) && !tokens.length && !values.insecure) {
+    throw new Error("beyond loopback the server needs a token (OVERWORLD_TOKEN, OVERWORLD_TOKEN_FILE or OVERWORLD_TOKENS), or --insecure");
   }
-  const envServer = new EnvServer({ slots, expert: values["allow-expert"], token });
+  const envServer = new EnvServer({ slots, expert: values["allow-expert"], tokens });
   const server = new grpc.Server({
     "grpc.max_receive_message_length": MAX_REQUEST_BYTES,
     "grpc.max_send_message_length": -1,
@@ -245,16 +263,22 @@ async function main() {
   new ReflectionService(definition).addToServer(server);
   const address = values.host.includes(":") ? `[${values.host}]` : values.host;
   const port = await new Promise((resolve, reject) => {
-    const credentials = grpc.ServerCredentials.createInsecure();
-    server.bindAsync(`${address}:${values.port}`, credentials, (error, bound) => (error ? reject(error) : resolve(bound)));
+    server.bindAsync(`${address}:${values.port}`, readCredentials(), (error, bound) => (error ? reject(error) : resolve(bound)));
   });
   console.log(`overworld: ${ID}, ${slots} slots, listening on ${address}:${port}`);
+
+  if (values["health-port"]) { // for probes that do not speak gRPC over TLS
+    createServer((_, response) => response.writeHead(envServer.draining ? 503 : 200).end()).listen(
+      Number(values["health-port"]),
+      values.host,
+    );
+  }
 
   const drain = () => {
     if (envServer.draining) return;
     envServer.draining = true;
     for (const name of ["", SERVICE]) health.setStatus(name, "NOT_SERVING");
-    const deadline = Date.now() + GRACE * 1000;
+    const deadline = Date.now() + Number(values.grace) * 1000;
     const waiting = setInterval(() => {
       if (envServer.sessions && Date.now() < deadline) return;
       clearInterval(waiting);
