@@ -57,6 +57,12 @@ class Continued(Meadow):
         return self.look()
 
 
+@plant("runtime.episode_determinism", "NumPy's global generator moves the wind")
+class Wind(Meadow):
+    def walk(self, action: str) -> None:
+        super().walk(action if np.random.random() < 0.8 else "north")
+
+
 @plant("runtime.episode_determinism", "asking the expert draws from the episode's generator")
 class CostlyAdvice(Meadow):
     def expert(self) -> Expert:
