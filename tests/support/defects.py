@@ -38,11 +38,21 @@ def spec(env: type[Env], **changes: Any) -> Any:
 # Seeds, episodes, slots, tasks
 
 
-@plant("runtime.episode_determinism", "after fifteen moves the clock moves the walker")
+class LongOptions(MeadowOptions):
+    max_turns: int = 60
+
+
+@plant("runtime.episode_determinism", "after many moves the clock moves the walker")
 class Clock(Meadow):
+    options_model = LongOptions
+
+    def step(self, action: str) -> Transition:
+        transition = super().step(action)
+        return changed(transition, end=None, success=None) if self.moves < 40 else transition
+
     def walk(self, action: str) -> None:
         super().walk(action)
-        if self.moves > 15:
+        if self.moves > 25:
             self.walker = (time.monotonic_ns() // 1000 % SIDE, self.walker[1])
 
 
