@@ -1,4 +1,4 @@
-"""Five small envs in which nothing is wrong, for tests of the audit to plant defects in."""
+"""Small envs in which nothing is wrong, for tests of the audit to plant defects in."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class Count(Env):
         action=ActionSpec(max_text_bytes=512),
         reward_min=0.0,
         reward_max=1.0,
-        splits={"train": 40, "test": 20},
+        splits={"train": 40, "test": 20, "all": 60},
         default_split="train",
         has_expert=True,
     )
@@ -130,6 +130,9 @@ class Count(Env):
     tries: int
 
     def reset(self, seed: int, split: str, task: int | None) -> Observation:
+        if split == "all":
+            assert task is not None
+            split, task = ("train", task) if task < 40 else ("test", task - 40)
         self.chance = random.Random(f"{split} {task}")
         self.number = self.chance.randrange(200, 999)
         self.tries = 0
@@ -219,7 +222,74 @@ class Dial(Env):
         return Observation((Image("view", pixels),), tensors={"dial": np.array([self.dial], np.float32)})
 
 
-SOUND = (Meadow, Colour, Count, Passage, Dial)
+class Cart(Env):
+    """A cart is pushed to the mark. Pushes change its speed, so that its place shows them a turn later."""
 
+    spec = EnvSpec(
+        id="sound/Cart",
+        task="Push the cart onto the mark.",
+        success="The cart is on the mark.",
+        action=ActionSpec(("left", "right", "none")),
+        reward_min=-0.1,
+        reward_max=1.0,
+    )
+    turns: int
+
+    def reset(self, seed: int, split: str, task: int | None) -> Observation:
+        chance = random.Random(seed)
+        self.place, self.mark = chance.sample(range(5, 35), 2)
+        self.speed = chance.choice((-1, 0, 1))
+        self.turns = 0
+        return self.look()
+
+    def step(self, action: str) -> Transition:
+        self.turns += 1
+        self.place = min(max(self.place + self.speed, 0), 39)
+        self.speed = min(max(self.speed + {"left": -1, "right": 1, "none": 0}[action], -2), 2)
+        won = self.place == self.mark
+        end = End.TASK if won else End.RULE if self.turns == 20 else None
+        return Transition(self.look(), 1.0 if won else -0.02, end, None if end is None else won)
+
+    def look(self) -> Observation:
+        pixels = np.zeros((2, 40, 3), np.uint8)
+        pixels[0, self.place] = pixels[1, self.mark] = 255
+        return Observation((Image("view", pixels),))
+
+
+class Signs(Env):
+    """Four turns, each with a sign to be named; only the last one counts. Its actions look like hostile texts."""
+
+    spec = EnvSpec(
+        id="sound/Signs",
+        task="Name the sign that you see.",
+        success="The last sign was named.",
+        action=ActionSpec(("*", ".", "1", "success")),
+        reward_min=0.0,
+        reward_max=1.0,
+        has_expert=True,
+    )
+    turns: int
+
+    def reset(self, seed: int, split: str, task: int | None) -> Observation:
+        self.chance = random.Random(seed)
+        self.turns = 0
+        return self.look()
+
+    def step(self, action: str) -> Transition:
+        self.turns += 1
+        won = action == self.sign
+        last = self.turns == 4
+        return Transition(self.look(), float(won and last), End.TASK if last else None, won if last else None)
+
+    def expert(self) -> Expert:
+        return Expert(self.sign, f"I see {self.sign}.")
+
+    def look(self) -> Observation:
+        number = self.chance.randrange(4)
+        self.sign = self.spec.action.vocabulary[number]
+        return Observation((Image("view", np.full((4, 4, 3), 60 * number + self.turns, np.uint8)),))
+
+
+SOUND = (Meadow, Colour, Count, Passage, Dial, Cart, Signs)
 
 MEADOW = f"{__name__}:Meadow"

@@ -21,7 +21,7 @@ from overworld.audit.report import EnvReport, Frame, Report, Table
 from overworld.audit.stage import ClassPlace, Place, ServerPlace
 from overworld.authoring.env import Env, Pixels
 from overworld.check.env_class import load
-from overworld.check.findings import SkipCheckError
+from overworld.check.findings import SkipCheckError, shortened
 from overworld.client.channel import server_info
 from overworld.errors import ContractError, ServerError, ServerLostError, SettingsError
 from overworld.host.process import ServerProcess
@@ -36,8 +36,7 @@ _TURNS = 8_000
 _SLOW = 0.1
 """Seconds a turn with which an audit cannot ask much."""
 _LEARNING_SLOTS = 32
-_HASH_SEED = "4242"
-"""Of the second process, so that sets have another order there."""
+_SURROUNDINGS = {"PYTHONHASHSEED": "4242", "OVERWORLD_LOG_LEVEL": "WARNING"}
 
 
 def audit(
@@ -96,7 +95,7 @@ def _places(
         if env not in classes:
             raise SettingsError(f"{target} has no env {env!r}; it has {sorted(classes)}")
         classes = {env: classes[env]}
-    with _hash_seed():
+    with _surroundings():
         server = stack.enter_context(
             ServerProcess(target, arguments=("--slots", "16", "--workers", "1", "--allow-expert"))
         )
@@ -116,17 +115,18 @@ def _places(
 
 
 @contextlib.contextmanager
-def _hash_seed() -> Iterator[None]:
-    """For a process that is started meanwhile."""
-    before = os.environ.get("PYTHONHASHSEED")
-    os.environ["PYTHONHASHSEED"] = _HASH_SEED
+def _surroundings() -> Iterator[None]:
+    """For a process that is started meanwhile: its sets have another order, and it does not log every session."""
+    before = {name: os.environ.get(name) for name in _SURROUNDINGS}
+    os.environ.update(_SURROUNDINGS)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["PYTHONHASHSEED"]
-        else:
-            os.environ["PYTHONHASHSEED"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _learn(place: Place, seed: int, on_question: Callable[[str], None]) -> tuple[Mapping[str, Any], list[Table]]:
@@ -191,9 +191,9 @@ def _ask(case: Case, judgement: Judgement) -> None:
     except ServerLostError as error:
         if case.elsewhere is None:
             case.find("error", "the episodes of this question", str(error), "results", question=ROBUSTNESS)
-        why = str(error)  # else it is the second process that was lost: what the env does here is known
+        why = shortened(str(error))  # else it is the second process that was lost: what the env does here is known
     except (ContractError, ServerError) as error:  # a class's own errors are results; these are of a server
-        why = f"the server failed: {error}"
+        why = shortened(f"the server failed: {error}")
         case.find("error", "the episodes of this question", str(error), "results", question=ROBUSTNESS)
     for question in judgement.questions:
         if why:

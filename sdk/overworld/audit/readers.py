@@ -25,6 +25,8 @@ _SPEAKING = re.compile(
 )
 
 
+_READ = 5_000
+"""Characters of a text that are read."""
 _BASES: tuple[int | None, ...] = (0, 1, None)
 
 
@@ -72,7 +74,8 @@ def mentions(spec: EnvSpec, turn: Turn) -> list[str]:
 def said(turn: Turn) -> str:
     """What is told in words: texts, and the names of images."""
     names = " ".join(name for name, _, _ in turn.pictures)
-    return f"{turn.text}\n{names}" if names else turn.text
+    text = turn.text[:_READ]
+    return f"{text}\n{names}" if names else text
 
 
 def _spelled(text: str) -> dict[str, str]:
@@ -111,7 +114,7 @@ def _numbered(which: int, base: int) -> Read:
     """The action whose number is in the text."""
 
     def read(spec: EnvSpec, turn: Turn) -> str | None:
-        numbers = re.findall(r"(?<![\w.])\d+(?![\w.])", turn.text)
+        numbers = re.findall(r"(?<![\w.])\d+(?![\w.])", turn.text[:_READ])
         texts = choices(spec, turn)
         if len(numbers) <= (which if which >= 0 else -which - 1):
             return None
@@ -241,11 +244,11 @@ def _features(texts: Sequence[str]) -> Iterator[tuple[str, Feature]]:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"[^\s,;:!?()=]+", text)
+    return re.findall(r"[^\s,;:!?()=]+", text[:_READ])
 
 
 def _numbers(text: str) -> list[float]:
-    return [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", text)]
+    return [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", text[:_READ])]
 
 
 def _at(words: list[str], at: int, *, fold: bool = True) -> str | None:

@@ -54,17 +54,22 @@ def of_episodes(case: Case) -> None:
 
 def _judge_likeness(case: Case) -> None:
     """Where two turns look the same, the same is right to do: else the picture lacks what it depends on."""
+    pairs, differ = _likeness(case)
+    if pairs >= _LIKE and differ > pairs / 2:
+        sent = f"{pairs} pairs of turns of different episodes that look the same"
+        came = f"the expert does something else in {differ} of them"
+        case.find("warning", sent, came, "pictures that show what it depends on")
+
+
+def _likeness(case: Case) -> tuple[int, int]:
+    """Pairs of turns of different episodes that look the same, and in how many the expert does something else."""
     like: dict[object, dict[int, str]] = defaultdict(dict)
     for episode in case.advised:
         for turn in episode.turns:
             if turn.advice is not None:
                 like[turn.look].setdefault(episode.seed, turn.advice)
     pairs = [pair for advice in like.values() for pair in combinations(advice.values(), 2)]
-    differ = sum(one != other for one, other in pairs)
-    if len(pairs) >= _LIKE and differ > len(pairs) / 2:
-        sent = f"{len(pairs)} pairs of turns of different episodes that look the same"
-        came = f"the expert does something else in {differ} of them"
-        case.find("warning", sent, came, "pictures that show what it depends on")
+    return len(pairs), sum(one != other for one, other in pairs)
 
 
 def _by_turn(episodes: list[Episode]) -> list[set[object]]:
@@ -100,9 +105,13 @@ def of_changes(case: Case) -> None:
         return
     blind = [fork for fork in forks if fork.told is not None]
     if len(blind) >= _PAIRS or (len(forks) >= 3 * _PAIRS and _outcomes_differ(case)):
+        pairs, differ = _likeness(case)
+        if pairs >= _LIKE and not differ:
+            return  # they come whatever is done, and tell what to do next
+        certain = differ > pairs / 2
         sent = f"{len(forks)} pairs of different actions in the same state"
         came = "the same pictures in all turns that followed, though it matters what is done"
-        case.find("error", sent, came, "pictures that depend on what was done")
+        case.find("error" if certain else "warning", sent, came, "pictures that depend on what was done")
 
 
 def _judge_images(case: Case, episodes: list[Episode]) -> None:
