@@ -46,12 +46,6 @@ class Clock(Meadow):
             self.walker = (time.monotonic_ns() // 1000 % SIDE, self.walker[1])
 
 
-@plant("runtime.episode_determinism", "the seed 0 is taken for none")
-class SeedZero(Meadow):
-    def reset(self, seed: int, split: str, task: int | None) -> Observation:
-        return super().reset(seed or random.randrange(1 << 30), split, task)
-
-
 @plant("runtime.episode_determinism", "the generator goes on where the last episode left it")
 class Continued(Meadow):
     def __init__(self, options: Any = None) -> None:
@@ -61,12 +55,6 @@ class Continued(Meadow):
     def reset(self, seed: int, split: str, task: int | None) -> Observation:
         self.begin()
         return self.look()
-
-
-@plant("runtime.episode_determinism", "NumPy's global generator moves the wind")
-class Wind(Meadow):
-    def walk(self, action: str) -> None:
-        super().walk(action if np.random.random() < 0.8 else "north")
 
 
 @plant("runtime.episode_determinism", "asking the expert draws from the episode's generator")
@@ -101,16 +89,6 @@ class Welcome(Meadow):
             self.greeted = self.greeted or bool(transition.success)
             return transition
         return changed(transition, reward=0.9)
-
-
-@plant("runtime.episode_isolation", "a metric adds up over episodes")
-class Lifetime(Meadow):
-    total = 0.0
-
-    def step(self, action: str) -> Transition:
-        transition = super().step(action)
-        self.total += transition.reward
-        return changed(transition, metrics={"total": self.total})
 
 
 @plant("runtime.episode_isolation", "the first picture is the last one of the episode before")
@@ -161,14 +139,6 @@ class Generous(Meadow):
     def step(self, action: str) -> Transition:
         transition = super().step(action)
         return changed(transition, reward=10.0) if transition.success else transition
-
-
-@plant("semantic.oracle_max", "the expert is wrong about left and right")
-class LostExpert(Meadow):
-    def expert(self) -> Expert:
-        swapped = {"east": "west", "west": "east"}
-        advice = super().expert()
-        return Expert(swapped.get(advice.action, advice.action), advice.thoughts)
 
 
 @plant("semantic.oracle_max", "the expert gives an order that nobody knows")
@@ -232,19 +202,6 @@ class Verbose(Count):
 class Paid(Meadow):
     def skip(self, observation: Observation, metrics: Any) -> Transition:
         return Transition(observation, 0.1, metrics=metrics)
-
-
-@plant("semantic.silence_floor", "saying nothing earns the last reward again")
-class Echo(Passage):
-    last = 0.0
-
-    def step(self, action: str) -> Transition:
-        transition = super().step(action)
-        self.last = 0.05 if action == "east" else 0.0
-        return changed(transition, reward=max(transition.reward, self.last))
-
-    def skip(self, observation: Observation, metrics: Any) -> Transition:
-        return Transition(observation, self.last, metrics=metrics)
 
 
 @plant("semantic.honest_end", "who has no turns left has won")
@@ -349,13 +306,6 @@ class Route(Meadow):
         return route
 
 
-@plant("semantic.no_solution_leakage", "a metric is the number of the right action")
-class Telltale(Meadow):
-    def step(self, action: str) -> Transition:
-        transition = super().step(action)
-        return changed(transition, metrics={"state": float(tuple(MOVES).index(self.expert().action))})
-
-
 @plant("semantic.no_solution_leakage", "a tensor has the values of all actions")
 class Values(Meadow):
     def look(self) -> Observation:
@@ -436,20 +386,6 @@ class Prophet(Meadow):
 class Early(Colour):
     def look(self) -> Observation:
         return Observation((Image("view", np.full((6, 6, 3), 90, np.uint8)),))
-
-
-@plant("picture.shows_episode", "the flower is not drawn, and the walker always starts in the corner")
-class Hidden(Meadow):
-    def begin(self) -> None:
-        super().begin()
-        self.walker = (0, 0)
-        self.flower = (max(self.flower[0], 1), self.flower[1])
-
-    def draw(self) -> Any:
-        self.flower, flower = self.walker, self.flower
-        pixels = super().draw()
-        self.flower = flower
-        return pixels
 
 
 @plant("picture.shows_episode", "the flower is not drawn")
@@ -560,12 +496,6 @@ class Lenient(Passage):
 class Substring(Meadow):
     def resolve(self, action: Any, observation: Observation) -> Any:
         return next((move for move in MOVES if isinstance(action, str) and move in action), None)
-
-
-@plant("runtime.tool_declaration_accuracy", "east and west are mixed up")
-class Mixed(Meadow):
-    def resolve(self, action: Any, observation: Observation) -> Any:
-        return super().resolve({"east": "west", "west": "east"}.get(action, action), observation)
 
 
 @plant("runtime.tool_declaration_accuracy", "a listed action gets the answer that it cannot be done")

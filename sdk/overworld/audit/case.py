@@ -269,9 +269,10 @@ class Case:
                 self.job("expert", players.expert, seed, _EXPERT_TURNS, keep=seed == self.seeds[1]) for seed in seeds
             ]
             with self.open(expert=True) as stage:
-                first = self.play(stage, jobs[:_FEW])
+                few = _FEW if self.thin == 1 else _FEW // 2
+                first = self.play(stage, jobs[:few])
                 turns = max(1, sum(len(episode.moves) for episode in first))
-                more = jobs[_FEW : _FEW + self.some(_EXPERT_STEPS) * _FEW // turns]
+                more = jobs[few : few + self.some(_EXPERT_STEPS) * few // turns]
                 return [*first, *self.play(stage, more)]
 
         found: list[Episode] = self.once("expert", made)

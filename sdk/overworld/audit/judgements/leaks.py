@@ -51,6 +51,8 @@ def of_readers(case: Case) -> None:
         told = _judge_without_expert(case)
     if not any(turn.pictures for episode in case.scripts for turn in episode.turns):
         case.report.skipped[TEXT] = "there are no pictures"
+    elif not any(turn.text for episode in case.scripts for turn in episode.turns):
+        case.report.skipped[TEXT] = "there are no texts"
     elif len(known) < _TURNS:
         case.report.skipped[TEXT] = "no expert says what is right"
     if not (told or _judge_plan(case)):

@@ -79,7 +79,7 @@ def of_bounds(case: Case) -> None:
 def of_the_expert(case: Case) -> None:
     """The expert succeeds."""
     episodes = [episode for episode in case.expert if not episode.error]
-    if len(episodes) < 4:
+    if len(episodes) < 2:
         raise case.skip("the expert had no time to play")
     refused = [
         (episode, turn)
@@ -367,6 +367,8 @@ def of_success(case: Case) -> None:
     sent = f"{len(episodes)} episodes, {ended} of them to their end"
     if case.place.expert:
         case.find("error", sent, "no success, not even the expert's", "success")
+    elif case.thin > 1:
+        raise case.skip(f"nobody succeeded in {len(episodes)} episodes, and there was no time for more; no expert")
     elif _pays(episodes):
         raise case.skip(f"nobody succeeded in {len(episodes)} episodes, though some earned more than others; no expert")
     else:
