@@ -155,11 +155,15 @@ def test_view_is_this_turn_and_the_one_before() -> None:
     assert second.shape == (eyes.channels, SIDE, SIDE)
     assert second[:3].unique().tolist() == [0]
     assert second[3:].unique().tolist() == [100]
+    third = eyes(black, second)
+    assert third[:3].unique().tolist() == [100]
+    assert third[3:].unique().tolist() == [0]
     blank = Eyes(black, blank=True)
     assert torch.equal(blank(black, None), blank(grey, blank(black, None)))
 
 
 def test_no_task_is_in_two_parts() -> None:
+    assert len(Part) == 3  # two with one value would be one
     for size in (0, 7):
         spec = EnvSpec("a/B", "", "", ActionSpec(("a",)), splits={"all": size}, default_split="all")
         drawn = [list(itertools.islice(seeds(spec, part, 1), 300)) for part in Part]
