@@ -109,7 +109,8 @@ class ExpertDemonstrations(Demonstrations):
             raise EnvError(f"{spec.id} gave no expert advice")
         names = "clone", player.env, player.slot, player.episode, player.turn
         rng = random.Random(derive(self._config.seed, *names))
-        if result.expert and rng.random() >= self._config.clone.random_actions:
+        replaced = rng.random() < self._config.clone.random_actions
+        if result.expert and not replaced:
             return result.expert.action, result.expert.thoughts
         choices = result.observation.admissible or spec.action.vocabulary
         if not choices:

@@ -85,7 +85,8 @@ class Metric(enum.StrEnum):
 
 def valid_replies(metrics: Mapping[str, float]) -> float:
     """The fraction of an update's replies that held an admissible action."""
-    return 1 - metrics[Metric.REPLIES_UNPARSEABLE] - metrics[Metric.REPLIES_INADMISSIBLE]
+    invalid = metrics[Metric.REPLIES_UNPARSEABLE] + metrics[Metric.REPLIES_INADMISSIBLE]
+    return max(1 - invalid, 0.0)  # two means may add up to a little more than 1
 
 
 def seconds_by_part(seconds: Mapping[str, float]) -> Metrics:
