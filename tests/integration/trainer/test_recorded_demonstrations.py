@@ -203,7 +203,9 @@ def test_the_start_is_decided_by_the_seed_and_needs_no_env_server(mixed: Path, t
 def test_a_run_that_begins_with_the_episodes_of_another(server: ServerProcess, mixed: Path, tmp_path: Path) -> None:
     """From its tables of episodes: a run that learnt from the expert, one that learnt from that run."""
     first = settings(tmp_path / "first", servers=server.address)
-    train(first.model_copy(update={"table": first.table.model_copy(update={"every": 1})}))
+    tables_kept = first.table.model_copy(update={"every": 1})
+    from_expert = first.clone.model_copy(update={"random_actions": 0.5})
+    train(first.model_copy(update={"table": tables_kept, "clone": from_expert}))
     assert checkpoint.read(tmp_path / "first" / "checkpoints" / "000002").used_expert
     tables = sorted((tmp_path / "first" / "episodes").iterdir())
     assert len(tables) == 2
