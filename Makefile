@@ -16,6 +16,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # ALFWorld's planner is compiled: by cmake 4, too, which would refuse its age, and by whatever `python` is on the path.
 export CMAKE_POLICY_VERSION_MINIMUM := 3.5
 
+# Type checkers, those of projects that `overworld init` makes for one, follow paths and not the hooks of editable installs.
+VISIBLE := --config-settings editable_mode=compat
+
 .PHONY: help setup demo train tutorial test check-simulators audit-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist soak lint format proto released-proto bench audit-learn clean
 .DELETE_ON_ERROR:
 
@@ -28,7 +31,7 @@ $(READY): constraints.txt requirements-dev.txt VERSION $(PACKAGES:%=%/pyproject.
 	scripts/packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --constraint constraints.txt \
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --constraint constraints.txt $(VISIBLE) \
 		--requirement requirements-dev.txt $(patsubst %,--editable '%',$(PACKAGES:services/envserver=services/envserver[$(SIMULATORS)]))
 	touch $@
 
