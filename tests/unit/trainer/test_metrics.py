@@ -127,6 +127,6 @@ def test_every_name_in_the_log_is_listed_in_one_place(rollout: Rollout) -> None:
 
 def test_valid_replies_are_those_that_hold_an_admissible_action(rollout: Rollout) -> None:
     assert valid_replies(rollout_metrics(rollout, ["toy/A"])) == 0.5
-    rounded = {Metric.REPLIES_UNPARSEABLE: 0.8, Metric.REPLIES_INADMISSIBLE: 0.2 + 1e-15}
+    rounded: dict[str, float] = {Metric.REPLIES_UNPARSEABLE: 0.8, Metric.REPLIES_INADMISSIBLE: 0.2 + 1e-15}
     assert sum(rounded.values()) > 1
     assert valid_replies(rounded) == 0
