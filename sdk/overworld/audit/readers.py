@@ -40,7 +40,7 @@ class Reader:
     plain: bool = True
     """Whether the action itself is there, and not something that it can be concluded from."""
     distinct: int = 2
-    """Different actions that must have been read, so that it is no coincidence."""
+    """Different actions that must have been read, so that it is not a coincidence."""
 
     def player(self, spec: EnvSpec, episode: Episode, chance: Random) -> Move:
         """Does what it reads; where it reads nothing, the first thing that is listed."""

@@ -95,7 +95,7 @@ class Reply:
     def news(self) -> dict[str, Any] | None:
         """The next choice of a stream, if there is anything new. Raises ApiError as `check` does."""
         finish = self.request.finish
-        tokens = list(self.request.tokens)
+        tokens = self.request.tokens[: len(self.request.logps)]  # the decoder's thread appends to one, then the other
         if finish is None:
             text = self._streamed.read(tokens)
             ready = min(len(text) - self._held_back(text), self._end(text))  # a stop text may be about to appear

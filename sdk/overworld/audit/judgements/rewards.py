@@ -32,7 +32,7 @@ _NEAR = 0.1
 _VERDICTS = {"success", "succeeded", "won", "win", "solved", "is_success"}
 """Names of metrics that repeat the verdict."""
 _OFTEN = 0.5
-"""Share of silent episodes that succeed at their limit, from which on it is no matter of the start."""
+"""Share of silent episodes that succeed at their limit, above which it is not just where they start."""
 _SHORT = 6
 _MORE = 48
 _ENDED = 12
