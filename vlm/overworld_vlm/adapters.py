@@ -1,16 +1,18 @@
 """LoRA adapters side by side in one model: each row of a batch is computed with its own, or with none.
 
-A row's numbers are, to the last bit, those that it would have alone. Each adapter in use computes its two products for
-all rows of the batch, so that their shapes do not depend on who the others are, and rows that are not its own are set
-to zero between the two: finite weights then add exactly nothing to them. Two cheaper ways do not have this property
-(measured with MKL): PEFT's mixed batches change the number of rows, and one product with all adapters next to each
-other is cut in two, and added up in another order, where together they have 192 ranks or more.
+A row's numbers are, to the last bit, those that it would have alone. The matrices of several adapters lie next to each
+other, one product serves all rows and adapters, and what a row has in the ranks of others is set to zero: finite
+weights then add exactly nothing. Measured with MKL, on 1, 2 and 4 threads: that holds as long as each adapter's ranks
+are filled up to a multiple of 16 (at 1 and 5, last bits depend on the number of rows) and at most 176 of them are added
+up at once (of 192 or more, it adds up two halves, and an adapter may lie across). PEFT's mixed batches do not have this
+property, since they change the number of rows of a product.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,12 +24,15 @@ from peft import LoraConfig, PeftConfig
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.utils.hooks import RemovableHandle
 
 from overworld_vlm.load import VLM, ModelError
 
 _RANKS = 16
-"""Ranks are filled up with zeros to a multiple of this: at 1 and 5, say, the last bits of MKL's matrix products depend
-on the number of rows."""
+"""Ranks are filled up with zeros to a multiple of this."""
+
+_PACKED = 64
+"""Ranks that lie side by side at most; an adapter of more has its products to itself."""
 
 _PREFIX = "base_model.model."
 _NO_MATTER = {
@@ -46,68 +51,113 @@ class Adapters:
 
     def __init__(self, core: Any) -> None:
         self._core = core
-        self._layers: dict[str, _Layer] = {}
-        self._names: set[str] = set()
-        self.in_use: list[tuple[str, Tensor | None]] = []
-        """Within `rows`: the adapters of the batch, and where the rows of others are, bool [rows, 1]."""
+        self._packs: list[_Pack] = []
+        self._hooks: dict[str, RemovableHandle] = {}
+        self._in_use: list[tuple[_Pack, Tensor | None]] = []
 
     def __repr__(self) -> str:
-        return f"Adapters({len(self._names)} in {len(self._layers)} layers)"
+        return f"Adapters({sum(len(pack.ranks) for pack in self._packs)} in {len(self._hooks)} layers)"
 
     def add(self, name: str, weights: Weights) -> None:
         """Puts an adapter into the layers."""
-        assert name not in self._names
-        self._names.add(name)
-        for path, factors in weights.items():
-            if path not in self._layers:
-                self._layers[path] = _Layer(self, self._core.get_submodule(path))
-            self._layers[path].parts[name] = factors
+        assert not any(name in pack.ranks for pack in self._packs)
+        rank = next(iter(weights.values()))[0].shape[1]
+        pack = next((pack for pack in self._packs if pack.width + rank <= _PACKED), None)
+        if pack is None:
+            self._packs.append(pack := _Pack(self._core.lm_head.weight.device))
+        pack.add(name, rank, weights)
+        for path in weights.keys() - self._hooks.keys():
+            linear = self._core.get_submodule(path)
+            self._hooks[path] = linear.register_forward_hook(functools.partial(self._adapt, path))
 
     def remove(self, name: str) -> None:
         """Takes an adapter out of the layers."""
-        self._names.remove(name)
-        for path, layer in list(self._layers.items()):
-            layer.parts.pop(name, None)
-            if not layer.parts:
-                layer.hook.remove()
-                del self._layers[path]
+        next(pack for pack in self._packs if name in pack.ranks).remove(name)
+        self._packs = [pack for pack in self._packs if pack.ranks]
+        for path in self._hooks.keys() - {path for pack in self._packs for path in pack.layers}:
+            self._hooks.pop(path).remove()
 
     @contextlib.contextmanager
     def rows(self, names: Sequence[str | None]) -> Iterator[None]:
         """Within it, each row of a batch is computed with the adapter of that name; None: with the model as it is."""
-        used = dict.fromkeys(name for name in names if name is not None)
-        assert self._names.issuperset(used), "an adapter was taken out while a row needs it"
-        device = self._core.lm_head.weight.device
-        for adapter in used:
-            others = [name != adapter for name in names]
-            self.in_use.append((adapter, torch.tensor(others, device=device)[:, None] if any(others) else None))
+        used = {name for name in names if name is not None}
+        assert used <= {name for pack in self._packs for name in pack.ranks}, "an adapter was taken out while in use"
+        self._in_use = [(pack, pack.others(names)) for pack in self._packs if not used.isdisjoint(pack.ranks)]
         try:
             yield
         finally:
-            self.in_use.clear()
+            self._in_use = []
 
-
-class _Layer:
-    """What all adapters add to the outputs of one linear layer."""
-
-    def __init__(self, adapters: Adapters, linear: torch.nn.Linear) -> None:
-        self._adapters = adapters
-        self.parts: dict[str, tuple[Tensor, Tensor]] = {}
-        self.hook = linear.register_forward_hook(self)
-
-    def __call__(self, _linear: torch.nn.Module, inputs: tuple[Tensor], outputs: Tensor) -> Tensor:
-        """The outputs, [rows, ..., outputs], with the adapters of the rows."""
+    def _adapt(self, path: str, _linear: torch.nn.Module, inputs: tuple[Tensor], outputs: Tensor) -> Tensor:
+        """The outputs of a linear layer, [rows, ..., outputs], with the rows' adapters."""
         dtype = outputs.dtype
-        for name, others in self._adapters.in_use:
-            if name not in self.parts:
+        for pack, others in self._in_use:
+            if path not in pack.layers:
                 continue
-            a, b = self.parts[name]
-            low = inputs[0].flatten(0, -2).to(a.dtype) @ a
+            a, b = pack.layers[path]
+            low = inputs[0].view(-1, len(a)).to(a.dtype) @ a
             if others is not None:
-                low.view(len(others), -1).masked_fill_(others, 0)
+                low.view(len(others), -1, pack.width).masked_fill_(others, 0)
             outputs = outputs.to(b.dtype)  # as PEFT: what is added is fp32, and so is the sum
             outputs.view(-1, b.shape[1]).addmm_(low, b)
         return outputs.to(dtype)
+
+
+class _Pack:
+    """Adapters whose matrices lie side by side."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._owners = torch.zeros(0, dtype=torch.int64, device=device)
+        self.ranks: dict[str, int] = {}
+        """Of each adapter, in the order of their columns."""
+        self.layers: dict[str, tuple[Tensor, Tensor]] = {}
+        """A [inputs, width] and B [width, outputs] of each linear layer that one of them adapts."""
+        self._paths: dict[str, set[str]] = {}
+
+    @property
+    def width(self) -> int:
+        """All ranks."""
+        return sum(self.ranks.values())
+
+    def add(self, name: str, rank: int, weights: Weights) -> None:
+        """Adds an adapter on the right."""
+        for path in self.layers.keys() | weights.keys():
+            like = self.layers.get(path) or weights[path]
+            old, new = self.layers.get(path) or _zeros(like, self.width), weights.get(path) or _zeros(like, rank)
+            self.layers[path] = torch.cat([old[0], new[0]], 1), torch.cat([old[1], new[1]])
+        self.ranks[name] = rank
+        self._paths[name] = set(weights)
+        self._number()
+
+    def remove(self, name: str) -> None:
+        """Closes the gap that an adapter leaves."""
+        kept = (self._owners != list(self.ranks).index(name)).nonzero().squeeze(1)
+        del self.ranks[name], self._paths[name]
+        adapted = set().union(*self._paths.values())
+        self.layers = {
+            path: (a.index_select(1, kept), b.index_select(0, kept))
+            for path, (a, b) in self.layers.items()
+            if path in adapted
+        }
+        self._number()
+
+    def others(self, names: Sequence[str | None]) -> Tensor | None:
+        """Which ranks are not those of a row's adapter, bool [rows, 1, width]; None if all are."""
+        if set(names) == set(self.ranks) and len(self.ranks) == 1:
+            return None
+        number: dict[str | None, int] = {name: number for number, name in enumerate(self.ranks)}
+        rows = torch.tensor([number.get(name, -1) for name in names], device=self._owners.device)
+        return rows[:, None, None] != self._owners
+
+    def _number(self) -> None:
+        """Notes which adapter each rank belongs to, by its place in `ranks`."""
+        ranks = torch.tensor(list(self.ranks.values()), dtype=torch.int64, device=self._owners.device)
+        self._owners = torch.repeat_interleave(ranks)
+
+
+def _zeros(like: tuple[Tensor, Tensor], rank: int) -> tuple[Tensor, Tensor]:
+    a, b = like
+    return a.new_zeros(len(a), rank), b.new_zeros(rank, b.shape[1])
 
 
 def read(folder: Path, vlm: VLM) -> Weights | None:
@@ -145,7 +195,7 @@ def read(folder: Path, vlm: VLM) -> Weights | None:
             pad(a.to(vlm.device).float(), (0, 0, 0, spare)).T.contiguous(),
             pad(b.to(vlm.device), (0, spare)).T.contiguous(),
         )
-    return None if tensors else weights
+    return None if tensors else weights or None
 
 
 def _targets(vlm: VLM) -> dict[str, torch.nn.Linear]:
