@@ -17,6 +17,7 @@ from overworld.authoring.runner import Result
 from overworld.client.fleet import Fleet
 from overworld.client.moves import Reset
 from overworld.client.settings import ClientSettings
+from overworld.commands.report import write_report
 from overworld.errors import EvaluationError, OverworldError, SettingsError
 from overworld.evaluation.baselines import ExpertAgent, PersonAgent, RandomAgent
 from overworld.evaluation.comparison import Comparison, compare
@@ -103,6 +104,9 @@ class EvalConfig(ClientSettings):
         default=None, description="folder for report, episodes and pictures; of several evaluations, for one of each"
     )
     overwrite: bool = Field(default=False, description="delete the evaluation that the folder holds, if any")
+    page: Path | None = Field(
+        default=None, description="folder for a page of what was kept, with film strips, and tables as CSV"
+    )
     timeout: float = Field(default=60.0, gt=0, description="seconds to wait for a lost server, of envs or of the model")
 
 
@@ -132,6 +136,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(config: EvalConfig, stack: ExitStack) -> int:
+    if config.page is not None and config.keep is None:
+        raise SettingsError("page: it is made of what was kept: set keep to a folder, too")
     words = [word.strip() for word in config.model.split(",") if word.strip()]
     if len(words) * len(config.envs) > 1 or words[0].endswith("@all"):
         suite = None if config.keep is None else Suite(config.keep)
@@ -146,6 +152,8 @@ def _run(config: EvalConfig, stack: ExitStack) -> int:
     outcome = _play(config, config.envs[0], name, _Agents(config, [name], stack), config.keep)
     _show(outcome)
     _warn(outcome)
+    if config.page is not None and config.keep is not None:
+        write_report([config.keep], config.page, overwrite=config.overwrite)
     _refuse_failures(outcome)
     return 0
 
@@ -173,6 +181,9 @@ def _play_suite(config: EvalConfig, suite: Suite | None, agents: _Agents) -> boo
             _warn(outcome)
     if outcomes:
         Console().print(_table(outcomes, config.samples))
+    if outcomes and config.page is not None and suite is not None:
+        folders = [suite.folder(outcome.env, outcome.agent) for outcome in outcomes]
+        write_report(folders, config.page, overwrite=config.overwrite)
     return bool(failures)
 
 
