@@ -18,7 +18,7 @@ from overworld import Fleet, Reset
 from overworld.evaluation.baselines import RandomAgent
 from overworld.evaluation.conversation import Recipe
 from overworld.evaluation.evaluate import evaluate
-from overworld.evaluation.model import Answer, Prompt
+from overworld.evaluation.model import Agent, Answer, Prompt
 from overworld.evaluation.page import write_page
 from overworld.host.process import ServerProcess
 from report import Row, finish, parser
@@ -51,11 +51,13 @@ class Thinker:
 
 
 def main() -> None:
+    """Evaluates, writes the page and shows it."""
     arguments = parser(__doc__ or "").parse_args()
     with tempfile.TemporaryDirectory() as folder:
         kept = [Path(folder) / name for name in ("random", "thinker")]
         with ServerProcess("gym_cards") as server, Fleet([server.address], ENV, 32) as fleet:
-            for path, agent in zip(kept, (RandomAgent(fleet.spec), Thinker()), strict=True):
+            agents: list[Agent] = [RandomAgent(fleet.spec), Thinker()]
+            for path, agent in zip(kept, agents, strict=True):
                 evaluate(agent, fleet, [Reset(seed) for seed in range(EPISODES)], recipe=Recipe(), keep=path)
         began = time.process_time()
         page = write_page(kept, Path(folder) / "page")
