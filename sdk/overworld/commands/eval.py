@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from time import sleep
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -18,7 +20,7 @@ from overworld.client.fleet import Fleet
 from overworld.client.moves import Reset
 from overworld.client.settings import ClientSettings
 from overworld.commands.report import write_report
-from overworld.errors import EvaluationError, OverworldError, SettingsError
+from overworld.errors import EvaluationError, NoCheckpointError, OverworldError, SettingsError
 from overworld.evaluation.baselines import ExpertAgent, PersonAgent, RandomAgent
 from overworld.evaluation.comparison import Comparison, compare
 from overworld.evaluation.conversation import Recipe
@@ -43,6 +45,7 @@ with needs_extra("eval"):
 
 _BASELINES = ("expert", "random", "person")
 _MANY_INVALID = 0.5
+_POLL_SECONDS = 5.0
 
 
 class EvalEnv(BaseModel):
@@ -84,8 +87,14 @@ class EvalConfig(ClientSettings):
         min_length=1, description="env ids, e.g. gym_cards/NumberLine"
     )
     model: str = Field(
+        default="",
         description="names of models at their server, with commas; run@latest, run@best and run@all mean what they do "
-        "when the evaluation begins; expert, random and person are baselines"
+        "when the evaluation begins; expert, random and person are baselines",
+    )
+    watch: Path | None = Field(
+        default=None,
+        description="instead of models, the folder of a training run: each checkpoint is evaluated when it appears at "
+        "the model server, into the run's metrics.jsonl and tensorboard/watch",
     )
     url: str = Field(default="http://127.0.0.1:8000/v1", description="an OpenAI-compatible server")
     servers: str = Field(default="127.0.0.1:50051", description="env servers: addresses, or rediss://host:port/0")
@@ -138,7 +147,11 @@ def main(arguments: Sequence[str]) -> int:
 def _run(config: EvalConfig, stack: ExitStack) -> int:
     if config.page is not None and config.keep is None:
         raise SettingsError("page: it is made of what was kept: set keep to a folder, too")
+    if config.watch is not None:
+        return _watch(config, config.watch, stack)
     words = [word.strip() for word in config.model.split(",") if word.strip()]
+    if not words:
+        raise SettingsError("model: name one or more, such as mine@latest, expert or random; or a run to watch")
     if len(words) * len(config.envs) > 1 or words[0].endswith("@all"):
         suite = None if config.keep is None else Suite(config.keep)
         names = _expanded(config, words, suite)
@@ -185,6 +198,39 @@ def _play_suite(config: EvalConfig, suite: Suite | None, agents: _Agents) -> boo
         folders = [suite.folder(outcome.env, outcome.agent) for outcome in outcomes]
         write_report(folders, config.page, overwrite=config.overwrite)
     return bool(failures)
+
+
+def _watch(config: EvalConfig, run: Path, stack: ExitStack) -> int:
+    """Evaluates the checkpoints of a run, the old ones first, until it has made its last update."""
+    if config.model or config.keep is not None or config.page is not None:
+        raise SettingsError("watch: leave out model, keep and page: the run's checkpoints are kept in the run's folder")
+    with needs_extra("watch"):
+        from overworld.evaluation.run_log import RunLog
+    log = stack.enter_context(closing(RunLog(run)))
+    suite = Suite(log.folder)
+    logged = log.logged()
+    while True:
+        for name in _checkpoints(config, run.name):
+            with _model(config, name) as model:
+                update, env_steps = model.progress()
+            if update not in logged:
+                with ExitStack() as each:
+                    agents = _Agents(config, [name], each)
+                    outcomes = [_play(config, env, name, agents, suite.folder(env.id, name)) for env in config.envs]
+                log.write(update, env_steps, [outcome.report for outcome in outcomes])
+                logged.add(update)
+                Console().print(_table(outcomes, config.samples))
+        if logged and max(logged) >= (log.last() or math.inf):
+            return 0
+        sleep(_POLL_SECONDS)
+
+
+def _checkpoints(config: EvalConfig, run: str) -> list[str]:
+    """Those that a run has by now, by their updates."""
+    try:
+        return _names(config, f"{run}@all")
+    except NoCheckpointError:
+        return []
 
 
 class _Agents:
