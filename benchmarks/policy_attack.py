@@ -1,8 +1,8 @@
 """Neighbours of a hostile client of the policy server: how long their chats take, and what the server's memory does.
 
 The hostile client runs at nice 19 and sends two requests a second, whether or not they are answered: texts of 1 MB,
-2.5 MB of large PNGs, 129 small images, bodies of 30 MB ("beyond the bounds"); or as much as the bounds let pass. The
-peer is a loop at nice 19 that sends nothing, so that the ratio is what the server does wrong and not what a second
+2.5 MB of large PNGs, 129 small images, bodies of 30 MB; or as much as the bounds let pass, which has no target since
+the model's own work for it is what the neighbours wait for. The peer is a loop at nice 19 that sends nothing, so that the ratio is what the server does wrong and not what a second
 busy process costs. They take turns, ROUNDS times; P99s are of all rounds together.
 """
 
@@ -47,7 +47,7 @@ NEIGHBOURS, CHATS, TOKENS = 4, 200, 16
 PER_SECOND = 2
 GROWTH_MB, KEPT_MB = 300, 100
 SETTLE_SECONDS = 60.0
-ATTACKS = ("beyond the bounds", "within the bounds")
+ATTACKS = ("requests beyond the bounds", "requests within the bounds")
 BUSY_LOOP = "a busy loop"
 Body = dict[str, Any]
 
@@ -91,21 +91,24 @@ async def measure(server: ServiceProcess) -> list[Row]:
         at_first = process.memory_info().rss
         for _ in range(ROUNDS):
             for name, one in seen.items():
-                before = process.memory_info().rss
                 with disturbance(server.address, name), watch(process) as largest:
                     one.seconds += await neighbours(http, CHATS // ROUNDS, SECONDS * ROUNDS / CHATS)
                 await settle(http)
-                one.growth = max(one.growth, max(largest) - before)
+                one.growth = max(one.growth, max(largest) - at_first)
         left = process.memory_info().rss - at_first
     rows = []
     calm = seen[BUSY_LOOP].p99
     setting = f"{NEIGHBOURS} neighbours, {CHATS} chats each"
     for name in ATTACKS:
-        p99, growth = seen[name].p99, seen[name].growth / 1e6
-        rows.append(Row(f"P99 beside requests {name}", setting, p99, "s", BUSY_LOOP, calm, calm / p99, 0.5))
-        rows.append(Row("memory's growth", name, growth, "MB", "limit", GROWTH_MB, GROWTH_MB / max(growth, 1e-3), 1))
+        p99, growth, bounded = seen[name].p99, seen[name].growth / 1e6, name == ATTACKS[0]
+        rows += [
+            Row(f"P99 beside {name}", setting, p99, "s", BUSY_LOOP, calm, calm / p99, 0.5 if bounded else None),
+            Row(
+                f"memory beside {name}", "growth", growth, "MB", "limit", GROWTH_MB, GROWTH_MB / growth, bounded or None
+            ),
+        ]
     kept = left / 1e6
-    rows.append(Row("memory kept", "after all rounds", kept, "MB", "limit", KEPT_MB, KEPT_MB / max(kept, 1e-3), 1))
+    rows.append(Row("memory kept", "after all rounds", kept, "MB", "limit", KEPT_MB, KEPT_MB / max(kept, 1.0), 1))
     return rows
 
 
@@ -203,7 +206,7 @@ def bodies(name: str) -> list[Body]:
         ]
     return [
         chat("word " * 4096),
-        chat("", [picture(3990, 4000)] * 4),
+        chat("", [picture(3990, 4000)] * 3),
         chat("", [picture(28, 28, number) for number in range(128)]),
         chat("", [picture(56, 28 * 18, number) for number in range(16)]) | {"max_tokens": 2048, "n": 32},
     ]

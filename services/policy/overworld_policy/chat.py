@@ -219,7 +219,7 @@ class ChatService:
             raise ApiError(429, f"{self._in_flight} replies are in flight; try again soon", code="too_many_requests")
         bound, held = self._config.max_waiting_per_client, self._held[client]
         if client and bound is not None and held + places > bound:
-            message = f"{client} has {held} replies in flight, of {bound} at most; try again when one is answered"
+            message = f"{client} has {held} of at most {bound} replies in flight; try again when one is answered"
             raise ApiError(429, message, code="quota_exceeded")
         self._count(client, places)
 
