@@ -1,9 +1,10 @@
 """Neighbours of a hostile client of the policy server: how long their chats take, and what the server's memory does.
 
 The hostile client runs at nice 19 and sends two requests a second, whether or not they are answered: texts of 1 MB,
-2.5 MB of large PNGs, 129 small images, bodies of 30 MB; or as much as the bounds let pass, which has no target since
-the model's own work for it is what the neighbours wait for. The peer is a loop at nice 19 that sends nothing, so that the ratio is what the server does wrong and not what a second
-busy process costs. They take turns, ROUNDS times; P99s are of all rounds together.
+2.5 MB of large PNGs, 129 small images, bodies of 30 MB with one text or with empty messages; or as much as the bounds
+let pass, which has no target, since there the neighbours wait for the model. The peer is a loop at nice 19 that sends
+nothing, so that the ratio is what the server does wrong and not what a second busy process costs. They take turns,
+ROUNDS times; P99s are of all rounds.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class Seen:
 
     seconds: list[float] = field(default_factory=list)
     growth: int = 0
+    answers: Counter[str] = field(default_factory=Counter)
 
     @property
     def p99(self) -> float:
@@ -91,8 +93,9 @@ async def measure(server: ServiceProcess) -> list[Row]:
         at_first = process.memory_info().rss
         for _ in range(ROUNDS):
             for name, one in seen.items():
-                with disturbance(server.address, name), watch(process) as largest:
+                with disturbance(server.address, name) as answers, watch(process) as largest:
                     one.seconds += await neighbours(http, CHATS // ROUNDS, SECONDS * ROUNDS / CHATS)
+                one.answers += Counter(answers)
                 await settle(http)
                 one.growth = max(one.growth, max(largest) - at_first)
         left = process.memory_info().rss - at_first
@@ -101,6 +104,7 @@ async def measure(server: ServiceProcess) -> list[Row]:
     setting = f"{NEIGHBOURS} neighbours, {CHATS} chats each"
     for name in ATTACKS:
         p99, growth, bounded = seen[name].p99, seen[name].growth / 1e6, name == ATTACKS[0]
+        print(f"{name}: answered with {dict(seen[name].answers)}")
         rows += [
             Row(f"P99 beside {name}", setting, p99, "s", BUSY_LOOP, calm, calm / p99, 0.5 if bounded else None),
             Row(
@@ -123,7 +127,9 @@ async def neighbours(http: httpx.AsyncClient, chats: int, pause: float) -> list[
             await asyncio.sleep(max(due - time.perf_counter(), 0))
             began = time.perf_counter()
             body = chat("What now?", [frame]) | {"seed": seed, "max_tokens": TOKENS}
-            (await http.post("/chat/completions", json=body)).raise_for_status()
+            while (response := await http.post("/chat/completions", json=body)).status_code == 429:
+                await asyncio.sleep(float(response.headers["Retry-After"]))
+            response.raise_for_status()
             taken.append(time.perf_counter() - began)
             due = max(due + pause, time.perf_counter())
         return taken
@@ -132,18 +138,24 @@ async def neighbours(http: httpx.AsyncClient, chats: int, pause: float) -> list[
 
 
 @contextlib.contextmanager
-def disturbance(url: str, name: str) -> Iterator[None]:
-    """A process at nice 19 that attacks, or only loops."""
-    program = ["-c", "while True: pass"] if name == BUSY_LOOP else [__file__, "--attack", name, "--url", url]
+def disturbance(url: str, name: str) -> Iterator[list[str]]:
+    """A process at nice 19 that attacks, or only loops. Yields a list that has what it was answered at the end."""
+    program = ["-c", "print(flush=True)\nwhile True: pass"]
+    if name != BUSY_LOOP:
+        program = [__file__, "--attack", name, "--url", url]
     process = subprocess.Popen(
-        [sys.executable, *program], stdin=subprocess.PIPE, preexec_fn=lambda: os.nice(19), env=os.environ
+        [sys.executable, *program], stdout=subprocess.PIPE, text=True, preexec_fn=lambda: os.nice(19)
     )
+    assert process.stdout is not None
+    answers: list[str] = []
     try:
-        yield
+        process.stdout.readline()  # it has all that it is going to send
+        yield answers
         if process.poll() is not None:
-            raise SystemExit(f"{name} has ended by itself, with status {process.poll()}")
+            raise SystemExit(f"{name}: it has ended by itself, with status {process.poll()}")
     finally:
         process.terminate()
+        answers += process.stdout.read().split()
         process.wait()
 
 
@@ -178,15 +190,15 @@ async def settle(http: httpx.AsyncClient) -> None:
 async def attack(url: str, name: str) -> None:
     """Sends what the attack consists of until the process is killed, two requests a second."""
     kinds = [json.dumps(body).encode() for body in bodies(name)]
-    answers: Counter[int | str] = Counter()
+    print(flush=True)
     async with client(url) as http, asyncio.TaskGroup() as group:
 
         async def send(content: bytes) -> None:
             try:
-                response = await http.post("/chat/completions", content=content)
-                answers[response.status_code] += 1
+                answer: int | str = (await http.post("/chat/completions", content=content)).status_code
             except httpx.HTTPError as error:
-                answers[type(error).__name__] += 1
+                answer = type(error).__name__
+            print(answer, flush=True)
 
         due = time.monotonic()
         for content in itertools.cycle(kinds):
@@ -203,12 +215,13 @@ def bodies(name: str) -> list[Body]:
             chat("", [picture(4000, 4000)] * 40),
             chat("", [picture(28, 28, number) for number in range(129)]),
             chat("a b " * 7_500_000),
+            chat("") | {"messages": [{"role": "user"}] * 1_800_000},
         ]
     return [
         chat("word " * 4096),
         chat("", [picture(3990, 4000)] * 3),
         chat("", [picture(28, 28, number) for number in range(128)]),
-        chat("", [picture(56, 28 * 18, number) for number in range(16)]) | {"max_tokens": 2048, "n": 32},
+        chat("", [picture(56, 28 * 18, number) for number in range(16)]) | {"max_tokens": 2048, "n": 8},
     ]
 
 
