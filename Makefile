@@ -19,7 +19,7 @@ export CMAKE_POLICY_VERSION_MINIMUM := 3.5
 # Type checkers, those of projects that `overworld init` makes for one, follow paths and not the hooks of editable installs.
 VISIBLE := --config-settings editable_mode=compat
 
-.PHONY: help setup demo train tutorial test check-simulators audit-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist soak lint format proto released-proto bench audit-learn clean
+.PHONY: help setup demo train tutorial test check-simulators audit-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist soak soak-policy lint format proto released-proto bench audit-learn clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -144,6 +144,9 @@ audit-simulators: $(READY) ## overworld audit of the same: writes docs/audits/
 
 soak: $(READY) ## long runs that look for leaks
 	$(BIN)/python -m pytest -m soak
+
+soak-policy: $(READY) ## of these, the policy server's: 10,000 requests while adapters come, change and go; minutes
+	$(BIN)/python -m pytest -m soak -s --show-capture=no tests/soak/test_policy.py
 
 lint: $(READY) ## ruff, mypy, import-linter, buf, hadolint, and the generated code's freshness
 	$(BIN)/ruff check .
