@@ -102,6 +102,20 @@ class EnvSpec:
         if self.default_split not in self.splits:
             raise ValueError(f"{self.id}: default_split {self.default_split!r} is not one of {sorted(self.splits)}")
 
+    @property
+    def reward_scale(self) -> float:
+        """The size of a turn's reward: the larger of the bounds' magnitudes; 1 where they are unknown."""
+        return max(abs(self.reward_min), abs(self.reward_max)) or 1.0
+
+    @property
+    def silence_reward(self) -> float:
+        """What a turn without an admissible action is to earn, so that silence does not pay: less than any action.
+
+        min(reward_min, 0) less a tenth of the reward scale. Where this is 0 and mistakes are punished, a learner soon
+        finds out that it is best to say nothing.
+        """
+        return min(self.reward_min, 0.0) - 0.1 * self.reward_scale
+
     def __repr__(self) -> str:
         action = self.action
         if action.vocabulary:

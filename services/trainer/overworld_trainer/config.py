@@ -28,7 +28,11 @@ class EnvConfig(_Section):
         default="", description="split to evaluate on; empty: that of training, with other seeds if it is endless"
     )
     weight: float = Field(default=1.0, gt=0, description="weight of this env's steps in the policy's loss")
-    fallback_reward: float = Field(default=0.0, description="reward of a turn whose reply held no admissible action")
+    fallback_reward: float | None = Field(
+        default=None,
+        description="reward of a turn whose reply held no admissible action, in training and in evaluation; null: less "
+        "than that of any action, min(reward_min, 0) - .1 x the reward scale, so that silence does not pay",
+    )
 
 
 class LoraConfig(_Section):
