@@ -12,6 +12,7 @@ import torch
 from overworld import End, Outcome, Reset, Result, Session
 from overworld.evaluation.conversation import Conversation, Recipe
 from overworld.host.process import ServerProcess
+from overworld_trainer.advantages import Valuation
 from overworld_trainer.codec import as_arrays, encode_reply
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.critic import Critic
@@ -19,7 +20,7 @@ from overworld_trainer.episodes import EnvError, Episodes, PlayerState
 from overworld_trainer.learner import Learner
 from overworld_trainer.reference import Reference
 from overworld_trainer.rollout import Collector, Rollout, Step
-from overworld_trainer.samples import Valuation, assemble, estimate_values, make_samples
+from overworld_trainer.samples import assemble, estimate_values, make_samples
 from overworld_trainer.seeds import episode_seed
 from overworld_vlm.batch import Prompt, encode
 from overworld_vlm.engine import Engine
