@@ -38,6 +38,11 @@ class EvalConfig(ClientSettings):
     seeds: str = Field(default="0-99", description="seeds of the episodes, as in 0-99,500; not used with a split")
     split: str = Field(default="", description="play each task of this split once")
     options: dict[str, Any] = Field(default={}, description="the env's options; none: those of the model's training")
+    fallback_reward: float | None = Field(
+        default=None,
+        description="reward of a turn without an admissible action; null: less than that of any action, "
+        "min(reward_min, 0) - .1 x the reward scale",
+    )
     recipe: Recipe | None = Field(default=None, description="the prompt's recipe; null: the model's own")
     temperature: float = Field(default=0.0, ge=0, description="of sampling; 0 is greedy")
     max_tokens: int = Field(default=256, ge=1, description="longest reply")
@@ -70,6 +75,7 @@ def main(arguments: Sequence[str]) -> int:
             credentials=config.credentials,
             compress=config.compress,
             options=config.options or model.options(config.env),
+            fallback_reward=config.fallback_reward,
             retry_budget=config.timeout,
         ) as fleet,
         Progress(console=Console(stderr=True)) as progress,
