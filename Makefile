@@ -167,7 +167,7 @@ proto: ## generate sdk/overworld/v1 from proto/
 released-proto: $(READY) ## at a release: make proto/ the contract that later changes must not break
 	cd proto && ../$(BIN)/buf build --exclude-source-info --output released.binpb
 
-bench: bench-startup bench-transport bench-waiting bench-compression bench-wire bench-bridges bench-gym_cards bench-miniworld bench-alfworld bench-webshop bench-families bench-trainer bench-ranks ## all benchmarks; CHECK=1 fails below a target
+bench: bench-startup bench-transport bench-waiting bench-compression bench-wire bench-bridges bench-gym_cards bench-miniworld bench-alfworld bench-webshop bench-page bench-families bench-trainer bench-ranks ## all benchmarks; CHECK=1 fails below a target
 
 audit-learn: $(READY) ## five graded envs, told apart by `overworld audit --learn`; resumes in runs/audit-learn
 	nice $(BIN)/python benchmarks/audit_learn.py $(if $(JSON),--json $(JSON))
