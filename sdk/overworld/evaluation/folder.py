@@ -93,6 +93,13 @@ class EpisodeFolder:
             file.seek(place)
             return self._episode(file.readline(_MAX_LINE_BYTES), f"at byte {place}")
 
+    def episode(self, number: int) -> Episode:
+        """The episode in line `number`, counted from 0; the others are not looked at. Raises EvaluationError."""
+        for found, (_, line) in enumerate(self._lines()):
+            if found == number:
+                return self._episode(line, f"line {number + 1}")
+        raise EvaluationError(f"{self.path} has no episode {number}: name one of 0 to {self.count() - 1}")
+
     def count(self) -> int:
         """How many episodes there are, without reading what is in them. Raises EvaluationError."""
         with opened(self.path / EPISODES) as file:

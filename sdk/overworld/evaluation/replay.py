@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from overworld.authoring.runner import Result
+from overworld.authoring.runner import Fallback, Result
 from overworld.client.fleet import Fleet
 from overworld.client.moves import Act, Move
 from overworld.errors import ContractError, EvaluationError, Reason
 from overworld.evaluation.episodes import Episode, ImageRecord, ObservationRecord, action_of, action_record, problem
+from overworld.evaluation.folder import EpisodeFolder
+from overworld.registry import Registry
+from overworld.service.credentials import Credentials
 
 _PASSING = (Reason.STEP_TIMEOUT.name, Reason.WORKER_DIED.name, Reason.REBUILD_MISMATCH.name)
 """Failures that depend on the machine, so that a replay need not repeat them."""
@@ -29,7 +32,8 @@ class Mismatch(NamedTuple):
 
 
 class Replay:
-    """An episode that is being replayed. Turns are those of the record, from 0.
+    """An episode that is being replayed, from turn `start` to turn `stop` (None: to the end). Turns are those of the
+    record, from 0.
 
     A replay ends at the first turn that does not fit: what comes after follows from it.
 
@@ -39,7 +43,9 @@ class Replay:
     over            Whether there is no move left.
     """
 
-    def __init__(self, number: int, episode: Episode, *, frames_comparable: bool) -> None:
+    def __init__(
+        self, number: int, episode: Episode, *, frames_comparable: bool, start: int = 0, stop: int | None = None
+    ) -> None:
         self.number = number
         self.episode = episode
         self.mismatches: list[Mismatch] = []
@@ -47,15 +53,17 @@ class Replay:
         self.frames = 0
         self.over = False
         self._comparable = frames_comparable
-        self._turn = -1  # the number of actions that led to the last result
+        self._start = start
+        self._stop = len(episode.turns) if stop is None else stop
+        self._turn = start - 1  # the number of actions that led to the last result
 
     def __repr__(self) -> str:
         return f"Replay(episode {self.number}, turn {self._turn} of {len(self.episode.turns)})"
 
     def move(self) -> Move:
         """What to do next: the reset, then the actions."""
-        if self._turn < 0:
-            return self.episode.reset_at(0)
+        if self._turn < self._start:
+            return self.episode.reset_at(self._start)
         return Act(action_of(self.episode.turns[self._turn].action))
 
     def take(self, answer: Result | ContractError) -> None:
@@ -63,14 +71,14 @@ class Replay:
         self._turn += 1
         last = self._turn == len(self.episode.turns)
         if isinstance(answer, ContractError):
-            field = "action" if self._turn else "reset"
+            field = "action" if self._turn > self._start else "reset"
             self._differs(field, "was played", f"is refused: {answer}", turn=max(self._turn - 1, 0))
         else:
             self._compare_failure(answer, expected=last and self._failed)
             if answer.error is None and not self.mismatches and not self.unrepeatable:
                 self._compare(answer, last=last)
         failed = isinstance(answer, ContractError) or answer.error is not None
-        self.over = last or failed or bool(self.mismatches or self.unrepeatable)
+        self.over = self._turn == self._stop or failed or bool(self.mismatches or self.unrepeatable)
 
     @property
     def _failed(self) -> bool:
@@ -132,6 +140,26 @@ class Replay:
         for field in ("admissible", "tensors"):
             if getattr(recorded, field) != getattr(replayed, field):
                 self._differs(f"observation.{field}", getattr(recorded, field), getattr(replayed, field))
+
+
+def fleet_of(
+    folder: EpisodeFolder,
+    servers: Registry | Sequence[str],
+    slots: int,
+    *,
+    expert: bool = False,
+    credentials: Credentials | None = None,
+    compress: bool = False,
+    timeout: float = 60.0,
+    copy: bool = True,
+) -> Fleet:
+    """Slots in which the folder's episodes can be replayed. Raises what `Fleet` raises."""
+    header = folder.header
+    return Fleet(
+        servers, folder.spec.id, slots, options=header.options, fallback=Fallback[header.fallback],
+        fallback_reward=header.fallback_reward, expert=expert, credentials=credentials, compress=compress,
+        retry_budget=timeout, copy=copy,
+    )  # fmt: skip
 
 
 def replayed(fleet: Fleet, replays: Iterable[Replay]) -> Iterator[Replay]:

@@ -17,17 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import pydantic_core
-from pydantic import BaseModel
 
-from overworld.authoring.env import EnvSpec
-from overworld.authoring.runner import Fallback
 from overworld.client.fleet import Fleet
 from overworld.errors import EvaluationError, OverworldError
 from overworld.evaluation.blank import BLANK_FRAMES, white_record
 from overworld.evaluation.conversation import read_reply
 from overworld.evaluation.episodes import Episode, Header, ImageRecord, ObservationRecord, Turn, env_record
+from overworld.evaluation.excerpts import excerpt, excerpt_of
 from overworld.evaluation.folder import EPISODES, FRAMES, HEADER, REPORT, SEAL, EpisodeFolder, opened, to_json
-from overworld.evaluation.replay import Replay, replayed
+from overworld.evaluation.provenance import draws_the_same, other_provenance
+from overworld.evaluation.replay import Replay, fleet_of, replayed
 from overworld.evaluation.report import Tally
 from overworld.evaluation.seal import broken, digest_of
 from overworld.registry import Registry
@@ -35,8 +34,6 @@ from overworld.service.credentials import Credentials
 
 _MAX_REPORT_BYTES = 4 << 20
 _MAX_LISTED = 1000
-_MAX_SHOWN_CHARS = 600
-_RENDERER = "renderer"
 _UNCOMPARED = ("provenance", "options_schema")
 """Fields of an env that are not compared as the others: the first decides what can be, the second is documentation."""
 
@@ -107,7 +104,7 @@ class Verification:
         self.differing += 1
         if len(self.differences) < _MAX_LISTED:
             file, field, recorded, found = map(
-                _shorten, (difference.file, difference.field, difference.recorded, difference.found)
+                excerpt, (difference.file, difference.field, difference.recorded, difference.found)
             )
             self.differences.append(replace(difference, file=file, field=field, recorded=recorded, found=found))
 
@@ -136,24 +133,22 @@ def verify(
         report = _read_report(path)
         count = folder.count()
     except EvaluationError as error:
-        verification.unchecked = _shorten(str(error))
+        verification.unchecked = excerpt(str(error))
         return verification
     records = _Records(folder, verification, on_progress)
     with ExitStack() as stack:
         try:
-            header = folder.header
             fleet = stack.enter_context(
-                Fleet(
-                    servers, folder.spec.id, max(1, min(slots, count)), credentials=credentials, compress=compress,
-                    options=header.options, fallback=Fallback[header.fallback],
-                    fallback_reward=header.fallback_reward, retry_budget=timeout, copy=False,
+                fleet_of(
+                    folder, servers, max(1, min(slots, count)),
+                    credentials=credentials, compress=compress, timeout=timeout, copy=False,
                 )
             )  # fmt: skip
             comparable = _comparable(folder, fleet, verification)
             for replay in replayed(fleet, (Replay(*one, frames_comparable=comparable) for one in records)):
                 _note(replay, verification, comparable=comparable)
         except OverworldError as error:
-            verification.unchecked = _shorten(str(error))
+            verification.unchecked = excerpt(str(error))
             for _ in records:  # the others are not replayed
                 pass
     _check_figures(report, records.tally, verification)
@@ -255,15 +250,15 @@ def _comparable(folder: EpisodeFolder, fleet: Fleet, verification: Verification)
     header, recorded = folder.header, folder.spec
     if header.substitution not in ("", BLANK_FRAMES):
         raise EvaluationError(
-            f"{folder.path / HEADER} has the substitution {_shown_json(header.substitution)}, which this Overworld "
+            f"{folder.path / HEADER} has the substitution {excerpt_of(header.substitution)}, which this Overworld "
             "does not know: use the one that wrote it"
         )
     verification.servers = {address: dict(spec.provenance) for address, spec in fleet.specs.items()}
     for address, spec in fleet.specs.items():
-        if other := _other_provenance(recorded, spec):
+        if other := other_provenance(recorded, spec):
             raise EvaluationError(
-                f"the server {address} is of another provenance than the evaluation ({other}): its episodes may differ "
-                "without anything having been changed; verify on a server of the recorded provenance"
+                f"the server {address} is of another provenance than the evaluation ({excerpt(other)}): its episodes "
+                "may differ without anything having been changed; verify on a server of the recorded provenance"
             )
     first = next(iter(fleet.specs.values()))
     there = env_record(first)
@@ -274,28 +269,7 @@ def _comparable(folder: EpisodeFolder, fleet: Fleet, verification: Verification)
     for name, value in sorted(header.options.items()):
         if name not in fleet.options or fleet.options[name] != value:
             verification.add(_file_difference(HEADER, f"options.{name}", value, fleet.options.get(name)))
-    return all(_draws_the_same(recorded, spec) for spec in fleet.specs.values())
-
-
-def _other_provenance(recorded: EnvSpec, spec: EnvSpec) -> str:
-    """In what the provenance differs; empty if what is compared can be expected to be equal."""
-    names = recorded.provenance.keys() | spec.provenance.keys()
-    if spec.pixels_reproducible != "always":
-        names -= {_RENDERER}  # then the frames are not compared
-    return "; ".join(
-        f"{_shorten(name)}: {_shown_json(recorded.provenance.get(name))} was recorded, the server has "
-        f"{_shown_json(spec.provenance.get(name))}"
-        for name in sorted(names)
-        if recorded.provenance.get(name) != spec.provenance.get(name)
-    )
-
-
-def _draws_the_same(recorded: EnvSpec, spec: EnvSpec) -> bool:
-    if spec.pixels_reproducible == "always":
-        return True
-    renderer = spec.provenance.get(_RENDERER)
-    same = renderer is not None and recorded.provenance.get(_RENDERER) == renderer
-    return spec.pixels_reproducible == "same machine" and same
+    return all(draws_the_same(recorded, spec) for spec in fleet.specs.values())
 
 
 def _note(replay: Replay, verification: Verification, *, comparable: bool) -> None:
@@ -309,7 +283,7 @@ def _note(replay: Replay, verification: Verification, *, comparable: bool) -> No
         verification.frames_not_comparable += replay.frames
     if replay.unrepeatable:
         where = f"episode {replay.number} (seed {replay.episode.seed})"
-        verification.unrepeatable.append(f"{where}: {_shorten(replay.unrepeatable)}")
+        verification.unrepeatable.append(f"{where}: {excerpt(replay.unrepeatable)}")
     for one in replay.mismatches:
         verification.add(_difference(replay.number, replay.episode, one.turn, one.field, one.recorded, one.replayed))
 
@@ -355,26 +329,9 @@ def _fields(recorded: Any, computed: Any, name: str = "") -> Iterator[tuple[str,
 
 def _difference(number: int, episode: Episode, turn: int, field: str, recorded: Any, found: Any) -> Difference:
     return Difference(
-        EPISODES, field, _shown_json(recorded), _shown_json(found), episode=number, seed=episode.seed, turn=turn
+        EPISODES, field, excerpt_of(recorded), excerpt_of(found), episode=number, seed=episode.seed, turn=turn
     )
 
 
 def _file_difference(file: str, field: str, recorded: Any, found: Any) -> Difference:
-    return Difference(file, field, _shown_json(recorded), _shown_json(found))
-
-
-def _shown_json(value: Any) -> str:
-    """A value in ASCII without control characters, shortened."""
-    if isinstance(value, str):
-        return _shorten(json.dumps(value[:_MAX_SHOWN_CHARS]))
-    return _shorten(json.dumps(value, default=_plain))
-
-
-def _plain(value: Any) -> Any:
-    return value.model_dump(exclude_defaults=True) if isinstance(value, BaseModel) else str(value)
-
-
-def _shorten(text: str) -> str:
-    """A text without control characters, which a terminal would obey, and of a bounded length."""
-    cut = ascii(text[:_MAX_SHOWN_CHARS])[1:-1] if not text.isprintable() else text
-    return cut if len(cut) <= _MAX_SHOWN_CHARS else f"{cut[:_MAX_SHOWN_CHARS]} ..."
+    return Difference(file, field, excerpt_of(recorded), excerpt_of(found))
