@@ -172,6 +172,9 @@ branches: $(READY) ## 10,000 turns of recorded episodes of the four simulators, 
 audit-learn: $(READY) ## five graded envs, told apart by `overworld audit --learn`; resumes in runs/audit-learn
 	nice $(BIN)/python benchmarks/audit_learn.py $(if $(JSON),--json $(JSON))
 
+# As in the images: docs/scale.md, "Large answers over TCP".
+bench-waiting: export LD_PRELOAD := libtcmalloc_minimal.so.4
+
 bench-%: $(READY) ## one benchmark, e.g. bench-transport; CHECK=1, JSON=FILE
 	$(BIN)/python benchmarks/$*.py $(if $(JSON),--json $(JSON))
 
