@@ -1,29 +1,35 @@
 """Taking recorded episodes up again: any turn of any of them, in as many slots as wanted, exactly as it was.
 
     with Branching(EpisodeFolder(path), ["127.0.0.1:50051"], slots=32) as branching:
-        point = branching.point(7, 12)              # episode 7, before the decision of turn 12
-        results = branching.take_up([point] * 32)   # 32 live slots, which branching.fleet steps
-        branching.play(agent, point, times=32, recipe=recipe).success
+        point = branching.point(7, 12)             # episode 7, where turn 12 is to be decided
+        results = branching.take_up([point] * 32)  # 32 live slots, which branching.fleet steps on
+        (outlook,) = branching.play(agent, [point], times=32, recipe=recipe)
+        outlook.success, outlook.value(gamma=0.99)
 
 Nothing that differs from the record is played: an EvaluationError names the first turn that does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Self
 
 from overworld.authoring.env import Outcome
 from overworld.authoring.runner import Result
+from overworld.client.moves import Reset
 from overworld.errors import EvaluationError
 from overworld.evaluation.conversation import Conversation, Recipe
-from overworld.evaluation.episodes import Episode, action_of
+from overworld.evaluation.episodes import Episode, action_of, action_record
+from overworld.evaluation.evaluate import evaluate
 from overworld.evaluation.excerpts import excerpt, excerpt_of
 from overworld.evaluation.folder import EpisodeFolder
+from overworld.evaluation.model import Agent
 from overworld.evaluation.provenance import draws_the_same, other_provenance
 from overworld.evaluation.replay import Replay, fleet_of, replayed
+from overworld.evaluation.statistics import Interval, paired_difference, wilson
 from overworld.registry import Registry
 from overworld.service.credentials import Credentials
 
@@ -34,14 +40,44 @@ _MAX_NAMED = 3
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Where turn `turn` of the episode in line `number` of a folder was decided. Turns and lines count from 0."""
+    """Where turn `turn` of the episode in line `number` of a folder is to be decided. Turns and lines count from 0."""
 
     number: int
     episode: Episode
     turn: int
 
+    @property
+    def reset(self) -> Reset:
+        """The reset that leads there."""
+        return self.episode.reset_at(self.turn)
+
     def __str__(self) -> str:
         return f"turn {self.turn} of episode {self.number} (seed {self.episode.seed})"
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """How episodes went on from a point; their rewards are those that came after it. Intervals are of 95 %."""
+
+    episodes: Sequence[Episode]
+
+    @property
+    def success(self) -> Interval:
+        """The share that succeeded, with Wilson's interval."""
+        return wilson(sum(episode.success for episode in self.episodes), len(self.episodes))
+
+    def value(self, gamma: float = 1.0) -> Interval:
+        """The mean return, discounted by `gamma` a turn, with a bootstrap interval: a Monte Carlo value of the point.
+
+        An episode that broke off counts with the rewards that it had.
+        """
+        returns = []
+        for episode in self.episodes:
+            total = 0.0
+            for turn in reversed(episode.turns):
+                total = turn.reward + gamma * total
+            returns.append(total)
+        return paired_difference([0.0] * len(returns), returns)
 
 
 class Branching:
@@ -106,12 +142,45 @@ class Branching:
 
         Raises EvaluationError if that is not what was recorded, and what the fleet raises.
         """
-        replays = [self._replay(point) for point in points]
-        results = list(self.fleet.step({slot: replay.move() for slot, replay in enumerate(replays)}))
-        for point, replay, result in zip(points, replays, results, strict=True):
-            replay.take(result)
-            _refuse(point, replay)
+        results = list(self.fleet.step([point.reset for point in points]))
+        for point, result in zip(points, results, strict=True):
+            self._land(point, result)
         return results
+
+    def play(
+        self,
+        agent: Agent,
+        points: Sequence[Point],
+        *,
+        times: int,
+        recipe: Recipe,
+        keep: Path | None = None,
+        overwrite: bool = False,
+        on_progress: Callable[[int], None] = lambda done: None,
+    ) -> list[Outlook]:
+        """Has an agent play on from each point, `times` times with other noise each; what came of each point.
+
+        The agent is shown the history that its recipe wants; `keep` and `overwrite` are those of `evaluate`, and the
+        episodes begin with the point's actions as their prefix. Raises what `evaluate` raises, and EvaluationError
+        where a point cannot be taken up as it was recorded.
+        """
+        by_task = {_name(point.reset): point for point in points}
+        first = 1 + max(point.episode.sample for point in points)  # so that no branch has the record's own noise
+
+        def opening(task: Reset, result: Result) -> Conversation:
+            point = by_task[_name(task)]
+            self._land(point, result)
+            return self.conversation(point, recipe)
+
+        _, episodes = evaluate(
+            agent, self.fleet, [point.reset for point in by_task.values()],
+            recipe=recipe, samples=range(first, first + times),
+            keep=keep, overwrite=overwrite, on_progress=on_progress, opening=opening,
+        )  # fmt: skip
+        played: dict[str, list[Episode]] = {}
+        for episode in episodes:
+            played.setdefault(_name(episode.reset_at(0)), []).append(episode)
+        return [Outlook(played[_name(point.reset)]) for point in points]
 
     def conversation(self, point: Point, recipe: Recipe) -> Conversation:
         """What an agent with this recipe would have been shown before the point. Raises EvaluationError.
@@ -138,28 +207,21 @@ class Branching:
         """Frees the slots."""
         self.fleet.close()
 
-    def _replay(self, point: Point) -> Replay:
-        return Replay(
-            point.number, point.episode, frames_comparable=self.frames_comparable, start=point.turn, stop=point.turn
-        )
+    def _land(self, point: Point, result: Result) -> None:
+        """Raises EvaluationError if this is not what was seen at the point."""
+        replay = self._replay(point, point.turn, point.turn)
+        replay.take(result)
+        _refuse(point, replay)
+
+    def _replay(self, point: Point, start: int, stop: int) -> Replay:
+        return Replay(point.number, point.episode, frames_comparable=self.frames_comparable, start=start, stop=stop)
 
     def _confirm(self, point: Point) -> None:
         """Replays what led to the point, in stretches side by side: each begins where the one before it ends."""
         stretches = max(1, min(len(self.fleet), point.turn // _STRETCH))
         bounds = [point.turn * number // stretches for number in range(stretches + 1)]
-        found = [
-            replay
-            for replay in replayed(
-                self.fleet,
-                [
-                    Replay(
-                        point.number, point.episode, frames_comparable=self.frames_comparable, start=start, stop=stop
-                    )
-                    for start, stop in pairwise(bounds)
-                ],
-            )
-            if replay.mismatches or replay.unrepeatable
-        ]
+        replays = [self._replay(point, start, stop) for start, stop in pairwise(bounds)]
+        found = [one for one in replayed(self.fleet, replays) if one.mismatches or one.unrepeatable]
         if found:
             _refuse(point, min(found, key=lambda replay: replay.mismatches[0].turn if replay.mismatches else -1))
 
@@ -173,6 +235,12 @@ def _first_shown(point: Point, history: int) -> int:
         if known == history:
             return number
     return 0
+
+
+def _name(task: Reset) -> str:
+    """What tells two points apart."""
+    actions = [action_record(action) for action in task.prefix]
+    return repr((task.seed, task.split, task.task, actions))
 
 
 def _refuse(point: Point, replay: Replay) -> None:
