@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -75,8 +76,11 @@ class Replay:
             self._differs(field, "was played", f"is refused: {answer}", turn=max(self._turn - 1, 0))
         else:
             self._compare_failure(answer, expected=last and self._failed)
-            if answer.error is None and not self.mismatches and not self.unrepeatable:
-                self._compare(answer, last=last)
+            if not self.mismatches and not self.unrepeatable:
+                if answer.error is None:
+                    self._compare(answer, last=last)
+                elif last and self._turn:
+                    self._compare_turn(answer, "failed")
         failed = isinstance(answer, ContractError) or answer.error is not None
         self.over = self._turn == self._stop or failed or bool(self.mismatches or self.unrepeatable)
 
@@ -102,26 +106,30 @@ class Replay:
         """Compares what the last action led to, and what is observed now."""
         episode = self.episode
         if self._turn:
-            turn = episode.turns[self._turn - 1]
-            outcome = None if result.outcome is None else result.outcome.name.lower()
-            fields = {
-                "outcome": (turn.outcome, outcome),
-                "executed": (turn.executed, action_record(result.executed)),
-                "reward": (turn.reward, result.reward),
-                "metrics": (turn.metrics, dict(result.metrics)),
-            }
-            for field, (recorded, replayed) in fields.items():
-                if recorded != replayed:
-                    self._differs(field, recorded, replayed, turn=self._turn - 1)
-        # An episode that broke off without a failed turn has an error in place of its end.
-        end = (episode.end or episode.error.partition(":")[0]) if last else None
-        if end != (replayed_end := None if result.end is None else result.end.name):
+            self._compare_turn(result, None if result.outcome is None else result.outcome.name.lower())
+        end, replayed_end = episode.end if last else None, None if result.end is None else result.end.name
+        if last and episode.error:  # it broke off, though no turn failed
+            self._differs("error", episode.error, None)
+        elif end != replayed_end:
             self._differs("end", end, replayed_end)
         elif last and episode.success != bool(result.success):
             self._differs("success", episode.success, bool(result.success))
         recorded_observation = episode.final if last else episode.turns[self._turn].observation
         if recorded_observation is not None:
             self._compare_observations(recorded_observation, result)
+
+    def _compare_turn(self, result: Result, outcome: str | None) -> None:
+        """Compares what the last action led to."""
+        turn = self.episode.turns[self._turn - 1]
+        fields = {
+            "outcome": (turn.outcome, outcome),
+            "executed": (turn.executed, action_record(result.executed)),
+            "reward": (turn.reward, result.reward),
+            "metrics": (turn.metrics, dict(result.metrics)),
+        }
+        for field, (recorded, replayed) in fields.items():
+            if recorded != replayed or _signs(recorded) != _signs(replayed):
+                self._differs(field, recorded, replayed, turn=self._turn - 1)
 
     def _compare_observations(self, recorded: ObservationRecord, result: Result) -> None:
         try:
@@ -140,6 +148,13 @@ class Replay:
         for field in ("admissible", "tensors"):
             if getattr(recorded, field) != getattr(replayed, field):
                 self._differs(f"observation.{field}", getattr(recorded, field), getattr(replayed, field))
+
+
+def _signs(value: Any) -> Any:
+    """What tells 0.0 and -0.0 apart, which are equal; None where there are no such numbers."""
+    if isinstance(value, dict):
+        return {name: _signs(member) for name, member in value.items()}
+    return math.copysign(1, value) if isinstance(value, float) else None
 
 
 def fleet_of(

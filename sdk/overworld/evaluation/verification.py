@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
@@ -72,6 +72,7 @@ class Verification:
     frames_confirmed       Pictures that the server drew again, and
     frames_not_comparable  those that this server's renderer cannot be expected to draw to the bit.
     differences            The first thousand, of `differing`.
+    prefixed               Episodes that begin after actions that were replayed first, and count in no figure.
     unrepeatable           Episodes with a failure that the replay lacks, or the other way round, which may be chance.
     unchecked              Why the replay was not made or broke off; empty if it was made.
     """
@@ -83,6 +84,7 @@ class Verification:
     replayed: int = 0
     frames_confirmed: int = 0
     frames_not_comparable: int = 0
+    prefixed: int = 0
     differing: int = 0
     differences: list[Difference] = field(default_factory=list)
     unrepeatable: list[str] = field(default_factory=list)
@@ -131,6 +133,7 @@ def verify(
             verification.add(Difference(file, "SHA-256", "", what))
         verification.seal = digest_of(path / SEAL)
         folder = EpisodeFolder(path)
+        _refuse_repeated((path / HEADER).read_bytes(), HEADER, verification)
         report = _read_report(path)
         count = folder.count()
     except EvaluationError as error:
@@ -164,7 +167,8 @@ class _Records:
         self._folder = folder
         self._verification = verification
         self._on_progress = on_progress
-        self._fingerprint: str | None = None
+        self._agent: tuple[str, str] | None = None
+        self._keys: dict[tuple[Any, ...], int] = {}
         self._frames: set[tuple[str, int]] = set()
         self._episodes = self._read()
 
@@ -173,14 +177,22 @@ class _Records:
 
     def _read(self) -> Iterator[tuple[int, Episode]]:
         found = self._verification
+        size = 0
         try:
-            for number, episode in enumerate(self._folder):
+            for number, (_, line) in enumerate(self._folder.lines()):
+                size += len(line)
+                where = f"line {number + 1}"
+                _refuse_repeated(line, f"{EPISODES}, {where}", found)
+                episode = self._folder.parsed(line, where)
                 found.episodes += 1
                 found.turns += len(episode.turns)
+                found.prefixed += bool(episode.prefix)
                 self.tally.add(episode)
                 self._check(number, episode)
                 yield number, episode
                 self._on_progress(found.episodes)
+            if (self._folder.path / EPISODES).stat().st_size != size:
+                found.add(Difference(EPISODES, "", "", "the last line has no end, in an evaluation that was finished"))
         except EvaluationError as error:
             found.add(Difference(EPISODES, "", "an episode", str(error)))
         self._find_strays()
@@ -193,18 +205,22 @@ class _Records:
         def differs(turn: int, field: str, recorded: Any, found: Any) -> None:
             self._verification.add(_difference(number, episode, turn, field, recorded, found))
 
+        first = self._keys.setdefault(episode.key, number)
+        if first != number:
+            differs(0, "task", "another than those before", f"that of episode {first}")
         for index, turn in enumerate(episode.turns):
-            if header.model is not None and turn.actor != "model":
-                differs(index, "actor", turn.actor, "model")
             if turn.actor == "model":
                 reply = read_reply(turn.reply, max_bytes)
                 if (turn.action, turn.thoughts) != (reply.action, reply.thoughts):
                     said = {"action": reply.action, "thoughts": reply.thoughts}
                     differs(index, "reply", {"action": turn.action, "thoughts": turn.thoughts}, said)
-            if self._fingerprint is None:
-                self._fingerprint = turn.fingerprint
-            if turn.fingerprint != self._fingerprint:
-                differs(index, "fingerprint", turn.fingerprint, self._fingerprint)
+            if self._agent is None:
+                self._agent = turn.actor if header.model is None else "model", turn.fingerprint
+            actor, fingerprint = self._agent
+            if turn.actor != actor:
+                differs(index, "actor", turn.actor, actor)
+            if turn.fingerprint != fingerprint:
+                differs(index, "fingerprint", turn.fingerprint, fingerprint)
             if self._check_frames(turn.observation, index, differs) and turn.shown != _shown(turn, header):
                 differs(index, "shown", turn.shown, _shown(turn, header))
             if turn.shown is not None:
@@ -220,7 +236,7 @@ class _Records:
             if (image.xxh64, image.size) in self._frames:
                 continue
             try:
-                self._folder.pixels(image)
+                self._folder.pixels(image, bare=True)
             except EvaluationError as error:
                 differs(turn, f"{FRAMES}/{image.xxh64}.png", "a picture", str(error))
                 return False
@@ -267,9 +283,8 @@ def _comparable(folder: EpisodeFolder, fleet: Fleet, verification: Verification)
     for name in sorted((there.keys() | claimed.keys()).difference(_UNCOMPARED)):
         if claimed.get(name) != there.get(name):
             verification.add(_file_difference(HEADER, f"env.{name}", claimed.get(name), there.get(name)))
-    for name, value in sorted(header.options.items()):
-        if name not in fleet.options or fleet.options[name] != value:
-            verification.add(_file_difference(HEADER, f"options.{name}", value, fleet.options.get(name)))
+    for name, one, other in differing(header.options, fleet.options):
+        verification.add(_file_difference(HEADER, f"options.{name}", one, other))
     return all(draws_the_same(recorded, spec) for spec in fleet.specs.values())
 
 
@@ -287,6 +302,19 @@ def _note(replay: Replay, verification: Verification, *, comparable: bool) -> No
         verification.unrepeatable.append(f"{where}: {excerpt(replay.unrepeatable)}")
     for one in replay.mismatches:
         verification.add(_difference(replay.number, replay.episode, one.turn, one.field, one.recorded, one.replayed))
+
+
+def _refuse_repeated(data: bytes, where: str, verification: Verification) -> None:
+    """Notes a name that an object of JSON has twice, since readers differ in which of the two counts."""
+
+    def check(pairs: list[tuple[str, Any]]) -> None:
+        names = [name for name, _ in pairs]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            verification.add(Difference(where, excerpt_of(twice), "", "is there twice"))
+
+    with suppress(ValueError, RecursionError):  # what is not JSON is told where it is read
+        json.loads(data, object_pairs_hook=check)
 
 
 def _read_report(path: Path) -> bytes:
