@@ -201,7 +201,7 @@ class _Records:
             if header.model is not None and turn.actor != "model":
                 differs(index, "actor", turn.actor, "model")
             if turn.actor == "model":
-                reply = read_reply(turn.reply, max_bytes)
+                reply = read_reply(turn.reply, max_bytes, header.recipe)
                 if (turn.action, turn.thoughts) != (reply.action, reply.thoughts):
                     said = {"action": reply.action, "thoughts": reply.thoughts}
                     differs(index, "reply", {"action": turn.action, "thoughts": turn.thoughts}, said)
