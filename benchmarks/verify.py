@@ -6,6 +6,7 @@ drawn, so that episodes go on as they do with an agent that knows the actions. W
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
 from collections.abc import Sequence
@@ -101,7 +102,7 @@ def main() -> None:
             raise SystemExit(f"{env}: {found}")
         spent = [
             later - earlier
-            for one, other in zip(points, points[1:], strict=False)
+            for one, other in itertools.pairwise(points)
             for earlier, later in zip(one, other, strict=True)
         ]
         evaluated += spent[0] + spent[1]
