@@ -25,6 +25,7 @@ _VERBS = {
     "compare": ("compare two models that played the same episodes", "overworld[eval]"),
     "report": ("show kept evaluations as a page and as tables", "overworld[eval]"),
     "verify": ("replay a kept evaluation without its model", "overworld[eval]"),
+    "branch": ("play on from any turn of a kept episode", "overworld[eval]"),
     "play": ("play an env in the terminal, or have it played", "overworld[eval]"),
     "check": ("check a server, or an env, against the contract", "overworld[check]"),
     "audit": ("play an env in many ways and say whether it is any good", "overworld[check,host]"),

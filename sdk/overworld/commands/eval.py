@@ -103,6 +103,11 @@ class EvalConfig(ClientSettings):
     samples: int = Field(default=1, ge=1, description="how often each task is played, with other noise; for pass@k")
     noise: int = Field(default=0, ge=0, description="number of the first sample: others have other noise of sampling")
     options: dict[str, Any] = Field(default={}, description="the env's options; none: those of the model's training")
+    fallback_reward: float | None = Field(
+        default=None,
+        description="reward of a turn without an admissible action; null: less than that of any action, "
+        "min(reward_min, 0) - .1 x the reward scale",
+    )
     recipe: Recipe | None = Field(default=None, description="the prompt's recipe; null: the model's own")
     temperature: float = Field(default=0.0, ge=0, description="of sampling; 0 is greedy")
     max_tokens: int = Field(default=256, ge=1, description="longest reply")
@@ -288,6 +293,7 @@ def _play(config: EvalConfig, env: EvalEnv, name: str, agents: _Agents, keep: Pa
             credentials=config.credentials,
             compress=config.compress,
             options=options or agents.options(env.id),
+            fallback_reward=config.fallback_reward,
             expert=name == "expert",
             retry_budget=config.timeout,
         ) as fleet,
