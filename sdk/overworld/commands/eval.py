@@ -14,8 +14,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from overworld.authoring.env import Action, EnvSpec, resolve
-from overworld.authoring.runner import Result
+from overworld.authoring.env import EnvSpec
 from overworld.client.fleet import Fleet
 from overworld.client.moves import Reset
 from overworld.client.settings import ClientSettings
@@ -41,7 +40,7 @@ with needs_extra("eval"):
     from rich.progress import Progress
     from rich.table import Table
 
-    from overworld.evaluation.play import human, show_in
+    from overworld.evaluation.play import asking
 
 _BASELINES = ("expert", "random", "person")
 _MANY_INVALID = 0.5
@@ -272,7 +271,7 @@ class _Agents:
             case "random":
                 return RandomAgent(spec)
             case "person":
-                return PersonAgent(_asking(spec))
+                return PersonAgent(asking(spec, Console()))
             case _:
                 return self._models[name]
 
@@ -363,20 +362,6 @@ def _progress(title: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task(escape(title), total=None)
         yield lambda done, total: progress.update(bar, completed=done, total=total)
-
-
-def _asking(spec: EnvSpec) -> Callable[[Result], Action | None]:
-    """Shows a person at the terminal what the env answers, and asks what to do."""
-    console = Console()
-    show, choose = show_in(console), human(spec, partial(resolve, spec.action), console)
-
-    def ask(result: Result) -> Action | None:
-        if result.turn == 0:
-            console.print(f"[bold]{escape(spec.id)}[/]  {escape(spec.task)}")
-        show(result)
-        return choose(result)
-
-    return ask
 
 
 def _show(outcome: _Outcome) -> None:
