@@ -209,8 +209,8 @@ def test_an_evaluation_that_fails_before_its_first_episode_ends_leaves_no_files(
     assert EpisodeFolder(tmp_path).count() == 2
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in VARYING)
+def contents(folder: Path, without: Sequence[str] = VARYING) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in without)
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
@@ -431,6 +431,17 @@ def test_only_the_same_evaluation_is_resumed(fleet: Fleet, tmp_path: Path) -> No
         (tmp_path / "report.json").unlink(missing_ok=True)
 
 
+@pytest.mark.parametrize("name", ["run.json", "usage.jsonl", "frames/0123456789abcdef.png", "header.json"])
+def test_a_file_of_somebody_else_is_not_taken_for_an_interrupted_evaluation(
+    fleet: Fleet, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(EvaluationError, match="already holds"):
+        play(always("up"), fleet, seeds(1), keep=tmp_path)
+    assert contents(tmp_path, ()) == {name: b"mine"}
+
+
 def test_two_processes_do_not_write_to_one_folder(fleet: Fleet, tmp_path: Path) -> None:
     def at_once(done: int) -> None:
         with pytest.raises(EvaluationError, match="another process is writing"):
@@ -607,8 +618,8 @@ def test_a_suite_is_one_table_of_the_same_episodes(
     assert shown.err.count("100% of the replies of silent") == 2
     kept = {str(path.parent.relative_to(tmp_path)) for path in tmp_path.rglob("report.json")}
     agents = ("mine@3", "mine@20", "silent")
-    assert kept == {f"{env}/{agent}" for env in ("toy_Count", "toy_Commands") for agent in agents}
-    usage = json.loads((tmp_path / "toy_Count" / "mine@20" / "usage.jsonl").read_text().splitlines()[0])
+    assert kept == {f"{env}/{agent}" for env in ("toy-Count", "toy-Commands") for agent in agents}
+    usage = json.loads((tmp_path / "toy-Count" / "mine@20" / "usage.jsonl").read_text().splitlines()[0])
     assert (usage["prompt_tokens"], usage["completion_tokens"]) == (33, 21)
     before = contents(tmp_path)
     assert eval_command.main(arguments) == 0
@@ -624,8 +635,8 @@ def test_a_suite_may_stand_in_a_file(toy_server: ServerProcess, model_url: str, 
     file.write_text("envs: [{id: toy/Count, split: four}, {id: toy/Commands, seeds: 1-2}]\nseeds: 5-7\n")
     given = [str(file), "model=m", f"url={model_url}", f"servers={toy_server.address}", f"keep={tmp_path / 'kept'}"]
     assert eval_command.main([*given, "options.max_turns=5"]) == 0
-    counts = {env: EpisodeFolder(tmp_path / "kept" / env / "m").count() for env in ("toy_Count", "toy_Commands")}
-    assert counts == {"toy_Count": 4, "toy_Commands": 2}
+    counts = {env: EpisodeFolder(tmp_path / "kept" / env / "m").count() for env in ("toy-Count", "toy-Commands")}
+    assert counts == {"toy-Count": 4, "toy-Commands": 2}
 
 
 def test_moving_names_mean_the_same_until_the_suite_is_finished(
@@ -642,10 +653,10 @@ def test_moving_names_mean_the_same_until_the_suite_is_finished(
     arguments = [*arguments[:1], "model=expert,mine@latest", *arguments[2:-1]]
     Replies.updates[:] = [3, 20, 40]
     assert eval_command.main(arguments) == 1, "all three episodes crash"
-    assert (tmp_path / "toy_Count" / "mine@20").exists()
+    assert (tmp_path / "toy-Count" / "mine@20").exists()
     Replies.actions.clear()
     assert eval_command.main([*arguments, "overwrite=true"]) == 0
-    assert (tmp_path / "toy_Count" / "mine@40" / "report.json").exists()
+    assert (tmp_path / "toy-Count" / "mine@40" / "report.json").exists()
 
 
 def test_an_interrupted_evaluation_goes_on_with_the_checkpoint_that_was_the_latest(
@@ -696,7 +707,7 @@ def test_each_checkpoint_of_a_run_is_evaluated_as_it_appears(
     assert [(point.step, tensor_util.make_ndarray(point.tensor_proto).item()) for point in points] == [
         (512 * 3, 0.0), (512 * 20, 1.0), (512 * 40, 1.0),
     ]  # fmt: skip
-    assert verify(run / "watch" / "toy_Count" / "mine@20", [toy_server.address]).status is Status.VERIFIED
+    assert verify(run / "watch" / "toy-Count" / "mine@20", [toy_server.address]).status is Status.VERIFIED
     before = (run / "metrics.jsonl").read_bytes()
     assert eval_command.main(given) == 0
     assert (run / "metrics.jsonl").read_bytes() == before, "what was logged is not logged again"
