@@ -144,7 +144,7 @@ def main(arguments: Sequence[str]) -> int:
         except OSError as error:
             raise EvaluationError(f"the evaluation cannot be kept in {config.keep}: {error}") from None
         except EOFError:
-            print("stopped; the same command goes on from here, if there is a folder to keep it in", file=sys.stderr)
+            print("stopped; what is kept (keep=FOLDER) is continued by the same command", file=sys.stderr)
             return 1
 
 

@@ -96,7 +96,7 @@ def evaluate(
         )  # fmt: skip
         table = _Table(agent, fleet, {turn.fingerprint for one, _ in ended.values() for turn in one.turns})
         on_progress(len(ended))
-        # Closed before all else: calls that are under way must not go on while others use the fleet.
+        # Closed before all else: calls that are under way must not continue while others use the fleet.
         for over in stack.enter_context(closing(table.play(games))):
             for episode, usage in over:
                 if writer is not None:  # as they end: what comes later may fail
@@ -124,7 +124,7 @@ def tasks_of_split(splits: Mapping[str, int], split: str, seed: int = 0) -> list
 
 
 class _Table:
-    """Where games are played: each goes on as soon as it can, whatever the others wait for."""
+    """Where games are played: each continues as soon as it can, whatever the others wait for."""
 
     def __init__(self, agent: Agent, fleet: Fleet, fingerprints: set[str]) -> None:
         self._agent = agent

@@ -190,7 +190,7 @@ def _chosen(evaluations: Sequence[_Evaluation]) -> set[int]:
 
 
 def _strip(one: _Evaluation, line: _Line, episode: Episode, out: Path) -> dict[str, Any]:
-    """An episode as the page shows it: a few of its turns with small pictures, and an animation of all beside it."""
+    """An episode as the page shows it: a few of its turns with small pictures, and an animation of all of them."""
     pictures = list(_pictures(one.folder, episode))
     gif = f"gifs/{line.number:06}.gif"
     if pictures and len({picture.shape for picture in pictures}) == 1:

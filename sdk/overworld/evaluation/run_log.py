@@ -1,6 +1,6 @@
 """The figures of a training run's checkpoints, where the run's own metrics are: evaluated by another process.
 
-<run>/metrics.jsonl          a line for each checkpoint, beside those of the trainer
+<run>/metrics.jsonl          a line for each checkpoint, among those of the trainer
 <run>/tensorboard/watch/     the same as curves; TensorBoard reads one writer's files in a folder
 <run>/watch/<env>/<run>@20/  the evaluations
 """
