@@ -241,6 +241,13 @@ def test_what_a_killed_evaluation_kept_can_be_read(fleet: Fleet, tmp_path: Path)
     assert sorted(episode.seed for episode in folder) == [0, 1, 2, 3]
     assert not (tmp_path / "report.json").exists(), "a folder without a report is not complete"
     assert [len(decision.messages) for decision in decisions(folder)] == [1] * 12
+    model = always("up")
+    told: list[int] = []
+    _, episodes = play(
+        model, fleet, seeds(*range(12)), keep=tmp_path, on_episode=lambda episode, usage: told.append(episode.seed)
+    )
+    assert len(model.asked) == 8 * 3, "what had ended is not played again"
+    assert sorted(told) == [episode.seed for episode in episodes] == list(range(12))
 
 
 @pytest.mark.parametrize("blank", [False, True])
