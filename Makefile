@@ -18,7 +18,7 @@ export CMAKE_POLICY_VERSION_MINIMUM := 3.5
 # Type checkers, those of projects that `overworld init` makes for one, follow paths and not the hooks of editable installs.
 VISIBLE := --config-settings editable_mode=compat
 
-.PHONY: help setup locks demo train tutorial test check-simulators audit-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist soak lint format proto released-proto bench audit-learn clean
+.PHONY: help setup locks supply demo train tutorial test check-simulators audit-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist soak lint format proto released-proto bench audit-learn clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -142,6 +142,14 @@ dist: $(READY) ## wheels of all packages, in dist/
 		$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist $(PACKAGES:%=./%)
 	rm -rf $(PACKAGES:%=%/build)
 
+supply: $(READY) .venv-supply/.ready ## what images and wheels are made of: SBOMs in dist/sbom/, docs/licences.md
+	$(BIN)/python scripts/supply.py .venv-supply
+
+.venv-supply/.ready:
+	$(PYTHON) -m venv .venv-supply
+	.venv-supply/bin/pip install --quiet cyclonedx-bom==7.5.0 pip-licenses==5.5.5
+	touch $@
+
 check-simulators: $(READY) ## overworld check of the four simulators and of examples/own_env
 	$(BIN)/python scripts/check_simulators
 
@@ -183,4 +191,4 @@ bench-%: $(READY) ## one benchmark, e.g. bench-transport; CHECK=1, JSON=FILE
 	$(BIN)/python benchmarks/$*.py $(if $(JSON),--json $(JSON))
 
 clean: ## remove what these targets made, runs/ excepted
-	rm -rf .venv .venv-atari .venv-proto .venv-openenv .venv-dm-env-rpc .venv-envpool .venv-oldest .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-atari .venv-proto .venv-openenv .venv-dm-env-rpc .venv-envpool .venv-oldest .venv-supply .mypy_cache .ruff_cache .pytest_cache .hypothesis

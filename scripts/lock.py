@@ -100,7 +100,7 @@ def pins(text: str) -> dict[str, str]:
 
 def bare(requirement: str) -> str:
     """The name in a requirement."""
-    return re.match(r"[\w.-]+", requirement)[0]
+    return re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
 
 
 def normal(name: str) -> str:
