@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -99,11 +100,7 @@ def main() -> None:
             points.append(cpu_seconds())
         if found.status is not Status.VERIFIED or found.replayed != settings.episodes:
             raise SystemExit(f"{env}: {found}")
-        spent = [
-            later - earlier
-            for one, other in zip(points, points[1:], strict=False)
-            for earlier, later in zip(one, other, strict=True)
-        ]
+        spent = [later - earlier for one, other in pairwise(points) for earlier, later in zip(one, other, strict=True)]
         evaluated += spent[0] + spent[1]
         verified += spent[2] + spent[3]
         table.add_row(env, str(found.turns), str(found.frames_confirmed), *(f"{seconds:.2f}" for seconds in spent))
