@@ -23,6 +23,7 @@ _VERBS = {
     "policy": ("serve checkpoints through an OpenAI-compatible API", "overworld-policy"),
     "eval": ("play a model in an env and count its successes", "overworld[eval]"),
     "compare": ("compare two models that played the same episodes", "overworld[eval]"),
+    "report": ("show kept evaluations as a page and as tables", "overworld[eval]"),
     "verify": ("replay a kept evaluation without its model", "overworld[eval]"),
     "branch": ("play on from any turn of a kept episode", "overworld[eval]"),
     "play": ("play an env in the terminal, or have it played", "overworld[eval]"),

@@ -211,7 +211,7 @@ class _Records:
             differs(0, "task", "another than those before", f"that of episode {first}")
         for index, turn in enumerate(episode.turns):
             if turn.actor == "model":
-                reply = read_reply(turn.reply, max_bytes)
+                reply = read_reply(turn.reply, max_bytes, header.recipe)
                 if (turn.action, turn.thoughts) != (reply.action, reply.thoughts):
                     said = {"action": reply.action, "thoughts": reply.thoughts}
                     differs(index, "reply", {"action": turn.action, "thoughts": turn.thoughts}, said)
