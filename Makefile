@@ -18,7 +18,7 @@ export CMAKE_POLICY_VERSION_MINIMUM := 3.5
 # Type checkers, those of projects that `overworld init` makes for one, follow paths and not the hooks of editable installs.
 VISIBLE := --config-settings editable_mode=compat
 
-.PHONY: help setup locks supply demo train tutorial test check-simulators audit-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist soak soak-policy lint format proto released-proto bench audit-learn branches clean
+.PHONY: help setup locks supply demo train tutorial test check-simulators audit-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist soak soak-policy lint format proto released-proto bench audit-learn branches changes clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -186,6 +186,9 @@ bench: bench-startup bench-transport bench-waiting bench-compression bench-wire 
 
 branches: $(READY) ## 10,000 turns of recorded episodes of the four simulators, taken up exactly; resumes in runs/branches
 	nice $(BIN)/python benchmarks/branches.py $(if $(JSON),--json $(JSON))
+
+changes: $(READY) ## 1,000 changes of kept evaluations, each of which overworld verify must find; resumes in runs/changes
+	nice $(BIN)/python benchmarks/changes.py
 
 audit-learn: $(READY) ## five graded envs, told apart by `overworld audit --learn`; resumes in runs/audit-learn
 	nice $(BIN)/python benchmarks/audit_learn.py $(if $(JSON),--json $(JSON))

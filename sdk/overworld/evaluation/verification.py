@@ -26,6 +26,7 @@ from overworld.evaluation.differences import differing
 from overworld.evaluation.episodes import Episode, Header, ImageRecord, ObservationRecord, Turn, env_record
 from overworld.evaluation.excerpts import excerpt, excerpt_of
 from overworld.evaluation.folder import EPISODES, FRAMES, HEADER, REPORT, SEAL, EpisodeFolder, opened, to_json
+from overworld.evaluation.game import noise_of
 from overworld.evaluation.provenance import draws_the_same, other_provenance
 from overworld.evaluation.replay import Replay, fleet_of, replayed
 from overworld.evaluation.report import Tally
@@ -221,6 +222,9 @@ class _Records:
                 differs(index, "actor", turn.actor, actor)
             if turn.fingerprint != fingerprint:
                 differs(index, "fingerprint", turn.fingerprint, fingerprint)
+            noise = noise_of(episode.seed, episode.split, episode.task, len(episode.prefix) + index, episode.sample)
+            if turn.sampling_seed not in (None, noise):
+                differs(index, "sampling_seed", turn.sampling_seed, noise)
             if self._check_frames(turn.observation, index, differs) and turn.shown != _shown(turn, header):
                 differs(index, "shown", turn.shown, _shown(turn, header))
             if turn.shown is not None:
