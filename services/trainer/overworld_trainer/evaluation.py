@@ -270,7 +270,7 @@ def _read(path: Path) -> _Figures:
 
 
 def _open_fleet(config: TrainerConfig, env: EnvConfig) -> Fleet:
-    """Slots as `overworld eval` takes them: a skipped turn earns nothing, whatever it earns in training."""
+    """Slots as `overworld eval` takes them."""
     slots = min(config.evaluation.slots, config.evaluation.episodes)
     try:
         return Fleet(
@@ -279,6 +279,7 @@ def _open_fleet(config: TrainerConfig, env: EnvConfig) -> Fleet:
             slots,
             credentials=config.credentials,
             options=env.options,
+            fallback_reward=env.fallback_reward,
             retry_budget=config.retry_budget,
         )
     except ContractError as error:
