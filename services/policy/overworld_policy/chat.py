@@ -27,7 +27,7 @@ from overworld_policy.metrics import Metrics
 from overworld_policy.models import Model, Models
 from overworld_policy.reply import Reply
 from overworld_policy.sampling import processors, read_grammar, temperature
-from overworld_policy.templates import RenderedTooLongError, TemplateError, Templates
+from overworld_policy.templates import RenderedTooLongError, TemplateError, Templates, TemplateStoppedError
 
 _PROBE_SECONDS = 10.0
 _ENCODERS = 3
@@ -326,6 +326,8 @@ class ChatService:
             )
         except RenderedTooLongError as error:
             raise _too_long(str(error), vlm) from None
+        except TemplateStoppedError as error:
+            raise ApiError(404, str(error), code="model_unusable", param="model") from None
         except TemplateError as error:
             message = f"the model's chat template does not take these messages: {error}"
             raise bad_request(message, param="messages") from None
