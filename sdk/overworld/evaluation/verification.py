@@ -24,8 +24,16 @@ from overworld.authoring.runner import Fallback
 from overworld.client.fleet import Fleet
 from overworld.errors import EvaluationError, OverworldError
 from overworld.evaluation.blank import BLANK_FRAMES, white_record
-from overworld.evaluation.conversation import read_reply
-from overworld.evaluation.episodes import Episode, Header, ImageRecord, ObservationRecord, Turn, env_record
+from overworld.evaluation.conversation import read_as
+from overworld.evaluation.episodes import (
+    Episode,
+    Header,
+    ImageRecord,
+    ObservationRecord,
+    Turn,
+    action_record,
+    env_record,
+)
 from overworld.evaluation.folder import EPISODES, FRAMES, HEADER, REPORT, SEAL, EpisodeFolder, opened, to_json
 from overworld.evaluation.replay import Replay, replayed
 from overworld.evaluation.report import Tally
@@ -192,7 +200,7 @@ class _Records:
     def _check(self, number: int, episode: Episode) -> None:
         """Whether the replies say what was done, and the pictures are there."""
         header = self._folder.header
-        max_bytes = self._folder.spec.action.max_text_bytes or 4096
+        spec = self._folder.spec.action
 
         def differs(turn: int, field: str, recorded: Any, found: Any) -> None:
             self._verification.add(_difference(number, episode, turn, field, recorded, found))
@@ -201,9 +209,10 @@ class _Records:
             if header.model is not None and turn.actor != "model":
                 differs(index, "actor", turn.actor, "model")
             if turn.actor == "model":
-                reply = read_reply(turn.reply, max_bytes)
-                if (turn.action, turn.thoughts) != (reply.action, reply.thoughts):
-                    said = {"action": reply.action, "thoughts": reply.thoughts}
+                reply = read_as(turn.reply, spec)
+                action = action_record(reply.action)
+                if (turn.action, turn.thoughts) != (action, reply.thoughts):
+                    said = {"action": action, "thoughts": reply.thoughts}
                     differs(index, "reply", {"action": turn.action, "thoughts": turn.thoughts}, said)
             if self._fingerprint is None:
                 self._fingerprint = turn.fingerprint
