@@ -1,11 +1,12 @@
 """The lab on a server, and continuous actions from a model's reply to a verified record."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from overworld import Fleet, Reset
+from overworld import Act, Fleet, Reset
 from overworld.evaluation.conversation import Conversation, Message, Recipe, read_reply
 from overworld.evaluation.episodes import TensorRecord
 from overworld.evaluation.evaluate import evaluate
@@ -14,6 +15,7 @@ from overworld.evaluation.verification import Status, verify
 from overworld.host.process import ServerProcess
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.demonstrations import ExpertDemonstrations
+from overworld_trainer.episodes import Episodes
 
 REPLIES = ("[0.5, -1]", '"0.25 1"', '"2 0"', '"up"', "0.5")
 
@@ -91,3 +93,28 @@ def test_a_tensors_bounds_are_in_the_prompt(server: ServerProcess) -> None:
         assert conversation.messages()[0]["content"][-1]["text"].splitlines()[-2:] == [
             "Action: 2 numbers from -1 to 1", 'Reply: {"action": "..."}',
         ]  # fmt: skip
+
+
+def test_an_episode_of_continuous_actions_goes_on_after_a_restart(server: ServerProcess) -> None:
+    config = TrainerConfig.model_validate(
+        {
+            "run": "unused", "servers": server.address, "clone": {"updates": 1},
+            "envs": [{"id": "lab/Reach", "slots": 2, "options": {"size": 56}}],
+        }
+    )  # fmt: skip
+    seen = []
+    state = None
+    for moves in ((["0.1 0.2", "3 0"], ["0.3 -0.2", "what"]), ()):
+        with Episodes.open(config, lambda env, slot, episode: 50 + slot, state) as episodes:
+            for replies in moves:
+                acts = {
+                    player: Act(player.conversation.read(f'{{"action": "{reply}"}}').action)
+                    for player, reply in zip(episodes.players, replies, strict=True)
+                }
+                episodes.send(acts)
+                episodes.receive_all()
+            state = json.loads(json.dumps(episodes.state()))
+            seen.append([player.result.observation.images[0].xxh64 for player in episodes.players])
+    assert seen[0] == seen[1]
+    assert [len(one["actions"]) for one in state] == [2, 2]
+    assert state[1]["actions"] == [[3.0, 0.0], None]
