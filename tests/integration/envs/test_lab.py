@@ -15,7 +15,7 @@ from overworld.evaluation.verification import Status, verify
 from overworld.host.process import ServerProcess
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.demonstrations import ExpertDemonstrations
-from overworld_trainer.episodes import Episodes
+from overworld_trainer.episodes import Episodes, PlayerState
 
 REPLIES = ("[0.5, -1]", '"0.25 1"', '"2 0"', '"up"', "0.5")
 
@@ -103,7 +103,7 @@ def test_an_episode_of_continuous_actions_goes_on_after_a_restart(server: Server
         }
     )  # fmt: skip
     seen = []
-    state = None
+    state: list[PlayerState] | None = None
     for moves in ((["0.1 0.2", "3 0"], ["0.3 -0.2", "what"]), ()):
         with Episodes.open(config, lambda env, slot, episode: 50 + slot, state) as episodes:
             for replies in moves:
@@ -116,5 +116,6 @@ def test_an_episode_of_continuous_actions_goes_on_after_a_restart(server: Server
             state = json.loads(json.dumps(episodes.state()))
             seen.append([player.result.observation.images[0].xxh64 for player in episodes.players])
     assert seen[0] == seen[1]
+    assert state is not None
     assert [len(one["actions"]) for one in state] == [2, 2]
     assert state[1]["actions"] == [[3.0, 0.0], None]
