@@ -237,6 +237,11 @@ class Env(ABC):
     thread_safe: ClassVar[bool] = False
     """Whether instances are independent of each other, so that each may run on a thread of its own at the same time as
     the others. One instance stays on one thread, from `__init__` to `close`."""
+    draws_on_demand: ClassVar[bool] = False
+    """Whether `reset` and `step` leave pictures undrawn while `shown` is False. They must draw them whole when it is
+    True again."""
+    shown: bool = True
+    """For the host: whether anybody sees the pictures of the next observation. Those within a prefix nobody does."""
     spec: EnvSpec
 
     def __init__(self, options: Options | None = None) -> None:

@@ -94,8 +94,8 @@ class CloneConfig(_Section):
         default=1.0,
         ge=0,
         le=1,
-        description="share of an expert's actions replaced by random ones; thoughts stay. With 1 and "
-        "recipe.reply = action no expert is needed",
+        description="share of an expert's actions replaced by random ones; thoughts stay. With 1 no expert is needed "
+        "where recipe.reply is action or bare",
     )
     lora: LoraConfig | None = Field(default=None, description="adapter to clone with, merged afterwards; null: none")
 

@@ -35,7 +35,7 @@ class Step:
     reply     int64 [T], EOS included unless it was cut
     logps     fp32 [T], of the sampler
     features  fp32 [features], of the prompt; None if the writer gives none
-    thinking  tokens before the one in which the action's key begins; all T if there is none
+    thinking  tokens before the one in which the action's key begins; all T if there is none; 0 of a bare action
     failed    the step failed inside a server: it has no outcome and is not learnt from
     final     the prompt after a time limit, with the true final observation
     task      seed of the episode
@@ -277,7 +277,7 @@ class Collector:
             reply=torch.tensor(request.tokens),
             logps=torch.tensor(request.logps),
             features=request.features,
-            thinking=count_thinking(self._vlm, request.tokens),
+            thinking=0 if self._config.recipe.reply == "bare" else count_thinking(self._vlm, request.tokens),
             cut=cut,
             reward=result.reward,
             end=result.end,

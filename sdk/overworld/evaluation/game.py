@@ -1,0 +1,127 @@
+"""One episode of an evaluation while it is played."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable
+
+from overworld.authoring.env import Image, Observation
+from overworld.authoring.runner import Result
+from overworld.client.moves import Act, Move, Reset
+from overworld.evaluation.blank import white
+from overworld.evaluation.conversation import Conversation
+from overworld.evaluation.episodes import Episode
+from overworld.evaluation.model import Answer, Baseline, Prompt
+from overworld.evaluation.recording import Keep, Recording
+from overworld.evaluation.usage import Usage
+
+Opening = Callable[[Reset, Result], Conversation]
+"""Gives the conversation that the result of a task's reset continues."""
+
+
+class Game:
+    """A sample of a task: told what the env and the agent did, it says what comes next and records all of it.
+
+    With `blank`, the agent is shown white pictures.
+    """
+
+    def __init__(
+        self, task: Reset, sample: int, opening: Opening, *, blank: bool = False, keep: Keep | None = None
+    ) -> None:
+        self.task = task
+        self._sample = sample
+        self._opening = opening
+        self._conversation: Conversation
+        self._blank = blank
+        self._recording = Recording(task, keep, sample=sample)
+        self._result: Result | None = None
+        self._began = self._asked = time.monotonic()
+        self._waited = 0.0
+        self._tokens: list[tuple[int | None, int | None]] = []
+
+    def __repr__(self) -> str:
+        return f"Game({self.task}, sample {self._sample}, {len(self._recording)} turns)"
+
+    @property
+    def episode(self) -> Episode | None:
+        """Its record, once it is over."""
+        return self._recording.episode
+
+    @property
+    def usage(self) -> Usage:
+        """What it took so far."""
+        prompts, replies = [one for one, _ in self._tokens], [one for _, one in self._tokens]
+        return Usage(
+            seconds=round(time.monotonic() - self._began, 3),
+            agent_seconds=round(self._waited, 3),
+            prompt_tokens=_total(prompts),
+            completion_tokens=_total(replies),
+        )
+
+    @property
+    def noise(self) -> int:
+        """The seed of this turn's sampling noise, named by the task, the env's turn and the sample."""
+        name: tuple[object, ...] = (
+            self.task.seed, self.task.split, self.task.task, len(self.task.prefix) + len(self._recording),
+        )  # fmt: skip
+        if self._sample:  # sample 0 has the noise that evaluations had before there were samples
+            name = (*name, self._sample)
+        # 53 bits: what JSON numbers hold exactly everywhere.
+        return int.from_bytes(hashlib.blake2b(repr(name).encode(), digest_size=8).digest()) >> 11
+
+    def begin(self) -> Move:
+        """The reset."""
+        self._began = time.monotonic()
+        return self.task
+
+    def take(self, result: Result) -> None:
+        """Takes the result of the last move."""
+        if self._result is None:
+            self._conversation = self._opening(self.task, result)
+            self._recording.begin(result)
+        else:
+            self._recording.advance(result)
+        if self.episode is None:
+            if self._blank:
+                result = _without_pictures(result)
+                self._recording.show(result.observation)
+            self._conversation.observe(result)
+        self._result = result
+        self._asked = time.monotonic()
+
+    def prompt(self) -> Prompt:
+        """What a model is to reply to now."""
+        return self._conversation.messages(), self.noise
+
+    def read(self, answer: Answer) -> Move:
+        """What a model's answer means."""
+        self._waited += time.monotonic() - self._asked
+        self._tokens.append((answer.prompt_tokens, answer.completion_tokens))
+        reply = self._conversation.read(answer.text)
+        self._recording.decide(
+            answer.text, reply, cut=answer.cut, fingerprint=answer.fingerprint, sampling_seed=self.noise
+        )
+        return Act(reply.action, answer.text)
+
+    def ask(self, baseline: Baseline) -> Move:
+        """What a baseline does."""
+        assert self._result is not None
+        action, thoughts = baseline.choose(self._result, self.noise)
+        self._waited += time.monotonic() - self._asked
+        seed = self.noise if baseline.name == "random" else None
+        self._recording.act(action, thoughts, actor=baseline.name, sampling_seed=seed)
+        return action
+
+
+def _without_pictures(result: Result) -> Result:
+    """The result with white pictures of the same sizes."""
+    parts = tuple(white(part) if isinstance(part, Image) else part for part in result.observation.parts)
+    return dataclasses.replace(result, observation=Observation(parts, result.observation.admissible))
+
+
+def _total(counts: list[int | None]) -> int | None:
+    """The sum; None where one is unknown, or where there is none."""
+    known = [one for one in counts if one is not None]
+    return sum(known) if known and len(known) == len(counts) else None
