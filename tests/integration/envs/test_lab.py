@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from overworld import Act, Fleet, Reset
+from overworld.evaluation.baselines import ExpertAgent
 from overworld.evaluation.conversation import Conversation, Message, Recipe, read_reply
 from overworld.evaluation.episodes import TensorRecord
 from overworld.evaluation.evaluate import evaluate
@@ -69,6 +70,13 @@ def test_continuous_actions_are_evaluated_and_verified(server: ServerProcess, tm
     assert 0 < report.invalid_replies < 1
     verification = verify(tmp_path / "kept", [server.address])
     assert verification.status is Status.VERIFIED, verification.differences
+
+
+def test_the_expert_of_a_continuous_task_is_an_agent_to_compare_with(server: ServerProcess) -> None:
+    with Fleet([server.address], "lab/Reach", 4, options={"size": 56}, expert=True) as fleet:
+        report, _ = evaluate(ExpertAgent(fleet.spec), fleet, [Reset(seed=seed) for seed in range(8)], recipe=Recipe())
+    assert (report.success.value, report.invalid_replies) == (1.0, 0.0)
+    assert report.mean_return > 0.9
 
 
 def test_random_numbers_are_cloned_with_the_experts_thoughts(server: ServerProcess) -> None:
