@@ -129,7 +129,7 @@ def _play_and_keep(config: PlayConfig, keep: Path, console: Console) -> int:
     ) as fleet:
         agents: dict[str, Baseline] = {
             "you": PersonAgent(asking(fleet.spec, console)),
-            "expert": ExpertAgent(),
+            "expert": ExpertAgent(fleet.spec),
             "random": RandomAgent(fleet.spec),
         }
         task = Reset(config.seed, config.split, config.task)
