@@ -332,7 +332,7 @@ class Slow(Scripted):
         return answer
 
 
-NOISE_OF_SEED_0 = Game(Reset(0), 0, Conversation(Toy.spec, Recipe())).noise
+NOISE_OF_SEED_0 = Game(Reset(0), 0, lambda *_: Conversation(Toy.spec, Recipe())).noise
 
 
 def test_a_slow_reply_holds_up_no_other_episode(fleet: Fleet) -> None:
