@@ -267,7 +267,7 @@ class _Agents:
         """The agent of that name."""
         match name:
             case "expert":
-                return ExpertAgent()
+                return ExpertAgent(spec)
             case "random":
                 return RandomAgent(spec)
             case "person":

@@ -129,7 +129,7 @@ def _play_and_keep(config: PlayConfig, keep: Path, console: Console) -> int:
     ) as fleet:
         agents: dict[str, Baseline] = {
             "you": PersonAgent(asking(fleet.spec, console)),
-            "expert": ExpertAgent(),
+            "expert": ExpertAgent(fleet.spec),
             "random": RandomAgent(fleet.spec),
         }
         task = Reset(config.seed, config.split, config.task)
@@ -157,7 +157,7 @@ def _play_in(env: _Env, config: PlayConfig, console: Console) -> int:
         raise SettingsError(f"{env.spec.id} has no expert; choose another agent")
     match config.agent:
         case "expert":
-            agent: Agent = expert
+            agent: Agent = expert(env.spec)
         case "random":
             agent = random_agent(env.spec, config.seed)
         case _:

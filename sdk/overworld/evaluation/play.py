@@ -63,9 +63,10 @@ def human(spec: EnvSpec, resolve: Callable[[Action, Observation], Action | None]
                 raise EOFError
             if numbered and typed.isdecimal() and int(typed) < len(actions):
                 typed = actions[int(typed)]
-            if resolve(typed, result.observation) is not None:
+            action = spec.action.read(typed)
+            if action is not None and resolve(action, result.observation) is not None:
                 last = typed
-                return typed
+                return action
             console.print(f"{typed!r} is not an action here; q stops", markup=False)
 
     return choose
@@ -84,10 +85,14 @@ def asking(spec: EnvSpec, console: Console) -> Agent:
     return ask
 
 
-def expert(result: Result) -> Action | None:
+def expert(spec: EnvSpec) -> Agent:
     """Does what the env's expert advises, which must have been asked for."""
-    assert result.expert is not None
-    return result.expert.action
+
+    def choose(result: Result) -> Action | None:
+        assert result.expert is not None
+        return spec.action.read(result.expert.action)
+
+    return choose
 
 
 def random_agent(spec: EnvSpec, seed: int) -> Agent:

@@ -339,7 +339,7 @@ class Slow(Scripted):
         return answer
 
 
-NOISE_OF_SEED_0 = Game(Reset(0), 0, Conversation(Toy.spec, Recipe())).noise
+NOISE_OF_SEED_0 = Game(Reset(0), 0, lambda *_: Conversation(Toy.spec, Recipe())).noise
 
 
 def test_a_slow_reply_holds_up_no_other_episode(fleet: Fleet) -> None:
@@ -485,7 +485,7 @@ def test_baselines_play_the_same_episodes(toy_server: ServerProcess, tmp_path: P
     with Fleet([toy_server.address], "toy/Count", 3, expert=name == "expert", options={"max_turns": 9}) as fleet:
         person = iter(("up", "down", "up", "up", "up") * 9)
         agents: dict[str, Agent] = {
-            "expert": ExpertAgent(),
+            "expert": ExpertAgent(fleet.spec),
             "random": RandomAgent(dataclasses.replace(fleet.spec, action=ActionSpec(("up", "down")))),
             "person": PersonAgent(lambda result: next(person)),
         }

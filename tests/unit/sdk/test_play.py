@@ -74,7 +74,7 @@ def test_actions_that_are_numbers_are_meant_as_such() -> None:
 def test_the_expert_plays_to_the_end_and_is_shown() -> None:
     runner = make("gym_cards/NumberLine", size=32, expert=True)
     console = typed()
-    results = play(runner.step, runner.reset(0), expert, show_in(console))
+    results = play(runner.step, runner.reset(0), expert(runner.spec), show_in(console))
     assert (results[-1].end, results[-1].success) == (End.TASK, True)
     assert "TASK: success" in said(console)
 
