@@ -20,8 +20,13 @@ from tests.support.scripted_model import numbers, progress, run_fields, run_sett
 
 UPDATES = 3
 ENVS = [
-    {"id": "puppet/Puppet", "slots": 5, "options": {"script": ["go", "fly", "raise", "win"], "max_turns": 5}},
-    {"id": "gym_cards/NumberLine", "slots": 3, "options": {"size": 56}, "weight": 0.5},
+    {
+        "id": "puppet/Puppet",
+        "slots": 5,
+        "options": {"script": ["go", "fly", "raise", "win"], "max_turns": 5},
+        "fallback_reward": 0.0,
+    },
+    {"id": "gym_cards/NumberLine", "slots": 3, "options": {"size": 56}, "weight": 0.5, "fallback_reward": 0.0},
 ]
 """Slots that two ranks cannot share evenly; steps that fail, replies without an action, time limits."""
 
