@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import PIL.Image
 
-from overworld.authoring.env import Action, EnvSpec, Observation, Pixels
+from overworld.authoring.env import Action, EnvSpec, Observation, Pixels, resolve
 from overworld.authoring.runner import Result
 from overworld.evaluation.film import side_by_side
 from overworld.service.extras import needs_extra
 
 with needs_extra("eval"):
     from rich.console import Console
+    from rich.markup import escape
     from rich.style import Style
     from rich.text import Text
 
@@ -68,6 +70,19 @@ def human(spec: EnvSpec, resolve: Callable[[Action, Observation], Action | None]
             console.print(f"{typed!r} is not an action here; q stops", markup=False)
 
     return choose
+
+
+def asking(spec: EnvSpec, console: Console) -> Agent:
+    """Shows whoever sits at the terminal each result, and asks what to do; an episode begins with the task."""
+    show, choose = show_in(console), human(spec, partial(resolve, spec.action), console)
+
+    def ask(result: Result) -> Action | None:
+        if result.turn == 0:
+            console.print(f"[bold]{escape(spec.id)}[/]  {escape(spec.task)}")
+        show(result)
+        return choose(result)
+
+    return ask
 
 
 def expert(spec: EnvSpec) -> Agent:

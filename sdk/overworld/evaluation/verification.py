@@ -34,6 +34,7 @@ from overworld.evaluation.episodes import (
 )
 from overworld.evaluation.excerpts import excerpt, excerpt_of
 from overworld.evaluation.folder import EPISODES, FRAMES, HEADER, REPORT, SEAL, EpisodeFolder, opened, to_json
+from overworld.evaluation.game import noise_of
 from overworld.evaluation.provenance import draws_the_same, other_provenance
 from overworld.evaluation.replay import Replay, fleet_of, replayed
 from overworld.evaluation.report import Tally
@@ -230,6 +231,9 @@ class _Records:
                 differs(index, "actor", turn.actor, actor)
             if turn.fingerprint != fingerprint:
                 differs(index, "fingerprint", turn.fingerprint, fingerprint)
+            noise = noise_of(episode.seed, episode.split, episode.task, len(episode.prefix) + index, episode.sample)
+            if turn.sampling_seed not in (None, noise):
+                differs(index, "sampling_seed", turn.sampling_seed, noise)
             if self._check_frames(turn.observation, index, differs) and turn.shown != _shown(turn, header):
                 differs(index, "shown", turn.shown, _shown(turn, header))
             if turn.shown is not None:
