@@ -269,9 +269,9 @@ def prefix(place: Place) -> None:
 def sooner(place: Place) -> None:
     """The first turn becomes a prefix: true, but another task, and its reward counts no more."""
     turns = place.episode["turns"]
-    if len(turns) < 2:
+    if len(turns) < 2 or "prefix" in place.episode:
         raise UnfitError
-    place.episode["prefix"] = [*place.episode.get("prefix", []), turns[0].get("action")]
+    place.episode["prefix"] = [turns[0].get("action")]
     del turns[0]
 
 
