@@ -347,8 +347,16 @@ def name_twice(folder: Path, chance: random.Random) -> None:
 
 
 def header_twice(folder: Path, chance: random.Random) -> None:
-    old = (folder / HEADER).read_text()
-    (folder / HEADER).write_text(old.replace('"fallback_reward":', '"fallback_reward": 9.0, "fallback_reward":', 1))
+    old, new = chance.choice(
+        [
+            ('"fallback_reward":', '"fallback_reward": 9.0, "fallback_reward":'),
+            ('"max_turns":', '"maxTurns": 5, "max_turns":'),  # proto3's other spelling
+        ]
+    )
+    text = (folder / HEADER).read_text()
+    if old not in text[: text.index('"options"')] and old == '"max_turns":':
+        raise UnfitError
+    (folder / HEADER).write_text(text.replace(old, new, 1))
 
 
 def torn_tail(folder: Path, chance: random.Random) -> None:
