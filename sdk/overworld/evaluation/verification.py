@@ -21,9 +21,17 @@ import pydantic_core
 from overworld.client.fleet import Fleet
 from overworld.errors import EvaluationError, OverworldError
 from overworld.evaluation.blank import BLANK_FRAMES, white_record
-from overworld.evaluation.conversation import read_reply
+from overworld.evaluation.conversation import read_as
 from overworld.evaluation.differences import differing
-from overworld.evaluation.episodes import Episode, Header, ImageRecord, ObservationRecord, Turn, env_record
+from overworld.evaluation.episodes import (
+    Episode,
+    Header,
+    ImageRecord,
+    ObservationRecord,
+    Turn,
+    action_record,
+    env_record,
+)
 from overworld.evaluation.excerpts import excerpt, excerpt_of
 from overworld.evaluation.folder import EPISODES, FRAMES, HEADER, REPORT, SEAL, EpisodeFolder, opened, to_json
 from overworld.evaluation.game import noise_of
@@ -204,7 +212,7 @@ class _Records:
     def _check(self, number: int, episode: Episode) -> None:
         """Whether the replies say what was done, and the pictures are there."""
         header = self._folder.header
-        max_bytes = self._folder.spec.action.max_text_bytes or 4096
+        spec = self._folder.spec.action
 
         def differs(turn: int, field: str, recorded: Any, found: Any) -> None:
             self._verification.add(_difference(number, episode, turn, field, recorded, found))
@@ -214,9 +222,10 @@ class _Records:
             differs(0, "task", "another than those before", f"that of episode {first}")
         for index, turn in enumerate(episode.turns):
             if turn.actor == "model":
-                reply = read_reply(turn.reply, max_bytes, header.recipe)
-                if (turn.action, turn.thoughts) != (reply.action, reply.thoughts):
-                    said = {"action": reply.action, "thoughts": reply.thoughts}
+                reply = read_as(turn.reply, spec, header.recipe)
+                action = action_record(reply.action)
+                if (turn.action, turn.thoughts) != (action, reply.thoughts):
+                    said = {"action": action, "thoughts": reply.thoughts}
                     differs(index, "reply", {"action": turn.action, "thoughts": turn.thoughts}, said)
             if self._agent is None:
                 self._agent = turn.actor if header.model is None else "model", turn.fingerprint
