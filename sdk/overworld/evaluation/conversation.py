@@ -41,6 +41,13 @@ class Recipe(BaseModel):
     turns_left: bool = Field(default=False, description="whether the prompt says how many turns the host still allows")
 
 
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class CaptionedImage(Image):
+    """An image that a prompt follows up with what it shows, in words. Only a diagnosis has such; envs do not."""
+
+    caption: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What could be read from a model's reply. `action` is None if it names none."""
@@ -78,9 +85,12 @@ class Conversation:
 
     def messages(self) -> list[Message]:
         """The prompt."""
-        content: list[dict[str, Any]] = [
-            {"type": "image", "image": image} for turn in self._turns for image in turn.images
-        ]
+        content: list[dict[str, Any]] = []
+        for turn in self._turns:
+            for image in turn.images:
+                content.append({"type": "image", "image": image})
+                if isinstance(image, CaptionedImage):
+                    content.append({"type": "text", "text": image.caption})
         content.append({"type": "text", "text": prompt_text(self._spec, self.latest, self._turn, self._recipe)})
         return [{"role": "user", "content": content}]
 
