@@ -23,6 +23,7 @@ _VERBS = {
     "policy": ("serve checkpoints through an OpenAI-compatible API", "overworld-policy"),
     "eval": ("play a model in an env and count its successes", "overworld[eval]"),
     "compare": ("compare two models that played the same episodes", "overworld[eval]"),
+    "diagnose": ("say why a model fails: sight, memory, planning or form", "overworld[eval]"),
     "verify": ("replay a kept evaluation without its model", "overworld[eval]"),
     "play": ("play an env in the terminal, or have it played", "overworld[eval]"),
     "check": ("check a server, or an env, against the contract", "overworld[check]"),

@@ -1,0 +1,161 @@
+"""Diagnoses a model: plays the same tasks under all conditions, and says what follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from overworld.client.fleet import Fleet
+from overworld.client.moves import Reset
+from overworld.errors import EvaluationError
+from overworld.evaluation.conversation import Recipe
+from overworld.evaluation.diagnosis.conditions import AS_IS, SWAPPED, Condition, conditions
+from overworld.evaluation.diagnosis.diagnosis import Diagnosis, diagnosis_of
+from overworld.evaluation.diagnosis.page import as_html
+from overworld.evaluation.diagnosis.playing import play
+from overworld.evaluation.diagnosis.trial import Trial
+from overworld.evaluation.episodes import Episode, Header, ModelRecord
+from overworld.evaluation.folder import EpisodeWriter, to_json
+from overworld.evaluation.model import Model
+from overworld.evaluation.recording import header_of
+from overworld.evaluation.report import Tally
+
+OpenFleet = Callable[[bool], Fleet]
+"""Opens slots of the env, with the expert's advice or without."""
+
+DIAGNOSIS, PAGE = "diagnosis.json", "diagnosis.html"
+"""The files beside the folders of the conditions."""
+
+_LONGER = 4
+_LONGEST = 64
+
+
+def diagnose(
+    model: Model,
+    open_fleet: OpenFleet,
+    tasks: Sequence[Reset],
+    *,
+    recipe: Recipe,
+    long_history: int | None = None,
+    notes: int = 32,
+    keep: Path | None = None,
+    overwrite: bool = False,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Diagnosis:
+    """Plays each task once under each condition, with the same noise.
+
+    What the agent is told beyond the pictures is privileged: `open_fleet(True)` raises ContractError EXPERT_NOT_ALLOWED
+    where the server does not give it. Those conditions come first, so that nothing is played for nothing; all others
+    are played in sessions without an expert. `long_history` counts the turns that the longer prompts show, by default
+    four times the recipe's and at most 64; `notes` bounds the turns that are written down for the agent. With `keep`,
+    each condition's episodes are kept in a folder of its own there, next to the diagnosis as JSON and as a page.
+    `on_progress` is told how many episodes of how many are over. Raises what model and fleet raise, ModelChangedError,
+    EvaluationError and OSError.
+    """
+    if len({(task.seed, task.split, task.task) for task in tasks}) < max(2, len(tasks)):
+        raise EvaluationError("a diagnosis compares different tasks: name two or more, better 200, and each once")
+    longer = min(recipe.history * _LONGER, _LONGEST) if long_history is None else long_history
+    if not recipe.history < longer <= _LONGEST:
+        raise EvaluationError(
+            f"the longer history is of {longer} turns, the recipe's of {recipe.history}: name a longer one, up to "
+            f"{_LONGEST} turns"
+        )
+    planned = conditions(recipe, longer)
+    sitting = _Sitting(model, tasks, recipe, notes, keep, overwrite, lambda done: on_progress(done, total))
+    total = len(planned) * len(tasks)
+    with open_fleet(True) as fleet:
+        sitting.play(fleet, [one for one in planned if one.aids])
+    with open_fleet(False) as fleet:
+        sitting.play(fleet, [one for one in planned if not one.aids and one is not SWAPPED])
+        sitting.play(fleet, [SWAPPED])
+    found = diagnosis_of(sitting.headers[AS_IS.name], {one.name: sitting.episodes(one) for one in planned})
+    if keep is not None:
+        (keep / DIAGNOSIS).write_bytes(to_json(found.to_json()))
+        (keep / PAGE).write_text(as_html(found), encoding="utf-8")
+    return found
+
+
+class _Sitting:
+    """What was played so far, and how to play more of it."""
+
+    def __init__(
+        self,
+        model: Model,
+        tasks: Sequence[Reset],
+        recipe: Recipe,
+        notes: int,
+        keep: Path | None,
+        overwrite: bool,
+        on_progress: Callable[[int], None],
+    ) -> None:
+        self.headers: dict[str, Header] = {}
+        self._model = model
+        self._tasks = tasks
+        self._recipe = recipe
+        self._notes = notes
+        self._keep = keep
+        self._overwrite = overwrite
+        self._on_progress = on_progress
+        self._trials: dict[str, list[Trial]] = {}
+        self._fingerprints: set[str] = set()
+        self._over = 0
+
+    def play(self, fleet: Fleet, conditions: Sequence[Condition]) -> None:
+        """Plays all tasks under these conditions."""
+        with ExitStack() as stack:
+            writers: dict[str, EpisodeWriter] = {}
+            for condition in conditions:
+                header = self.headers[condition.name] = self._header(fleet, condition)
+                if self._keep is not None:
+                    writer = EpisodeWriter(self._keep / condition.name, header, overwrite=self._overwrite)
+                    writers[condition.name] = stack.enter_context(writer)
+                self._trials[condition.name] = [
+                    self._trial(fleet, condition, number, writers.get(condition.name))
+                    for number in range(len(self._tasks))
+                ]
+
+            def on_over(trial: Trial) -> None:
+                writer = writers.get(trial.condition.name)
+                if writer is not None and trial.episode is not None:
+                    writer.append(trial.episode)
+                self._over += 1
+                self._on_progress(self._over)
+
+            trials = [trial for condition in conditions for trial in self._trials[condition.name]]
+            play(self._model, fleet, trials, self._fingerprints, on_over)
+            for condition in conditions:
+                if condition.name in writers:
+                    self._finish(writers[condition.name], condition, fleet)
+
+    def episodes(self, condition: Condition) -> list[Episode]:
+        """What was played under a condition, in the order of the tasks."""
+        return [trial.episode for trial in self._trials[condition.name] if trial.episode is not None]
+
+    def _trial(self, fleet: Fleet, condition: Condition, number: int, writer: EpisodeWriter | None) -> Trial:
+        donor = None
+        if condition is SWAPPED:
+            others = self._trials[AS_IS.name]
+            donor = others[(number + len(others) // 2) % len(others)].film
+        return Trial(
+            self._tasks[number],
+            condition,
+            fleet.spec,
+            self._recipe,
+            notes=self._notes,
+            donor=donor,
+            keep=None if writer is None else writer.keep,
+        )
+
+    def _header(self, fleet: Fleet, condition: Condition) -> Header:
+        model = self._model
+        record = ModelRecord(name=model.name, temperature=model.temperature, max_tokens=model.max_tokens)
+        return header_of(fleet, condition.recipe(self._recipe), record, condition.substitution)
+
+    def _finish(self, writer: EpisodeWriter, condition: Condition, fleet: Fleet) -> None:
+        episodes = self.episodes(condition)
+        tally = Tally(self.headers[condition.name])
+        for episode in episodes:
+            tally.add(episode)
+        run = {"model_url": self._model.url, "servers": fleet.addresses, "slots": len(fleet)}
+        writer.finish(episodes, tally.report().to_json(), run)
