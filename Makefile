@@ -19,7 +19,7 @@ export CMAKE_POLICY_VERSION_MINIMUM := 3.5
 # Type checkers, those of projects that `overworld init` makes for one, follow paths and not the hooks of editable installs.
 VISIBLE := --config-settings editable_mode=compat
 
-.PHONY: help setup demo train tutorial test check-simulators audit-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist soak lint format proto released-proto bench audit-learn clean
+.PHONY: help setup demo train tutorial test check-simulators audit-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist soak lint format proto released-proto bench audit-learn diagnose-agents clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -168,6 +168,9 @@ bench: bench-startup bench-transport bench-waiting bench-compression bench-wire 
 
 audit-learn: $(READY) ## five graded envs, told apart by `overworld audit --learn`; resumes in runs/audit-learn
 	nice $(BIN)/python benchmarks/audit_learn.py $(if $(JSON),--json $(JSON))
+
+diagnose-agents: $(READY) ## agents with one defect each, told apart by `overworld diagnose`; resumes in runs/diagnose-agents; RUNS=20
+	nice $(BIN)/python benchmarks/diagnose_agents.py --count $(or $(RUNS),20) $(if $(JSON),--json $(JSON))
 
 bench-%: $(READY) ## one benchmark, e.g. bench-transport; CHECK=1, JSON=FILE
 	$(BIN)/python benchmarks/$*.py $(if $(JSON),--json $(JSON))

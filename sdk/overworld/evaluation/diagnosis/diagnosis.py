@@ -51,6 +51,7 @@ class Diagnosis:
     cautions: tuple[str, ...]
     shares: Mapping[str, float]
     steps: Mapping[str, Contrast]
+    shows: Mapping[str, str]
     controls: Mapping[str, Contrast]
     conditions: Mapping[str, Played]
     options: Mapping[str, Any]
@@ -81,6 +82,7 @@ def diagnosis_of(header: Header, episodes: Mapping[str, Sequence[Episode]]) -> D
         cautions=_cautions(found, played, len(own)),
         shares=found.shares,
         steps=found.steps,
+        shows=found.shows,
         controls=found.controls,
         conditions=played,
         options=header.options,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 
 from overworld.evaluation.diagnosis.contrasts import ERROR_RATE, Contrast
@@ -41,8 +42,8 @@ def as_html(found: Diagnosis) -> str:
         f"{f'; weights {escape(found.fingerprint[:16])}' if found.fingerprint else ''}</p>\n{meaning}\n"
         f"{f'<ul>{cautions}</ul>' if cautions else ''}\n"
         f"<h2>Where the episodes went</h2>\n{_bar(found)}\n"
-        f"<h2>What each aid gains on top of those above it</h2>\n{_forest(list(found.steps.values()))}\n"
-        f"<h2>What else changes, against the agent as it is</h2>\n{_forest(list(found.controls.values()))}\n"
+        f"<h2>What each aid gains on top of those above it</h2>\n{_forest(list(found.steps.values()), found.shows)}\n"
+        f"<h2>What else changes, against the agent as it is</h2>\n{_forest(list(found.controls.values()), {})}\n"
         '<p class="dim">Differences in success over the same tasks. The intervals hold together at '
         f"{1 - ERROR_RATE:.0%} (Tango, Bonferroni); p is that of McNemar's exact test, corrected by Holm. Colour: "
         f"p &lt; {ERROR_RATE:g}.</p>\n<h2>Conditions</h2>\n{_table(found)}\n"
@@ -77,8 +78,8 @@ def _bar(found: Diagnosis) -> str:
     return f'<svg viewBox="0 0 {_WIDTH} 70" role="img" aria-label="{alternative}">{"".join(parts)}{legend}</svg>'
 
 
-def _forest(rows: list[Contrast]) -> str:
-    """Differences with their intervals, one below the other, from -1 to 1."""
+def _forest(rows: list[Contrast], shows: Mapping[str, str]) -> str:
+    """Differences with their intervals, one below the other, from -1 to 1; `shows` says what a gain shows."""
     left, right = _LABELS, _WIDTH - _FIGURES
     height = _ROW * len(rows) + 26
 
@@ -96,7 +97,8 @@ def _forest(rows: list[Contrast]) -> str:
         difference = row.difference
         colour = {1: "var(--good)", 0: "var(--dim)", -1: "var(--bad)"}[row.effect]
         lines.append(
-            f'<text x="0" y="{y + 5}">{escape(TITLES[row.second])}</text>'
+            f'<text x="0" y="{y + 5}">{escape(TITLES[row.second])}'
+            f'<tspan class="small" dx="8">{shows.get(row.second, "")}</tspan></text>'
             f'<line x1="{at(difference.low):.1f}" y1="{y}" x2="{at(difference.high):.1f}" y2="{y}" stroke="{colour}" '
             f'stroke-width="2"/><circle cx="{at(difference.value):.1f}" cy="{y}" r="5" fill="{colour}"/>'
             f'<text x="{right + 14}" y="{y + 5}">{difference.value:+.1%}'

@@ -31,7 +31,8 @@ class Verdict:
     named     The defects that are shown, the largest share first.
     shares    Of all episodes: successes gained by what makes up for each defect, and failures that nothing made up for.
               Together with the success rate as it is they sum up to 1. A share may be negative: then the aid did harm.
-    steps     The contrasts from one condition of the ladder to the next, by the aid that is added.
+    steps     The contrasts from one condition of the ladder to the next, by the aid that is added, and
+    shows     the defect that a gain by this aid counts as.
     controls  Those from AS_IS to the other conditions, by condition.
     sees      Whether success is shown to depend on the pictures.
     """
@@ -39,6 +40,7 @@ class Verdict:
     named: tuple[str, ...]
     shares: Mapping[str, float]
     steps: Mapping[str, Contrast]
+    shows: Mapping[str, str]
     controls: Mapping[str, Contrast]
     sees: bool
 
@@ -53,16 +55,14 @@ def verdict(successes: Mapping[str, Sequence[bool]]) -> Verdict:
     controls = {one.second: one for one in found[len(ladder) - 1 :]}
     sees = any(controls[name].effect < 0 for name in (BLANK.name, SWAPPED.name))
     blind = not sees and steps["captions"].effect > 0
+    shows = {aid: _defect(aid, sees=sees, blind=blind) for aid in steps}
     shares = dict.fromkeys(DEFECTS, 0.0)
-    named = set()
     for aid, step in steps.items():
-        defect = _defect(aid, sees=sees, blind=blind)
-        shares[defect] += step.difference.value
-        if step.effect > 0:
-            named.add(defect)
+        shares[shows[aid]] += step.difference.value
+    named = {shows[aid] for aid, step in steps.items() if step.effect > 0}
     last = successes[ladder[-1]]
     shares[UNEXPLAINED] = 1 - sum(last) / len(last)
-    return Verdict(tuple(sorted(named, key=lambda defect: -shares[defect])), shares, steps, controls, sees)
+    return Verdict(tuple(sorted(named, key=lambda one: -shares[one])), shares, steps, shows, controls, sees)
 
 
 def _defect(aid: str, *, sees: bool, blind: bool) -> str:
