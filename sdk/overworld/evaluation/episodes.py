@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -113,6 +114,9 @@ ActionRecord = Annotated[
     Annotated[str, Field(max_length=1 << 20)] | Annotated[int, Field(ge=0, lt=2**32)] | TensorRecord, _FIRST
 ]
 """A text, an index into the vocabulary, or a tensor."""
+
+TaskKey = tuple[int, str, int | None, tuple[ActionRecord | None, ...]]
+"""(seed, split, task, prefix)."""
 
 
 class ImageRecord(Record):
@@ -272,9 +276,23 @@ class Episode(Record):
         return self.turns[-1].metrics if self.turns else {}
 
     @property
+    def task_key(self) -> TaskKey:
+        """What all plays of the same task have in common."""
+        return self.seed, self.split, self.task, self.prefix
+
+    @property
     def key(self) -> tuple[Any, ...]:
         """What two plays of the same episode have in common."""
-        return self.seed, self.split, self.task, self.prefix, self.sample
+        return *self.task_key, self.sample
+
+    @property
+    def images(self) -> Iterator[ImageRecord]:
+        """Every picture that the env drew or the agent was shown, as often as it was."""
+        for turn in self.turns:
+            yield from turn.observation.images
+            yield from (part for part in turn.shown or () if isinstance(part, ImageRecord))
+        if self.final is not None:
+            yield from self.final.images
 
     def to_line(self) -> bytes:
         """One line of JSON in UTF-8: keys sorted, fields that have their default left out."""

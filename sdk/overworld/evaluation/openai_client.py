@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from pydantic import ValidationError
 
 from overworld.errors import ModelServerError
 from overworld.evaluation.conversation import Message, Recipe, to_openai
-from overworld.evaluation.model import Answer
+from overworld.evaluation.model import Answer, Prompt
 from overworld.service.extras import needs_extra
 
 with needs_extra("eval"):
@@ -79,9 +79,13 @@ class OpenAIModel:
         except (KeyError, TypeError, ValueError) as error:
             raise ModelServerError(f"{self.url} describes {self.name!r} with invalid envs: {error!r}") from None
 
-    def answer_all(self, prompts: Sequence[tuple[list[Message], int]]) -> list[Answer]:
+    def answer_all(self, prompts: Sequence[Prompt]) -> list[Answer]:
         """Replies to (messages, seed), in order. Raises ModelServerError."""
         return list(self._executor.map(lambda prompt: self.answer(*prompt), prompts))
+
+    def submit(self, prompt: Prompt) -> Future[Answer]:
+        """Begins to reply; the future raises ModelServerError."""
+        return self._executor.submit(self.answer, *prompt)
 
     def answer(self, messages: list[Message], seed: int) -> Answer:
         """The reply to one prompt; `seed` names the noise of sampling. Raises ModelServerError."""
@@ -99,7 +103,12 @@ class OpenAIModel:
             if not isinstance(text, str):
                 raise TypeError(f"the content is {type(text).__name__}")
             text = text.encode(errors="replace").decode()  # JSON can hold half a surrogate pair
-            return Answer(text, choice.get("finish_reason") == "length", str(response.get("system_fingerprint") or ""))
+            return Answer(
+                text,
+                choice.get("finish_reason") == "length",
+                str(response.get("system_fingerprint") or ""),
+                *_tokens(response.get("usage")),
+            )
         except (KeyError, IndexError, TypeError) as error:
             raise ModelServerError(f"{self.url} gave an answer without choices[0].message.content: {error!r}") from None
 
@@ -140,3 +149,14 @@ class OpenAIModel:
         if response.is_error or not isinstance(content, dict):
             raise ModelServerError(f"{self.url}{path}: status {response.status_code}: {response.text[:500]}")
         return content
+
+
+def _tokens(usage: Any) -> tuple[int | None, int | None]:
+    """The tokens of prompt and reply, where the server counts them."""
+    counts = usage if isinstance(usage, dict) else {}
+    prompt, completion = (counts.get(name) for name in ("prompt_tokens", "completion_tokens"))
+    return _count(prompt), _count(completion)
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from overworld.errors import EvaluationError
-from overworld.evaluation.folder import EPISODES, FRAMES, HEADER, REPORT, RUN, SEAL, SIGNATURE, opened
+from overworld.evaluation.folder import EPISODES, FRAMES, HEADER, REPORT, RUN, SEAL, SIGNATURE, USAGE, opened
 
 _LINE = re.compile(
     rb"([0-9a-f]{64})  (%s|%s/[0-9a-f]{16}\.png)\n"
-    % ("|".join(map(re.escape, (EPISODES, HEADER, REPORT, RUN))).encode(), FRAMES.encode())
+    % ("|".join(map(re.escape, (EPISODES, HEADER, REPORT, RUN, USAGE))).encode(), FRAMES.encode())
 )
 _MAX_LINE_BYTES = 128
 

@@ -25,6 +25,7 @@ from overworld.client.fleet import Fleet
 from overworld.errors import EvaluationError, OverworldError
 from overworld.evaluation.blank import BLANK_FRAMES, white_record
 from overworld.evaluation.conversation import read_reply
+from overworld.evaluation.differences import differing
 from overworld.evaluation.episodes import Episode, Header, ImageRecord, ObservationRecord, Turn, env_record
 from overworld.evaluation.folder import EPISODES, FRAMES, HEADER, REPORT, SEAL, EpisodeFolder, opened, to_json
 from overworld.evaluation.replay import Replay, replayed
@@ -338,19 +339,10 @@ def _check_figures(report: bytes, tally: Tally, verification: Verification) -> N
         verification.add(Difference(REPORT, "", "figures", f"is not JSON: {error}"))
         return
     before = verification.differing
-    for name, one, other in _fields(recorded, json.loads(computed)):
+    for name, one, other in differing(recorded, json.loads(computed)):
         verification.add(_file_difference(REPORT, name, one, other))
     if verification.differing == before:
         verification.add(Difference(REPORT, "", "", "has the right figures, but not as an evaluation writes them"))
-
-
-def _fields(recorded: Any, computed: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(recorded, dict) and isinstance(computed, dict):
-        for key in sorted(recorded.keys() | computed.keys()):
-            where = f"{name}.{key}" if name else key
-            yield from _fields(recorded.get(key), computed.get(key), where)
-    elif type(recorded) is not type(computed) or recorded != computed:
-        yield name, recorded, computed
 
 
 def _difference(number: int, episode: Episode, turn: int, field: str, recorded: Any, found: Any) -> Difference:

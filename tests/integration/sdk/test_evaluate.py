@@ -1,12 +1,16 @@
 """Evaluations on a real env server; the models are scripted where their replies are what is tested."""
 
+import dataclasses
 import json
 import os
+import random
 import re
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,17 +18,26 @@ from typing import Any, ClassVar
 import numpy as np
 import PIL.Image
 import pytest
-from overworld import ContractError, Fallback, Fleet, Reset
+from overworld import ActionSpec, ContractError, Fallback, Fleet, Reset
 from overworld.authoring.env import Pixels
 from overworld.contract.frames import pixels_hash
 from overworld.errors import EvaluationError, ModelChangedError
-from overworld.evaluation.conversation import Message, Recipe
+from overworld.evaluation.baselines import ExpertAgent, PersonAgent, RandomAgent
+from overworld.evaluation.comparison import compare
+from overworld.evaluation.conversation import Conversation, Message, Recipe
 from overworld.evaluation.episodes import Episode, ObservationRecord
-from overworld.evaluation.evaluate import compare, evaluate, tasks_of_split
+from overworld.evaluation.evaluate import evaluate, tasks_of_split
 from overworld.evaluation.folder import VARYING, EpisodeFolder, decisions
+from overworld.evaluation.game import Game
 from overworld.evaluation.model import Answer, Model
 from overworld.evaluation.report import Report
+from overworld.evaluation.verification import Status, verify
 from overworld.host.process import ServerProcess
+
+from tests.support import mortal_evaluation
+from tests.support.toy_env import ENVS, Toy
+
+SMALL = ("--workers", "1", "--slots", "32")
 
 
 class Scripted:
@@ -164,7 +177,9 @@ def test_episodes_and_pictures_are_kept(fleet: Fleet, tmp_path: Path) -> None:
     used = {image.xxh64 for observed in seen if observed is not None for image in observed.images}
     assert {path.stem for path in (tmp_path / "frames").iterdir()} == used
     run = json.loads((tmp_path / "run.json").read_text())
-    assert (run["servers"], run["slots"], run["model_url"]) == (fleet.addresses, 4, "nowhere")
+    (attempt,) = run["attempts"]
+    assert (attempt["servers"], attempt["slots"], attempt["agent_url"]) == (fleet.addresses, 4, "nowhere")
+    assert attempt["seconds"] >= 0
 
 
 def test_a_kept_folder_is_not_overwritten_unasked(fleet: Fleet, tmp_path: Path) -> None:
@@ -296,6 +311,176 @@ def test_a_model_that_changes_on_the_way_is_noticed(fleet: Fleet) -> None:
         play(Scripted(lambda *_: act("up"), fingerprint=lambda: next(names)), fleet, seeds(1, 2))
 
 
+class Slow(Scripted):
+    """Replies one at a time: that to seed 0 takes until all others have ended."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda *_: act("up"))
+        self._executor = ThreadPoolExecutor(4)
+        self.others_ended = threading.Event()
+
+    def submit(self, prompt: tuple[list[Message], int]) -> Future[Answer]:
+        return self._executor.submit(self._answer, prompt)
+
+    def _answer(self, prompt: tuple[list[Message], int]) -> Answer:
+        (answer,) = self.answer_all([prompt])
+        if prompt[1] == NOISE_OF_SEED_0:
+            assert self.others_ended.wait(30)
+        return answer
+
+
+NOISE_OF_SEED_0 = Game(Reset(0), 0, Conversation(Toy.spec, Recipe())).noise
+
+
+def test_a_slow_reply_holds_up_no_other_episode(fleet: Fleet) -> None:
+    model = Slow()
+    _, episodes = play(
+        model, fleet, seeds(*range(20)), on_progress=lambda done: model.others_ended.set() if done == 19 else None
+    )
+    assert [episode.seed for episode in episodes] == list(range(20))
+    assert model.others_ended.is_set()
+
+
+def test_samples_have_noise_of_their_own_and_are_counted_by_task(fleet: Fleet) -> None:
+    model = Scripted(lambda text, pixels, seed: act("up" if "count 0" not in text or seed >> 20 & 1 else "down"))
+    report, episodes = play(model, fleet, seeds(*range(6)), samples=range(4))
+    assert [(one.seed, one.sample) for one in episodes] == [(seed, k) for seed in range(6) for k in range(4)]
+    assert (report.episodes, report.tasks, report.samples, report.seeds) == (24, 6, 4, "0-5")
+    assert len({turn.sampling_seed for one in episodes for turn in one.turns}) == report.mean_length * 24
+    by_task = [[one.success for one in episodes if one.seed == seed] for seed in range(6)]
+    assert report.pass_at["1"] == pytest.approx(report.success.value)
+    assert report.pass_at["4"] == sum(any(task) for task in by_task) / 6
+    assert list(report.pass_at) == ["1", "2", "4"]
+    _, first = play(model, fleet, seeds(*range(6)))
+    assert first == [one for one in episodes if one.sample == 0], "sample 0 is the evaluation without samples"
+    _, others = play(model, fleet, seeds(*range(6)), samples=(7,))
+    assert not {turn.sampling_seed for one in first for turn in one.turns} & {
+        turn.sampling_seed for one in others for turn in one.turns
+    }
+    with pytest.raises(EvaluationError, match="named twice"):
+        play(model, fleet, seeds(1, 2, 1))
+
+
+def test_what_an_episode_took_stands_in_a_file_of_its_own(fleet: Fleet, tmp_path: Path) -> None:
+    mortal_evaluation.play(fleet.addresses, tmp_path)
+    usages = [json.loads(line) for line in (tmp_path / "usage.jsonl").read_text().splitlines()]
+    for usage, episode in zip(usages, EpisodeFolder(tmp_path), strict=True):
+        assert usage["prompt_tokens"] == 3 * len(episode.turns)
+        assert usage["completion_tokens"] == 4 * len(episode.turns)
+        assert 0 <= usage["agent_seconds"] <= usage["seconds"] < 60
+
+
+def test_a_killed_evaluation_is_resumed_to_the_same_bytes(toy_server: ServerProcess, tmp_path: Path) -> None:
+    """It is killed at each of a few points, and plays on from there."""
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    mortal_evaluation.play([toy_server.address], whole)
+    draw = random.Random(0)
+    killed = 0
+    for point in (2, draw.randrange(5, 40), draw.randrange(20, 60), 14):
+        command = [sys.executable, "-m", "tests.support.mortal_evaluation", toy_server.address, str(folder), str(point)]
+        killed += subprocess.run(command, check=False).returncode == -signal.SIGKILL
+        assert not (folder / "report.json").exists()
+    assert killed == 4
+    mortal_evaluation.play([toy_server.address], folder)
+    assert contents(folder) == contents(whole)
+    attempts = json.loads((folder / "run.json").read_text())["attempts"]
+    assert len(attempts) > 1
+    assert "seconds" not in attempts[0], "it did not end"
+    assert [one["episodes_before"] for one in attempts] == sorted(one["episodes_before"] for one in attempts)
+    assert verify(folder, [toy_server.address]).status is Status.VERIFIED
+    before = (folder / "run.json").read_bytes()
+    mortal_evaluation.play([toy_server.address], folder)
+    assert (folder / "run.json").read_bytes() == before, "what is finished is not played again"
+
+
+def test_an_evaluation_that_dies_while_it_finishes_is_resumed(fleet: Fleet, tmp_path: Path) -> None:
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    mortal_evaluation.play(fleet.addresses, whole)
+    mortal_evaluation.play(fleet.addresses, folder)
+    (folder / "report.json").unlink()
+    frame = min((folder / "frames").iterdir())
+    frame.write_bytes(frame.read_bytes()[:-30])  # as a machine leaves it that loses its power
+    (folder / "frames" / f"{'0' * 16}.png.part").write_bytes(b"torn")
+    (folder / "frames" / f"{'0' * 16}.png").write_bytes(b"of an episode that was not finished")
+    with (folder / "episodes.jsonl").open("ab") as file:
+        file.write(b'{"seed": 7, "tur')
+    mortal_evaluation.play(fleet.addresses, folder)
+    assert contents(folder) == contents(whole)
+    assert verify(folder, fleet.addresses).status is Status.VERIFIED
+
+
+def test_only_the_same_evaluation_is_resumed(fleet: Fleet, tmp_path: Path) -> None:
+    mortal_evaluation.play(fleet.addresses, tmp_path)
+    for report in ("finished", "unfinished"):
+        with Fleet(fleet.addresses, "toy/Count", 2, options={"max_turns": 9, "size": 8}) as same:
+            arguments: dict[str, Any] = {"samples": mortal_evaluation.SAMPLES, "keep": tmp_path}
+            before = contents(tmp_path)
+            with pytest.raises(EvaluationError, match=r"options\.max_turns was 9, is"):
+                play(mortal_evaluation.Dice(), fleet, mortal_evaluation.TASKS, **arguments)
+            with pytest.raises(EvaluationError, match="2 episodes that are not to be played"):
+                play(mortal_evaluation.Dice(), same, mortal_evaluation.TASKS[:-1], **arguments)
+            with pytest.raises(EvaluationError, match=r'model\.name was "dice", is "scripted"'):
+                play(always("up"), same, mortal_evaluation.TASKS, **arguments)
+            if report == "finished":
+                with pytest.raises(EvaluationError, match="16 of these 18 episodes"):
+                    play(mortal_evaluation.Dice(), same, seeds(*range(9)), **arguments)
+        assert contents(tmp_path) == before
+        (tmp_path / "report.json").unlink(missing_ok=True)
+
+
+def test_two_processes_do_not_write_to_one_folder(fleet: Fleet, tmp_path: Path) -> None:
+    def at_once(done: int) -> None:
+        with pytest.raises(EvaluationError, match="another process is writing"):
+            play(always("up"), fleet, seeds(1), keep=tmp_path)
+
+    play(always("up"), fleet, seeds(1), keep=tmp_path, on_progress=at_once)
+
+
+def test_servers_and_slots_do_not_matter(toy_server: ServerProcess, tmp_path: Path) -> None:
+    """One server and three, one slot and 64, most of them never used."""
+    with ServerProcess(*ENVS, arguments=SMALL) as second, ServerProcess(*ENVS, arguments=SMALL) as third:
+        servers = [toy_server.address, second.address, third.address]
+        for number, (used, slots) in enumerate([(servers[:1], 1), (servers, 7), (servers, 64)]):
+            mortal_evaluation.play(used, tmp_path / str(number), slots)
+            assert contents(tmp_path / str(number)) == contents(tmp_path / "0")
+        attempts = json.loads((tmp_path / "2" / "run.json").read_text())["attempts"]
+        assert set(attempts[0]["servers"]) == set(servers)
+
+
+def test_servers_of_two_provenances_are_refused(
+    toy_server: ServerProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TOY_RULES", "toy 2")
+    with (
+        ServerProcess(*ENVS, arguments=SMALL) as other,
+        Fleet([toy_server.address, other.address], "toy/Count", 4) as mixed,
+        pytest.raises(EvaluationError, match=r"rules is 'toy [12]' at .*; name servers of one provenance"),
+    ):
+        play(always("up"), mixed, seeds(1, 2), keep=tmp_path / "kept")
+
+
+@pytest.mark.parametrize("name", ["expert", "random", "person"])
+def test_baselines_play_the_same_episodes(toy_server: ServerProcess, tmp_path: Path, name: str) -> None:
+    with Fleet([toy_server.address], "toy/Count", 3, expert=name == "expert", options={"max_turns": 9}) as fleet:
+        person = iter(("up", "down", "up", "up", "up") * 9)
+        agents = {
+            "expert": ExpertAgent(),
+            "random": RandomAgent(dataclasses.replace(fleet.spec, action=ActionSpec(("up", "down")))),
+            "person": PersonAgent(lambda result: next(person)),
+        }
+        report, episodes = evaluate(agents[name], fleet, seeds(*range(9)), recipe=Recipe(), keep=tmp_path / name)
+    assert report.model == name
+    assert {turn.actor for one in episodes for turn in one.turns} == {name}
+    assert {turn.outcome for one in episodes for turn in one.turns} == {"executed"}
+    if name == "expert":
+        assert report.success.value == 1.0
+        assert episodes[0].turns[1].thoughts == "The count is 1."
+    else:
+        assert len({turn.action for one in episodes for turn in one.turns}) > 1
+    assert verify(tmp_path / name, [toy_server.address]).status is Status.VERIFIED
+    assert EpisodeFolder(tmp_path / name).header.model is None
+
+
 def test_each_task_of_a_split_once(fleet: Fleet) -> None:
     tasks = tasks_of_split(fleet.spec.splits, "four")
     assert [task.task for task in tasks] == [0, 1, 2, 3]
@@ -310,8 +495,8 @@ def test_two_models_are_compared_in_the_same_episodes(fleet: Fleet) -> None:
     _, good = play(always("up"), fleet, seeds(*range(9)))
     _, bad = play(always("down"), fleet, seeds(*range(9)))
     result = compare(bad, good)
-    assert (result["success"]["value"], result["return"]["value"]) == (1.0, 6.0)
-    assert result["mcnemar_p"] == pytest.approx(2 / 2**9)
+    assert (result.success.value, result.returns.value) == (1.0, 6.0)
+    assert result.p == pytest.approx(2 / 2**9)
     with pytest.raises(ValueError, match="same episodes"):
         compare(good, bad[:-1])
 

@@ -15,7 +15,7 @@ from overworld import Fleet
 from overworld.client.channel import server_info
 from overworld.commands import eval as eval_command
 from overworld.errors import SettingsError
-from overworld.evaluation.evaluate import compare
+from overworld.evaluation.comparison import compare
 from overworld.evaluation.folder import VARYING, EpisodeFolder
 from overworld.host.process import ServerProcess
 from overworld.service.process import ServiceProcess
@@ -66,7 +66,7 @@ def test_the_figures_are_those_of_overworld_eval(
         policy.stop()
     assert status == 0
     assert contents(own) == contents(tmp_path / "eval")
-    assert compare(EpisodeFolder(own), EpisodeFolder(tmp_path / "eval"))["return"]["value"] == 0
+    assert compare(EpisodeFolder(own), EpisodeFolder(tmp_path / "eval")).returns.value == 0
     replies = {turn.reply for episode in EpisodeFolder(own) for turn in episode.turns}
     assert len(replies) > (1 if greedy else 5), "there is something to tell apart"
     report = json.loads((own / "report.json").read_text())

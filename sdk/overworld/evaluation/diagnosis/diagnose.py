@@ -13,13 +13,13 @@ from overworld.evaluation.conversation import Recipe
 from overworld.evaluation.diagnosis.conditions import AS_IS, SWAPPED, Condition, conditions
 from overworld.evaluation.diagnosis.diagnosis import Diagnosis, diagnosis_of
 from overworld.evaluation.diagnosis.page import as_html
-from overworld.evaluation.diagnosis.playing import play
 from overworld.evaluation.diagnosis.trial import Trial
 from overworld.evaluation.episodes import Episode, Header, ModelRecord
+from overworld.evaluation.evaluate import Table
 from overworld.evaluation.folder import EpisodeWriter, to_json
 from overworld.evaluation.model import Model
 from overworld.evaluation.recording import header_of
-from overworld.evaluation.report import Tally
+from overworld.evaluation.report import report_of
 
 OpenFleet = Callable[[bool], Fleet]
 """Opens slots of the env, with the expert's advice or without."""
@@ -115,18 +115,12 @@ class _Sitting:
                     for number in range(len(self._tasks))
                 ]
 
-            def on_over(trial: Trial) -> None:
-                writer = writers.get(trial.condition.name)
-                if writer is not None and trial.episode is not None:
-                    writer.append(trial.episode)
-                self._over += 1
-                self._on_progress(self._over)
-
             trials = [trial for condition in conditions for trial in self._trials[condition.name]]
-            play(self._model, fleet, trials, self._fingerprints, on_over)
-            for condition in conditions:
-                if condition.name in writers:
-                    self._finish(writers[condition.name], condition, fleet)
+            for over in Table(self._model, fleet, self._fingerprints).play(trials):
+                self._over += len(over)
+                self._on_progress(self._over)
+            for name, writer in writers.items():
+                self._finish(writer, name, fleet)
 
     def episodes(self, condition: Condition) -> list[Episode]:
         """What was played under a condition, in the order of the tasks."""
@@ -152,10 +146,8 @@ class _Sitting:
         record = ModelRecord(name=model.name, temperature=model.temperature, max_tokens=model.max_tokens)
         return header_of(fleet, condition.recipe(self._recipe), record, condition.substitution)
 
-    def _finish(self, writer: EpisodeWriter, condition: Condition, fleet: Fleet) -> None:
-        episodes = self.episodes(condition)
-        tally = Tally(self.headers[condition.name])
-        for episode in episodes:
-            tally.add(episode)
-        run = {"model_url": self._model.url, "servers": fleet.addresses, "slots": len(fleet)}
-        writer.finish(episodes, tally.report().to_json(), run)
+    def _finish(self, writer: EpisodeWriter, name: str, fleet: Fleet) -> None:
+        played = [(trial.episode, trial.usage) for trial in self._trials[name] if trial.episode is not None]
+        report = report_of(self.headers[name], [episode for episode, _ in played])
+        attempt = {"agent_url": self._model.url, "servers": fleet.addresses, "slots": len(fleet)}
+        writer.finish(played, report.to_json(), attempt)
