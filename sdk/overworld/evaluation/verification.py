@@ -31,6 +31,7 @@ from overworld.evaluation.folder import EPISODES, FRAMES, HEADER, REPORT, SEAL, 
 from overworld.evaluation.replay import Replay, replayed
 from overworld.evaluation.report import Tally
 from overworld.evaluation.seal import broken, digest_of
+from overworld.evaluation.substitution import is_known, is_repaired
 from overworld.registry import Registry
 from overworld.service.credentials import Credentials
 
@@ -199,7 +200,8 @@ class _Records:
             self._verification.add(_difference(number, episode, turn, field, recorded, found))
 
         for index, turn in enumerate(episode.turns):
-            if header.model is not None and turn.actor != "model":
+            repaired = turn.actor == "expert" and is_repaired(header.substitution)
+            if header.model is not None and turn.actor != "model" and not repaired:
                 differs(index, "actor", turn.actor, "model")
             if turn.actor == "model":
                 reply = read_reply(turn.reply, max_bytes)
@@ -254,7 +256,7 @@ def _comparable(folder: EpisodeFolder, fleet: Fleet, verification: Verification)
     Anything else that the header says of the env, and that a server of its provenance does not, is a difference.
     """
     header, recorded = folder.header, folder.spec
-    if header.substitution not in ("", BLANK_FRAMES):
+    if not is_known(header.substitution):
         raise EvaluationError(
             f"{folder.path / HEADER} has the substitution {_shown_json(header.substitution)}, which this Overworld "
             "does not know: use the one that wrote it"

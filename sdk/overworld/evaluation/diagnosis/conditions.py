@@ -7,16 +7,7 @@ from typing import Literal
 
 from overworld.evaluation.blank import BLANK_FRAMES
 from overworld.evaluation.conversation import Recipe
-
-AIDS = ("captions", "earlier_captions", "notes", "thoughts", "repairs")
-"""What the agent is given on top of each other, in this order.
-
-captions          The simulator's words for this turn's pictures.
-earlier_captions  The same for every other picture that the prompt shows.
-notes             What was shown and done in all earlier turns, in words.
-thoughts          The expert's thoughts.
-repairs           The expert's action, in place of a reply that holds no admissible one.
-"""
+from overworld.evaluation.substitution import AIDS, SWAPPED_FRAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +28,7 @@ class Condition:
     def substitution(self) -> str:
         """As the header of its episodes says it."""
         if self.frames != "own":
-            return BLANK_FRAMES if self.frames == "blank" else SWAPPED.name
+            return BLANK_FRAMES if self.frames == "blank" else SWAPPED_FRAMES
         return "+".join(self.given)
 
     def recipe(self, own: Recipe) -> Recipe:
@@ -47,7 +38,7 @@ class Condition:
 
 AS_IS = Condition("as_is")
 BLANK = Condition(BLANK_FRAMES, frames="blank")
-SWAPPED = Condition("swapped_frames", frames="swapped")
+SWAPPED = Condition(SWAPPED_FRAMES, frames="swapped")
 LADDER = (AS_IS, *(Condition(name, aids=number) for number, name in enumerate(AIDS, 1)))
 """As it is, then with one aid more each."""
 SHORT_HISTORY, LONG_HISTORY = "short_history", "long_history"

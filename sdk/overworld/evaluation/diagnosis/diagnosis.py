@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from overworld.evaluation.diagnosis.conditions import AIDS, AS_IS, BLANK, LONG_HISTORY, SHORT_HISTORY, SWAPPED
+from overworld.evaluation.diagnosis.conditions import AS_IS, BLANK, LONG_HISTORY, SHORT_HISTORY, SWAPPED
 from overworld.evaluation.diagnosis.contrasts import Contrast, least_gain
 from overworld.evaluation.diagnosis.verdict import UNEXPLAINED, Verdict, verdict
 from overworld.evaluation.episodes import Episode, Header
 from overworld.evaluation.statistics import Interval, wilson
+from overworld.evaluation.substitution import AIDS
 
 _MANY_INVALID = 0.5
 _FEW_FAILURES = 0.05

@@ -9,8 +9,9 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from overworld.evaluation.diagnosis.conditions import AIDS, AS_IS, BLANK, LONG_HISTORY, SHORT_HISTORY, SWAPPED
+from overworld.evaluation.diagnosis.conditions import AS_IS, BLANK, LONG_HISTORY, SHORT_HISTORY, SWAPPED
 from overworld.evaluation.diagnosis.contrasts import Contrast, contrasts
+from overworld.evaluation.substitution import AIDS
 
 DEFECTS = ("sight", "memory", "planning", "form")
 UNEXPLAINED = "unexplained"
