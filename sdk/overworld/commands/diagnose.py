@@ -11,7 +11,7 @@ from pydantic import Field
 from overworld.client.fleet import Fleet
 from overworld.client.moves import Reset
 from overworld.client.settings import ClientSettings
-from overworld.commands.eval import _numbers
+from overworld.commands.eval import seed_numbers
 from overworld.errors import ContractError, EvaluationError, Reason, SettingsError
 from overworld.evaluation.conversation import Recipe
 from overworld.evaluation.diagnosis.diagnose import PAGE, diagnose
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
 
         with open_fleet(True) as fleet:
             splits = fleet.spec.splits
-        seeds = [] if config.split else _numbers(config.seeds)
+        seeds = [] if config.split else seed_numbers(config.seeds)
         tasks = tasks_of_split(splits, config.split) if config.split else [Reset(seed=seed) for seed in seeds]
         bar = progress.add_task("episodes", total=None)
         try:

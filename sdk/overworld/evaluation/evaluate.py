@@ -47,6 +47,7 @@ def evaluate(
     keep: Path | None = None,
     overwrite: bool = False,
     on_progress: Callable[[int], None] = lambda done: None,
+    on_episode: Callable[[Episode, Usage], None] = lambda episode, usage: None,
 ) -> tuple[Report, list[Episode]]:
     """Plays each sample of each task once, as many at a time as the fleet has slots.
 
@@ -54,8 +55,8 @@ def evaluate(
     slots nor the order matters, and other samples have other noise. `blank_frames` shows white pictures instead, as a
     control. With `keep`, episodes, pictures and the report are written to that folder (docs/episodes.md). Episodes that
     this evaluation left there when it was interrupted are not played again; those of another one are refused, unless
-    `overwrite` says to delete them. `on_progress` is told how many episodes are finished. Raises what agent and fleet
-    raise, ModelChangedError, EvaluationError and OSError.
+    `overwrite` says to delete them. `on_progress` is told how many episodes are finished, `on_episode` of each when it
+    is, and what it took. Raises what agent and fleet raise, ModelChangedError, EvaluationError and OSError.
     """
     plays = {_key(task, sample): (task, sample) for task in tasks for sample in samples}
     if not plays:
@@ -64,7 +65,7 @@ def evaluate(
         raise EvaluationError("a task is named twice and would count twice: name each seed, task and sample once")
     header = _header(agent, fleet, recipe, BLANK_FRAMES if blank_frames else "")
     if keep is not None and not overwrite and (keep / REPORT).exists():
-        return _finished(keep, header, plays)
+        return _finished(keep, header, plays, on_episode)
     started, clock = datetime.now(UTC), time.monotonic()
     ended: dict[Key, tuple[Episode, Usage]] = {}
     with ExitStack() as stack:
@@ -73,6 +74,8 @@ def evaluate(
             writer = stack.enter_context(EpisodeWriter(keep, header, overwrite=overwrite, resume=True))
             ended = {one.key: (one, usage) for one, usage in zip(writer.episodes, writer.usages, strict=True)}
             _refuse_others(keep, ended, plays)
+            for episode, usage in ended.values():
+                on_episode(episode, usage)
         attempt = {
             "agent_url": getattr(agent, "url", ""),
             "episodes_before": len(ended),
@@ -96,6 +99,7 @@ def evaluate(
                 if writer is not None:  # as they end: what comes later may fail
                     writer.append(episode, usage)
                 ended[episode.key] = episode, usage
+                on_episode(episode, usage)
             on_progress(len(ended))
         _refuse_mixed(fleet.specs)  # a server may have been replaced
         played = [ended[key] for key in plays]
@@ -219,7 +223,9 @@ def _refuse_mixed(specs: Mapping[str, EnvSpec]) -> None:
             )
 
 
-def _finished(keep: Path, header: Header, plays: Mapping[Key, object]) -> tuple[Report, list[Episode]]:
+def _finished(
+    keep: Path, header: Header, plays: Mapping[Key, object], on_episode: Callable[[Episode, Usage], None]
+) -> tuple[Report, list[Episode]]:
     """What a folder holds, if it is the evaluation that was asked for."""
     folder = EpisodeFolder(keep)
     refuse_another(keep, folder.header, header)
@@ -230,6 +236,8 @@ def _finished(keep: Path, header: Header, plays: Mapping[Key, object]) -> tuple[
             f"{keep} already holds an evaluation of {len(episodes)} of these {len(plays)} episodes: keep this one in "
             "another folder, or say that what is there may be deleted (--overwrite)"
         )
+    for episode, usage in zip(episodes, folder.usages(), strict=True):
+        on_episode(episode, usage)
     return report_of(header, episodes), episodes
 
 

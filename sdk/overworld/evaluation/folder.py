@@ -108,6 +108,12 @@ class EpisodeFolder:
         with opened(self.path / EPISODES) as file:
             return sum(block.count(b"\n") for block in iter(lambda: file.read(_BLOCK_BYTES), b""))
 
+    def usages(self) -> list[Usage]:
+        """What each episode took, in their order. Raises EvaluationError."""
+        usages = _read_usages(self.path / USAGE)
+        count = self.count()
+        return usages[:count] + [Usage()] * (count - len(usages))
+
     def pixels(self, image: ImageRecord) -> Pixels:
         """A picture, uint8 [height, width, channels]. Raises EvaluationError if it is not the one that was recorded."""
         path = self.path / FRAMES / f"{image.xxh64}.png"
@@ -284,12 +290,12 @@ class EpisodeWriter:
             return
         folder = EpisodeFolder(self._path)
         refuse_another(self._path, folder.header, header)
-        usages = _read_usages(self._path / USAGE)
+        usages = folder.usages()
         whole: dict[tuple[str, int], bool] = {}
         for number, episode in enumerate(folder):
             if all(self._is_whole(folder, image, whole) for image in episode.images):
                 self.episodes.append(episode)
-                self.usages.append(usages[number] if number < len(usages) else Usage())
+                self.usages.append(usages[number])
         used = {f"{image.xxh64}.png" for episode in self.episodes for image in episode.images}
         for path in (self._path / FRAMES).iterdir():
             if path.name in used:

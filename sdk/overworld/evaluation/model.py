@@ -54,7 +54,9 @@ class ConcurrentModel(Model, Protocol):
 class Baseline(Protocol):
     """An agent that is no model: it chooses by what the env answered."""
 
-    name: Literal["expert", "random", "person"]
+    @property
+    def name(self) -> Literal["expert", "random", "person"]:
+        """Who acts."""
 
     def choose(self, result: Result, noise: int) -> tuple[Action | None, str]:
         """The action and the thoughts behind it; `noise` is the seed of this turn's chance."""

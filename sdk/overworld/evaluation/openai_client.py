@@ -60,6 +60,30 @@ class OpenAIModel:
         self._executor.shutdown(cancel_futures=True)
         self._http.close()
 
+    def names(self) -> list[str]:
+        """What the name means now: run@latest and run@best are a checkpoint's name, run@all those of all checkpoints.
+
+        Other names, and those of servers that say nothing of runs, stand for themselves. Raises ModelServerError.
+        """
+        run, _, which = self.name.partition("@")
+        if which not in ("latest", "best", "all"):
+            return [self.name]
+        entries = self._entries()
+        checkpoints = {
+            f"{run}@{update}": update
+            for entry in entries.values()
+            if isinstance(described := entry.get("overworld"), dict) and described.get("run") == run
+            if isinstance(update := described.get("update"), int)
+        }
+        if which == "all":
+            found = sorted(checkpoints, key=lambda name: checkpoints[name])
+        else:
+            described = self._described() or {}
+            found = [f"{run}@{described['update']}"] if isinstance(described.get("update"), int) else [self.name]
+        if not found:
+            raise ModelServerError(f"{self.url} has no checkpoint of {run!r}; it has {list(entries)}")
+        return found
+
     def recipe(self) -> Recipe | None:
         """The recipe that the model was trained with, if its server says so (ours does). Raises ModelServerError."""
         described = self._described()
@@ -114,12 +138,15 @@ class OpenAIModel:
 
     def _described(self) -> Any:
         """What the server says of the model beyond OpenAI's fields."""
-        listed = self._send("GET", "/models", None)
-        entries = [entry for entry in listed.get("data", []) if isinstance(entry, dict)]
-        names = [entry.get("id") for entry in entries]
-        if self.name not in names:
-            raise ModelServerError(f"{self.url} has no model {self.name!r}; it has {names}")
-        return entries[names.index(self.name)].get("overworld")
+        entries = self._entries()
+        if self.name not in entries:
+            raise ModelServerError(f"{self.url} has no model {self.name!r}; it has {list(entries)}")
+        return entries[self.name].get("overworld")
+
+    def _entries(self) -> dict[str, dict[str, Any]]:
+        """What the server says of its models, by their names."""
+        listed = self._send("GET", "/models", None).get("data", [])
+        return {str(entry.get("id")): entry for entry in listed if isinstance(entry, dict)}
 
     def _send(self, method: str, path: str, body: Any) -> dict[str, Any]:
         deadline = time.monotonic() + self._budget

@@ -20,8 +20,9 @@ import PIL.Image
 import pytest
 from overworld import ActionSpec, ContractError, Fallback, Fleet, Reset
 from overworld.authoring.env import Pixels
+from overworld.commands import eval as eval_command
 from overworld.contract.frames import pixels_hash
-from overworld.errors import EvaluationError, ModelChangedError
+from overworld.errors import EvaluationError, ModelChangedError, OverworldError, SettingsError
 from overworld.evaluation.baselines import ExpertAgent, PersonAgent, RandomAgent
 from overworld.evaluation.comparison import compare
 from overworld.evaluation.conversation import Conversation, Message, Recipe
@@ -531,17 +532,25 @@ def test_the_command_says_what_was_wrong(toy_server: ServerProcess, arguments: l
 
 
 class Replies(BaseHTTPRequestHandler):
-    """An OpenAI-compatible server whose replies are those of `actions`, then "up"."""
+    """An OpenAI-compatible server whose replies are those of `actions`, then "up"; "mine@3" always goes down.
+
+    It has the checkpoints `updates` of the run "mine", as ours would.
+    """
 
     actions: ClassVar[list[str]] = []
+    updates: ClassVar[list[int]] = []
 
     def do_GET(self) -> None:
-        self._send({"data": [{"id": "m"}]})
+        runs = [{"id": f"mine@{update}", "overworld": described(update)} for update in self.updates]
+        latest = [{"id": "mine@latest", "overworld": described(self.updates[-1])}] if self.updates else []
+        self._send({"data": [{"id": "m"}, {"id": "silent"}, *runs, *latest]})
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        action = self.actions.pop() if self.actions else "up"
-        self._send({"choices": [{"message": {"content": act(action)}, "finish_reason": "stop"}]})
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        action = self.actions.pop() if self.actions else "down" if body["model"] == "mine@3" else "up"
+        reply = "hm" if body["model"] == "silent" else act(action)
+        usage = {"prompt_tokens": 11, "completion_tokens": 7}
+        self._send({"choices": [{"message": {"content": reply}, "finish_reason": "stop"}], "usage": usage})
 
     def _send(self, content: object) -> None:
         data = json.dumps(content).encode()
@@ -554,6 +563,128 @@ class Replies(BaseHTTPRequestHandler):
         pass
 
 
+def described(update: int) -> dict[str, Any]:
+    return {"run": "mine", "update": update, "recipe": {"history": 1}, "envs": []}
+
+
+@pytest.fixture
+def model_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Where `Replies` is served."""
+    monkeypatch.setattr(Replies, "actions", [])
+    monkeypatch.setattr(Replies, "updates", [])
+    with ThreadingHTTPServer(("127.0.0.1", 0), Replies) as model:
+        threading.Thread(target=model.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{model.server_port}/v1"
+        model.shutdown()
+
+
+def rows(shown: str) -> list[list[str]]:
+    """The lines of the table of a suite."""
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if "│" in line]
+
+
+def test_a_suite_is_one_table_of_the_same_episodes(
+    toy_server: ServerProcess, model_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "200")
+    Replies.updates[:] = [3, 20]
+    arguments = [
+        "toy/Count,toy/Commands", "model=mine@all,silent", f"url={model_url}", f"servers={toy_server.address}",
+        "seeds=5-9", "slots=3", f"keep={tmp_path}", "options.max_turns=9",
+    ]  # fmt: skip
+    assert eval_command.main(arguments) == 0
+    shown = capsys.readouterr()
+    table = rows(shown.out)
+    assert [row[:3] for row in table] == [
+        ["toy/Count", "mine@3", "0.000"], ["", "mine@20", "1.000"], ["", "silent", "0.000"],
+        ["toy/Commands", "mine@3", "0.000"], ["", "mine@20", "0.000"], ["", "silent", "0.000"],
+    ]  # fmt: skip
+    assert table[1][4].startswith("+1.000 (")
+    assert "21 tokens" in table[1][-1], "three replies of seven"
+    assert shown.err.count("100% of the replies of silent") == 2
+    kept = {str(path.parent.relative_to(tmp_path)) for path in tmp_path.rglob("report.json")}
+    agents = ("mine@3", "mine@20", "silent")
+    assert kept == {f"{env}/{agent}" for env in ("toy_Count", "toy_Commands") for agent in agents}
+    usage = json.loads((tmp_path / "toy_Count" / "mine@20" / "usage.jsonl").read_text().splitlines()[0])
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (33, 21)
+    before = contents(tmp_path)
+    assert eval_command.main(arguments) == 0
+    assert rows(capsys.readouterr().out) == table, "what is finished is shown again"
+    assert contents(tmp_path) == before
+
+
+def test_a_suite_may_stand_in_a_file(toy_server: ServerProcess, model_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "suite.yaml"
+    file.write_text("envs: [toy/Count, {id: toy/Count, split: four}, {id: toy/Commands, seeds: 1-2}]\nseeds: 5-7\n")
+    with pytest.raises(SettingsError, match="toy/Count is named twice"):
+        eval_command.main([str(file), "model=m"])
+    file.write_text("envs: [{id: toy/Count, split: four}, {id: toy/Commands, seeds: 1-2}]\nseeds: 5-7\n")
+    given = [str(file), "model=m", f"url={model_url}", f"servers={toy_server.address}", f"keep={tmp_path / 'kept'}"]
+    assert eval_command.main([*given, "options.max_turns=5"]) == 0
+    counts = {env: EpisodeFolder(tmp_path / "kept" / env / "m").count() for env in ("toy_Count", "toy_Commands")}
+    assert counts == {"toy_Count": 4, "toy_Commands": 2}
+
+
+def test_moving_names_mean_the_same_until_the_suite_is_finished(
+    toy_server: ServerProcess, model_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Replies.updates[:] = [3, 20]
+    Replies.actions[:] = ["raise"] * 3
+    arguments = [
+        "toy/Count", "model=random,mine@latest", f"url={model_url}", f"servers={toy_server.address}",
+        "seeds=5-7", f"keep={tmp_path}", "options.max_turns=9", "options.size=0",
+    ]  # fmt: skip
+    assert eval_command.main(arguments) == 1, "the env refuses pictures of size 0"
+    assert "mine@20 in toy/Count" in capsys.readouterr().err
+    arguments = [*arguments[:1], "model=expert,mine@latest", *arguments[2:-1]]
+    Replies.updates[:] = [3, 20, 40]
+    assert eval_command.main(arguments) == 1, "all three episodes crash"
+    assert (tmp_path / "toy_Count" / "mine@20").exists()
+    Replies.actions.clear()
+    assert eval_command.main([*arguments, "overwrite=true"]) == 0
+    assert (tmp_path / "toy_Count" / "mine@40" / "report.json").exists()
+
+
+def test_an_interrupted_evaluation_goes_on_with_the_checkpoint_that_was_the_latest(
+    toy_server: ServerProcess, model_url: str, tmp_path: Path
+) -> None:
+    Replies.updates[:] = [20]
+    arguments = [
+        "toy/Count", "model=mine@latest", f"url={model_url}", f"servers={toy_server.address}", "seeds=5-7",
+        f"keep={tmp_path}",
+    ]  # fmt: skip
+    assert eval_command.main(arguments) == 0
+    before = contents(tmp_path)
+    (tmp_path / "report.json").unlink()
+    Replies.updates[:] = [20, 40]
+    assert eval_command.main(arguments) == 0
+    assert contents(tmp_path) == before
+    with pytest.raises(EvaluationError, match=r'model\.name was "mine@20", is "mine@40"'):
+        eval_command.main(arguments)
+    with pytest.raises(EvaluationError, match="holds one evaluation, not several"):
+        eval_command.main(["toy/Commands", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (["samples=3"], "at temperature 0 the 3 plays of a task would be the same"),
+        (["model=expert,other"], "no model 'other'"),
+        (["model=other@all"], "has no checkpoint of 'other'"),
+    ],
+)
+def test_suites_that_cannot_be_played(
+    toy_server: ServerProcess, model_url: str, changes: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["toy/Count", "model=m", f"url={model_url}", f"servers={toy_server.address}", "seeds=1", *changes]
+    try:
+        assert eval_command.main(arguments) == 1
+        assert says in capsys.readouterr().err
+    except OverworldError as error:
+        assert says in str(error)
+
+
 @pytest.mark.parametrize(
     ("failing", "status", "says"),
     [
@@ -562,15 +693,11 @@ class Replies(BaseHTTPRequestHandler):
     ],
 )
 def test_an_evaluation_of_which_every_episode_failed_is_an_error(
-    toy_server: ServerProcess, failing: int, status: int, says: str
+    toy_server: ServerProcess, model_url: str, failing: int, status: int, says: str
 ) -> None:
-    Replies.actions = ["raise"] * failing
-    with ThreadingHTTPServer(("127.0.0.1", 0), Replies) as model:
-        threading.Thread(target=model.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{model.server_port}/v1"
-        given = ["--model", "m", "--url", url, "--servers", toy_server.address, "--seeds", "5-7", "--slots", "3"]
-        ended = overworld("eval", "toy/Count", *given)
-        model.shutdown()
+    Replies.actions[:] = ["raise"] * failing
+    given = ["--model", "m", "--url", model_url, "--servers", toy_server.address, "--seeds", "5-7", "--slots", "3"]
+    ended = overworld("eval", "toy/Count", *given)
     assert ended.returncode == status, ended.stderr
     assert says in ended.stderr
     assert "Traceback" not in ended.stderr
