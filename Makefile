@@ -171,6 +171,8 @@ audit-learn: $(READY) ## five graded envs, told apart by `overworld audit --lear
 
 diagnose-agents: $(READY) ## agents with one defect each, told apart by `overworld diagnose`; resumes in runs/diagnose-agents; RUNS=20
 	nice $(BIN)/python benchmarks/diagnose_agents.py --count $(or $(RUNS),20) $(if $(JSON),--json $(JSON))
+# As in the images: docs/scale.md, "Large answers over TCP".
+bench-waiting: export LD_PRELOAD := libtcmalloc_minimal.so.4
 
 bench-%: $(READY) ## one benchmark, e.g. bench-transport; CHECK=1, JSON=FILE
 	$(BIN)/python benchmarks/$*.py $(if $(JSON),--json $(JSON))
