@@ -128,8 +128,8 @@ def _open_fleet(config: DiagnoseConfig, options: dict[str, Any], *, expert: bool
         if not expert or error.reason not in (Reason.EXPERT_NOT_ALLOWED, Reason.FEATURE_MISSING):
             raise
         raise EvaluationError(
-            f"a diagnosis needs the expert of {config.env}, which is not to be had ({error}): start the env servers "
-            "with --allow-expert, and give an env without an expert one"
+            f"a diagnosis needs the expert of {config.env} ({error}): start the env servers with --allow-expert, and "
+            "give the env an expert if it has none"
         ) from None
 
 

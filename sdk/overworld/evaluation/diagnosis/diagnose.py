@@ -46,7 +46,7 @@ def diagnose(
     """Plays each task once under each condition, with the same noise.
 
     What the agent is told beyond the pictures is privileged: `open_fleet(True)` raises ContractError EXPERT_NOT_ALLOWED
-    where the server does not give it. Those conditions come first, so that nothing is played for nothing; all others
+    where the server does not give it. Those conditions come first, so that nothing has been played by then; all others
     are played in sessions without an expert. `long_history` counts the turns that the longer prompts show, by default
     four times the recipe's and at most 64; `notes` bounds the turns that are written down for the agent. With `keep`,
     each condition's episodes are kept in a folder of its own there, next to the diagnosis as JSON and as a page.
@@ -71,9 +71,14 @@ def diagnose(
         sitting.play(fleet, [SWAPPED])
     found = diagnosis_of(sitting.headers[AS_IS.name], {one.name: sitting.episodes(one) for one in planned})
     if keep is not None:
-        (keep / DIAGNOSIS).write_bytes(to_json(found.to_json()))
-        (keep / PAGE).write_text(as_html(found), encoding="utf-8")
+        write(found, keep)
     return found
+
+
+def write(found: Diagnosis, folder: Path) -> None:
+    """Puts the figures and the page into a folder. Raises OSError."""
+    (folder / DIAGNOSIS).write_bytes(to_json(found.to_json()))
+    (folder / PAGE).write_text(as_html(found), encoding="utf-8")
 
 
 class _Sitting:
