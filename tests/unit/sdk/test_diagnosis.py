@@ -8,10 +8,10 @@ import random
 
 import pytest
 from overworld.evaluation.conversation import Recipe
-from overworld.evaluation.diagnosis.conditions import AS_IS, conditions
+from overworld.evaluation.diagnosis.conditions import AS_IS, BLANK, SWAPPED, Condition, aids, controls
 from overworld.evaluation.diagnosis.contrasts import ERROR_RATE, contrasts, holm, least_gain, paired_interval
-from overworld.evaluation.diagnosis.verdict import verdict
-from overworld.evaluation.substitution import AIDS, is_known
+from overworld.evaluation.diagnosis.verdict import climbed, verdict
+from overworld.evaluation.substitution import AIDS, is_known, is_repaired
 
 TASKS = 200
 OTHERS = ("blank_frames", "swapped_frames", "short_history", "long_history")
@@ -55,18 +55,34 @@ def test_what_a_gain_shows(rates: dict[str, float], named: tuple[str, ...]) -> N
 
 
 def test_a_recipe_of_one_turn_has_no_earlier_pictures() -> None:
-    names = [one.name for one in conditions(Recipe(history=1), 4)]
-    assert names == ["captions", "notes", "thoughts", "repairs", "as_is", *OTHERS[:2], "long_history"]
-    found = verdict({name: [True, False] for name in names})
+    one, three = Recipe(history=1), Recipe(history=3)
+    assert aids(one) == ["captions", "notes", "thoughts", "repairs"]
+    assert aids(three) == list(AIDS)
+    assert [control.name for control in controls(one, 4)] == ["blank_frames", "long_history"]
+    assert [control.recipe(three).history for control in controls(three, 9)] == [3, 1, 9]
+    found = verdict({name: [True, False] for name in ("as_is", *aids(one), "blank_frames", "swapped_frames")})
     assert not found.named
-    assert [one.name for one in conditions(Recipe(history=3), 4) if one.history] == ["short_history", "long_history"]
 
 
-def test_every_condition_is_marked_in_its_header_but_the_agents_own() -> None:
-    for condition in conditions(Recipe(history=3), 4):
-        assert is_known(condition.substitution)
-        assert bool(condition.substitution) != (condition is AS_IS or condition.history is not None), condition.name
+def test_an_aid_that_does_harm_is_dropped() -> None:
+    """What the later steps gain is told from what they would gain without it; undoing the harm is no gain."""
+    rates = {"as_is": 0.9, "captions": 0.1, "notes": 0.2, "thoughts": 0.9, "repairs": 0.94, "blank_frames": 0.5}
+    found = verdict({name: won for name, won in successes(**rates).items() if name != "earlier_captions"})
+    assert found.named == ()
+    assert found.dropped == ("captions", "notes")
+    assert {aid: step.first for aid, step in found.steps.items()} == {
+        "captions": "as_is", "notes": "as_is", "thoughts": "as_is", "repairs": "thoughts",
+    }  # fmt: skip
+    assert found.shares == pytest.approx({"sight": 0, "memory": 0, "planning": 0, "form": 0.04, "unexplained": 0.06})
+    base = {name: won for name, won in successes(**rates).items() if name in ("as_is", "captions")}
+    assert climbed(base) == ("as_is", ["captions"])
+
+
+def test_substitutions_have_words() -> None:
+    for condition in (AS_IS, BLANK, SWAPPED, *controls(Recipe(history=3), 9), Condition("notes", given=AIDS[:3])):
+        assert is_known(condition.substitution), condition
     assert not is_known("captions+lies")
+    assert [is_repaired(given) for given in ("", "captions", "captions+repairs")] == [False, False, True]
 
 
 def test_an_agent_without_effects_is_rarely_found_to_have_one() -> None:

@@ -12,17 +12,12 @@ from overworld.evaluation.substitution import AIDS, SWAPPED_FRAMES
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A way to play. It gives the first `aids` of AIDS; `history` replaces the recipe's."""
+    """A way to play. `given` are the aids that it gives; `history` replaces the recipe's."""
 
     name: str
     frames: Literal["own", "blank", "swapped"] = "own"
-    aids: int = 0
+    given: tuple[str, ...] = ()
     history: int | None = None
-
-    @property
-    def given(self) -> tuple[str, ...]:
-        """The aids."""
-        return AIDS[: self.aids]
 
     @property
     def substitution(self) -> str:
@@ -39,16 +34,18 @@ class Condition:
 AS_IS = Condition("as_is")
 BLANK = Condition(BLANK_FRAMES, frames="blank")
 SWAPPED = Condition(SWAPPED_FRAMES, frames="swapped")
-LADDER = (AS_IS, *(Condition(name, aids=number) for number, name in enumerate(AIDS, 1)))
-"""As it is, then with one aid more each."""
 SHORT_HISTORY, LONG_HISTORY = "short_history", "long_history"
 
 
-def conditions(recipe: Recipe, longer: int) -> list[Condition]:
-    """All that a diagnosis plays, the privileged ones first: they may be refused. `longer`: turns of the long history.
+def controls(recipe: Recipe, longer: int) -> list[Condition]:
+    """What is compared with the agent as it is, SWAPPED aside. `longer`: turns of the long history.
 
-    A recipe whose prompts show one turn only has no earlier captions and no shorter history.
+    For a recipe whose prompts show one turn only there is no shorter history.
     """
-    ladder = [one for one in LADDER[1:] if recipe.history > 1 or one.name != "earlier_captions"]
     short = [Condition(SHORT_HISTORY, history=1)] if recipe.history > 1 else []
-    return [*ladder, AS_IS, BLANK, SWAPPED, *short, Condition(LONG_HISTORY, history=longer)]
+    return [BLANK, *short, Condition(LONG_HISTORY, history=longer)]
+
+
+def aids(recipe: Recipe) -> list[str]:
+    """The steps of the ladder: where prompts show one turn only, there are no earlier captions."""
+    return [aid for aid in AIDS if recipe.history > 1 or aid != "earlier_captions"]

@@ -62,6 +62,11 @@ def contrasts(successes: Mapping[str, Sequence[bool]], pairs: Sequence[tuple[str
     return found
 
 
+def does_harm(first: Sequence[bool], second: Sequence[bool]) -> bool:
+    """Whether success is less frequent in the second condition, judged by this pair alone."""
+    return sum(second) < sum(first) and mcnemar(first, second) < ERROR_RATE
+
+
 def holm(values: Sequence[float]) -> list[float]:
     """p-values, adjusted so that the chance of any false one below a level is that level (Holm, 1979)."""
     order = sorted(range(len(values)), key=values.__getitem__)

@@ -10,10 +10,11 @@ from overworld.client.fleet import Fleet
 from overworld.client.moves import Reset
 from overworld.errors import EvaluationError
 from overworld.evaluation.conversation import Recipe
-from overworld.evaluation.diagnosis.conditions import AS_IS, SWAPPED, Condition, conditions
+from overworld.evaluation.diagnosis.conditions import AS_IS, SWAPPED, Condition, aids, controls
 from overworld.evaluation.diagnosis.diagnosis import Diagnosis, diagnosis_of
 from overworld.evaluation.diagnosis.page import as_html
 from overworld.evaluation.diagnosis.trial import Trial
+from overworld.evaluation.diagnosis.verdict import climbed
 from overworld.evaluation.episodes import Episode, Header, ModelRecord
 from overworld.evaluation.evaluate import Table
 from overworld.evaluation.folder import EpisodeWriter, to_json
@@ -46,8 +47,8 @@ def diagnose(
     """Plays each task once under each condition, with the same noise.
 
     What the agent is told beyond the pictures is privileged: `open_fleet(True)` raises ContractError EXPERT_NOT_ALLOWED
-    where the server does not give it. Those conditions come first, so that nothing has been played by then; all others
-    are played in sessions without an expert. `long_history` counts the turns that the longer prompts show, by default
+    where the server does not give it, before anything is played. The agent as it is and the controls are played in
+    sessions without an expert. `long_history` counts the turns that the longer prompts show, by default
     four times the recipe's and at most 64; `notes` bounds the turns that are written down for the agent. With `keep`,
     each condition's episodes are kept in a folder of its own there, next to the diagnosis as JSON and as a page.
     `on_progress` is told how many episodes of how many are over. Raises what model and fleet raise, ModelChangedError,
@@ -61,15 +62,21 @@ def diagnose(
             f"the longer history is of {longer} turns, the recipe's of {recipe.history}: name a longer one, up to "
             f"{_LONGEST} turns"
         )
-    planned = conditions(recipe, longer)
+    steps, others = aids(recipe), controls(recipe, longer)
+    total = (len(steps) + len(others) + 2) * len(tasks)
     sitting = _Sitting(model, tasks, recipe, notes, keep, overwrite, lambda done: on_progress(done, total))
-    total = len(planned) * len(tasks)
     with open_fleet(True) as fleet:
-        sitting.play(fleet, [one for one in planned if one.aids])
+        sitting.ask(fleet)
     with open_fleet(False) as fleet:
-        sitting.play(fleet, [one for one in planned if not one.aids and one is not SWAPPED])
+        sitting.play(fleet, [AS_IS, *others])
         sitting.play(fleet, [SWAPPED])
-    found = diagnosis_of(sitting.headers[AS_IS.name], {one.name: sitting.episodes(one) for one in planned})
+    with open_fleet(True) as fleet:
+        for aid in steps:
+            base, dropped = climbed(sitting.successes)
+            if aid == "earlier_captions" and "captions" in dropped:
+                continue
+            sitting.play(fleet, [Condition(aid, given=(*sitting.conditions[base].given, aid))])
+    found = diagnosis_of(sitting.headers[AS_IS.name], sitting.played)
     if keep is not None:
         write(found, keep)
     return found
@@ -94,6 +101,7 @@ class _Sitting:
         overwrite: bool,
         on_progress: Callable[[int], None],
     ) -> None:
+        self.conditions: dict[str, Condition] = {}
         self.headers: dict[str, Header] = {}
         self._model = model
         self._tasks = tasks
@@ -111,6 +119,7 @@ class _Sitting:
         with ExitStack() as stack:
             writers: dict[str, EpisodeWriter] = {}
             for condition in conditions:
+                self.conditions[condition.name] = condition
                 header = self.headers[condition.name] = self._header(fleet, condition)
                 if self._keep is not None:
                     writer = EpisodeWriter(self._keep / condition.name, header, overwrite=self._overwrite)
@@ -127,9 +136,27 @@ class _Sitting:
             for name, writer in writers.items():
                 self._finish(writer, name, fleet)
 
-    def episodes(self, condition: Condition) -> list[Episode]:
-        """What was played under a condition, in the order of the tasks."""
-        return [trial.episode for trial in self._trials[condition.name] if trial.episode is not None]
+    def ask(self, fleet: Fleet) -> None:
+        """Sees whether the env has words for its pictures. Raises EvaluationError."""
+        (result,) = fleet.step({0: self._tasks[0]})
+        if result.expert is not None and result.observation.images and not result.expert.caption:
+            raise EvaluationError(
+                f"{fleet.spec.id} has no words for its pictures, by which sight could be told from the rest: give it "
+                "the method Env.caption (rule R14 of proto/README.md)"
+            )
+
+    @property
+    def played(self) -> dict[str, list[Episode]]:
+        """The episodes of each condition, in the order of the tasks."""
+        return {
+            name: [trial.episode for trial in trials if trial.episode is not None]
+            for name, trials in self._trials.items()
+        }
+
+    @property
+    def successes(self) -> dict[str, list[bool]]:
+        """Those of each condition."""
+        return {name: [episode.success for episode in episodes] for name, episodes in self.played.items()}
 
     def _trial(self, fleet: Fleet, condition: Condition, number: int, writer: EpisodeWriter | None) -> Trial:
         donor = None

@@ -53,6 +53,7 @@ class Diagnosis:
     shares: Mapping[str, float]
     steps: Mapping[str, Contrast]
     shows: Mapping[str, str]
+    dropped: tuple[str, ...]
     controls: Mapping[str, Contrast]
     conditions: Mapping[str, Played]
     options: Mapping[str, Any]
@@ -84,6 +85,7 @@ def diagnosis_of(header: Header, episodes: Mapping[str, Sequence[Episode]]) -> D
         shares=found.shares,
         steps=found.steps,
         shows=found.shows,
+        dropped=found.dropped,
         controls=found.controls,
         conditions=played,
         options=header.options,
@@ -137,12 +139,12 @@ def _cautions(found: Verdict, played: Mapping[str, Played], episodes: int) -> tu
             f"{own.invalid_replies:.0%} of the replies hold no admissible action, so the other aids had little to act "
             "on: cure the form of the replies first, then diagnose again."
         )
-    said += [
-        f"With {_words(aid)} it succeeded less often: it cannot cope with such prompts, so what comes after them on "
-        "the ladder is judged with that burden."
-        for aid, step in found.steps.items()
-        if step.effect < 0
-    ]
+    if found.dropped:
+        lost = ", ".join(sorted({found.shows[aid] for aid in found.dropped}))
+        said.append(
+            f"With {', '.join(map(_words, found.dropped))} it succeeded less often, since it cannot cope with such "
+            f"prompts; the later steps are without. So it is not known whether it lacks {lost}."
+        )
     if failures > _FEW_FAILURES and not told.changed:
         said.append("The captions changed no action at all: it does not read them, so that bad sight is not excluded.")
     if not found.sees:

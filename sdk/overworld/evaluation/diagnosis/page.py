@@ -42,7 +42,8 @@ def as_html(found: Diagnosis) -> str:
         f"{f'; weights {escape(found.fingerprint[:16])}' if found.fingerprint else ''}</p>\n{meaning}\n"
         f"{f'<ul>{cautions}</ul>' if cautions else ''}\n"
         f"<h2>Where the episodes went</h2>\n{_bar(found)}\n"
-        f"<h2>What each aid gains on top of those above it</h2>\n{_forest(list(found.steps.values()), found.shows)}\n"
+        "<h2>What each aid gains on top of those above it that do no harm</h2>\n"
+        f"{_forest(list(found.steps.values()), _notes(found))}\n"
         f"<h2>What else changes, against the agent as it is</h2>\n{_forest(list(found.controls.values()), {})}\n"
         '<p class="dim">Differences in success over the same tasks. The intervals hold together at '
         f"{1 - ERROR_RATE:.0%} (Tango, Bonferroni); p is that of McNemar's exact test, corrected by Holm. Colour: "
@@ -78,8 +79,13 @@ def _bar(found: Diagnosis) -> str:
     return f'<svg viewBox="0 0 {_WIDTH} 70" role="img" aria-label="{alternative}">{"".join(parts)}{legend}</svg>'
 
 
-def _forest(rows: list[Contrast], shows: Mapping[str, str]) -> str:
-    """Differences with their intervals, one below the other, from -1 to 1; `shows` says what a gain shows."""
+def _notes(found: Diagnosis) -> dict[str, str]:
+    """What a gain by each aid shows, and which were dropped."""
+    return {aid: "dropped" if aid in found.dropped else defect for aid, defect in found.shows.items()}
+
+
+def _forest(rows: list[Contrast], notes: Mapping[str, str]) -> str:
+    """Differences with their intervals, one below the other, from -1 to 1; `notes` stand next to the names."""
     left, right = _LABELS, _WIDTH - _FIGURES
     height = _ROW * len(rows) + 26
 
@@ -98,7 +104,7 @@ def _forest(rows: list[Contrast], shows: Mapping[str, str]) -> str:
         colour = {1: "var(--good)", 0: "var(--dim)", -1: "var(--bad)"}[row.effect]
         lines.append(
             f'<text x="0" y="{y + 5}">{escape(TITLES[row.second])}'
-            f'<tspan class="small" dx="8">{shows.get(row.second, "")}</tspan></text>'
+            f'<tspan class="small" dx="8">{notes.get(row.second, "")}</tspan></text>'
             f'<line x1="{at(difference.low):.1f}" y1="{y}" x2="{at(difference.high):.1f}" y2="{y}" stroke="{colour}" '
             f'stroke-width="2"/><circle cx="{at(difference.value):.1f}" cy="{y}" r="5" fill="{colour}"/>'
             f'<text x="{right + 14}" y="{y + 5}">{difference.value:+.1%}'

@@ -8,7 +8,6 @@ from typing import Literal
 from overworld.authoring.env import EnvSpec, Expert, Image, Observation, Outcome, resolve
 from overworld.authoring.runner import Result
 from overworld.client.moves import Reset
-from overworld.errors import EvaluationError
 from overworld.evaluation.blank import white
 from overworld.evaluation.conversation import CaptionedImage, Conversation, Recipe, Reply
 from overworld.evaluation.diagnosis.conditions import AS_IS, Condition
@@ -54,7 +53,7 @@ class Trial(Game):
         return f"Trial({self.task}, {self.condition.name}, {len(self._recording)} turns)"
 
     def shown(self, result: Result) -> Observation:
-        """What the condition shows of a result. Raises EvaluationError."""
+        """What the condition shows of a result."""
         if self._result is not None and result.executed is not None:
             self._note(self._result, str(result.executed))
         if self.condition is AS_IS:
@@ -89,16 +88,11 @@ class Trial(Game):
     def _with_aids(self, result: Result) -> Observation:
         """The observation, its pictures with captions where these are given, and a text with all aids at its end."""
         given, observation, advice = self.condition.given, result.observation, _expert(result)
-        if observation.images and not advice.caption:
-            raise EvaluationError(
-                f"{self._spec.id} has no words for its pictures, by which sight could be told from the rest: give it "
-                "the method Env.caption (rule R14 of proto/README.md)"
-            )
         parts: Sequence[str | Image] = observation.parts
         lines = []
-        if advice.caption:
-            if "earlier_captions" in given:
-                parts = _captioned(parts, advice.caption)
+        if advice.caption and "earlier_captions" in given:
+            parts = _captioned(parts, advice.caption)
+        if advice.caption and "captions" in given:
             lines.append(CAPTION + advice.caption)
         if "notes" in given and self._notes:
             lines += [EARLIER_TURNS, *self._written_notes(observation)]
