@@ -19,7 +19,7 @@ export CMAKE_POLICY_VERSION_MINIMUM := 3.5
 # Type checkers, those of projects that `overworld init` makes for one, follow paths and not the hooks of editable installs.
 VISIBLE := --config-settings editable_mode=compat
 
-.PHONY: help setup demo train tutorial test check-simulators audit-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist soak lint format proto released-proto bench audit-learn diagnose-agents clean
+.PHONY: help setup demo train tutorial test check-simulators audit-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist soak soak-policy lint format proto released-proto bench audit-learn branches diagnose-agents clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -145,6 +145,9 @@ audit-simulators: $(READY) ## overworld audit of the same: writes docs/audits/
 soak: $(READY) ## long runs that look for leaks
 	$(BIN)/python -m pytest -m soak
 
+soak-policy: $(READY) ## of these, the policy server's: 10,000 requests while adapters come, change and go; minutes
+	$(BIN)/python -m pytest -m soak -s --show-capture=no tests/soak/test_policy.py
+
 lint: $(READY) ## ruff, mypy, import-linter, buf, hadolint, and the generated code's freshness
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -164,7 +167,10 @@ proto: ## generate sdk/overworld/v1 from proto/
 released-proto: $(READY) ## at a release: make proto/ the contract that later changes must not break
 	cd proto && ../$(BIN)/buf build --exclude-source-info --output released.binpb
 
-bench: bench-startup bench-transport bench-waiting bench-compression bench-wire bench-bridges bench-gym_cards bench-miniworld bench-alfworld bench-webshop bench-families bench-trainer bench-ranks ## all benchmarks; CHECK=1 fails below a target
+bench: bench-startup bench-transport bench-waiting bench-compression bench-wire bench-bridges bench-gym_cards bench-miniworld bench-alfworld bench-webshop bench-page bench-families bench-trainer bench-ranks ## all benchmarks; CHECK=1 fails below a target
+
+branches: $(READY) ## 10,000 turns of recorded episodes of the four simulators, taken up exactly; resumes in runs/branches
+	nice $(BIN)/python benchmarks/branches.py $(if $(JSON),--json $(JSON))
 
 audit-learn: $(READY) ## five graded envs, told apart by `overworld audit --learn`; resumes in runs/audit-learn
 	nice $(BIN)/python benchmarks/audit_learn.py $(if $(JSON),--json $(JSON))

@@ -1,6 +1,7 @@
 """Checkpoints of tiny models, and adapters that do something."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from overworld_vlm import checkpoint
@@ -28,9 +29,11 @@ def write(folder: Path, vlm: VLM, update: int, base: Path | None = None) -> Mani
     )
 
 
-def with_adapter(vlm: VLM, seed: int) -> VLM:
-    """The model with an adapter that does something."""
-    settings = LoraConfig(r=4, lora_alpha=64, target_modules=vlm.family.lora_targets, init_lora_weights=False)
+def with_adapter(vlm: VLM, seed: int, **settings: Any) -> VLM:
+    """The model with an adapter that does something; `settings` are PEFT's."""
+    defaults = {"r": 4, "lora_alpha": 64, "target_modules": vlm.family.lora_targets, "init_lora_weights": False}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return VLM(get_peft_model(vlm.model, settings).eval(), vlm.tokenizer, vlm.image_processor)
+        return VLM(
+            get_peft_model(vlm.model, LoraConfig(**defaults | settings)).eval(), vlm.tokenizer, vlm.image_processor
+        )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
+from overworld_vlm.adapters import Adapters
 from overworld_vlm.batch import Prompt, PromptError, collate, hidden_states
 from overworld_vlm.cache import SlotCache
 from overworld_vlm.graphs import Graphs
@@ -34,6 +36,9 @@ _GRAPH_ROWS, _GRAPH_COLUMNS = 16, 256
 """Shapes for which graphs are captured are multiples of these."""
 
 
+_Prefix = tuple[Prompt, str | None]
+"""What is prefilled once, whoever shares it: a prompt, read with an adapter."""
+
 _Special = Sequence[tuple[int, Request]]
 """Rows whose requests want more than to be drawn."""
 
@@ -43,6 +48,8 @@ class Engine(Writer):
 
     Prompts are prefilled together up to the model's `batch_tokens`. The critic's features of the prompt (`value_input`,
     see `prompt_features`) are recorded on the way. Its parts are `prefill` and `decode`.
+
+    With `adapters`, those in the model's layers, each request may name the one that it is written with.
 
     With `graphs` the kernels of a token are launched as CUDA graphs. They hold the addresses of the model's weights,
     which may change in place only, and know one set of adapters.
@@ -56,8 +63,10 @@ class Engine(Writer):
         value_input: str = "last_prompt_token",
         stopwatch: Stopwatch | None = None,
         graphs: bool = False,
+        adapters: Adapters | None = None,
     ) -> None:
         self._vlm = vlm
+        self._adapters = adapters
         self._stopwatch = stopwatch or Stopwatch(vlm.device)
         self._max_batch = max_batch
         self._value_input = value_input
@@ -81,6 +90,8 @@ class Engine(Writer):
         """Accepts a request, which joins before the next token. Raises PromptError if it can never fit."""
         if request.max_new_tokens < 1:
             raise ValueError("a reply has at least 1 token")
+        if request.adapter is not None and self._adapters is None:
+            raise ValueError("this engine has no adapters to choose from")
         if self._graphs is not None and _is_special(request):
             raise ValueError("processors and top_logps cannot be part of a graph")
         if len(request.prompt) + request.max_new_tokens > self._vlm.max_length:
@@ -115,26 +126,28 @@ class Engine(Writer):
             self._gathering += bool(self._waiting)
             return []
         joining: list[Request] = []
-        prompts: set[Prompt] = set()
+        prompts: set[_Prefix] = set()
         longest = 0
         while self._waiting and len(self._running) + len(joining) < self._max_batch:
-            prompt = self._waiting[0].prompt
-            if prompt not in prompts:
-                longest = max(longest, len(prompt))
+            prefix = _prefix(self._waiting[0])
+            if prefix not in prompts:
+                longest = max(longest, len(prefix[0]))
                 if joining and (longest > MAX_BATCHED_PROMPT or longest * (len(prompts) + 1) > self._vlm.batch_tokens):
                     break
-                prompts.add(prompt)
+                prompts.add(prefix)
             joining.append(self._waiting.popleft())
         self._gathering = 0
         return joining
 
     def _prefill(self, joining: Sequence[Request]) -> None:
         """Lets requests join and writes their first tokens."""
-        prompts = list(dict.fromkeys(request.prompt for request in joining))
-        rows = [prompts.index(request.prompt) for request in joining]
+        prefixes = list(dict.fromkeys(map(_prefix, joining)))
+        prompts = [prompt for prompt, _ in prefixes]
+        rows = [prefixes.index(_prefix(request)) for request in joining]
         batch = collate(self._vlm, prompts, multiple_of=BLOCK)
         cache = DynamicCache()
-        with contextlib.nullcontext() if len(prompts[0]) > MAX_BATCHED_PROMPT else row_by_row(self._vlm.device):
+        kernels = contextlib.nullcontext() if len(prompts[0]) > MAX_BATCHED_PROMPT else row_by_row(self._vlm.device)
+        with kernels, self._adapted([adapter for _, adapter in prefixes]):
             hidden = hidden_states(self._vlm, batch, cache)
         features = prompt_features(hidden, batch.prompt_lengths, self._value_input).cpu()
         for request, row in zip(joining, rows, strict=True):
@@ -150,7 +163,9 @@ class Engine(Writer):
         """Writes the next token of each running reply."""
         table, cut = self._table(self._running)
         self._cache.begin_token(table.shape[1])
-        with row_by_row(self._vlm.device):
+        adapters = [request.adapter for request in self._running]
+        adapters += adapters[-1:] * (table.shape[1] - len(adapters))
+        with row_by_row(self._vlm.device), self._adapted(adapters):
             if self._graphs is None:
                 special = _special(self._running)
                 chosen = self._next_tokens(table.to(self._vlm.device), self._cache.longest, cut, special)
@@ -160,6 +175,10 @@ class Engine(Writer):
                     self._captured_moves = self._cache.moves
                 chosen = self._graphs(table, self._cache.longest, cut)
         self._take(self._running, chosen)
+
+    def _adapted(self, adapters: Sequence[str | None]) -> AbstractContextManager[None]:
+        """Within it, each row of a batch is computed with its adapter."""
+        return contextlib.nullcontext() if self._adapters is None else self._adapters.rows(adapters)
 
     def _table(self, requests: Sequence[Request]) -> tuple[Tensor, bool]:
         """All that the next tokens of requests are computed from, fp64 [6, rows] on the CPU, and whether one has top_p.
@@ -253,6 +272,10 @@ class Engine(Writer):
         self._running[row] = self._running[-1]
         self._running.pop()
         return request
+
+
+def _prefix(request: Request) -> _Prefix:
+    return request.prompt, request.adapter
 
 
 def _is_special(request: Request) -> bool:

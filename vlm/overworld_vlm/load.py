@@ -72,7 +72,7 @@ class VLM:
     def wrapped(self, model: Any) -> VLM:
         """This one after adapters were put into its layers or taken out: `model` is what holds the layers now."""
         vlm = VLM(model, self.tokenizer, self.image_processor, self.batch_tokens)
-        vlm.vision = self.vision
+        vlm.family, vlm.vision = self.family, self.vision
         return vlm
 
     def shard(self) -> None:
@@ -241,7 +241,7 @@ def with_images_of(
 ) -> VLM:
     """`vlm` with the image processor in `folder`, and settings on top of it as in `load`. Raises ModelError.
 
-    Where it treats images differently, what the vision tower makes of them is remembered separately.
+    They share the vision tower and its memory.
     """
     try:
         image_processor = vlm.family.image_processor_class.from_pretrained(folder, local_files_only=True)
@@ -252,9 +252,8 @@ def with_images_of(
     other = VLM(vlm.model, vlm.tokenizer, image_processor, vlm.batch_tokens)
     _set_images(other, folder, min_pixels, max_pixels, tiling)
     if image_processor.to_dict() == vlm.image_processor.to_dict():
-        other.vision = vlm.vision
-    else:
-        other.vision.memory = vlm.vision.memory
+        other.family = vlm.family
+    other.vision = vlm.vision
     return other
 
 

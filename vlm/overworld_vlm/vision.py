@@ -23,16 +23,21 @@ DEFAULT_MEMORY = 1 << 30
 _BATCH_TOKENS = 8192
 
 
+_Key = tuple[Family, bytes]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
     """An image of a prompt. Prompts that show the same picture share it.
 
     pixels  uint8 [height, width, 1 or 3]; they must not change
+    family  what processes it: models that share a tower may resize and cut images differently
     layout  how it is laid out in the prompt
     digest  names the pixels
     """
 
     pixels: np.ndarray
+    family: Family
     layout: Layout
     digest: bytes
 
@@ -42,7 +47,12 @@ class Picture:
         # A cryptographic digest: with another one, a stranger's picture could be made to pass for someone else's.
         digest = hashlib.blake2b(str(pixels.shape).encode(), digest_size=16)
         digest.update(np.ascontiguousarray(pixels).data)
-        return cls(pixels, family.layout(*pixels.shape[:2]), digest.digest())
+        return cls(pixels, family, family.layout(*pixels.shape[:2]), digest.digest())
+
+    @property
+    def key(self) -> _Key:
+        """Names what the vision tower sees of it."""
+        return self.family, self.digest
 
     def __repr__(self) -> str:
         return f"Picture({'x'.join(map(str, self.pixels.shape))})"
@@ -62,7 +72,7 @@ class Vision:
         self.weights: list[torch.nn.Parameter] | None = None
         """The tower's weights if they are sharded: the parts, which stay the same objects while they are put together
         and taken apart again."""
-        self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._kept: OrderedDict[_Key, Tensor] = OrderedDict()
         self._bytes = 0
         self._weights: tuple[tuple[int, int, int], ...] = ()
 
@@ -76,25 +86,25 @@ class Vision:
         """
         if not pictures:
             return None
-        different = {picture.digest: picture for picture in pictures}
+        different = {picture.key: picture for picture in pictures}
         if torch.is_grad_enabled() and any(weight.requires_grad for weight in self.parameters()):
             features = dict(zip(different, self._encode(list(different.values())), strict=True))
         else:
             features = self._recall(different)
-        return torch.cat([features[picture.digest] for picture in pictures], 1)
+        return torch.cat([features[picture.key] for picture in pictures], 1)
 
     @torch.no_grad()
-    def _recall(self, pictures: dict[bytes, Picture]) -> dict[bytes, Tensor]:
-        """Features by digest: kept ones, and those that are computed now and kept from here on."""
+    def _recall(self, pictures: dict[_Key, Picture]) -> dict[_Key, Tensor]:
+        """Features of pictures: kept ones, and those that are computed now and kept from here on."""
         self._forget_outdated()
-        features = {digest: self._kept[digest] for digest in pictures if digest in self._kept}
-        missing = [picture for digest, picture in pictures.items() if digest not in features]
+        features = {key: self._kept[key] for key in pictures if key in self._kept}
+        missing = [picture for key, picture in pictures.items() if key not in features]
         with row_by_row(self._core.device):
             for batch in self._batches(missing):
                 for picture, encoded in zip(batch, self._encode(batch), strict=True):
-                    features[picture.digest] = encoded
-        for digest in pictures:
-            self._keep(digest, features[digest])
+                    features[picture.key] = encoded
+        for key in pictures:
+            self._keep(key, features[key])
         return features
 
     def _encode(self, pictures: Sequence[Picture]) -> list[Tensor]:
@@ -103,7 +113,7 @@ class Vision:
         media = [
             {
                 name: tensor.to(device, dtype if tensor.is_floating_point() else None)
-                for name, tensor in self._family.process(rgb(picture.pixels)).media.items()
+                for name, tensor in picture.family.process(rgb(picture.pixels)).media.items()
             }
             for picture in pictures
         ]
@@ -126,12 +136,12 @@ class Vision:
     def _tokens(self, picture: Picture) -> int:
         return picture.layout.tokens(self._family.image_token)
 
-    def _keep(self, digest: bytes, features: Tensor) -> None:
-        if digest in self._kept:
-            self._kept.move_to_end(digest)
+    def _keep(self, key: _Key, features: Tensor) -> None:
+        if key in self._kept:
+            self._kept.move_to_end(key)
             return
         # A copy: a part of a batch's tensor would keep all of it alive.
-        self._kept[digest] = features.clone()
+        self._kept[key] = features.clone()
         self._bytes += features.nbytes
         while self._bytes > self.memory:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes

@@ -25,13 +25,14 @@ class Request:
                             reply, [1, L], and the logits, fp32 [1, vocabulary], and give those at the temperature
     top_logps               how many of the likeliest tokens are recorded at each place
     stop(tokens)            may end the reply early
+    adapter                 which of the engine's adapters writes; None: the model as it is
     cancelled               takes the request out before its next token
 
     A writer fills in `tokens` (EOS included), `logps`, the log-prob of each at the sampling temperature, `likeliest`,
     tokens with theirs, and `finish`. Log-probs are the policy's, as the trainer scores them, whatever processors and
     `top_p` left of it. It may fill in `features`, fp32 [hidden], see `score.prompt_features`, where they cost nothing.
 
-    Requests that share a prompt object share its prefill.
+    Requests that share a prompt object and an adapter share its prefill.
     """
 
     prompt: Prompt
@@ -44,6 +45,7 @@ class Request:
     processors: LogitsProcessorList | None = None
     top_logps: int = 0
     stop: Callable[[Sequence[int]], bool] | None = None
+    adapter: str | None = None
     cancelled: bool = False
     tokens: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)

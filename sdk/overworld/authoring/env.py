@@ -29,6 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from overworld.authoring.numbers import read_tensor
+
 Action = str | int | np.integer[Any] | NDArray[Any]
 """An action: a text, an index into the vocabulary, or a tensor. "No action could be read" is None."""
 
@@ -101,6 +103,20 @@ class EnvSpec:
     def __post_init__(self) -> None:
         if self.default_split not in self.splits:
             raise ValueError(f"{self.id}: default_split {self.default_split!r} is not one of {sorted(self.splits)}")
+
+    @property
+    def reward_scale(self) -> float:
+        """The size of a turn's reward: the larger of the bounds' magnitudes; 1 where they are unknown."""
+        return max(abs(self.reward_min), abs(self.reward_max)) or 1.0
+
+    @property
+    def silence_reward(self) -> float:
+        """What a turn without an admissible action is to earn, so that silence does not pay: less than any action.
+
+        min(reward_min, 0) less a tenth of the reward scale. Where this is 0 and mistakes are punished, a learner soon
+        finds out that it is best to say nothing.
+        """
+        return min(self.reward_min, 0.0) - 0.1 * self.reward_scale
 
     def __repr__(self) -> str:
         action = self.action
@@ -217,6 +233,11 @@ class Env(ABC):
     thread_safe: ClassVar[bool] = False
     """Whether instances are independent of each other, so that each may run on a thread of its own at the same time as
     the others. One instance stays on one thread, from `__init__` to `close`."""
+    draws_on_demand: ClassVar[bool] = False
+    """Whether `reset` and `step` leave pictures undrawn while `shown` is False. They must draw them whole when it is
+    True again."""
+    shown: bool = True
+    """For the host: whether anybody sees the pictures of the next observation. Those within a prefix nobody does."""
     spec: EnvSpec
 
     def __init__(self, options: Options | None = None) -> None:
@@ -267,7 +288,8 @@ class Env(ABC):
     def resolve(self, action: Action, observation: Observation) -> Action | None:
         """The admissible action that `action` means in the turn of `observation`, or None.
 
-        Texts are compared whole, but for case and white space.
+        Texts are compared whole, but for case and white space. Where actions are tensors, a text such as "0.5 -1" means
+        the tensor of its numbers.
         """
         return resolve(self.spec.action, action, observation)
 
@@ -288,9 +310,11 @@ class Env(ABC):
         self._allocate = allocate or _private_canvas
 
 
-def resolve(spec: ActionSpec, action: Action, observation: Observation) -> Action | None:
+def resolve(spec: ActionSpec, action: Action | None, observation: Observation) -> Action | None:
     """The admissible action that `action` means where `spec` says which there are, or None; see `Env.resolve`."""
     if spec.low is not None and spec.high is not None:
+        if isinstance(action, str):
+            action = read_tensor(action, spec.low)
         tensor = action if isinstance(action, np.ndarray) else None
         fits = tensor is not None and (tensor.dtype, tensor.shape) == (spec.low.dtype, spec.low.shape)
         return tensor if fits and np.all((spec.low <= tensor) & (tensor <= spec.high)) else None

@@ -17,6 +17,7 @@ from overworld.authoring.runner import Result
 from overworld.client.fleet import Fleet
 from overworld.client.moves import Reset
 from overworld.client.settings import ClientSettings
+from overworld.commands.report import write_report
 from overworld.errors import EvaluationError, OverworldError, SettingsError
 from overworld.evaluation.baselines import ExpertAgent, PersonAgent, RandomAgent
 from overworld.evaluation.comparison import Comparison, compare
@@ -93,6 +94,11 @@ class EvalConfig(ClientSettings):
     samples: int = Field(default=1, ge=1, description="how often each task is played, with other noise; for pass@k")
     noise: int = Field(default=0, ge=0, description="number of the first sample: others have other noise of sampling")
     options: dict[str, Any] = Field(default={}, description="the env's options; none: those of the model's training")
+    fallback_reward: float | None = Field(
+        default=None,
+        description="reward of a turn without an admissible action; null: less than that of any action, "
+        "min(reward_min, 0) - .1 x the reward scale",
+    )
     recipe: Recipe | None = Field(default=None, description="the prompt's recipe; null: the model's own")
     temperature: float = Field(default=0.0, ge=0, description="of sampling; 0 is greedy")
     max_tokens: int = Field(default=256, ge=1, description="longest reply")
@@ -103,6 +109,9 @@ class EvalConfig(ClientSettings):
         default=None, description="folder for report, episodes and pictures; of several evaluations, for one of each"
     )
     overwrite: bool = Field(default=False, description="delete the evaluation that the folder holds, if any")
+    page: Path | None = Field(
+        default=None, description="folder for a page of what was kept, with film strips, and tables as CSV"
+    )
     timeout: float = Field(default=60.0, gt=0, description="seconds to wait for a lost server, of envs or of the model")
 
 
@@ -132,6 +141,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(config: EvalConfig, stack: ExitStack) -> int:
+    if config.page is not None and config.keep is None:
+        raise SettingsError("page: it is made of what was kept: set keep to a folder, too")
     words = [word.strip() for word in config.model.split(",") if word.strip()]
     if len(words) * len(config.envs) > 1 or words[0].endswith("@all"):
         suite = None if config.keep is None else Suite(config.keep)
@@ -146,6 +157,8 @@ def _run(config: EvalConfig, stack: ExitStack) -> int:
     outcome = _play(config, config.envs[0], name, _Agents(config, [name], stack), config.keep)
     _show(outcome)
     _warn(outcome)
+    if config.page is not None and config.keep is not None:
+        write_report([config.keep], config.page, overwrite=config.overwrite)
     _refuse_failures(outcome)
     return 0
 
@@ -173,6 +186,9 @@ def _play_suite(config: EvalConfig, suite: Suite | None, agents: _Agents) -> boo
             _warn(outcome)
     if outcomes:
         Console().print(_table(outcomes, config.samples))
+    if outcomes and config.page is not None and suite is not None:
+        folders = [suite.folder(outcome.env, outcome.agent) for outcome in outcomes]
+        write_report(folders, config.page, overwrite=config.overwrite)
     return bool(failures)
 
 
@@ -231,6 +247,7 @@ def _play(config: EvalConfig, env: EvalEnv, name: str, agents: _Agents, keep: Pa
             credentials=config.credentials,
             compress=config.compress,
             options=options or agents.options(env.id),
+            fallback_reward=config.fallback_reward,
             expert=name == "expert",
             retry_budget=config.timeout,
         ) as fleet,

@@ -18,7 +18,8 @@ from overworld.client.fleet import Fleet
 from overworld.client.moves import Move, Reset
 from overworld.client.settings import ClientSettings
 from overworld.errors import EvaluationError, SettingsError
-from overworld.evaluation.play import Agent, Step, expert, human, play, random_agent, show_in, side_by_side, write_gif
+from overworld.evaluation.film import side_by_side, write_gif
+from overworld.evaluation.play import Agent, Step, expert, human, play, random_agent, show_in
 from overworld.registry import open_registry
 from overworld.service.extras import needs_extra
 

@@ -24,7 +24,7 @@ from overworld.evaluation.conversation import Conversation, Recipe
 from overworld.evaluation.differences import differing
 from overworld.evaluation.episodes import Episode, Header, ModelRecord, action_record
 from overworld.evaluation.folder import REPORT, EpisodeFolder, EpisodeWriter, refuse_another
-from overworld.evaluation.game import Game
+from overworld.evaluation.game import Game, Opening
 from overworld.evaluation.model import Agent, Answer, Baseline, ConcurrentModel
 from overworld.evaluation.recording import header_of
 from overworld.evaluation.report import Report, report_of
@@ -48,6 +48,7 @@ def evaluate(
     overwrite: bool = False,
     on_progress: Callable[[int], None] = lambda done: None,
     on_episode: Callable[[Episode, Usage], None] = lambda episode, usage: None,
+    opening: Opening | None = None,
 ) -> tuple[Report, list[Episode]]:
     """Plays each sample of each task once, as many at a time as the fleet has slots.
 
@@ -56,7 +57,8 @@ def evaluate(
     control. With `keep`, episodes, pictures and the report are written to that folder (docs/episodes.md). Episodes that
     this evaluation left there when it was interrupted are not played again; those of another one are refused, unless
     `overwrite` says to delete them. `on_progress` is told how many episodes are finished, `on_episode` of each when it
-    is, and what it took. Raises what agent and fleet raise, ModelChangedError, EvaluationError and OSError.
+    is, and what it took. `opening` gives the conversation that a task's first result continues, an empty one where it
+    is not passed. Raises what agent, fleet and `opening` raise, ModelChangedError, EvaluationError and OSError.
     """
     plays = {_key(task, sample): (task, sample) for task in tasks for sample in samples}
     if not plays:
@@ -87,7 +89,7 @@ def evaluate(
             writer.begin(attempt)
         games = (
             Game(
-                task, sample, Conversation(fleet.spec, recipe),
+                task, sample, opening or (lambda task, result: Conversation(fleet.spec, recipe)),
                 blank=blank_frames, keep=None if writer is None else writer.keep,
             )
             for key, (task, sample) in plays.items() if key not in ended

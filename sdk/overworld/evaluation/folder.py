@@ -70,7 +70,14 @@ _ATTEMPTS = TypeAdapter(dict[str, list[dict[str, Any]]])
 _FRAME = re.compile(r"[0-9a-f]{16}\.png(\.part)?")
 _BLOCK_BYTES = 1 << 20
 _PNG_START = struct.Struct(">8sI4sIIBBBBB")
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_CHUNK = struct.Struct(">I4s")
+_CRC_BYTES = 4
+_PIXEL_CHUNKS = (b"IHDR", b"IDAT", b"IEND")
 _PNG_EXTRA_BYTES = 1 << 16
+
+MAX_FRAME_FILE_BYTES = MAX_FRAME_BYTES + MAX_FRAME_BYTES // 8 + _PNG_EXTRA_BYTES
+"""Bound of a picture's file."""
 _MAX_RUN_BYTES = 1 << 20
 _MAX_USAGE_BYTES = 1024
 _MAX_NAMED = 5
@@ -93,15 +100,42 @@ class EpisodeFolder:
     def places(self) -> Iterator[tuple[int, Episode]]:
         """The episodes, each with where it stands, for `at`. Raises EvaluationError."""
         place = 0
-        for number, line in self._lines():
-            yield place, self._episode(line, f"line {number}")
+        for number, line in self.lines():
+            yield place, self.parsed(line, f"line {number}")
             place += len(line)
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """The whole lines with their numbers from 1. A last one without an end was torn by a crash, and is dropped.
+
+        Raises EvaluationError.
+        """
+        path = self.path / EPISODES
+        with opened(path) as file:
+            for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE_BYTES + 1), b""), 1):
+                if len(line) > _MAX_LINE_BYTES:
+                    raise EvaluationError(f"{path}, line {number}, has more than {_MAX_LINE_BYTES:,} bytes, the bound")
+                if line.endswith(b"\n"):
+                    yield number, line
+
+    def parsed(self, line: bytes, where: str) -> Episode:
+        """The episode of a line, which stands `where` the error says. Raises EvaluationError."""
+        try:
+            return Episode.model_validate_json(line)
+        except ValidationError as error:
+            raise EvaluationError(f"{self.path / EPISODES}, {where}, is not an episode: {problem(error)}") from None
 
     def at(self, place: int) -> Episode:
         """The episode that stands at a place that `places` gave. Raises EvaluationError."""
         with opened(self.path / EPISODES) as file:
             file.seek(place)
-            return self._episode(file.readline(_MAX_LINE_BYTES), f"at byte {place}")
+            return self.parsed(file.readline(_MAX_LINE_BYTES), f"at byte {place}")
+
+    def episode(self, number: int) -> Episode:
+        """The episode in line `number`, counted from 0; the others are not looked at. Raises EvaluationError."""
+        for found, (_, line) in enumerate(self.lines()):
+            if found == number:
+                return self.parsed(line, f"line {number + 1}")
+        raise EvaluationError(f"{self.path} has no episode {number}: name one of 0 to {self.count() - 1}")
 
     def count(self) -> int:
         """How many episodes there are, without reading what is in them. Raises EvaluationError."""
@@ -114,12 +148,18 @@ class EpisodeFolder:
         count = self.count()
         return usages[:count] + [Usage()] * (count - len(usages))
 
-    def pixels(self, image: ImageRecord) -> Pixels:
-        """A picture, uint8 [height, width, channels]. Raises EvaluationError if it is not the one that was recorded."""
+    def pixels(self, image: ImageRecord, *, bare: bool = False) -> Pixels:
+        """A picture, uint8 [height, width, channels]. Raises EvaluationError if it is not the one that was recorded.
+
+        `bare` refuses a file that holds more than the pixels: what else may stand in a PNG can make viewers show
+        something else.
+        """
         path = self.path / FRAMES / f"{image.xxh64}.png"
         with opened(path) as file:
             data = file.read(image.size + image.size // 8 + _PNG_EXTRA_BYTES)
         try:
+            if bare:
+                _refuse_more(data)
             # Two pictures of different shapes can have the same bytes, and so the same file.
             pixels = _decoded(data, image).reshape(image.shape)
         except ValueError as error:
@@ -167,22 +207,6 @@ class EpisodeFolder:
         if record.caption:
             return CaptionedImage(record.name, pixels, xxh64, record.caption)
         return Image(record.name, pixels, xxh64)
-
-    def _episode(self, line: bytes, where: str) -> Episode:
-        try:
-            return Episode.model_validate_json(line)
-        except ValidationError as error:
-            raise EvaluationError(f"{self.path / EPISODES}, {where}, is not an episode: {problem(error)}") from None
-
-    def _lines(self) -> Iterator[tuple[int, bytes]]:
-        """The whole lines with their numbers. A last one without an end was torn by a crash, and is dropped."""
-        path = self.path / EPISODES
-        with opened(path) as file:
-            for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE_BYTES + 1), b""), 1):
-                if len(line) > _MAX_LINE_BYTES:
-                    raise EvaluationError(f"{path}, line {number}, has more than {_MAX_LINE_BYTES:,} bytes, the bound")
-                if line.endswith(b"\n"):
-                    yield number, line
 
 
 class EpisodeWriter:
@@ -428,13 +452,28 @@ def opened(path: Path) -> io.BufferedReader:
     return file
 
 
+def _refuse_more(data: bytes) -> None:
+    """Raises ValueError if a PNG file has other chunks than those of its pixels, or something after them."""
+    at = len(_PNG_SIGNATURE)
+    kind = b""
+    while kind != b"IEND":
+        if len(data) < at + _PNG_CHUNK.size:
+            raise ValueError("it ends within a chunk")
+        size, kind = _PNG_CHUNK.unpack_from(data, at)
+        if kind not in _PIXEL_CHUNKS:
+            raise ValueError(f"it has a chunk {kind!r}, by which a viewer may show something else than its pixels")
+        at += _PNG_CHUNK.size + size + _CRC_BYTES
+    if at != len(data):
+        raise ValueError("something follows its end")
+
+
 def _decoded(data: bytes, image: ImageRecord) -> Pixels:
     """The pixels of a PNG file of 8 bits, grey or RGB, with as many bytes as `image`. Raises ValueError."""
     if len(data) < _PNG_START.size:
         raise ValueError("it is too short for a PNG file")
     signature, _, chunk, width, height, bits, colour, *_ = _PNG_START.unpack_from(data)
     channels = {0: 1, 2: 3}.get(colour)
-    if (signature, chunk, bits) != (b"\x89PNG\r\n\x1a\n", b"IHDR", 8) or channels is None:
+    if (signature, chunk, bits) != (_PNG_SIGNATURE, b"IHDR", 8) or channels is None:
         raise ValueError("it is not a PNG file of 8 bits, grey or RGB")
     if width * height * channels != image.size or image.size > MAX_FRAME_BYTES:  # before anything is unpacked
         raise ValueError(f"it is {height} x {width} x {channels}; {' x '.join(map(str, image.shape))} was recorded")

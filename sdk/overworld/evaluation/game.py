@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
+from collections.abc import Callable
 from typing import Literal
 
 from overworld.authoring.env import Image, Observation
@@ -17,6 +18,9 @@ from overworld.evaluation.model import Answer, Baseline, Prompt
 from overworld.evaluation.recording import Keep, Recording
 from overworld.evaluation.usage import Usage
 
+Opening = Callable[[Reset, Result], Conversation]
+"""Gives the conversation that the result of a task's reset continues."""
+
 
 class Game:
     """A sample of a task: told what the env and the agent did, it says what comes next and records all of it.
@@ -25,11 +29,12 @@ class Game:
     """
 
     def __init__(
-        self, task: Reset, sample: int, conversation: Conversation, *, blank: bool = False, keep: Keep | None = None
+        self, task: Reset, sample: int, opening: Opening, *, blank: bool = False, keep: Keep | None = None
     ) -> None:
         self.task = task
         self._sample = sample
-        self._conversation = conversation
+        self._opening = opening
+        self._conversation: Conversation
         self._blank = blank
         self._recording = Recording(task, keep, sample=sample)
         self._result: Result | None = None
@@ -75,6 +80,7 @@ class Game:
     def take(self, result: Result) -> None:
         """Takes the result of the last move."""
         if self._result is None:
+            self._conversation = self._opening(self.task, result)
             self._recording.begin(result)
         else:
             self._recording.advance(result)

@@ -1,16 +1,16 @@
-"""Plays an env in the terminal, and keeps what was seen as a GIF: `overworld play`."""
+"""Plays an env in the terminal: `overworld play`."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import PIL.Image
 
-from overworld.authoring.env import Action, EnvSpec, Image, Observation, Pixels
+from overworld.authoring.env import Action, EnvSpec, Observation, Pixels
 from overworld.authoring.runner import Result
+from overworld.evaluation.film import side_by_side
 from overworld.service.extras import needs_extra
 
 with needs_extra("eval"):
@@ -21,8 +21,6 @@ with needs_extra("eval"):
 Agent = Callable[[Result], Action | None]
 """Chooses what to do after a result. Raises EOFError to stop."""
 
-_GIF_MILLISECONDS = 150
-_LAST_MILLISECONDS = 1500
 _HALF_BLOCK = "\N{UPPER HALF BLOCK}"
 
 
@@ -119,23 +117,3 @@ def terminal_picture(pixels: Pixels, columns: int) -> Text:
             picture.append(_HALF_BLOCK, Style.parse("rgb({},{},{}) on rgb({},{},{})".format(*above, *below)))
         picture.append("\n")
     return picture
-
-
-def side_by_side(images: Sequence[Image]) -> Pixels:
-    """One RGB picture of all, uint8 [height, width, 3], on white."""
-    height = max(image.pixels.shape[0] for image in images)
-    parts = []
-    for image in images:
-        part = np.full((height, image.pixels.shape[1], 3), 255, np.uint8)
-        part[: image.pixels.shape[0]] = image.pixels
-        parts.append(part)
-    return np.concatenate(parts, axis=1)
-
-
-def write_gif(frames: Iterable[Pixels], path: Path) -> None:
-    """Writes an animation of pictures of one size. Raises ValueError if there are none, OSError."""
-    pictures = [PIL.Image.fromarray(frame) for frame in frames]
-    if not pictures:
-        raise ValueError("there are no pictures to write: the env shows none")
-    durations = [_GIF_MILLISECONDS] * (len(pictures) - 1) + [_LAST_MILLISECONDS]
-    pictures[0].save(path, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)

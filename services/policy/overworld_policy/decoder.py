@@ -1,28 +1,29 @@
 """The thread that writes replies: it owns all loaded models and gives each with work to do one token in turn.
 
+A whole model and the adapters of it write in one batch.
+
 Weights are read on a thread of their own.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from overworld_vlm import checkpoint
+from overworld_vlm import adapters, checkpoint
+from overworld_vlm.adapters import Adapters
 from overworld_vlm.engine import Engine
-from overworld_vlm.load import VLM, ModelError, load, torch_device, torch_dtype
+from overworld_vlm.load import VLM, ModelError, load, torch_device, torch_dtype, with_images_of
 from overworld_vlm.writer import Request
-from peft import PeftModel
 
 from overworld_policy.config import PolicyServerConfig
 from overworld_policy.jobs import Job, Jobs
@@ -35,36 +36,39 @@ _Key = tuple[Path, str]
 """A folder, and the digest of the weights in it: a folder's content may be replaced while it is served."""
 
 
-@dataclass(eq=False, slots=True)
 class _Base:
-    """A whole model in memory, perhaps with adapters of several checkpoints in its layers."""
+    """A model in memory that adapters of several checkpoints may share, and what it has to write with any of them."""
 
-    vlm: VLM
+    def __init__(self, vlm: VLM, max_batch: int) -> None:
+        self.vlm = vlm
+        self.adapters = Adapters(vlm.core)
+        self.jobs = Jobs()
+        self._max_batch = max_batch
+        self.start_over()
 
-    def remove(self, adapter: str) -> None:
-        """Takes an adapter out of the layers; with the last one PEFT's wrapper goes, which cannot be without any."""
-        model = self.vlm.model
-        if set(model.peft_config) == {adapter}:
-            self.vlm = self.vlm.wrapped(model.unload())
-        else:
-            model.delete_adapter(adapter)
+    def start_over(self) -> None:
+        """Gets an engine that knows of nothing."""
+        self.engine = Engine(self.vlm, max_batch=self._max_batch, adapters=self.adapters)
 
 
 @dataclass(eq=False, slots=True)
 class Loaded:
     """A model in memory: a whole one, or an adapter within one that others may share.
 
-    `vlm` is for encoding prompts, since each checkpoint has its own settings for images. Replies are written by the
-    decoder only, with the layers as they are in `base` at the time.
+    `vlm` is for encoding prompts, since each checkpoint has its own settings for images. Replies are written with that
+    of `base`, by the decoder only.
     """
 
     vlm: VLM
     base: _Base
     adapter: str | None
     fingerprint: str
-    engine: Engine
-    jobs: Jobs = field(default_factory=Jobs)
     users: int = 0  # requests that are encoded or written
+
+    @property
+    def writes(self) -> bool:
+        """Whether a reply is not finished; one that was given up may outlast its user by a token."""
+        return any(job.requests[0].adapter == self.adapter for job in self.base.jobs)
 
 
 class _Work(Generic[_T]):
@@ -115,8 +119,13 @@ class Decoder:
         self._inbox: queue.SimpleQueue[_Work[Any] | None] = queue.SimpleQueue()
         self._loaded: OrderedDict[_Key, Loaded] = OrderedDict()  # least recently used first
         self._bases: dict[_Key, _Base] = {}
-        self._adapters = itertools.count()
-        self._busy: list[Loaded] = []  # models with jobs
+        self._adapters = itertools.count()  # two folders may hold the same weights: a digest alone names no adapter
+        self._images: dict[str, Any] = {
+            "min_pixels": config.min_pixels,
+            "max_pixels": config.max_pixels,
+            "tiling": config.tiling,
+        }
+        self._busy: list[_Base] = []  # models with jobs
         self._prefilling: Job | None = None  # the long prompt that joined last
         self._owed = 0.0  # seconds for short requests before the next long one
         self._dead = False
@@ -126,7 +135,7 @@ class Decoder:
         self._thread.start()
 
     def __repr__(self) -> str:
-        replies = sum(len(loaded.jobs) for loaded in self._busy)
+        replies = sum(len(base.jobs) for base in self._busy)
         return f"Decoder({len(self._loaded)} models loaded, {replies} replies in flight)"
 
     def loaded(self) -> list[Loaded]:
@@ -151,8 +160,10 @@ class Decoder:
 
     def write(self, loaded: Loaded, requests: Sequence[Request], on_tokens: Callable[[], None]) -> None:
         """Writes replies to one prompt; `on_tokens` is called on the decoder's thread after each token of theirs."""
+        for request in requests:
+            request.adapter = loaded.adapter
         job = Job(requests, on_tokens)
-        begun = self._ask(lambda: self._begin(loaded, job))
+        begun = self._ask(lambda: self._begin(loaded.base, job))
         begun.add_done_callback(lambda begun: job.fail() if begun.exception() is not None else None)
 
     def close(self) -> None:
@@ -185,15 +196,15 @@ class Decoder:
                 if work is None:
                     return
                 work()
-            for loaded in list(self._busy):
-                self._step(loaded)
+            for base in list(self._busy):
+                self._step(base)
 
     def _die(self) -> None:
         """Lets nobody wait for what will not come."""
         with self._closing:
             self._dead = True
-        for loaded in self._busy:
-            for job in loaded.jobs.take_all():
+        for base in self._busy:
+            for job in base.jobs.take_all():
                 job.fail()
         while not self._inbox.empty():
             work = self._inbox.get()
@@ -201,36 +212,35 @@ class Decoder:
                 work.fail(DecoderDiedError())
         self._on_death()
 
-    def _begin(self, loaded: Loaded, job: Job) -> None:
-        loaded.jobs.add(job)
-        if loaded not in self._busy:
-            self._busy.append(loaded)
+    def _begin(self, base: _Base, job: Job) -> None:
+        base.jobs.add(job)
+        if base not in self._busy:
+            self._busy.append(base)
 
-    def _step(self, loaded: Loaded) -> None:
+    def _step(self, base: _Base) -> None:
         """One token for each of a model's requests that run, after others have joined."""
-        jobs = loaded.jobs
+        jobs = base.jobs
         for job in jobs.join(long=self._long_may_join()):
             if job.long:
                 self._prefilling = job
             try:
                 for request in job.unfinished:
-                    loaded.engine.add(request)
+                    base.engine.add(request)
             except ValueError:  # whoever made the request has checked its length
                 _logger.exception("a request was refused by the engine")
                 job.cancel()
         began = time.monotonic()
         try:
-            with _active(loaded):
-                loaded.engine.step()
+            base.engine.step()
         except Exception:  # out of memory, say
             _logger.exception("writing replies failed")
-            loaded.engine = self._engine(loaded.vlm)
+            base.start_over()
             jobs.start_over()
         self._account(time.monotonic() - began)
         for job in [*jobs.take_finished(), *jobs.running]:
             job.report()
         if not jobs:
-            self._busy.remove(loaded)
+            self._busy.remove(base)
             self._make_room()
 
     def _long_may_join(self) -> bool:
@@ -253,9 +263,9 @@ class Decoder:
         if key in self._loaded:
             future.set_result(self._use(key))
         else:
-            self._loader.submit(self._load, model, future)
+            self._loader.submit(self._answer, model, future)
 
-    def _load(self, model: Model, future: Future[Loaded]) -> None:
+    def _answer(self, model: Model, future: Future[Loaded]) -> None:
         """On the loader's thread: reads what must be read, then has the decoder's thread do the rest."""
         try:
             attach = self._read(model)
@@ -270,63 +280,52 @@ class Decoder:
     def _read(self, model: Model) -> Callable[[], Loaded]:
         folder, digest = key = _key(model)
         manifest = None if model.manifest is None else checkpoint.read(folder)
-        if manifest is None:
-            weights = folder
-        elif manifest.digest != digest:
+        if manifest is not None and manifest.digest != digest:
             raise ModelError(f"{folder} was replaced while it was looked up; ask again")
+        if manifest is None or manifest.base is None:
+            base_key, base = self._read_base(folder if manifest is None else folder / "weights")
+            loaded = Loaded(base.vlm, base, None, digest or base_key[1])
+            return lambda: self._attach(key, loaded, base_key)
+        base_key, base = self._read_base(checkpoint.base_folder(folder, manifest))
+        weights = adapters.read(folder / "weights", base.vlm)
+        if weights is None:
+            vlm = checkpoint.add_adapter(self._load(base_key), folder, manifest, **self._images)
+            base_key, loaded = key, Loaded(vlm, _Base(vlm, self._config.max_batch), None, digest)
         else:
-            weights = folder / "weights" if manifest.base is None else checkpoint.base_folder(folder, manifest)
-        weights_key = weights.resolve(), checkpoint.weights_digest(weights)
-        base = self._bases.get(weights_key)
-        if base is None:
-            _logger.info("loading %s", weights)
-            base = _Base(self._load_weights(weights))
-            if checkpoint.weights_digest(weights) != weights_key[1]:
-                raise ModelError(f"{weights} was replaced while it was read; ask again")
-        return lambda: self._attach(key, weights_key, base, manifest)
+            vlm = with_images_of(base.vlm, folder / "weights", **self._images)
+            loaded = Loaded(vlm, base, f"{next(self._adapters)}-{digest[:16]}", digest)
+        if checkpoint.read(folder).digest != digest:
+            raise ModelError(f"{folder} was replaced while it was read; ask again")
+        return lambda: self._attach(key, loaded, base_key, weights)
 
-    def _load_weights(self, weights: Path) -> VLM:
-        config = self._config
-        return load(
-            weights,
-            torch_device(config.device),
-            torch_dtype(config.dtype),
-            min_pixels=config.min_pixels,
-            max_pixels=config.max_pixels,
-            tiling=config.tiling,
-        )
+    def _read_base(self, folder: Path) -> tuple[_Key, _Base]:
+        """The whole model in a folder, from memory if it is there."""
+        key = folder.resolve(), checkpoint.weights_digest(folder)
+        base = self._bases.get(key)
+        return key, base or _Base(self._load(key), self._config.max_batch)
 
-    def _attach(self, key: _Key, weights: _Key, base: _Base, manifest: checkpoint.Manifest | None) -> Loaded:
+    def _load(self, key: _Key) -> VLM:
+        folder, digest = key
+        _logger.info("loading %s", folder)
+        vlm = load(folder, torch_device(self._config.device), torch_dtype(self._config.dtype), **self._images)
+        if vlm.device.type == "cpu":
+            for tensor in itertools.chain(vlm.core.parameters(), vlm.core.buffers()):
+                tensor.data = tensor.data.clone()  # it may be the file itself, and change when that is written to
+        if checkpoint.weights_digest(folder) != digest:
+            raise ModelError(f"{folder} was replaced while it was read; ask again")
+        return vlm
+
+    def _attach(self, key: _Key, loaded: Loaded, base_key: _Key, weights: adapters.Weights | None = None) -> Loaded:
         """Makes what was read one of the loaded models, unless it has become one since."""
         try:
             if key not in self._loaded:
-                base = self._bases.setdefault(weights, base)
-                self._loaded[key] = (
-                    self._with_adapter(key[0], base, manifest)
-                    if manifest and manifest.base
-                    else Loaded(base.vlm, base, None, key[1] or weights[1], self._engine(base.vlm))
-                )
+                self._bases[base_key] = loaded.base
+                if loaded.adapter is not None and weights is not None:
+                    loaded.base.adapters.add(loaded.adapter, weights)
+                self._loaded[key] = loaded
             return self._use(key)
         finally:
             self._make_room()
-
-    def _with_adapter(self, folder: Path, base: _Base, manifest: checkpoint.Manifest) -> Loaded:
-        config = self._config
-        adapter = f"{next(self._adapters)}-{manifest.digest[:16]}"  # two folders may hold the same weights
-        vlm = checkpoint.add_adapter(
-            base.vlm,
-            folder,
-            manifest,
-            adapter,
-            min_pixels=config.min_pixels,
-            max_pixels=config.max_pixels,
-            tiling=config.tiling,
-        )
-        base.vlm = base.vlm.wrapped(vlm.model)
-        return Loaded(vlm, base, adapter, manifest.digest, self._engine(vlm))
-
-    def _engine(self, vlm: VLM) -> Engine:
-        return Engine(vlm, max_batch=self._config.max_batch)
 
     def _use(self, key: _Key) -> Loaded:
         self._loaded.move_to_end(key)
@@ -343,14 +342,11 @@ class Decoder:
         for key, loaded in list(self._loaded.items()):
             if len(self._loaded) <= self._config.max_loaded:
                 break
-            if loaded.users or len(loaded.jobs):
+            if loaded.users or loaded.writes:
                 continue
             del self._loaded[key]
-            try:
-                if loaded.adapter is not None:
-                    loaded.base.remove(loaded.adapter)
-            except Exception:  # it stays in its base's layers, where it does nothing
-                _logger.exception("the adapter of %s could not be taken out", key[0])
+            if loaded.adapter is not None:
+                loaded.base.adapters.remove(loaded.adapter)
             _logger.info("let go of %s", key[0])
         in_use = [loaded.base for loaded in self._loaded.values()]
         self._bases = {key: base for key, base in self._bases.items() if base in in_use}
@@ -358,18 +354,3 @@ class Decoder:
 
 def _key(model: Model) -> _Key:
     return model.folder.resolve(), "" if model.manifest is None else model.manifest.digest
-
-
-@contextlib.contextmanager
-def _active(loaded: Loaded) -> Iterator[None]:
-    """Activates the model's adapter, or disables adapters for a whole model."""
-    model = loaded.base.vlm.model
-    if not isinstance(model, PeftModel):
-        yield
-    elif loaded.adapter is None:
-        with model.disable_adapter():
-            yield
-    else:
-        if model.active_adapter != loaded.adapter:
-            model.set_adapter(loaded.adapter)
-        yield

@@ -1,10 +1,11 @@
-"""What a model has to write: jobs that its engine works on, and those that wait to join them."""
+"""What one batch has to write: jobs that its engine works on, and those that wait to join them."""
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from overworld_vlm.engine import MAX_BATCHED_PROMPT
@@ -55,7 +56,7 @@ class Job:
 
 
 class Jobs:
-    """A model's jobs.
+    """The jobs of one engine.
 
     After the engine has failed, those that ran are suspects: each of them starts over and runs alone, so that the one
     at which the engine fails costs nobody else a reply. Then the others join.
@@ -73,6 +74,9 @@ class Jobs:
 
     def __len__(self) -> int:
         return len(self.running) + len(self._short) + len(self._long) + len(self._suspects)
+
+    def __iter__(self) -> Iterator[Job]:
+        return itertools.chain(self.running, self._suspects, self._short, self._long)
 
     @property
     def any_short(self) -> bool:
@@ -119,7 +123,7 @@ class Jobs:
 
     def take_all(self) -> list[Job]:
         """All of them."""
-        everyone = [*self.running, *self._suspects, *self._short, *self._long]
+        everyone = list(self)
         self.running = []
         for waiting in (self._suspects, self._short, self._long):
             waiting.clear()

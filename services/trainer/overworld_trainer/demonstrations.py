@@ -54,7 +54,7 @@ def open_demonstrations(config: TrainerConfig) -> Demonstrations:
 def texts(demonstrations: Demonstrations) -> list[str]:
     """Prompts and replies to train a tokenizer on."""
     batches = (demonstrations.batch() for _ in range(_TEXT_BATCHES))
-    shown = [(one.messages[0]["content"][-1]["text"], one.reply) for batch in batches for one in batch]
+    shown = [(*_texts(one.messages), one.reply) for batch in batches for one in batch]
     return list(itertools.chain.from_iterable(shown))
 
 
@@ -202,7 +202,11 @@ class RecordedDemonstrations(Demonstrations):
 
 
 def _asks_experts(config: TrainerConfig) -> bool:
-    return config.clone.random_actions < 1 or config.recipe.reply != "action"
+    return config.clone.random_actions < 1 or config.recipe.reply == "thoughts+action"
+
+
+def _texts(messages: Sequence[Message]) -> list[str]:
+    return [part["text"] for message in messages for part in message["content"] if part["type"] == "text"]
 
 
 def _wanted(episode: Episode, config: TrainerConfig) -> bool:

@@ -197,8 +197,8 @@ class Episodes:
 
     @property
     def reward_scales(self) -> list[float]:
-        """Size of the rewards of each env, as its spec states them; 1 if it does not."""
-        return [max(abs(fleet.spec.reward_min), abs(fleet.spec.reward_max)) or 1.0 for fleet in self._fleets]
+        """Size of the rewards of each env; see `EnvSpec.reward_scale`."""
+        return [fleet.spec.reward_scale for fleet in self._fleets]
 
     def state(self) -> list[PlayerState]:
         """What `open` needs to bring every player, of all ranks, back to where it is. All of them must ask for it."""

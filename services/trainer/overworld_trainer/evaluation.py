@@ -305,7 +305,7 @@ def _read(path: Path) -> _Figures:
 
 
 def _open_fleet(config: TrainerConfig, env: EnvConfig, *, expert: bool = False) -> Fleet:
-    """Slots as `overworld eval` takes them: a skipped turn earns nothing, whatever it earns in training."""
+    """Slots as `overworld eval` takes them."""
     slots = min(config.evaluation.slots, config.evaluation.episodes)
     try:
         return Fleet(
@@ -315,6 +315,7 @@ def _open_fleet(config: TrainerConfig, env: EnvConfig, *, expert: bool = False) 
             credentials=config.credentials,
             options=env.options,
             expert=expert,
+            fallback_reward=env.fallback_reward,
             retry_budget=config.retry_budget,
         )
     except ContractError as error:

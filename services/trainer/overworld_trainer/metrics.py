@@ -46,6 +46,7 @@ class Metric(enum.StrEnum):
     ENTROPY_THOUGHTS = "losses/entropy_thoughts"
     EXPLAINED_VARIANCE = "losses/explained_variance"
     HELD_OUT_EXPLAINED_VARIANCE = "losses/held_out_explained_variance"
+    IDLE_TASKS = "losses/idle_tasks"
     KL_K1 = "losses/kl_k1"
     KL_K3 = "losses/kl_k3"
     MAX_LOGPROB_ERROR = "losses/max_logprob_error"

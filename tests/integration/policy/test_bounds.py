@@ -19,6 +19,7 @@ from typing import Any
 
 import httpx
 import PIL.Image
+import psutil
 import pytest
 import torch
 from overworld_policy.config import PolicyServerConfig
@@ -73,6 +74,30 @@ def test_texts_are_measured_before_they_are_tokenised(bounded: Served) -> None:
     assert time.monotonic() - began < 3
     assert bounded.error("ab " * 16_000)["code"] == "context_length_exceeded"
     assert bounded.error(user(*[{"type": "text", "text": ""}] * 2000))["code"] == "too_many_parts"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model": "whole@0", "messages": [' + b",".join([b'{"role": "user"}'] * 500_000) + b"]}",
+        b'{"model": "whole@0", "messages": [], "x": ' + b"[" * 3_000_000,
+        b'{"model": "whole@0", "messages": [], "x": [' + b",".join([b'"a\\\\"'] * 500_000) + b"]}",
+    ],
+    ids=["messages", "nested", "strings"],
+)
+def test_objects_are_counted_before_they_are_made(bounded: Served, body: bytes) -> None:
+    process = psutil.Process(bounded.process.process.pid)
+    before = process.memory_info().rss
+    response = bounded.http.post("/chat/completions", content=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "request_too_large"
+    assert "JSON values" in response.json()["error"]["message"]
+    assert process.memory_info().rss < before + 50e6
+
+
+def test_texts_full_of_quotes_and_commas_are_not_taken_for_objects(bounded: Served) -> None:
+    prose = '{"a": [1, 2], \\"b\\\\": "c"},' * 20_000
+    assert bounded.error(prose)["code"] == "context_length_exceeded"
 
 
 def test_nobody_waits_for_somebody_elses_large_request(bounded: Served) -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import torch
 from overworld.service.process import ServiceProcess
 from overworld_vlm.load import save
 from overworld_vlm.tiny import make_tiny
 
 from tests.integration.policy.conftest import TINY, Served, serve
+from tests.integration.policy.test_api import part, picture
 from tests.support.checkpoints import TEXTS, with_adapter, write
 
 
@@ -57,28 +59,59 @@ def chats_in_flight(served: Served) -> float:
     )
 
 
-def test_a_run_and_its_copy_on_one_base_outside_do_not_share_an_adapter(tmp_path: Path) -> None:
+def test_adapters_of_one_base_answer_together_as_they_do_alone(served: Served) -> None:
+    """To the last bit: log-probs are given with all their digits."""
+
+    def answer(model: str) -> tuple[Any, ...]:
+        body = served.chat(messages, model, temperature=1, seed=5, max_tokens=20, logprobs=True, top_logprobs=3)
+        return body["system_fingerprint"], body["choices"]
+
+    messages = [{"role": "user", "content": [{"type": "text", "text": "Say something."}, part(picture((60, 40))[0])]}]
+    names = ["adapted@1", "adapted@2", "adapted@0", "base"]
+    alone = [answer(name) for name in names]
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(answer, names * 4)) == alone * 4
+    (first, *_), (second, *_), (whole, said), base = alone
+    assert len({first, second, whole}) == 3
+    assert said == base[1], "they are one model"
+
+
+def test_adapters_of_all_kinds_and_copies_of_them_do_not_mix(tmp_path: Path) -> None:
     base = tmp_path / "base"
     save(make_tiny(TEXTS, TINY, 2), base)
-    for update in (1, 2):
+    kinds: list[dict[str, Any]] = [
+        {},
+        {},
+        {"r": 20, "target_modules": r".*language_model.*\.(q_proj|down_proj)"},
+        {"use_dora": True},
+        {"target_modules": r".*visual\.blocks\..*\.(qkv|fc1)"},
+    ]
+    for update, settings in enumerate(kinds, start=1):
         folder = tmp_path / "runs" / "run" / "checkpoints" / f"{update:06}"
-        write(folder, with_adapter(make_tiny(TEXTS, TINY, 2), update), update, base)
+        write(folder, with_adapter(make_tiny(TEXTS, TINY, 2), update, **settings), update, base)
     shutil.copytree(tmp_path / "runs" / "run", tmp_path / "runs" / "copy")
+    diverged = with_adapter(make_tiny(TEXTS, TINY, 2), 9)
+    with torch.no_grad():
+        next(weight for name, weight in diverged.model.named_parameters() if "lora_B" in name)[0, 0] = torch.nan
+    write(tmp_path / "runs" / "run" / "checkpoints" / "000009", diverged, 9, base)
     served = serve(tmp_path / "runs", "max_loaded=1")
     try:
-        names = ["run@1", "copy@1", "run@2", "copy@2"]
+        names = [f"{run}@{update}" for update in range(1, 6) for run in ("run", "copy")]
         alone = {name: reply(served, name) for name in names}
-        assert alone["run@1"] == alone["copy@1"] != alone["run@2"] == alone["copy@2"]
-        for _ in range(3):
-            with ThreadPoolExecutor(12) as pool:
-                together = list(pool.map(lambda name: (name, reply(served, name)), names * 3))
+        assert all(alone[f"run@{update}"] == alone[f"copy@{update}"] for update in range(1, 6))
+        assert len(set(alone.values())) == len(kinds)
+        for _ in range(2):
+            with ThreadPoolExecutor(20) as pool:
+                together = list(pool.map(lambda name: (name, reply(served, name)), names * 2))
             assert all(text == alone[name] for name, text in together)
+        assert "not finite" in served.error(model="run@9", status=404)["message"]
     finally:
         served.stop()
 
 
-def reply(served: Served, model: str, **fields: Any) -> str:
-    text: str = served.chat(model=model, max_tokens=30, **fields)["choices"][0]["message"]["content"]
+def reply(served: Served, model: str) -> str:
+    messages = [{"role": "user", "content": [part(picture((60, 40))[0]), {"type": "text", "text": "Say something."}]}]
+    text: str = served.chat(messages, model, max_tokens=30)["choices"][0]["message"]["content"]
     return text
 
 
@@ -132,6 +165,12 @@ def test_a_checkpoint_that_is_replaced_while_it_is_served_answers_with_its_new_w
     served = serve(copied)
     try:
         before = served.chat(model="whole@3", max_tokens=30)
+        weights = folder / "weights" / "model.safetensors"
+        with weights.open("r+b") as file:  # as `rsync --inplace` and `cp` do
+            file.write(bytes(weights.stat().st_size))
+        assert served.chat(model="whole@3", max_tokens=30)["choices"] == before["choices"]
+        weights.write_bytes(b"")
+        assert served.chat(model="whole@3", max_tokens=30)["choices"] == before["choices"]
         shutil.rmtree(folder)
         write(folder, make_tiny(TEXTS, TINY, 7), 3)
         after = served.chat(model="whole@3", max_tokens=30)

@@ -30,7 +30,7 @@ from overworld.evaluation.episodes import Episode, ObservationRecord
 from overworld.evaluation.evaluate import evaluate, tasks_of_split
 from overworld.evaluation.folder import VARYING, EpisodeFolder, decisions
 from overworld.evaluation.game import Game
-from overworld.evaluation.model import Answer, Model
+from overworld.evaluation.model import Agent, Answer, Model
 from overworld.evaluation.report import Report
 from overworld.evaluation.verification import Status, verify
 from overworld.host.process import ServerProcess
@@ -464,7 +464,7 @@ def test_servers_of_two_provenances_are_refused(
 def test_baselines_play_the_same_episodes(toy_server: ServerProcess, tmp_path: Path, name: str) -> None:
     with Fleet([toy_server.address], "toy/Count", 3, expert=name == "expert", options={"max_turns": 9}) as fleet:
         person = iter(("up", "down", "up", "up", "up") * 9)
-        agents = {
+        agents: dict[str, Agent] = {
             "expert": ExpertAgent(),
             "random": RandomAgent(dataclasses.replace(fleet.spec, action=ActionSpec(("up", "down")))),
             "person": PersonAgent(lambda result: next(person)),

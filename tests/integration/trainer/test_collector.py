@@ -12,6 +12,7 @@ import torch
 from overworld import End, Outcome, Reset, Result, Session
 from overworld.evaluation.conversation import Conversation, Recipe
 from overworld.host.process import ServerProcess
+from overworld_trainer.advantages import Valuation
 from overworld_trainer.codec import as_arrays, encode_reply
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.critic import Critic
@@ -19,7 +20,7 @@ from overworld_trainer.episodes import EnvError, Episodes, PlayerState
 from overworld_trainer.learner import Learner
 from overworld_trainer.reference import Reference
 from overworld_trainer.rollout import Collector, Rollout, Step
-from overworld_trainer.samples import Valuation, assemble, estimate_values, make_samples
+from overworld_trainer.samples import assemble, estimate_values, make_samples
 from overworld_trainer.seeds import episode_seed
 from overworld_vlm.batch import Prompt, encode
 from overworld_vlm.engine import Engine
@@ -285,13 +286,15 @@ def test_a_first_episode_that_cannot_be_started_is_an_error(server: ServerProces
 
 
 @pytest.mark.parametrize(("word", "outcome"), [("mumble", Outcome.NO_ACTION), ("fly", Outcome.NOT_ADMISSIBLE)])
+@pytest.mark.parametrize(("settings", "skipped"), [({"fallback_reward": -0.5}, -0.5), ({}, -4.4)])
 def test_replies_without_an_admissible_action_stay_in_the_batch(
-    server: ServerProcess, obedient: VLM, word: str, outcome: Outcome
+    server: ServerProcess, obedient: VLM, word: str, outcome: Outcome, settings: dict[str, float], skipped: float
 ) -> None:
-    env = {"id": "puppet/Puppet", "slots": 4, "fallback_reward": -0.5, "options": {"script": ["go", word]}}
+    """By default they earn less than any action, whose rewards are -4 to 2 here: silence does not pay."""
+    env = {"id": "puppet/Puppet", "slots": 4, "options": {"script": ["go", word]}} | settings
     rollout, valuation = play(server, obedient, env, steps=3)
     assert column(rollout, "outcome") == [[Outcome.EXECUTED, outcome, outcome]] * 4
-    assert valuation.rewards.tolist() == [[1.125, -0.5, -0.5]] * 4
+    assert valuation.rewards.tolist() == [[1.125, skipped, skipped]] * 4
     assert valuation.valid.all()
     assert column(rollout, "turn") == [[0, 1, 2]] * 4
     assert [obedient.tokenizer.decode(row[1].reply, skip_special_tokens=True) for row in rollout.steps] == [

@@ -12,15 +12,14 @@ import PIL.Image
 import pytest
 from overworld import End, make
 from overworld.authoring.env import Image
+from overworld.evaluation.film import side_by_side, write_gif
 from overworld.evaluation.play import (
     expert,
     human,
     play,
     random_agent,
     show_in,
-    side_by_side,
     terminal_picture,
-    write_gif,
 )
 from overworld.host.process import ServerProcess
 from rich.console import Console

@@ -34,6 +34,7 @@ class Household(Env):
     options_model: ClassVar[type[Options]] = HouseholdOptions
     options: HouseholdOptions
     lists_admissible = True
+    draws_on_demand = True
     games: ClassVar[Mapping[str, Sequence[GameFile]]]
 
     def __init__(self, options: Options | None = None) -> None:
@@ -126,7 +127,8 @@ class Household(Env):
         image = self._images[0] if self._images else None
         if image is None:
             image = Image("view", self.canvas("view", self.options.size, self.options.size))
-        self._schematic.draw(image.pixels, view(self._engine.facts, self._engine.game.entities))
+        if self.shown:
+            self._schematic.draw(image.pixels, view(self._engine.facts, self._engine.game.entities))
         return (image,)
 
 

@@ -25,6 +25,7 @@ class MiniWorld(Env):
     The constructor raises graphics.GraphicsMissingError, and WrongThreadError on any thread but the first env's.
     """
 
+    draws_on_demand = True
     task: ClassVar[Task]
     options: MiniWorldOptions
 
@@ -101,7 +102,8 @@ class MiniWorld(Env):
 
     def _draw(self) -> None:
         assert self._image is not None
-        self._camera.draw(self._image.pixels)
+        if self.shown:
+            self._camera.draw(self._image.pixels)
 
     def _observation(self) -> Observation:
         assert self._image is not None
