@@ -40,7 +40,7 @@ class Trial(Game):
         donor: Film | None = None,
         keep: Keep | None = None,
     ) -> None:
-        super().__init__(task, 0, Conversation(spec, condition.recipe(recipe)), keep=keep)
+        super().__init__(task, 0, lambda *_: Conversation(spec, condition.recipe(recipe)), keep=keep)
         self.condition = condition
         self.film = Film()
         """The pictures that the env showed, kept for others if the condition is AS_IS."""
