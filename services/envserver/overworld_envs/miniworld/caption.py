@@ -17,6 +17,9 @@ _RAYS = 5
 _INSIDE = 0.98
 """The outermost of them, as a share of half the view."""
 
+_FACE = 0.6
+"""A thing's sides are where at most this share of its radius is: a box has corners, and less between them."""
+
 Segments = NDArray[np.float64]
 """[segments, 2, 2]: start and end, x and z in metres."""
 
@@ -51,7 +54,7 @@ def _where(entity: Any, eye: NDArray[np.float64], heading: float, half_view: flo
     off = np.asarray(entity.pos, float)[[0, 2]] - eye
     distance = max(math.hypot(*off), 1e-6)
     bearing = math.remainder(math.atan2(-off[1], off[0]) - heading, 2 * math.pi)
-    half_width = math.asin(min(1.0, 0.9 * entity.radius / distance))
+    half_width = math.asin(min(1.0, _FACE * entity.radius / distance))
     for angle in (bearing, bearing + half_width, bearing - half_width):
         if abs(angle) <= half_view and distance < _distance(eye, heading + angle, walls) + entity.radius:
             return f"{_direction(bearing)}, {distance:.1f} m away"
