@@ -6,10 +6,10 @@ drawn, so that episodes go on as they do with an agent that knows the actions. W
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -100,11 +100,7 @@ def main() -> None:
             points.append(cpu_seconds())
         if found.status is not Status.VERIFIED or found.replayed != settings.episodes:
             raise SystemExit(f"{env}: {found}")
-        spent = [
-            later - earlier
-            for one, other in itertools.pairwise(points)
-            for earlier, later in zip(one, other, strict=True)
-        ]
+        spent = [later - earlier for one, other in pairwise(points) for earlier, later in zip(one, other, strict=True)]
         evaluated += spent[0] + spent[1]
         verified += spent[2] + spent[3]
         table.add_row(env, str(found.turns), str(found.frames_confirmed), *(f"{seconds:.2f}" for seconds in spent))

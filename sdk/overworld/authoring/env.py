@@ -81,6 +81,14 @@ class ActionSpec:
         if low is not None and high is not None and (low.dtype, low.shape) != (high.dtype, high.shape):
             raise ValueError("low and high must have one dtype and one shape")
 
+    def read(self, text: str) -> Action | None:
+        """The action that an agent, or an expert, names in words.
+
+        Where actions are tensors: that of the numbers in "0.5 -1" or "[0.5, -1]", in C order, which may be out of
+        bounds; None if these are not as many as it has elements, or do not fit its type. Else the text itself.
+        """
+        return text if self.low is None else read_tensor(text, self.low)
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class EnvSpec:
@@ -288,8 +296,7 @@ class Env(ABC):
     def resolve(self, action: Action, observation: Observation) -> Action | None:
         """The admissible action that `action` means in the turn of `observation`, or None.
 
-        Texts are compared whole, but for case and white space. Where actions are tensors, a text such as "0.5 -1" means
-        the tensor of its numbers.
+        Texts are compared whole, but for case and white space.
         """
         return resolve(self.spec.action, action, observation)
 
@@ -310,11 +317,9 @@ class Env(ABC):
         self._allocate = allocate or _private_canvas
 
 
-def resolve(spec: ActionSpec, action: Action | None, observation: Observation) -> Action | None:
+def resolve(spec: ActionSpec, action: Action, observation: Observation) -> Action | None:
     """The admissible action that `action` means where `spec` says which there are, or None; see `Env.resolve`."""
     if spec.low is not None and spec.high is not None:
-        if isinstance(action, str):
-            action = read_tensor(action, spec.low)
         tensor = action if isinstance(action, np.ndarray) else None
         fits = tensor is not None and (tensor.dtype, tensor.shape) == (spec.low.dtype, spec.low.shape)
         return tensor if fits and np.all((spec.low <= tensor) & (tensor <= spec.high)) else None

@@ -145,7 +145,7 @@ def _agents(config: BranchConfig, folder: EpisodeFolder, stack: ExitStack) -> It
                 continue
             known.add(name)
             if name == _EXPERT:
-                yield name, ExpertAgent(), folder.header.recipe
+                yield name, ExpertAgent(folder.spec), folder.header.recipe
             elif name == _RANDOM:
                 yield name, RandomAgent(folder.spec), folder.header.recipe
             else:

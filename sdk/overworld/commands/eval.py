@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from time import sleep
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from overworld.authoring.env import Action, EnvSpec, resolve
-from overworld.authoring.runner import Result
+from overworld.authoring.env import EnvSpec
 from overworld.client.fleet import Fleet
 from overworld.client.moves import Reset
 from overworld.client.settings import ClientSettings
 from overworld.commands.report import write_report
-from overworld.errors import EvaluationError, OverworldError, SettingsError
+from overworld.errors import EvaluationError, NoCheckpointError, OverworldError, SettingsError
 from overworld.evaluation.baselines import ExpertAgent, PersonAgent, RandomAgent
 from overworld.evaluation.comparison import Comparison, compare
 from overworld.evaluation.conversation import Recipe
@@ -39,10 +40,11 @@ with needs_extra("eval"):
     from rich.progress import Progress
     from rich.table import Table
 
-    from overworld.evaluation.play import human, show_in
+    from overworld.evaluation.play import asking
 
 _BASELINES = ("expert", "random", "person")
 _MANY_INVALID = 0.5
+_POLL_SECONDS = 5.0
 
 
 class EvalEnv(BaseModel):
@@ -84,8 +86,14 @@ class EvalConfig(ClientSettings):
         min_length=1, description="env ids, e.g. gym_cards/NumberLine"
     )
     model: str = Field(
+        default="",
         description="names of models at their server, with commas; run@latest, run@best and run@all mean what they do "
-        "when the evaluation begins; expert, random and person are baselines"
+        "when the evaluation begins; expert, random and person are baselines",
+    )
+    watch: Path | None = Field(
+        default=None,
+        description="instead of models, the folder of a training run: each checkpoint is evaluated when it appears at "
+        "the model server, into the run's metrics.jsonl and tensorboard/watch",
     )
     url: str = Field(default="http://127.0.0.1:8000/v1", description="an OpenAI-compatible server")
     servers: str = Field(default="127.0.0.1:50051", description="env servers: addresses, or rediss://host:port/0")
@@ -136,14 +144,18 @@ def main(arguments: Sequence[str]) -> int:
         except OSError as error:
             raise EvaluationError(f"the evaluation cannot be kept in {config.keep}: {error}") from None
         except EOFError:
-            print("stopped; the same command goes on from here, if there is a folder to keep it in", file=sys.stderr)
+            print("stopped; what is kept (keep=FOLDER) is continued by the same command", file=sys.stderr)
             return 1
 
 
 def _run(config: EvalConfig, stack: ExitStack) -> int:
     if config.page is not None and config.keep is None:
         raise SettingsError("page: it is made of what was kept: set keep to a folder, too")
+    if config.watch is not None:
+        return _watch(config, config.watch, stack)
     words = [word.strip() for word in config.model.split(",") if word.strip()]
+    if not words:
+        raise SettingsError("model: name one or more, such as mine@latest, expert or random; or a run to watch")
     if len(words) * len(config.envs) > 1 or words[0].endswith("@all"):
         suite = None if config.keep is None else Suite(config.keep)
         names = _expanded(config, words, suite)
@@ -192,6 +204,39 @@ def _play_suite(config: EvalConfig, suite: Suite | None, agents: _Agents) -> boo
     return bool(failures)
 
 
+def _watch(config: EvalConfig, run: Path, stack: ExitStack) -> int:
+    """Evaluates the checkpoints of a run, the old ones first, until it has made its last update."""
+    if config.model or config.keep is not None or config.page is not None:
+        raise SettingsError("watch: leave out model, keep and page: the run's checkpoints are kept in the run's folder")
+    with needs_extra("watch"):
+        from overworld.evaluation.run_log import RunLog
+    log = stack.enter_context(closing(RunLog(run)))
+    suite = Suite(log.folder)
+    logged = log.logged()
+    while True:
+        for name in _checkpoints(config, run.name):
+            with _model(config, name) as model:
+                update, env_steps = model.progress()
+            if update not in logged:
+                with ExitStack() as each:
+                    agents = _Agents(config, [name], each)
+                    outcomes = [_play(config, env, name, agents, suite.folder(env.id, name)) for env in config.envs]
+                log.write(update, env_steps, [outcome.report for outcome in outcomes])
+                logged.add(update)
+                Console().print(_table(outcomes, config.samples))
+        if logged and max(logged) >= (log.last() or math.inf):
+            return 0
+        sleep(_POLL_SECONDS)
+
+
+def _checkpoints(config: EvalConfig, run: str) -> list[str]:
+    """Those that a run has by now, by their updates."""
+    try:
+        return _names(config, f"{run}@all")
+    except NoCheckpointError:
+        return []
+
+
 class _Agents:
     """The models, connected once, and the baselines."""
 
@@ -222,11 +267,11 @@ class _Agents:
         """The agent of that name."""
         match name:
             case "expert":
-                return ExpertAgent()
+                return ExpertAgent(spec)
             case "random":
                 return RandomAgent(spec)
             case "person":
-                return PersonAgent(_asking(spec))
+                return PersonAgent(asking(spec, Console()))
             case _:
                 return self._models[name]
 
@@ -317,20 +362,6 @@ def _progress(title: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task(escape(title), total=None)
         yield lambda done, total: progress.update(bar, completed=done, total=total)
-
-
-def _asking(spec: EnvSpec) -> Callable[[Result], Action | None]:
-    """Shows a person at the terminal what the env answers, and asks what to do."""
-    console = Console()
-    show, choose = show_in(console), human(spec, partial(resolve, spec.action), console)
-
-    def ask(result: Result) -> Action | None:
-        if result.turn == 0:
-            console.print(f"[bold]{escape(spec.id)}[/]  {escape(spec.task)}")
-        show(result)
-        return choose(result)
-
-    return ask
 
 
 def _show(outcome: _Outcome) -> None:

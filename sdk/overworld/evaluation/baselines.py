@@ -15,13 +15,16 @@ class ExpertAgent:
 
     name: Literal["expert"] = "expert"
 
+    def __init__(self, spec: EnvSpec) -> None:
+        self._spec = spec
+
     def choose(self, result: Result, noise: int) -> tuple[Action | None, str]:
         """The advice. Raises EvaluationError if there is none."""
         if result.expert is None:
             raise EvaluationError(
                 "there is no expert's advice: does the server allow it (overworld serve --allow-expert)?"
             )
-        return result.expert.action, result.expert.thoughts
+        return self._spec.action.read(result.expert.action), result.expert.thoughts
 
 
 class RandomAgent:

@@ -20,9 +20,10 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import PIL.Image
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from overworld.authoring.env import Action, EnvSpec, Image, Observation, Pixels
+from overworld.authoring.env import Action, ActionSpec, EnvSpec, Image, Observation, Pixels
 from overworld.authoring.runner import Result
 from overworld.errors import EvaluationError
 
@@ -31,6 +32,7 @@ Message = dict[str, Any]
 
 _MAX_REPLY_CHARS = 16_384
 _MAX_OBJECTS = 64
+_MAX_NUMBERS = 1024
 _MAX_TEMPLATE_CHARS = 16_384
 _NAMED = re.compile(r"([A-Za-z_]\w*): (.*)", re.DOTALL)
 
@@ -88,7 +90,7 @@ class CaptionedImage(Image):
 class Reply:
     """What could be read from a model's reply. `action` is None if it names none."""
 
-    action: str | None
+    action: Action | None
     thoughts: str = ""
 
 
@@ -116,7 +118,7 @@ class Conversation:
 
     def read(self, reply: str) -> Reply:
         """What the model's reply says; an action longer than the env takes is none."""
-        return read_reply(reply, self._spec.action.max_text_bytes or 4096, self._recipe)
+        return read_as(reply, self._spec.action, self._recipe)
 
     def messages(self) -> list[Message]:
         """The prompt. Raises EvaluationError where a template of `Recipe.chat` names what the env does not show."""
@@ -131,8 +133,7 @@ class Conversation:
         messages = [_message("user", self._filled(chat.opening, self._turns[-1]))]
         for turn in self._turns:
             if turn.action is not None:
-                action = turn.action if isinstance(turn.action, str) else str(turn.action)
-                messages.append(_message("assistant", _written({"action": action}, self._recipe)))
+                messages.append(_message("assistant", _written({"action": _in_words(turn.action)}, self._recipe)))
             messages.append(_message("user", self._filled(chat.turn, turn), turn.observation.images))
         return messages
 
@@ -170,10 +171,22 @@ def prompt_text(spec: EnvSpec, observation: Observation, turn: int, recipe: Reci
     lines = [spec.task, observation.text]
     if actions:
         lines.append("Actions: " + ", ".join(json.dumps(action, ensure_ascii=False) for action in actions))
+    elif spec.action.low is not None and spec.action.high is not None:
+        lines.append("Action: " + _numbers_wanted(spec.action.low, spec.action.high))
     if recipe.turns_left and spec.max_turns:
         lines.append(f"Turns left: {spec.max_turns - turn}")
     lines.append("Reply: " + ("the action alone" if recipe.reply == "bare" else write_reply(recipe, "...", "...")))
     return "\n".join(line for line in lines if line)
+
+
+def _numbers_wanted(low: NDArray[Any], high: NDArray[Any]) -> str:
+    """What a tensor of numbers between `low` and `high` is, in words."""
+    count = "1 number" if low.size == 1 else f"{low.size} numbers"
+    bounds = list(dict.fromkeys(zip(low.flatten().tolist(), high.flatten().tolist(), strict=True)))
+    if len(bounds) == 1:
+        return f"{count} from {bounds[0][0]:g} to {bounds[0][1]:g}"
+    smallest, largest = (" ".join(f"{number:g}" for number in array.flatten().tolist()) for array in (low, high))
+    return f"{count} from {smallest} to {largest}"
 
 
 def write_reply(recipe: Recipe, action: str, thoughts: str) -> str:
@@ -182,11 +195,19 @@ def write_reply(recipe: Recipe, action: str, thoughts: str) -> str:
     return _written(form, recipe)
 
 
+def read_as(text: str, spec: ActionSpec, recipe: Recipe) -> Reply:
+    """What a reply says where actions are those of `spec`: a tensor where it has tensors. See `read_reply`."""
+    reply = read_reply(text, spec.max_text_bytes or 4096, recipe)
+    action = spec.read(reply.action) if isinstance(reply.action, str) else None
+    return Reply(action, reply.thoughts)
+
+
 def read_reply(text: str, max_action_bytes: int = 4096, recipe: Recipe | None = None) -> Reply:
     """Finds the action in a reply: in the last JSON object with an "action", or else after the last "action":.
 
-    So it may stand in a code fence, amid other text, in single quotes, as a number, or in an object that is cut off.
-    Where the `recipe` asks for the bare action, the action is the whole reply, but for white space around it.
+    So it may stand in a code fence, amid other text, in single quotes, as a number, as an array of numbers (its text is
+    the numbers with blanks in between), or in an object that is cut off. Where the `recipe` asks for the bare action,
+    the action is the whole reply, but for white space around it.
     Never fails; looks at no more than the last 16,384 characters. A longer action than `max_action_bytes` is none.
     """
     if recipe is not None and recipe.reply == "bare":
@@ -238,6 +259,13 @@ def _message(role: str, text: str, images: Sequence[Image] = (), text_first: boo
     return {"role": role, "content": said + shown if text_first else shown + said}
 
 
+def _in_words(action: Action) -> str:
+    """An action as an agent writes it."""
+    if isinstance(action, np.ndarray):
+        return " ".join(f"{number:g}" for number in action.flatten().tolist())
+    return str(action)
+
+
 def _written(form: dict[str, str], recipe: Recipe) -> str:
     return form["action"] if recipe.reply == "bare" else json.dumps(form, ensure_ascii=False)
 
@@ -263,7 +291,10 @@ def _unquoted(text: str) -> str:
 
 
 def _word(value: Any, max_bytes: int) -> str | None:
-    """An action's text: that of a string or a number; anything else is none."""
+    """An action's text: that of a string, a number or an array of numbers; anything else is none."""
+    if isinstance(value, list) and len(value) <= _MAX_NUMBERS:
+        words = [_word(number, max_bytes) if isinstance(number, int | float) else None for number in value]
+        value = None if None in words else " ".join(map(str, words))
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     if isinstance(value, float) and value.is_integer():

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,8 @@ def evaluate(
         )  # fmt: skip
         table = Table(agent, fleet, {turn.fingerprint for one, _ in ended.values() for turn in one.turns})
         on_progress(len(ended))
-        for over in table.play(games):
+        # Closed before all else: calls that are under way must not continue while others use the fleet.
+        for over in stack.enter_context(closing(table.play(games))):
             for episode, usage in over:
                 if writer is not None:  # as they end: what comes later may fail
                     writer.append(episode, usage)
@@ -123,7 +124,7 @@ def tasks_of_split(splits: Mapping[str, int], split: str, seed: int = 0) -> list
 
 
 class Table:
-    """Where games are played: each goes on as soon as it can, whatever the others wait for."""
+    """Where games are played: each continues as soon as it can, whatever the others wait for."""
 
     def __init__(self, agent: Agent, fleet: Fleet, fingerprints: set[str]) -> None:
         self._agent = agent
@@ -133,17 +134,17 @@ class Table:
         self._calls: set[Future[Results]] = set()
         self._replies: dict[Future[Answer], int] = {}
 
-    def play(self, games: Iterable[Game]) -> Iterator[list[tuple[Episode, Usage]]]:
+    def play(self, games: Iterable[Game]) -> Generator[list[tuple[Episode, Usage]]]:
         """Plays all, and gives those that are over as they end; now and then, none."""
-        waiting = deque(games)
+        waiting = iter(games)
         free = deque(range(len(self._fleet)))
         moves: dict[int, Move] = {}
         try:
             while True:
-                while free and waiting:
+                while free and (game := next(waiting, None)) is not None:
                     slot = free.popleft()
-                    self._seats[slot] = waiting.popleft()
-                    moves[slot] = self._seats[slot].begin()
+                    self._seats[slot] = game
+                    moves[slot] = game.begin()
                 if moves and len(self._calls) < _MAX_CALLS:
                     self._calls.add(self._fleet.submit(moves))
                     moves = {}

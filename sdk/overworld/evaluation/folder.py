@@ -10,10 +10,12 @@ What is read may come from a stranger: every size is checked before the work tha
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import io
 import json
+import logging
 import os
 import re
 import stat
@@ -49,6 +51,8 @@ from overworld.evaluation.episodes import (
 )
 from overworld.evaluation.usage import Usage
 
+_logger = logging.getLogger(__name__)
+
 HEADER = "header.json"
 EPISODES = "episodes.jsonl"
 FRAMES = "frames"
@@ -66,6 +70,8 @@ tokens, and the seal over them. All others do not."""
 
 _MAX_HEADER_BYTES = 1 << 20
 _MAX_LINE_BYTES = 16 << 20
+_NO_LOCKS = (errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP)
+"""What network file systems say that do not lock folders."""
 _ATTEMPTS = TypeAdapter(dict[str, list[dict[str, Any]]])
 _FRAME = re.compile(r"[0-9a-f]{16}\.png(\.part)?")
 _BLOCK_BYTES = 1 << 20
@@ -304,13 +310,19 @@ class EpisodeWriter:
             raise EvaluationError(
                 f"another process is writing to {self._path}: wait for it, or keep this evaluation in another folder"
             ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            _logger.warning("%s cannot be locked (%s): let no other process write to it", self._path, error.strerror)
 
     def _take_over(self, header: Header) -> None:
         """Takes over what an interrupted evaluation left, and rids the folder of all that is torn or of no episode."""
-        if not (self._path / EPISODES).exists():  # it was killed before it played
-            _delete(self._path)
+        held = {name for name in FILES if (self._path / name).exists()}
+        if EPISODES not in held:
+            if FRAMES in held <= {FRAMES, HEADER} and not any((self._path / FRAMES).iterdir()):
+                _delete(self._path)  # it was killed before it played
             return
-        if not (self._path / HEADER).exists():  # it was killed while it deleted: nobody knows what this was
+        if HEADER not in held:  # nobody knows what this was
             return
         folder = EpisodeFolder(self._path)
         refuse_another(self._path, folder.header, header)

@@ -64,13 +64,9 @@ class Game:
     @property
     def noise(self) -> int:
         """The seed of this turn's sampling noise, named by the task, the env's turn and the sample."""
-        name: tuple[object, ...] = (
-            self.task.seed, self.task.split, self.task.task, len(self.task.prefix) + len(self._recording),
-        )  # fmt: skip
-        if self._sample:  # sample 0 has the noise that evaluations had before there were samples
-            name = (*name, self._sample)
-        # 53 bits: what JSON numbers hold exactly everywhere.
-        return int.from_bytes(hashlib.blake2b(repr(name).encode(), digest_size=8).digest()) >> 11
+        task = self.task
+        turn = len(task.prefix) + len(self._recording)
+        return noise_of(task.seed, task.split, task.task, turn, self._sample)
 
     def begin(self) -> Move:
         """The reset."""
@@ -122,6 +118,15 @@ class Game:
         seed = self.noise if baseline.name == "random" else None
         self._recording.act(action, thoughts, actor=baseline.name, sampling_seed=seed)
         return action
+
+
+def noise_of(seed: int, split: str, task: int | None, turn: int, sample: int) -> int:
+    """The seed of the noise of one reply; `turn` counts as the contract does."""
+    name: tuple[object, ...] = (seed, split, task, turn)
+    if sample:  # sample 0 has the noise that evaluations had before there were samples
+        name = (*name, sample)
+    # 53 bits: what JSON numbers hold exactly everywhere.
+    return int.from_bytes(hashlib.blake2b(repr(name).encode(), digest_size=8).digest()) >> 11
 
 
 def _without_pictures(observation: Observation) -> Observation:

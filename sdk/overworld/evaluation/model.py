@@ -52,7 +52,7 @@ class ConcurrentModel(Model, Protocol):
 
 @runtime_checkable
 class Baseline(Protocol):
-    """An agent that is no model: it chooses by what the env answered."""
+    """An agent that is not a model: it chooses by what the env answered."""
 
     @property
     def name(self) -> Literal["expert", "random", "person"]:

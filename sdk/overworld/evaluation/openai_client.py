@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from overworld.errors import ModelServerError
+from overworld.errors import ModelServerError, NoCheckpointError
 from overworld.evaluation.conversation import Message, Recipe, to_openai
 from overworld.evaluation.model import Answer, Prompt
 from overworld.service.extras import needs_extra
@@ -81,8 +81,16 @@ class OpenAIModel:
             described = self._described() or {}
             found = [f"{run}@{described['update']}"] if isinstance(described.get("update"), int) else [self.name]
         if not found:
-            raise ModelServerError(f"{self.url} has no checkpoint of {run!r}; it has {list(entries)}")
+            raise NoCheckpointError(f"{self.url} has no checkpoint of {run!r}; it has {list(entries)}")
         return found
+
+    def progress(self) -> tuple[int, int]:
+        """(updates, env steps) that were made before this checkpoint. Raises ModelServerError."""
+        described = self._described() or {}
+        try:
+            return int(described["update"]), int(described["env_steps"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelServerError(f"{self.url} does not say when {self.name!r} was made: {error!r}") from None
 
     def recipe(self) -> Recipe | None:
         """The recipe that the model was trained with, if its server says so (ours does). Raises ModelServerError."""

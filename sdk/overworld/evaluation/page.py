@@ -18,6 +18,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,10 @@ with needs_extra("eval"):
 PAGE = "index.html"
 
 _STRIPS = 20
-_STRIP_BYTES = 50_000
+_STRIP_BYTES = 40_000
 _STRIP_TURNS = 12
 _EPISODE_TURNS = 500
-_SHORT, _LONG = 300, 4000
+_NAME, _SHORT, _LONG = 60, 300, 4000
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 """Control characters, and those that turn the direction of what follows them."""
 _OURS = re.compile(
@@ -93,7 +94,8 @@ def write_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"short": lambda text: _clean(text, _SHORT), "long": lambda text: _clean(text, _LONG)}
+    for name, length in (("name", _NAME), ("short", _SHORT), ("long", _LONG)):
+        templates.filters[name] = partial(_clean, length=length)
     style, script = (templates.get_template(name).render() for name in ("style.css", "script.js"))
     fixed = {"style": style, "style_hash": _hash(style), "script": script, "script_hash": _hash(script)}
     total = sum(len(one.lines) for one in evaluations)
@@ -188,7 +190,7 @@ def _chosen(evaluations: Sequence[_Evaluation]) -> set[int]:
 
 
 def _strip(one: _Evaluation, line: _Line, episode: Episode, out: Path) -> dict[str, Any]:
-    """An episode as the page shows it: a few of its turns with small pictures, and an animation of all beside it."""
+    """An episode as the page shows it: a few of its turns with small pictures, and an animation of all of them."""
     pictures = list(_pictures(one.folder, episode))
     gif = f"gifs/{line.number:06}.gif"
     if pictures and len({picture.shape for picture in pictures}) == 1:

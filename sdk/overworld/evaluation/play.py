@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import PIL.Image
 
-from overworld.authoring.env import Action, EnvSpec, Observation, Pixels
+from overworld.authoring.env import Action, EnvSpec, Observation, Pixels, resolve
 from overworld.authoring.runner import Result
 from overworld.evaluation.film import side_by_side
 from overworld.service.extras import needs_extra
 
 with needs_extra("eval"):
     from rich.console import Console
+    from rich.markup import escape
     from rich.style import Style
     from rich.text import Text
 
@@ -61,18 +63,36 @@ def human(spec: EnvSpec, resolve: Callable[[Action, Observation], Action | None]
                 raise EOFError
             if numbered and typed.isdecimal() and int(typed) < len(actions):
                 typed = actions[int(typed)]
-            if resolve(typed, result.observation) is not None:
+            action = spec.action.read(typed)
+            if action is not None and resolve(action, result.observation) is not None:
                 last = typed
-                return typed
+                return action
             console.print(f"{typed!r} is not an action here; q stops", markup=False)
 
     return choose
 
 
-def expert(result: Result) -> Action | None:
+def asking(spec: EnvSpec, console: Console) -> Agent:
+    """Shows whoever sits at the terminal each result, and asks what to do; an episode begins with the task."""
+    show, choose = show_in(console), human(spec, partial(resolve, spec.action), console)
+
+    def ask(result: Result) -> Action | None:
+        if result.turn == 0:
+            console.print(f"[bold]{escape(spec.id)}[/]  {escape(spec.task)}")
+        show(result)
+        return choose(result)
+
+    return ask
+
+
+def expert(spec: EnvSpec) -> Agent:
     """Does what the env's expert advises, which must have been asked for."""
-    assert result.expert is not None
-    return result.expert.action
+
+    def choose(result: Result) -> Action | None:
+        assert result.expert is not None
+        return spec.action.read(result.expert.action)
+
+    return choose
 
 
 def random_agent(spec: EnvSpec, seed: int) -> Agent:

@@ -76,7 +76,7 @@ class Recording:
         self._decided |= {
             "reply": text,
             "thoughts": reply.thoughts,
-            "action": reply.action,
+            "action": action_record(reply.action),
             "cut": cut,
             "fingerprint": fingerprint,
             "sampling_seed": sampling_seed,

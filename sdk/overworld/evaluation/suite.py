@@ -13,10 +13,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from overworld.errors import EvaluationError
+from overworld.evaluation.episodes import problem
 from overworld.evaluation.folder import HEADER, REPORT, EpisodeFolder, opened
 
 SUITE = "suite.json"
@@ -44,6 +46,7 @@ class Suite:
                 f"{path} holds one evaluation, not several: keep these in another folder, which gets one for each"
             )
         self._path = path
+        self._owners: dict[Path, tuple[str, str]] = {}
         self._record = _read(path / SUITE)
         path.mkdir(parents=True, exist_ok=True)
 
@@ -61,8 +64,12 @@ class Suite:
         return self._record.pinned[name]
 
     def folder(self, env: str, agent: str) -> Path:
-        """Where an agent's evaluation in an env is kept."""
-        return self._path / _slug(env) / _slug(agent)
+        """Where an agent's evaluation in an env is kept. Raises EvaluationError if that is another one's place."""
+        folder = self._path / _slug(env) / _slug(agent)
+        if self._owners.setdefault(folder, (env, agent)) != (env, agent):
+            other = " in ".join(reversed(self._owners[folder]))
+            raise EvaluationError(f"{agent} in {env} and {other} would share {folder}: keep them in two suites")
+        return folder
 
     def finish(self) -> None:
         """All has been played: a name may mean something else the next time."""
@@ -98,11 +105,9 @@ def evaluations_in(path: Path) -> list[Path]:
 
 
 def _slug(name: str) -> str:
-    """A name as a folder's: other characters than letters, digits, @, dots and dashes are written as their number, so
-    that no two names share a folder.
-    """
-    slug = re.sub(r"[^A-Za-z0-9@.\-/]", lambda match: f"_{ord(match[0]):x}_", name).replace("/", "_")
-    return slug if slug.strip(".") else slug.replace(".", "_2e_")
+    """A name as a folder's: a slash becomes a dash, and what a folder may not be called is escaped as in a URL."""
+    slug = quote(name, safe="@").replace("%2F", "-")
+    return f"%2E{slug[1:]}" if slug.startswith(".") else slug
 
 
 def _read(path: Path) -> _Record:
@@ -114,5 +119,5 @@ def _read(path: Path) -> _Record:
         return _Record.model_validate_json(data)
     except ValidationError as error:
         raise EvaluationError(
-            f"{path} is not the record of a suite: {error}; keep this one in another folder"
+            f"{path} is not a suite's ({problem(error)}): keep this suite in another folder"
         ) from None

@@ -21,11 +21,20 @@ import pydantic_core
 from overworld.client.fleet import Fleet
 from overworld.errors import EvaluationError, OverworldError
 from overworld.evaluation.blank import BLANK_FRAMES, white_record
-from overworld.evaluation.conversation import read_reply
+from overworld.evaluation.conversation import read_as
 from overworld.evaluation.differences import differing
-from overworld.evaluation.episodes import Episode, Header, ImageRecord, ObservationRecord, Turn, env_record
+from overworld.evaluation.episodes import (
+    Episode,
+    Header,
+    ImageRecord,
+    ObservationRecord,
+    Turn,
+    action_record,
+    env_record,
+)
 from overworld.evaluation.excerpts import excerpt, excerpt_of
 from overworld.evaluation.folder import EPISODES, FRAMES, HEADER, REPORT, SEAL, EpisodeFolder, opened, to_json
+from overworld.evaluation.game import noise_of
 from overworld.evaluation.provenance import draws_the_same, other_provenance
 from overworld.evaluation.replay import Replay, fleet_of, replayed
 from overworld.evaluation.report import Tally
@@ -201,7 +210,7 @@ class _Records:
     def _check(self, number: int, episode: Episode) -> None:
         """Whether the replies say what was done, and the pictures are there."""
         header = self._folder.header
-        max_bytes = self._folder.spec.action.max_text_bytes or 4096
+        spec = self._folder.spec.action
 
         def differs(turn: int, field: str, recorded: Any, found: Any) -> None:
             self._verification.add(_difference(number, episode, turn, field, recorded, found))
@@ -211,9 +220,10 @@ class _Records:
             differs(0, "task", "another than those before", f"that of episode {first}")
         for index, turn in enumerate(episode.turns):
             if turn.actor == "model":
-                reply = read_reply(turn.reply, max_bytes, header.recipe)
-                if (turn.action, turn.thoughts) != (reply.action, reply.thoughts):
-                    said = {"action": reply.action, "thoughts": reply.thoughts}
+                reply = read_as(turn.reply, spec, header.recipe)
+                action = action_record(reply.action)
+                if (turn.action, turn.thoughts) != (action, reply.thoughts):
+                    said = {"action": action, "thoughts": reply.thoughts}
                     differs(index, "reply", {"action": turn.action, "thoughts": turn.thoughts}, said)
             if self._agent is None:
                 self._agent = turn.actor if header.model is None else "model", turn.fingerprint
@@ -223,6 +233,9 @@ class _Records:
                 differs(index, "actor", turn.actor, actor)
             if turn.fingerprint != fingerprint:
                 differs(index, "fingerprint", turn.fingerprint, fingerprint)
+            noise = noise_of(episode.seed, episode.split, episode.task, len(episode.prefix) + index, episode.sample)
+            if turn.sampling_seed not in (None, noise):
+                differs(index, "sampling_seed", turn.sampling_seed, noise)
             if self._check_frames(turn.observation, index, differs) and turn.shown != _shown(turn, header):
                 differs(index, "shown", turn.shown, _shown(turn, header))
             if turn.shown is not None:

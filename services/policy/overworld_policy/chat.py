@@ -17,6 +17,7 @@ from overworld_vlm.batch import Prompt, PromptError, PromptTooLongError, encode_
 from overworld_vlm.load import VLM, ModelError
 from overworld_vlm.writer import Request
 
+from overworld_policy.budget import Budget
 from overworld_policy.config import PolicyServerConfig
 from overworld_policy.decoder import Decoder, DecoderDiedError, Loaded
 from overworld_policy.errors import ApiError, bad_request
@@ -26,7 +27,7 @@ from overworld_policy.metrics import Metrics
 from overworld_policy.models import Model, Models
 from overworld_policy.reply import Reply
 from overworld_policy.sampling import processors, read_grammar, temperature
-from overworld_policy.templates import RenderedTooLongError, TemplateError, Templates
+from overworld_policy.templates import RenderedTooLongError, TemplateError, Templates, TemplateStoppedError
 
 _PROBE_SECONDS = 10.0
 _ENCODERS = 3
@@ -37,7 +38,7 @@ _CHARACTERS_PER_TOKEN = 16
 """Texts with more of them than this on average are refused without being tokenised."""
 
 _SMALL_BYTES = 1 << 20
-_LARGE_BODIES = 2
+_LARGEST = 2
 """What requests take beyond the size of a small one is, for all together, at most that of so many of the largest."""
 _T = TypeVar("_T")
 
@@ -199,6 +200,7 @@ class ChatService:
         self._encoder = ThreadPoolExecutor(_ENCODERS, "encoder")
         self._large_encoder = ThreadPoolExecutor(1, "large encoder")
         self._large_waiting = 0
+        self._pixels = Budget(config.max_total_pixels * _LARGEST, _LARGE_WAITING)
         self._templates = Templates(config.max_loaded)
 
     @contextlib.contextmanager
@@ -232,7 +234,7 @@ class ChatService:
 
     def hold(self, grown: int) -> None:
         """Counts the bytes of large requests. Raises ApiError if there are too many."""
-        if self._bytes + grown > self._config.max_request_bytes * _LARGE_BODIES:
+        if self._bytes + grown > self._config.max_request_bytes * _LARGEST:
             raise ApiError(429, "too many large requests are in flight; try again soon", code="too_many_requests")
         self._bytes += grown
 
@@ -254,13 +256,11 @@ class ChatService:
         started = time.perf_counter()
         model = await asyncio.to_thread(self.models.find, asked.model)
         read = await self._encode(lambda: read_messages(asked, self._config))
-        loaded = await self._use(model)
-        try:
+        async with self._pixels.hold(read.pixels - _LARGE_PIXELS), self._used(model) as loaded:
             prompt = await self._prompt(loaded.vlm, read)
             grammar = await self._encode(lambda: read_grammar(asked, loaded.vlm, prompt))
-            prepared = _Prepared(prompt, grammar)
-            chat = Chat(asked, loaded, prepared, self._config)
-            self._metrics.prompt_tokens.labels(model.name).inc(len(prepared.prompt))
+            chat = Chat(asked, loaded, _Prepared(prompt, grammar), self._config)
+            self._metrics.prompt_tokens.labels(model.name).inc(len(prompt))
             self._decoder.write(loaded, chat.requests, chat.on_tokens)
             try:
                 yield chat
@@ -269,19 +269,14 @@ class ChatService:
                     request.cancelled = True  # does nothing to a finished one
                 self._metrics.reply_tokens.labels(model.name).inc(chat.reply_tokens)
                 self._metrics.seconds.labels(model.name).observe(time.perf_counter() - started)
-        finally:
-            self._decoder.release(loaded)
 
     async def tokenize(self, asked: ChatRequest) -> dict[str, Any]:
         """The tokens of a request's prompt, those of images included. Raises ApiError."""
         model = await asyncio.to_thread(self.models.find, asked.model)
         read = await self._encode(lambda: read_messages(asked, self._config))
-        loaded = await self._use(model)
-        try:
+        async with self._pixels.hold(read.pixels - _LARGE_PIXELS), self._used(model) as loaded:
             prompt = await self._prompt(loaded.vlm, read)
             return {"count": len(prompt), "max_model_len": loaded.vlm.max_length, "tokens": prompt.ids.tolist()}
-        finally:
-            self._decoder.release(loaded)
 
     async def close(self) -> None:
         """Ends threads and processes."""
@@ -289,6 +284,15 @@ class ChatService:
         await asyncio.to_thread(self._decoder.close)
         for encoder in (self._encoder, self._large_encoder):
             await asyncio.to_thread(encoder.shutdown, cancel_futures=True)
+
+    @contextlib.asynccontextmanager
+    async def _used(self, model: Model) -> AsyncIterator[Loaded]:
+        """The model in memory, while this lasts. Raises ApiError."""
+        loaded = await self._use(model)
+        try:
+            yield loaded
+        finally:
+            self._decoder.release(loaded)
 
     async def _use(self, model: Model) -> Loaded:
         """The model in memory, until it is released. Raises ApiError."""
@@ -322,6 +326,8 @@ class ChatService:
             )
         except RenderedTooLongError as error:
             raise _too_long(str(error), vlm) from None
+        except TemplateStoppedError as error:
+            raise ApiError(404, str(error), code="model_unusable", param="model") from None
         except TemplateError as error:
             message = f"the model's chat template does not take these messages: {error}"
             raise bad_request(message, param="messages") from None

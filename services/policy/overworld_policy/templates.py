@@ -38,6 +38,10 @@ class RenderedTooLongError(TemplateError):
         super().__init__(f"the prompt has {characters} characters")
 
 
+class TemplateStoppedError(TemplateError):
+    """A template that was stopped when it exceeded its bounds."""
+
+
 class Templates:
     """The chat templates of models. The processes of the `kept` ones that were used last go on running."""
 
@@ -88,7 +92,7 @@ class _Template:
         """The text of one line of JSON, {"messages", "max_characters"}. Raises TemplateError."""
         async with self._lock:
             if time.monotonic() < self._not_before:
-                raise TemplateError(self._problem)
+                raise TemplateStoppedError(self._problem)
             process = self._process = self._process or await self._start()
             try:
                 answer = await self._ask(process, asked)
@@ -104,7 +108,7 @@ class _Template:
                 raise RenderedTooLongError(characters)
             case {"error": str(error)}:
                 raise TemplateError(error)
-        raise TemplateError(self._problem)
+        raise TemplateStoppedError(self._problem)
 
     def retire(self) -> None:
         """Ends the process, if need be after what it is doing."""
@@ -125,6 +129,7 @@ class _Template:
             sys.executable, "-m", "overworld_policy.template_process",
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=_MAX_LINE,
             env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # whose threads take address space
+            start_new_session=True,  # Ctrl-C is for the server, which finishes what it has begun
         )  # fmt: skip
         assert process.stdin is not None
         process.stdin.write(f"{self._settings}\n".encode())
@@ -144,9 +149,12 @@ class _Template:
             -signal.SIGPROF: f"took more than {CPU_SECONDS} s of CPU time",
             OUT_OF_MEMORY: f"took more than {MEMORY_MB} MB of memory",
         }.get(status, f"made its process end with status {status}")
-        self._problem = f"it {what}, and is not tried again for {_PAUSE_SECONDS:g} s; correct the model's folder"
+        self._problem = (
+            f"the model's chat template {what}; correct it in the model's folder (it is tried again after "
+            f"{_PAUSE_SECONDS:g} s)"
+        )
         self._not_before = time.monotonic() + _PAUSE_SECONDS
-        _logger.error("a chat template was stopped: %s", self._problem)
+        _logger.error("%s", self._problem)
 
     def _end(self) -> None:
         process, self._process = self._process, None

@@ -31,7 +31,7 @@ class Algorithm:
 
     advantages  [N, T] of a rollout's steps
     normalised  whether these are then normalised over the rollout, env by env; else they have their scale already
-    ratio       each token has a ratio of its own, or all of a step's tokens have one together
+    ratio       what has one: each token; or a reply as a whole, in whose log-prob thoughts may be weighted
     critic      whether values are learnt. Without one nothing can be bootstrapped: every slot plays one whole episode
                 per update, and what a time limit cuts off counts as nothing
     grouped     whether an env's slots play each task `group_size` times
@@ -39,7 +39,7 @@ class Algorithm:
 
     advantages: Callable[[Valuation, Discount], Tensor]
     normalised: bool
-    ratio: Literal["token", "step"]
+    ratio: Literal["token", "reply", "weighted reply"]
     critic: bool
     grouped: bool
 
@@ -48,13 +48,13 @@ ALGORITHMS: dict[AlgorithmName, Algorithm] = {
     # arXiv 2508.04280, Eq. 3 to 5
     "vl_dac": Algorithm(advantages=gae, normalised=True, ratio="token", critic=True, grouped=False),
     # arXiv 2405.10292, Eq. 4: log pi(a | o) = thought_weight x log pi(thoughts) + log pi(action | thoughts)
-    "rl4vlm": Algorithm(advantages=gae, normalised=True, ratio="step", critic=True, grouped=False),
+    "rl4vlm": Algorithm(advantages=gae, normalised=True, ratio="weighted reply", critic=True, grouped=False),
     # VL-DAC's returns without its critic
     "reward_to_go": Algorithm(advantages=reward_to_go, normalised=True, ratio="token", critic=False, grouped=False),
     # arXiv 2502.01600, with a ratio per token
     "loop": Algorithm(advantages=leave_one_out, normalised=False, ratio="token", critic=False, grouped=True),
     # arXiv 2402.14740, where a reply as a whole is the action
-    "rloo": Algorithm(advantages=leave_one_out, normalised=False, ratio="step", critic=False, grouped=True),
+    "rloo": Algorithm(advantages=leave_one_out, normalised=False, ratio="reply", critic=False, grouped=True),
     # arXiv 2402.03300, Eq. 3
     "grpo": Algorithm(advantages=group_relative, normalised=False, ratio="token", critic=False, grouped=True),
     # arXiv 2505.10978

@@ -202,18 +202,22 @@ class Learner:
             dual_clip=config.policy.dual_clip,
             kl=config.kl.kind,
             beta=config.kl.beta,
-            token_weights=self._token_weights(samples, scores.mask) if config.parts.ratio == "step" else None,
+            token_weights=self._token_weights(samples, scores.mask),
         )
         loss = policy.loss
         if config.parts.critic and not config.critic.stop_gradient:
             loss = loss + config.critic.coefficient * self._shared_value_loss(samples, scores)
         return scores, policy, (samples.weights.to(self._device) * loss).sum()
 
-    def _token_weights(self, samples: Samples, mask: Tensor) -> Tensor:
-        """What each token's log-prob weighs in that of its step, fp32 [B, T]: thoughts less than the action."""
-        if self._config.algorithm != "rl4vlm":
-            return torch.ones_like(mask, dtype=torch.float32)
-        return torch.where(self._in_thoughts(samples, mask), self._config.policy.thought_weight, 1.0)
+    def _token_weights(self, samples: Samples, mask: Tensor) -> Tensor | None:
+        """What each token's log-prob weighs in that of its reply, fp32 [B, T]; None where each token has a ratio."""
+        match self._config.parts.ratio:
+            case "token":
+                return None
+            case "reply":
+                return torch.ones_like(mask, dtype=torch.float32)
+            case "weighted reply":
+                return torch.where(self._in_thoughts(samples, mask), self._config.policy.thought_weight, 1.0)
 
     def _in_thoughts(self, samples: Samples, mask: Tensor) -> Tensor:
         """Whether each token stands before the action's key, bool [B, T]."""

@@ -1,5 +1,6 @@
 """What is refused before any work is done for it, and who has to wait for what is not."""
 
+import asyncio
 import base64
 import functools
 import io
@@ -22,8 +23,11 @@ import PIL.Image
 import psutil
 import pytest
 import torch
+from overworld_policy.chat import ChatService
 from overworld_policy.config import PolicyServerConfig
 from overworld_policy.decoder import Decoder
+from overworld_policy.messages import ChatRequest
+from overworld_policy.metrics import Metrics
 from overworld_policy.models import Models
 from overworld_vlm.batch import encode
 from overworld_vlm.writer import Request
@@ -127,6 +131,37 @@ def test_nobody_waits_for_somebody_elses_large_request(bounded: Served) -> None:
         for one in pressing:
             one.result()
     assert statistics.median(small) < statistics.median(large) / 3
+
+
+def test_pixels_of_large_requests_are_bounded_for_all_together(runs: Path) -> None:
+    def asked(side: int) -> ChatRequest:
+        buffer = io.BytesIO()
+        PIL.Image.new("1", (side, side)).save(buffer, "PNG")
+        url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        return ChatRequest.model_validate({"model": "whole@0", "messages": user(part(url)), "max_tokens": 1})
+
+    async def play() -> None:
+        config = PolicyServerConfig(runs=runs, max_total_pixels=16_000_000, max_pixels=3136)
+        service = ChatService(config, Metrics(), lambda: None)
+        held, leave = [0], asyncio.Event()
+
+        async def hold(request: ChatRequest) -> None:
+            async with service.chat(request):
+                held[0] += 1
+                await leave.wait()
+
+        large = [asyncio.create_task(hold(asked(3990))) for _ in range(3)]
+        while held[0] < 2:
+            await asyncio.sleep(0.01)
+        async with service.chat(asked(56)) as small:
+            await small.finished()
+            assert held == [2], "the third holds as much as the first two have left"
+        leave.set()
+        await asyncio.gather(*large)
+        assert held == [3]
+        await service.close()
+
+    asyncio.run(asyncio.wait_for(play(), 120))
 
 
 def test_requests_are_counted_before_their_bodies_are_read_and_told_when_to_come_back(bounded: Served) -> None:

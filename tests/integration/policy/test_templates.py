@@ -49,7 +49,8 @@ def test_a_template_that_goes_beyond_all_bounds_is_stopped_and_left_alone(served
     before = memory(served)
     errors: list[str] = []
     asking = [
-        threading.Thread(target=lambda: errors.append(served.error(model=f"{name}@0")["message"])) for _ in range(4)
+        threading.Thread(target=lambda: errors.append(served.error(model=f"{name}@0", status=404)["message"]))
+        for _ in range(4)
     ]
     for thread in asking:
         thread.start()
@@ -66,7 +67,7 @@ def test_a_template_that_goes_beyond_all_bounds_is_stopped_and_left_alone(served
     assert memory(served) < before + 50
     assert len(waited) > 5, "the others' chats waited for the template"
     began = time.monotonic()
-    assert served.error(model=f"{name}@0")["message"] == errors[0]
+    assert served.error(model=f"{name}@0", status=404)["message"] == errors[0]
     assert time.monotonic() - began < 0.5
 
 

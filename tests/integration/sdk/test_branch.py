@@ -107,7 +107,7 @@ def test_an_agent_plays_on_as_often_as_it_is_told_with_other_noise_each_time(
 def test_baselines_play_on(branching: Branching) -> None:
     number = next(number for number, one in enumerate(branching.folder) if one.end == "RULE")
     point = branching.point(number, 1)
-    (expert,) = branching.play(ExpertAgent(), [point], times=1, recipe=RECIPE)
+    (expert,) = branching.play(ExpertAgent(branching.folder.spec), [point], times=1, recipe=RECIPE)
     assert (expert.success.value, {turn.actor for turn in expert.episodes[0].turns}) == (1.0, {"expert"})
 
 

@@ -24,7 +24,7 @@ from overworld.commands import eval as eval_command
 from overworld.contract.frames import pixels_hash
 from overworld.errors import EvaluationError, ModelChangedError, OverworldError, SettingsError
 from overworld.evaluation.baselines import ExpertAgent, PersonAgent, RandomAgent
-from overworld.evaluation.comparison import compare
+from overworld.evaluation.comparison import compare, compare_folders
 from overworld.evaluation.conversation import Conversation, Message, Recipe
 from overworld.evaluation.episodes import Episode, ObservationRecord
 from overworld.evaluation.evaluate import evaluate, tasks_of_split
@@ -34,6 +34,8 @@ from overworld.evaluation.model import Agent, Answer, Model
 from overworld.evaluation.report import Report
 from overworld.evaluation.verification import Status, verify
 from overworld.host.process import ServerProcess
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util import tensor_util
 
 from tests.support import mortal_evaluation
 from tests.support.toy_env import ENVS, Toy
@@ -207,8 +209,8 @@ def test_an_evaluation_that_fails_before_its_first_episode_ends_leaves_no_files(
     assert EpisodeFolder(tmp_path).count() == 2
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in VARYING)
+def contents(folder: Path, without: Sequence[str] = VARYING) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in without)
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
@@ -330,7 +332,7 @@ class Slow(Scripted):
         return answer
 
 
-NOISE_OF_SEED_0 = Game(Reset(0), 0, Conversation(Toy.spec, Recipe())).noise
+NOISE_OF_SEED_0 = Game(Reset(0), 0, lambda *_: Conversation(Toy.spec, Recipe())).noise
 
 
 def test_a_slow_reply_holds_up_no_other_episode(fleet: Fleet) -> None:
@@ -429,6 +431,17 @@ def test_only_the_same_evaluation_is_resumed(fleet: Fleet, tmp_path: Path) -> No
         (tmp_path / "report.json").unlink(missing_ok=True)
 
 
+@pytest.mark.parametrize("name", ["run.json", "usage.jsonl", "frames/0123456789abcdef.png", "header.json"])
+def test_a_file_of_somebody_else_is_not_taken_for_an_interrupted_evaluation(
+    fleet: Fleet, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(EvaluationError, match="already holds"):
+        play(always("up"), fleet, seeds(1), keep=tmp_path)
+    assert contents(tmp_path, ()) == {name: b"mine"}
+
+
 def test_two_processes_do_not_write_to_one_folder(fleet: Fleet, tmp_path: Path) -> None:
     def at_once(done: int) -> None:
         with pytest.raises(EvaluationError, match="another process is writing"):
@@ -465,7 +478,7 @@ def test_baselines_play_the_same_episodes(toy_server: ServerProcess, tmp_path: P
     with Fleet([toy_server.address], "toy/Count", 3, expert=name == "expert", options={"max_turns": 9}) as fleet:
         person = iter(("up", "down", "up", "up", "up") * 9)
         agents: dict[str, Agent] = {
-            "expert": ExpertAgent(),
+            "expert": ExpertAgent(fleet.spec),
             "random": RandomAgent(dataclasses.replace(fleet.spec, action=ActionSpec(("up", "down")))),
             "person": PersonAgent(lambda result: next(person)),
         }
@@ -564,7 +577,7 @@ class Replies(BaseHTTPRequestHandler):
 
 
 def described(update: int) -> dict[str, Any]:
-    return {"run": "mine", "update": update, "recipe": {"history": 1}, "envs": []}
+    return {"run": "mine", "update": update, "env_steps": 512 * update, "recipe": {"history": 1}, "envs": []}
 
 
 @pytest.fixture
@@ -605,8 +618,8 @@ def test_a_suite_is_one_table_of_the_same_episodes(
     assert shown.err.count("100% of the replies of silent") == 2
     kept = {str(path.parent.relative_to(tmp_path)) for path in tmp_path.rglob("report.json")}
     agents = ("mine@3", "mine@20", "silent")
-    assert kept == {f"{env}/{agent}" for env in ("toy_Count", "toy_Commands") for agent in agents}
-    usage = json.loads((tmp_path / "toy_Count" / "mine@20" / "usage.jsonl").read_text().splitlines()[0])
+    assert kept == {f"{env}/{agent}" for env in ("toy-Count", "toy-Commands") for agent in agents}
+    usage = json.loads((tmp_path / "toy-Count" / "mine@20" / "usage.jsonl").read_text().splitlines()[0])
     assert (usage["prompt_tokens"], usage["completion_tokens"]) == (33, 21)
     before = contents(tmp_path)
     assert eval_command.main(arguments) == 0
@@ -622,8 +635,8 @@ def test_a_suite_may_stand_in_a_file(toy_server: ServerProcess, model_url: str, 
     file.write_text("envs: [{id: toy/Count, split: four}, {id: toy/Commands, seeds: 1-2}]\nseeds: 5-7\n")
     given = [str(file), "model=m", f"url={model_url}", f"servers={toy_server.address}", f"keep={tmp_path / 'kept'}"]
     assert eval_command.main([*given, "options.max_turns=5"]) == 0
-    counts = {env: EpisodeFolder(tmp_path / "kept" / env / "m").count() for env in ("toy_Count", "toy_Commands")}
-    assert counts == {"toy_Count": 4, "toy_Commands": 2}
+    counts = {env: EpisodeFolder(tmp_path / "kept" / env / "m").count() for env in ("toy-Count", "toy-Commands")}
+    assert counts == {"toy-Count": 4, "toy-Commands": 2}
 
 
 def test_moving_names_mean_the_same_until_the_suite_is_finished(
@@ -640,10 +653,10 @@ def test_moving_names_mean_the_same_until_the_suite_is_finished(
     arguments = [*arguments[:1], "model=expert,mine@latest", *arguments[2:-1]]
     Replies.updates[:] = [3, 20, 40]
     assert eval_command.main(arguments) == 1, "all three episodes crash"
-    assert (tmp_path / "toy_Count" / "mine@20").exists()
+    assert (tmp_path / "toy-Count" / "mine@20").exists()
     Replies.actions.clear()
     assert eval_command.main([*arguments, "overwrite=true"]) == 0
-    assert (tmp_path / "toy_Count" / "mine@40" / "report.json").exists()
+    assert (tmp_path / "toy-Count" / "mine@40" / "report.json").exists()
 
 
 def test_an_interrupted_evaluation_goes_on_with_the_checkpoint_that_was_the_latest(
@@ -666,9 +679,45 @@ def test_an_interrupted_evaluation_goes_on_with_the_checkpoint_that_was_the_late
         eval_command.main(["toy/Commands", *arguments])
 
 
+def test_each_checkpoint_of_a_run_is_evaluated_as_it_appears(
+    toy_server: ServerProcess, model_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "mine"
+    given = [
+        "toy/Count,toy/Commands", f"watch={run}", f"url={model_url}", f"servers={toy_server.address}", "seeds=1-3",
+        "options.max_turns=5",
+    ]  # fmt: skip
+    with pytest.raises(SettingsError, match="not the folder of a training run"):
+        eval_command.main(given)
+    run.mkdir()
+    (run / "config.yaml").write_text("updates: 40\n")
+    (run / "metrics.jsonl").write_text('{"update": 2, "env_steps": 1536, "charts/SPS": 1.0}\n')
+    arrivals = iter([3, 20, 40])
+    monkeypatch.setattr(eval_command, "sleep", lambda seconds: Replies.updates.append(next(arrivals)))
+    assert eval_command.main(given) == 0
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["update"], line["env_steps"]) for line in lines] == [
+        (2, 1536), (2, 1536), (19, 512 * 20), (39, 512 * 40),
+    ]  # fmt: skip
+    assert "charts/SPS" in lines[0], "the trainer's own line"
+    assert [line["watch/success_rate/toy/Count"] for line in lines[1:]] == [0.0, 1.0, 1.0]
+    assert lines[1]["watch/episodes/toy/Commands"] == 3
+    board = EventAccumulator(str(run / "tensorboard" / "watch")).Reload()
+    points = board.Tensors("watch/success_rate/toy/Count")
+    assert [(point.step, tensor_util.make_ndarray(point.tensor_proto).item()) for point in points] == [
+        (512 * 3, 0.0), (512 * 20, 1.0), (512 * 40, 1.0),
+    ]  # fmt: skip
+    assert verify(run / "watch" / "toy-Count" / "mine@20", [toy_server.address]).status is Status.VERIFIED
+    before = (run / "metrics.jsonl").read_bytes()
+    assert eval_command.main(given) == 0
+    assert (run / "metrics.jsonl").read_bytes() == before, "what was logged is not logged again"
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
+        (["watch=runs/mine"], "watch: leave out model"),
+        (["model="], "model: name one or more"),
         (["samples=3"], "at temperature 0 the 3 plays of a task would be the same"),
         (["model=expert,other"], "no model 'other'"),
         (["model=other@all"], "has no checkpoint of 'other'"),
@@ -718,3 +767,41 @@ def test_comparing_folders(fleet: Fleet, tmp_path: Path) -> None:
         assert failed.returncode == 1
         assert says in failed.stderr
         assert "Traceback" not in failed.stderr
+
+
+def test_what_is_not_comparable_is_not_compared(toy_server: ServerProcess, tmp_path: Path) -> None:
+    def kept(name: str, env: str = "toy/Count", recipe: Recipe | None = None, **arguments: Any) -> EpisodeFolder:
+        path = tmp_path / name
+        blank = arguments.pop("blank_frames", False)
+        with Fleet([toy_server.address], env, 4, **({"options": {"max_turns": 5}} | arguments)) as fleet:
+            tasks, recipe = seeds(*range(6)), recipe or Recipe()
+            evaluate(always("up"), fleet, tasks, recipe=recipe, blank_frames=blank, keep=path)
+        return EpisodeFolder(path)
+
+    base = kept("base")
+    for name, arguments, says in (
+        ("env", {"env": "toy/Commands"}, r"env\.action"),
+        ("options", {"options": {"max_turns": 6}}, r"env\.max_turns was 5 in the first and 6 in the second"),
+        ("reward", {"fallback_reward": -1.0}, r"fallback_reward was 0\.0"),
+    ):
+        with pytest.raises(EvaluationError, match=f"cannot be compared: {says}"):
+            compare_folders(base, kept(name, **arguments))
+    blank = compare_folders(base, kept("blank", blank_frames=True))
+    assert blank.differences == ('substitution: "" and "blank_frames"',)
+    assert (blank.success.value, blank.p) == (0.0, 1.0)
+    assert blank.success.low < 0 < blank.success.high
+    other = compare_folders(base, kept("recipe", recipe=Recipe(history=2)))
+    assert other.differences == ("recipe.history: 1 and 2",)
+
+
+def test_tasks_that_were_played_several_times_are_compared_by_task(fleet: Fleet) -> None:
+    def luck(share: int) -> Scripted:
+        return Scripted(lambda text, pixels, seed: act("up" if (seed >> 20) % 10 < share else "down"))
+
+    first, second = (play(luck(share), fleet, seeds(*range(20)), samples=range(3))[1] for share in (4, 9))
+    result = compare(first, reversed(second))
+    assert (result.episodes, result.tasks) == (60, 20)
+    share, other = (sum(one.success for one in episodes) / 60 for episodes in (first, second))
+    assert result.success.value == pytest.approx(other - share)
+    assert result.success.low > 0
+    assert result.p < 0.01

@@ -49,7 +49,7 @@ def kept(toy_server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) ->
     with Fleet([toy_server.address], "toy/Count", 8, options=options) as fleet:
         evaluate(Hostile(), fleet, seeds(*range(30)), recipe=Recipe(), keep=folder / "a")
     with Fleet([toy_server.address], "toy/Count", 8, options=options, expert=True) as fleet:
-        evaluate(ExpertAgent(), fleet, seeds(*range(30)), recipe=Recipe(), keep=folder / "b")
+        evaluate(ExpertAgent(fleet.spec), fleet, seeds(*range(30)), recipe=Recipe(), keep=folder / "b")
     return folder
 
 

@@ -338,6 +338,14 @@ def test_blank_frames_are_verified(toy_server: ServerProcess, tmp_path: Path) ->
     assert [(one.episode, one.turn, one.field) for one in found.differences] == [(2, 1, "shown")]
 
 
+def test_bare_actions_are_read_again_as_what_they_are(toy_server: ServerProcess, tmp_path: Path) -> None:
+    folder = tmp_path / "eval"
+    with Fleet([toy_server.address], "toy/Count", 2) as fleet:
+        evaluate(Scripted(lambda *_: "up"), fleet, seeds(1, 2), recipe=Recipe(reply="bare"), keep=folder)
+    assert {turn["action"] for episode in read(folder) for turn in episode["turns"]} == {"up"}
+    assert check(folder, toy_server).status == Status.VERIFIED
+
+
 def test_a_failure_that_may_be_chance_is_neither_confirmed_nor_denied(copy: Path, toy_server: ServerProcess) -> None:
     episodes = read(copy)
     number = next(number for number, one in enumerate(episodes) if one.get("error"))

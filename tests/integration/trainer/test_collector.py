@@ -4,7 +4,7 @@ import contextlib
 import functools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -72,8 +72,9 @@ class ScriptedWriter(Writer):
     request's first, without features.
     """
 
-    def __init__(self, vlm: VLM) -> None:
+    def __init__(self, vlm: VLM, replies: Mapping[str, str] = REPLIES) -> None:
         self._vlm = vlm
+        self._replies = replies
         self._waiting: list[Request] = []
         self.seen: list[Request] = []
 
@@ -83,8 +84,9 @@ class ScriptedWriter(Writer):
 
     def step(self) -> list[Request]:
         request = self._waiting.pop()
-        words = re.findall(r"^Do: (\w+)$", request.messages[-1]["content"][-1]["text"], re.MULTILINE)
-        request.tokens = encode_reply(self._vlm, REPLIES[words[0]]).tolist()
+        (text,) = [part["text"] for part in request.messages[-1]["content"] if part["type"] == "text"]
+        words = re.findall(r"^Do: (\w+)$", text, re.MULTILINE)
+        request.tokens = encode_reply(self._vlm, self._replies[words[0]]).tolist()
         request.logps = [-0.5] * len(request.tokens)
         request.finish = "stop"
         return [request]
@@ -368,6 +370,22 @@ def test_history_shows_the_last_turns_oldest_first_and_none_twice(server: Server
     final, prompt = replay(server, obedient, options, 2, 0, ["go"] * 3, recipe)
     assert same_prompt(rollout.steps[2][3].prompt, prompt)
     assert final.turn == 3
+
+
+def test_a_chat_is_played_in_bare_actions(server: ServerProcess, obedient: VLM) -> None:
+    chat = {"opening": "$task", "turn": "Do: $Do"}
+    config = settings(server, ["go", "go", "win"], recipe={"reply": "bare", "chat": chat})
+    writer = ScriptedWriter(obedient, {word: word for word in REPLIES})
+    with Episodes.open(config, functools.partial(episode_seed, 0)) as episodes:
+        rollout = Collector(config, obedient, writer, episodes).collect(4)
+    assert column(rollout, "outcome") == [[Outcome.EXECUTED] * 4] * 4
+    assert column(rollout, "end") == [[None, None, End.TASK, None]] * 4
+    assert column(rollout, "thinking") == [[0] * 4] * 4
+    spoken = [
+        [(message["role"], message["content"][0]["text"]) for message in request.messages] for request in writer.seen
+    ]
+    assert [("user", "Obey."), ("user", "Do: go")] in spoken
+    assert [("user", "Obey."), ("assistant", "go"), ("user", "Do: win")] in spoken
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Advantages per step, worked out by hand: gamma .5, lambda .5 unless said otherwise."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -38,16 +39,16 @@ def valuation(rewards: list[list[float]], **columns: Any) -> Valuation:
 
 
 def advantages(
-    rewards: list[float],
-    values: list[float],
-    next_values: list[float],
-    bootstraps: list[bool],
-    continues: list[bool],
+    rewards: Sequence[float],
+    values: Sequence[float],
+    next_values: Sequence[float],
+    bootstraps: Sequence[bool],
+    continues: Sequence[bool],
     gamma: float = 0.5,
     lam: float = 0.5,
 ) -> list[float]:
     told = valuation(
-        [rewards], values=[values], next_values=[next_values], bootstraps=[bootstraps], continues=[continues]
+        [list(rewards)], values=[values], next_values=[next_values], bootstraps=[bootstraps], continues=[continues]
     )
     result = gae(told, Discount(gamma, lam))
     assert result.dtype == torch.float64

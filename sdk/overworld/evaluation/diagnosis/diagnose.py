@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from overworld.client.fleet import Fleet
@@ -130,7 +130,8 @@ class _Sitting:
                 ]
 
             trials = [trial for condition in conditions for trial in self._trials[condition.name]]
-            for over in Table(self._model, fleet, self._fingerprints).play(trials):
+            table = Table(self._model, fleet, self._fingerprints)
+            for over in stack.enter_context(closing(table.play(trials))):
                 self._over += len(over)
                 self._on_progress(self._over)
             for name, writer in writers.items():

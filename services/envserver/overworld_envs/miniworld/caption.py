@@ -17,8 +17,10 @@ _RAYS = 5
 _INSIDE = 0.98
 """The outermost of them, as a share of half the view."""
 
-_FACE = 0.6
-"""A thing's sides are where at most this share of its radius is: a box has corners, and less between them."""
+_NEAR = 4.0
+"""Metres. Of a near thing a corner is enough to see it; of a far one it is less than a pixel."""
+_CORNER, _FACE = 0.95, 0.6
+"""Where the sides of a near and of a far thing are, as shares of its radius."""
 
 Segments = NDArray[np.float64]
 """[segments, 2, 2]: start and end, x and z in metres."""
@@ -54,7 +56,7 @@ def _where(entity: Any, eye: NDArray[np.float64], heading: float, half_view: flo
     off = np.asarray(entity.pos, float)[[0, 2]] - eye
     distance = max(math.hypot(*off), 1e-6)
     bearing = math.remainder(math.atan2(-off[1], off[0]) - heading, 2 * math.pi)
-    half_width = math.asin(min(1.0, _FACE * entity.radius / distance))
+    half_width = math.asin(min(1.0, (_CORNER if distance < _NEAR else _FACE) * entity.radius / distance))
     for angle in (bearing, bearing + half_width, bearing - half_width):
         if abs(angle) <= half_view and distance < _distance(eye, heading + angle, walls) + entity.radius:
             return f"{_direction(bearing)}, {distance:.1f} m away"

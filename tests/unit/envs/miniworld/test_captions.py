@@ -37,7 +37,7 @@ def test_the_box_is_where_the_caption_says(task: str) -> None:
             else:
                 unseen += 1
                 assert "The red box is not in sight." in caption
-                assert red.sum() <= 40, caption  # a corner of it may show where neither its middle nor its sides do
+                assert red.sum() <= 40, caption  # a corner of it may show where its sides do not
             stray = chance.choice(("turn left", "turn right", "move forward"))
             result = runner.step(stray if chance.random() < 0.3 else result.expert.action)
     assert seen > 5
