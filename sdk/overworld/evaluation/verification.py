@@ -39,6 +39,7 @@ from overworld.evaluation.provenance import draws_the_same, other_provenance
 from overworld.evaluation.replay import Replay, fleet_of, replayed
 from overworld.evaluation.report import Tally
 from overworld.evaluation.seal import broken, digest_of
+from overworld.evaluation.substitution import is_known, is_repaired
 from overworld.registry import Registry
 from overworld.service.credentials import Credentials
 
@@ -230,7 +231,8 @@ class _Records:
             if self._agent is None:
                 self._agent = turn.actor if header.model is None else "model", turn.fingerprint
             actor, fingerprint = self._agent
-            if turn.actor != actor:
+            repaired = turn.actor == "expert" and is_repaired(header.substitution)
+            if turn.actor != actor and not repaired:
                 differs(index, "actor", turn.actor, actor)
             if turn.fingerprint != fingerprint:
                 differs(index, "fingerprint", turn.fingerprint, fingerprint)
@@ -281,7 +283,7 @@ def _comparable(folder: EpisodeFolder, fleet: Fleet, verification: Verification)
     Anything else that the header says of the env, and that a server of its provenance does not, is a difference.
     """
     header, recorded = folder.header, folder.spec
-    if header.substitution not in ("", BLANK_FRAMES):
+    if not is_known(header.substitution):
         raise EvaluationError(
             f"{folder.path / HEADER} has the substitution {excerpt_of(header.substitution)}, which this Overworld "
             "does not know: use the one that wrote it"
