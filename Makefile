@@ -18,7 +18,7 @@ export CMAKE_POLICY_VERSION_MINIMUM := 3.5
 # Type checkers, those of projects that `overworld init` makes for one, follow paths and not the hooks of editable installs.
 VISIBLE := --config-settings editable_mode=compat
 
-.PHONY: help setup locks supply demo train tutorial test check-simulators audit-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist soak soak-policy lint format proto released-proto bench audit-learn branches changes clean
+.PHONY: help setup locks supply demo train tutorial test check-simulators audit-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist soak soak-policy lint format proto released-proto bench audit-learn branches changes diagnose-agents clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -193,6 +193,8 @@ changes: $(READY) ## 1,000 changes of kept evaluations, each of which overworld 
 audit-learn: $(READY) ## five graded envs, told apart by `overworld audit --learn`; resumes in runs/audit-learn
 	nice $(BIN)/python benchmarks/audit_learn.py $(if $(JSON),--json $(JSON))
 
+diagnose-agents: $(READY) ## agents with one defect each, told apart by `overworld diagnose`; resumes in runs/diagnose-agents; RUNS=20
+	nice $(BIN)/python benchmarks/diagnose_agents.py --count $(or $(RUNS),20) $(if $(JSON),--json $(JSON))
 # As in the images: docs/scale.md, "Large answers over TCP".
 bench-waiting: export LD_PRELOAD := libtcmalloc_minimal.so.4
 

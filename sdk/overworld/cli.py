@@ -24,6 +24,7 @@ _VERBS = {
     "eval": ("play a model in an env and count its successes", "overworld[eval]"),
     "compare": ("compare two models that played the same episodes", "overworld[eval]"),
     "report": ("show kept evaluations as a page and as tables", "overworld[eval]"),
+    "diagnose": ("say why a model fails: sight, memory, planning or form", "overworld[eval]"),
     "verify": ("replay a kept evaluation without its model", "overworld[eval]"),
     "branch": ("play on from any turn of a kept episode", "overworld[eval]"),
     "play": ("play an env in the terminal, or have it played", "overworld[eval]"),

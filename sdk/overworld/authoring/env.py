@@ -187,10 +187,14 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Expert:
-    """What an expert would do next, and its reasoning about what the observation shows."""
+    """What an expert would do next, and its reasoning about what the observation shows.
+
+    `caption` is filled in by the host, from `Env.caption`.
+    """
 
     action: str
     thoughts: str
+    caption: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -227,8 +231,8 @@ class Env(ABC):
 
     A server runs the instances of one process one after another. A simulator that mostly waits (for a socket, a
     subprocess, a browser) can be run many at once: set `thread_safe`, or write `reset` and `step`, and `expert`,
-    `won` and `close` where they have to wait, with `async def`: then all instances share one event loop, which none of
-    them may block.
+    `caption`, `won` and `close` where they have to wait, with `async def`: then all instances share one event loop,
+    which none of them may block.
     """
 
     options_model: ClassVar[type[Options]] = Options
@@ -271,6 +275,16 @@ class Env(ABC):
     def expert(self) -> Expert | Coroutine[Any, Any, Expert]:
         """What to do next, in the current state. Called only if `spec.has_expert`, never after an end."""
         raise NotImplementedError(f"{self.spec.id} has no expert")
+
+    def caption(self) -> str | Coroutine[Any, Any, str]:
+        """What the pictures of the current observation show, in words: what perfect eyes would read there.
+
+        Optional, and privileged like the expert, with which it travels: `overworld diagnose` tells by it whether an
+        agent fails because of its eyes. Say all that a decision can need of the pictures, whether the text says it too
+        or not; nothing that they do not show, nothing of earlier turns, no advice. Empty if there are no pictures.
+        Called after `expert`, in the same state.
+        """
+        return ""
 
     def won(self) -> bool | Coroutine[Any, Any, bool]:
         """Whether the task counts as achieved now; asked when the host's limit of turns ends an episode."""

@@ -237,7 +237,10 @@ class Runner:
         return (Outcome.NO_ACTION if action is None else Outcome.NOT_ADMISSIBLE), executed
 
     async def _advice(self) -> Expert | None:
-        return await resolved(self.env.expert()) if self._expert else None
+        if not self._expert:
+            return None
+        advice = await resolved(self.env.expert())
+        return replace(advice, caption=await resolved(self.env.caption()))
 
 
 def choose_task(splits: Mapping[str, int], split: str, task: int | None, seed: int) -> tuple[str, int | None]:

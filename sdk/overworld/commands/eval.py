@@ -281,7 +281,7 @@ def _play(config: EvalConfig, env: EvalEnv, name: str, agents: _Agents, keep: Pa
     split, seeds = config.split if env.split is None else env.split, env.seeds or config.seeds
     if env.seeds is not None and env.split is None:
         split = ""
-    numbers = [] if split else _numbers(seeds)
+    numbers = [] if split else seed_numbers(seeds)
     options = config.options if env.options is None else env.options
     usages: dict[Any, Usage] = {}
     with (
@@ -452,7 +452,7 @@ def _refuse_failures(outcome: _Outcome) -> None:
         )
 
 
-def _numbers(text: str) -> list[int]:
+def seed_numbers(text: str) -> list[int]:
     """Numbers like "0-99,500,501". Raises SettingsError."""
     numbers: list[int] = []
     for part in text.split(","):

@@ -79,6 +79,13 @@ class Recipe(BaseModel):
         return self
 
 
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class CaptionedImage(Image):
+    """An image that a prompt follows up with what it shows, in words. Only a diagnosis has such; envs do not."""
+
+    caption: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What could be read from a model's reply. `action` is None if it names none."""
@@ -243,7 +250,11 @@ def png(pixels: Pixels) -> bytes:
 
 
 def _message(role: str, text: str, images: Sequence[Image] = (), text_first: bool = True) -> Message:
-    shown: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
+    shown: list[dict[str, Any]] = []
+    for image in images:
+        shown.append({"type": "image", "image": image})
+        if isinstance(image, CaptionedImage):
+            shown.append({"type": "text", "text": image.caption})
     said: list[dict[str, Any]] = [{"type": "text", "text": text}]
     return {"role": role, "content": said + shown if text_first else shown + said}
 

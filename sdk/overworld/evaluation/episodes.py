@@ -22,7 +22,7 @@ from overworld.authoring.env import Action, EnvSpec, Image, Observation
 from overworld.client.moves import Reset
 from overworld.contract.frames import pixels_hash
 from overworld.contract.wire import spec_from_proto, spec_to_proto, tensor_from_proto, tensor_to_proto
-from overworld.evaluation.conversation import Recipe
+from overworld.evaluation.conversation import CaptionedImage, Recipe
 from overworld.v1 import env_pb2 as pb
 
 VERSION = 1
@@ -120,13 +120,17 @@ TaskKey = tuple[int, str, int | None, tuple[ActionRecord | None, ...]]
 
 
 class ImageRecord(Record):
-    """A picture. `frames/<xxh64>.png` holds its pixels, uint8 [height, width, channels]."""
+    """A picture. `frames/<xxh64>.png` holds its pixels, uint8 [height, width, channels].
+
+    `caption` is what a diagnosis told the agent of it; empty: nothing.
+    """
 
     name: Name
     xxh64: Xxh64
     height: Side
     width: Side
     channels: Literal[1, 3]
+    caption: Text = ""
 
     @model_validator(mode="after")
     def _check(self) -> ImageRecord:
@@ -139,6 +143,8 @@ class ImageRecord(Record):
         """Hashes the pixels, whatever the image says of itself."""
         height, width, channels = image.pixels.shape
         fields = {"name": image.name, "xxh64": f"{pixels_hash(image.pixels):016x}"}
+        if isinstance(image, CaptionedImage):
+            fields["caption"] = image.caption
         return cls.model_validate(fields | {"height": height, "width": width, "channels": channels})
 
     @property

@@ -94,7 +94,7 @@ def evaluate(
             )
             for key, (task, sample) in plays.items() if key not in ended
         )  # fmt: skip
-        table = _Table(agent, fleet, {turn.fingerprint for one, _ in ended.values() for turn in one.turns})
+        table = Table(agent, fleet, {turn.fingerprint for one, _ in ended.values() for turn in one.turns})
         on_progress(len(ended))
         # Closed before all else: calls that are under way must not continue while others use the fleet.
         for over in stack.enter_context(closing(table.play(games))):
@@ -123,7 +123,7 @@ def tasks_of_split(splits: Mapping[str, int], split: str, seed: int = 0) -> list
     return [Reset(seed=seed, split=split, task=task) for task in range(splits[split])]
 
 
-class _Table:
+class Table:
     """Where games are played: each continues as soon as it can, whatever the others wait for."""
 
     def __init__(self, agent: Agent, fleet: Fleet, fingerprints: set[str]) -> None:

@@ -35,7 +35,7 @@ from overworld.authoring.env import EnvSpec, Image, Observation, Outcome, Pixels
 from overworld.authoring.runner import Result
 from overworld.contract.frames import pixels_hash
 from overworld.errors import EvaluationError
-from overworld.evaluation.conversation import Conversation, Message, png
+from overworld.evaluation.conversation import CaptionedImage, Conversation, Message, png
 from overworld.evaluation.differences import differing
 from overworld.evaluation.episodes import (
     MAX_FRAME_BYTES,
@@ -206,10 +206,13 @@ class EpisodeFolder:
             executed = action_of(turn.executed)
 
     def _parts(self, parts: Iterable[str | ImageRecord]) -> tuple[str | Image, ...]:
-        return tuple(
-            part if isinstance(part, str) else Image(part.name, self.pixels(part), int(part.xxh64, 16))
-            for part in parts
-        )
+        return tuple(part if isinstance(part, str) else self._image(part) for part in parts)
+
+    def _image(self, record: ImageRecord) -> Image:
+        pixels, xxh64 = self.pixels(record), int(record.xxh64, 16)
+        if record.caption:
+            return CaptionedImage(record.name, pixels, xxh64, record.caption)
+        return Image(record.name, pixels, xxh64)
 
 
 class EpisodeWriter:

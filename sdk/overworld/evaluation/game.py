@@ -6,12 +6,13 @@ import dataclasses
 import hashlib
 import time
 from collections.abc import Callable
+from typing import Literal
 
 from overworld.authoring.env import Image, Observation
 from overworld.authoring.runner import Result
 from overworld.client.moves import Act, Move, Reset
 from overworld.evaluation.blank import white
-from overworld.evaluation.conversation import Conversation
+from overworld.evaluation.conversation import Conversation, Reply
 from overworld.evaluation.episodes import Episode
 from overworld.evaluation.model import Answer, Baseline, Prompt
 from overworld.evaluation.recording import Keep, Recording
@@ -80,12 +81,16 @@ class Game:
         else:
             self._recording.advance(result)
         if self.episode is None:
-            if self._blank:
-                result = _without_pictures(result)
-                self._recording.show(result.observation)
-            self._conversation.observe(result)
+            shown = self.shown(result)
+            if shown is not result.observation:
+                self._recording.show(shown)
+            self._conversation.observe(dataclasses.replace(result, observation=shown))
         self._result = result
         self._asked = time.monotonic()
+
+    def shown(self, result: Result) -> Observation:
+        """What the agent is shown of a result; called once for each."""
+        return _without_pictures(result.observation) if self._blank else result.observation
 
     def prompt(self) -> Prompt:
         """What a model is to reply to now."""
@@ -95,11 +100,15 @@ class Game:
         """What a model's answer means."""
         self._waited += time.monotonic() - self._asked
         self._tokens.append((answer.prompt_tokens, answer.completion_tokens))
-        reply = self._conversation.read(answer.text)
+        reply, actor = self.understood(answer.text)
         self._recording.decide(
-            answer.text, reply, cut=answer.cut, fingerprint=answer.fingerprint, sampling_seed=self.noise
+            answer.text, reply, cut=answer.cut, fingerprint=answer.fingerprint, sampling_seed=self.noise, actor=actor
         )
         return Act(reply.action, answer.text)
+
+    def understood(self, text: str) -> tuple[Reply, Literal["model", "expert"]]:
+        """What is to be done after a model's reply, and who says so."""
+        return self._conversation.read(text), "model"
 
     def ask(self, baseline: Baseline) -> Move:
         """What a baseline does."""
@@ -120,10 +129,10 @@ def noise_of(seed: int, split: str, task: int | None, turn: int, sample: int) ->
     return int.from_bytes(hashlib.blake2b(repr(name).encode(), digest_size=8).digest()) >> 11
 
 
-def _without_pictures(result: Result) -> Result:
-    """The result with white pictures of the same sizes."""
-    parts = tuple(white(part) if isinstance(part, Image) else part for part in result.observation.parts)
-    return dataclasses.replace(result, observation=Observation(parts, result.observation.admissible))
+def _without_pictures(observation: Observation) -> Observation:
+    """The same with white pictures of the same sizes."""
+    parts = tuple(white(part) if isinstance(part, Image) else part for part in observation.parts)
+    return Observation(parts, observation.admissible)
 
 
 def _total(counts: list[int | None]) -> int | None:

@@ -63,9 +63,16 @@ class Recording:
             self._decided["shown"] = self._record(observation).parts
 
     def decide(
-        self, text: str, reply: Reply, *, cut: bool, fingerprint: str = "", sampling_seed: int | None = None
+        self,
+        text: str,
+        reply: Reply,
+        *,
+        cut: bool,
+        fingerprint: str = "",
+        sampling_seed: int | None = None,
+        actor: Literal["model", "expert"] = "model",
     ) -> None:
-        """Takes the agent's reply to what it was shown, and what was read from it."""
+        """Takes the agent's reply to what it was shown, and what was read from it; or what `actor` did instead."""
         self._decided |= {
             "reply": text,
             "thoughts": reply.thoughts,
@@ -73,6 +80,7 @@ class Recording:
             "cut": cut,
             "fingerprint": fingerprint,
             "sampling_seed": sampling_seed,
+            "actor": actor,
         }
 
     def act(

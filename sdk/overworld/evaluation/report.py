@@ -22,6 +22,7 @@ class Report:
     tasks     Different tasks; `samples` is how often each was played, and `episodes` are all plays.
     success   With several samples the interval is that of the tasks, since plays of one task are alike.
     pass_at   By k: the share of tasks of which at least one of k samples succeeds, estimated without bias.
+    substitution  What the agent was shown instead of what it should have seen: `Header.substitution`.
     seeds     As in 0-99,500; `splits` are those of the tasks, without the env's default.
     """
 
@@ -31,6 +32,7 @@ class Report:
     temperature: float
     max_tokens: int | None
     blank_frames: bool
+    substitution: str
     episodes: int
     tasks: int
     samples: int
@@ -98,6 +100,7 @@ class Tally:
             temperature=0.0 if header.model is None else header.model.temperature,
             max_tokens=None if header.model is None else header.model.max_tokens,
             blank_frames=header.substitution == BLANK_FRAMES,
+            substitution=header.substitution,
             episodes=count,
             tasks=len(self._plays),
             samples=samples,

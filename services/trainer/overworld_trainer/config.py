@@ -175,6 +175,11 @@ class EvaluationConfig(_Section):
     seed: int = Field(default=0, ge=0, lt=2**31, description="first of their seeds; training's start at 2^32")
     slots: int = Field(default=16, ge=1, description="episodes played at once, besides those of training")
     greedy: bool = Field(default=False, description="evaluate the likeliest replies, not sampled ones")
+    diagnose: bool = Field(
+        default=False,
+        description="also find out why the policy fails (docs/diagnose.md): about ten times the episodes, on env "
+        "servers started with --allow-expert",
+    )
     patience: int | None = Field(
         default=None, ge=1, description="evaluations without a better one after which the run ends; null: it does not"
     )
@@ -297,4 +302,6 @@ class TrainerConfig(ClientSettings):
                 )
         if self.evaluation.patience is not None and not self.evaluation.every:
             raise ValueError("evaluation.patience counts evaluations, and there are none: set evaluation.every")
+        if self.evaluation.diagnose and not self.evaluation.every:
+            raise ValueError("evaluation.diagnose goes with evaluations, and there are none: set evaluation.every")
         return self

@@ -188,9 +188,9 @@ def grants_a_transport_that_was_listed(case: Case) -> None:
         case.refused(answer, "O2", "FEATURE_MISSING")
 
 
-@check("O8", "R9", each_env=True)
+@check("O8", "R9", "R14", each_env=True)
 def gives_expert_advice_where_it_has_it(case: Case) -> None:
-    """Where the server and the env have an expert, advice comes with each result and can be followed."""
+    """Where the server and the env have an expert, advice and captions come with each result."""
     answer = case.call("Open", case.request(expert=True))
     if "expert" not in case.info.features:
         if case.spec.has_expert:

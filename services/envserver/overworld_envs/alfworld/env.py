@@ -21,7 +21,7 @@ from overworld_envs.alfworld.games.tasks import TASK_TYPES
 from overworld_envs.alfworld.options import HouseholdOptions
 from overworld_envs.alfworld.pictures.schematic import RENDERER, Schematic
 from overworld_envs.alfworld.pictures.thor import Thor
-from overworld_envs.alfworld.pictures.view import view
+from overworld_envs.alfworld.pictures.view import in_words, view
 from overworld_envs.alfworld.progress import Progress
 from overworld_envs.alfworld.reward import REWARDS, Turn
 
@@ -95,6 +95,10 @@ class Household(Env):
             return advise(self._file.task, self._engine)
         except LookupError as error:
             raise GameError(f"{self._file.path}: {error}") from error
+
+    def caption(self) -> str:
+        """The view; of AI2-THOR's pictures, too, which show the same scene in more detail."""
+        return in_words(view(self._engine.facts, self._engine.game.entities)) if self._images else ""
 
     def won(self) -> bool:
         """Whether the goal is met."""

@@ -9,6 +9,7 @@ from typing import ClassVar, cast
 from overworld.authoring.env import ActionSpec, End, Env, EnvSpec, Expert, Image, Observation, Options, Transition
 
 from overworld_envs.miniworld import graphics
+from overworld_envs.miniworld.caption import caption
 from overworld_envs.miniworld.options import MiniWorldOptions, RandomisableOptions, SignOptions, options_model
 from overworld_envs.miniworld.planner import Planner
 from overworld_envs.miniworld.tasks import REPEATED, TASKS, Task
@@ -86,6 +87,10 @@ class MiniWorld(Env):
             self._planner = Planner(self._world, options.turn_repeat, options.move_repeat, aspect)
         name, thoughts = self._planner.advise()
         return Expert(self.spec.action.vocabulary[self.task.actions.index(name)], thoughts)
+
+    def caption(self) -> str:
+        """Where the red box is, and how far the walls are."""
+        return caption(self._world, self.options.width / self.options.height)
 
     def won(self) -> bool:
         """Whether the task is achieved: by a step, since an agent may start beside the box and never act."""

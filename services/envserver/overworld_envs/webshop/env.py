@@ -119,6 +119,10 @@ class WebShop(Env):
             self._guide = Guide(self.shop, self._session.goal)
         return self._guide.advice(self._page)
 
+    def caption(self) -> str:
+        """The words that the frame shows, line by line. What the products' pictures show is not in it."""
+        return "\n".join(self._layout.words(self.options.height, self._scroll))
+
     def resolve(self, action: Action, observation: Observation) -> Action | None:
         """The action in canonical form, in lower case; None if it means nothing on this page."""
         if not isinstance(action, str):
