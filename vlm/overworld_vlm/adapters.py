@@ -95,7 +95,7 @@ class Adapters:
             if path not in pack.layers:
                 continue
             a, b = pack.layers[path]
-            low = inputs[0].view(-1, len(a)).to(a.dtype) @ a
+            low = inputs[0].reshape(-1, len(a)).to(a.dtype) @ a
             if others is not None:
                 low.view(len(others), -1, pack.width).masked_fill_(others, 0)
             outputs = outputs.to(b.dtype)  # as PEFT: what is added is fp32, and so is the sum

@@ -32,6 +32,10 @@ MAX_BATCHED_PROMPT = 512
 memory by the square of their length."""
 
 
+_PADDED_FREELY = 160
+"""Longer prompts are prefilled together only where they are padded to the same length: of 192 columns or more, MKL adds
+up two halves, so that a prompt's last bits would depend on the length of the longest one."""
+
 _GRAPH_ROWS, _GRAPH_COLUMNS = 16, 256
 """Shapes for which graphs are captured are multiples of these."""
 
@@ -131,8 +135,11 @@ class Engine(Writer):
         while self._waiting and len(self._running) + len(joining) < self._max_batch:
             prefix = _prefix(self._waiting[0])
             if prefix not in prompts:
-                longest = max(longest, len(prefix[0]))
-                if joining and (longest > MAX_BATCHED_PROMPT or longest * (len(prompts) + 1) > self._vlm.batch_tokens):
+                padded = -(-len(prefix[0]) // BLOCK) * BLOCK
+                alike = padded == longest or max(padded, longest) <= _PADDED_FREELY
+                longest = max(longest, padded)
+                too_many = longest > MAX_BATCHED_PROMPT or longest * (len(prompts) + 1) > self._vlm.batch_tokens
+                if joining and (too_many or not alike):
                     break
                 prompts.add(prefix)
             joining.append(self._waiting.popleft())

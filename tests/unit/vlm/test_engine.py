@@ -9,12 +9,13 @@ from overworld_vlm.batch import Prompt, PromptError, collate, encode, hidden_sta
 from overworld_vlm.engine import Engine
 from overworld_vlm.load import VLM
 from overworld_vlm.score import Scores, prefill_features, prompt_features, score
+from overworld_vlm.tiny import make_tiny
 from overworld_vlm.writer import Request
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from tests.support.optional import present
-from tests.support.tiny_vlm import make_vlm, media, mixed_prompts, picture, user
+from tests.support.tiny_vlm import TEXTS, make_vlm, media, mixed_prompts, picture, user
 
 INPUTS = ["last_prompt_token", "prompt_mean"]
 
@@ -150,6 +151,15 @@ def assert_equal(requests: list[Request], expected: list[Request]) -> None:
     assert [request.logps for request in requests] == [request.logps for request in expected]
     for request, other in zip(requests, expected, strict=True):
         assert torch.equal(present(request.features), present(other.features))
+
+
+def test_prompts_of_all_lengths_are_read_as_they_are_alone() -> None:
+    """Those that attend to 192 tokens or more, whose sums are cut in two, too."""
+    vlm = make_tiny(TEXTS)  # with heads as narrow as those of `vlm`, nothing is cut
+    prompts = [encode(vlm, [user(" ".join("0741852963" * 15)[: 2 * count])]) for count in (20, 60, 80, 100, 120, 150)]
+    assert sum(192 <= len(prompt) < 320 for prompt in prompts) > 1
+    together = run(vlm, [Request(prompt, 2, key=(1,)) for prompt in prompts])
+    assert_equal(together, [run(vlm, [Request(prompt, 2, key=(1,))])[0] for prompt in prompts])
 
 
 def test_requests_join_and_leave_between_tokens(brief: VLM) -> None:
