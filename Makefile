@@ -5,7 +5,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PACKAGES := sdk vlm services/envserver services/trainer services/policy
-SIMULATORS := alfworld,miniworld,webshop
 NODE_SERVER := sdk/overworld/scaffold/templates/node
 NODE := $(NODE_SERVER)/node_modules/.package-lock.json
 SEED ?= 0
@@ -19,7 +18,7 @@ export CMAKE_POLICY_VERSION_MINIMUM := 3.5
 # Type checkers, those of projects that `overworld init` makes for one, follow paths and not the hooks of editable installs.
 VISIBLE := --config-settings editable_mode=compat
 
-.PHONY: help setup demo train tutorial test check-simulators audit-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist soak lint format proto released-proto bench audit-learn clean
+.PHONY: help setup locks supply demo train tutorial test check-simulators audit-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist soak soak-policy lint format proto released-proto bench audit-learn branches changes diagnose-agents clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -27,13 +26,20 @@ help: ## list these targets
 
 setup: $(READY) ## make .venv and install everything in it
 
-$(READY): constraints.txt requirements-dev.txt VERSION $(PACKAGES:%=%/pyproject.toml) scripts/packages
+# What comes from elsewhere is checked against the hashes in locks/, but PyTorch: its build depends on the machine.
+$(READY): constraints.txt locks/build.txt locks/development.txt VERSION $(PACKAGES:%=%/pyproject.toml) scripts/packages
 	scripts/packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-hashes --no-deps --requirement locks/build.txt
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --require-hashes --no-deps --no-build-isolation \
+		--requirement locks/development.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --constraint constraints.txt $(VISIBLE) \
-		--requirement requirements-dev.txt $(patsubst %,--editable '%',$(PACKAGES:services/envserver=services/envserver[$(SIMULATORS)]))
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation $(VISIBLE) $(PACKAGES:%=--editable %)
+	$(BIN)/pip check
 	touch $@
+
+locks: ## resolve the packages of constraints.txt again, and write down their hashes
+	$(BIN)/python scripts/lock.py
 
 demo: $(READY) ## clone, train and evaluate an agent on this machine; SEED=0
 	$(BIN)/python -m demo --seed $(SEED)
@@ -136,6 +142,14 @@ dist: $(READY) ## wheels of all packages, in dist/
 		$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist $(PACKAGES:%=./%)
 	rm -rf $(PACKAGES:%=%/build)
 
+supply: $(READY) .venv-supply/.ready ## what images and wheels are made of: SBOMs in dist/sbom/, docs/licences.md
+	$(BIN)/python scripts/supply.py .venv-supply
+
+.venv-supply/.ready:
+	$(PYTHON) -m venv .venv-supply
+	.venv-supply/bin/pip install --quiet cyclonedx-bom==7.5.0 pip-licenses==5.5.5
+	touch $@
+
 check-simulators: $(READY) ## overworld check of the four simulators and of examples/own_env
 	$(BIN)/python scripts/check_simulators
 
@@ -145,11 +159,15 @@ audit-simulators: $(READY) ## overworld audit of the same: writes docs/audits/
 soak: $(READY) ## long runs that look for leaks
 	$(BIN)/python -m pytest -m soak
 
+soak-policy: $(READY) ## of these, the policy server's: 10,000 requests while adapters come, change and go; minutes
+	$(BIN)/python -m pytest -m soak -s --show-capture=no tests/soak/test_policy.py
+
 lint: $(READY) ## ruff, mypy, import-linter, buf, hadolint, and the generated code's freshness
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(PACKAGES) benchmarks demo examples/*/*.py tests scripts/*.py
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/lock.py --check
 	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against released.binpb
 	$(BIN)/hadolint services/*/Dockerfile vlm/Dockerfile examples/*/Dockerfile sdk/overworld/scaffold/templates/*/Dockerfile
 	scripts/proto --check
@@ -164,13 +182,24 @@ proto: ## generate sdk/overworld/v1 from proto/
 released-proto: $(READY) ## at a release: make proto/ the contract that later changes must not break
 	cd proto && ../$(BIN)/buf build --exclude-source-info --output released.binpb
 
-bench: bench-startup bench-transport bench-waiting bench-compression bench-wire bench-bridges bench-gym_cards bench-miniworld bench-alfworld bench-webshop bench-families bench-trainer bench-ranks ## all benchmarks; CHECK=1 fails below a target
+bench: bench-startup bench-transport bench-waiting bench-compression bench-wire bench-bridges bench-gym_cards bench-miniworld bench-alfworld bench-webshop bench-page bench-families bench-trainer bench-ranks ## all benchmarks; CHECK=1 fails below a target
+
+branches: $(READY) ## 10,000 turns of recorded episodes of the four simulators, taken up exactly; resumes in runs/branches
+	nice $(BIN)/python benchmarks/branches.py $(if $(JSON),--json $(JSON))
+
+changes: $(READY) ## 1,000 changes of kept evaluations, each of which overworld verify must find; resumes in runs/changes
+	nice $(BIN)/python benchmarks/changes.py
 
 audit-learn: $(READY) ## five graded envs, told apart by `overworld audit --learn`; resumes in runs/audit-learn
 	nice $(BIN)/python benchmarks/audit_learn.py $(if $(JSON),--json $(JSON))
+
+diagnose-agents: $(READY) ## agents with one defect each, told apart by `overworld diagnose`; resumes in runs/diagnose-agents; RUNS=20
+	nice $(BIN)/python benchmarks/diagnose_agents.py --count $(or $(RUNS),20) $(if $(JSON),--json $(JSON))
+# As in the images: docs/scale.md, "Large answers over TCP".
+bench-waiting: export LD_PRELOAD := libtcmalloc_minimal.so.4
 
 bench-%: $(READY) ## one benchmark, e.g. bench-transport; CHECK=1, JSON=FILE
 	$(BIN)/python benchmarks/$*.py $(if $(JSON),--json $(JSON))
 
 clean: ## remove what these targets made, runs/ excepted
-	rm -rf .venv .venv-atari .venv-proto .venv-openenv .venv-dm-env-rpc .venv-envpool .venv-oldest .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-atari .venv-proto .venv-openenv .venv-dm-env-rpc .venv-envpool .venv-oldest .venv-supply .mypy_cache .ruff_cache .pytest_cache .hypothesis

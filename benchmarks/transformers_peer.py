@@ -21,7 +21,7 @@ import yaml
 from overworld import Act, Fallback, Fleet, Reset, open_registry
 from overworld.evaluation.conversation import Conversation, Recipe
 from overworld.host.process import ServerProcess
-from overworld_trainer.advantages import gae, normalise
+from overworld_trainer.advantages import Discount, Valuation, gae, normalise
 from overworld_trainer.codec import as_arrays
 from overworld_vlm.load import load, quieten_transformers
 from peft import LoraConfig, get_peft_model
@@ -204,7 +204,13 @@ def learn(
     goes_on[:, -1] = False
     # The state after the border is taken to be worth what the last one is: a prefill less than ours.
     after = torch.cat([values[:, 1:], values[:, -1:]], 1)
-    advantages = gae(rewards, values, after, torch.ones_like(goes_on), goes_on, gamma=GAMMA, lam=LAMBDA)
+    alone = torch.zeros(len(rows), dtype=torch.long)
+    valuation = Valuation(
+        features=features, valid=torch.ones_like(goes_on), rewards=rewards, values=values, next_values=after,
+        bootstraps=torch.ones_like(goes_on), continues=goes_on, tasks=alone, states=torch.zeros_like(values).long(),
+        scales=torch.ones(len(rows), dtype=torch.float64),
+    )  # fmt: skip
+    advantages = gae(valuation, Discount(GAMMA, LAMBDA))
     targets = (advantages + values).flatten().float()
     scaled = normalise(advantages.flatten().float(), 1.0)
     for _ in range(4):

@@ -11,6 +11,7 @@ import gzip
 import json
 import os
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import psutil
-from chromium import Chromium
 from overworld import Session as Client
 from overworld.host.process import ServerProcess
 from overworld.service.process import ServiceProcess
@@ -33,6 +33,10 @@ from overworld_envs.webshop.settings import ShopSettings
 from report import Row, finish, parser
 from rich.progress import track
 from webshop_html import page_html
+
+sys.path.append(str(Path(__file__).parents[1]))  # for the browser, which the tests use, too
+
+from tests.support.chromium import Chromium
 
 ANSWERS = Path(__file__).parents[1] / "tests" / "unit" / "envs" / "webshop" / "lucene" / "answers.json.gz"
 SIZES = (1_000, 100_000)

@@ -93,7 +93,7 @@ def evaluate_model(url: str, server: str, name: str, blank: bool, keep: Path) ->
     """Plays a model on each deal once."""
     with (
         OpenAIModel(url, name, max_tokens=_MAX_TOKENS) as model,
-        Fleet([server], _ENV, 30, options=model.options(_ENV)) as fleet,
+        Fleet([server], _ENV, 30, options=model.options(_ENV), fallback_reward=None) as fleet,
     ):
         tasks = tasks_of_split(fleet.spec.splits, _SPLIT)
         recipe = model.recipe() or Recipe()

@@ -14,7 +14,8 @@ import numpy as np
 from overworld import Result, Runner, make
 from overworld.authoring import catalogue
 from overworld.authoring.env import Pixels
-from overworld.evaluation.play import expert, play, write_gif
+from overworld.evaluation.film import write_gif
+from overworld.evaluation.play import expert, play
 from PIL import Image, ImageDraw, ImageFont
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -100,7 +101,12 @@ def episode() -> list[Pixels]:
     """The expert's way through FourRooms."""
     frames: list[Pixels] = []
     runner = make("miniworld/FourRooms", width=240, height=180, expert=True)
-    play(runner.step, runner.reset(4), expert, lambda result: frames.append(result.observation.images[0].pixels.copy()))
+    play(
+        runner.step,
+        runner.reset(4),
+        expert(runner.env.spec),
+        lambda result: frames.append(result.observation.images[0].pixels.copy()),
+    )
     return frames
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 from overworld import EnvSpec, Fleet, Image, Observation, OverworldError, Reset
+from overworld.client.moves import Move
 from overworld.evaluation.conversation import read_reply
 
 Block = dict[str, Any]
@@ -87,7 +88,7 @@ class Environment:
         known = read_reply(json.dumps({"action": action}), self._fleet.spec.action.max_text_bytes or 4096).action
         return self._move(known)
 
-    def _move(self, move: Reset | str | None) -> list[Block]:
+    def _move(self, move: Move) -> list[Block]:
         try:
             [result] = self._fleet.step([move])
         except OverworldError as error:

@@ -10,7 +10,8 @@
     │   ├── ServerChangedError   came back with other data, rules or options
     │   └── CallFailedError      failed a call for a reason that is not the contract's
     ├── ModelServerError     a model's server refused, failed, or sent what is not an answer
-    │   └── ModelChangedError    serves other weights under the model's name than before
+    │   ├── ModelChangedError    serves other weights under the model's name than before
+    │   └── NoCheckpointError    has no checkpoint of a run
     ├── EvaluationError      an evaluation cannot be made, read or compared
     ├── EnvUnknownError      an env or simulator is not installed here
     ├── WorkerError          an env server cannot start or replace a worker
@@ -151,6 +152,10 @@ class ModelServerError(OverworldError):
 
 class ModelChangedError(ModelServerError):
     """The server put other weights behind the model's name while it was evaluated."""
+
+
+class NoCheckpointError(ModelServerError):
+    """A model server has no checkpoint of a run."""
 
 
 class EvaluationError(OverworldError, ValueError):

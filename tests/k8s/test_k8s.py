@@ -169,7 +169,7 @@ MISTAKES = {
     ),
     "transport: talks without TLS": lambda o: container(o)["args"].append("--registry=redis://redis:6379/0"),
     "transport: asks over gRPC": lambda o: container(o).update(livenessProbe={"grpc": {"port": 50051}}),
-    "transport: serves without TLS": lambda o: redis(o).update(args=["redis-server --port 6379"]),
+    "transport: serves without TLS": lambda o: redis(o).update(args=["valkey-server --port 6379"]),
     "tenants: can read ['trainer']": lambda o: sources(o).append({"secret": {"name": "trainer"}}),
     "tenants: its secrets are those of 'webshop'": lambda o: container(o)["env"].append(
         {"name": "NAME", "value": "webshop"}

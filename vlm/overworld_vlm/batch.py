@@ -94,6 +94,32 @@ def encode(
     where the messages show the same arrays. Raises PromptError, and PromptTooLongError for a prompt of more than
     `max_tokens`, before texts are tokenised if images alone make it so, and before stored images are read.
     """
+    try:
+        text = vlm.tokenizer.apply_chat_template(
+            template_messages(vlm, messages), tokenize=False, add_generation_prompt=True
+        )
+    except Exception as error:  # templates are programs and raise what they like
+        raise PromptError(f"the model's chat template does not take these messages: {error}") from error
+    return encode_rendered(vlm, text, messages, seen, max_tokens=max_tokens)
+
+
+def template_messages(vlm: VLM, messages: Sequence[Message]) -> list[Message]:
+    """Messages as the model's chat template takes them: plain JSON, without pictures and with no special token."""
+    plain = [{**message, "content": _without_specials(vlm, message["content"])} for message in messages]
+    if vlm.family.content_as_parts:
+        plain = [{**message, "content": _parts(message["content"])} for message in plain]
+    return plain
+
+
+def encode_rendered(
+    vlm: VLM,
+    text: str,
+    messages: Sequence[Message],
+    seen: Sequence[Picture] = (),
+    *,
+    max_tokens: int | None = None,
+) -> Prompt:
+    """As `encode`, of messages that the chat template has made a text of (`template_messages`)."""
     images = [
         _checked(part["image"])
         for message in messages
@@ -101,13 +127,6 @@ def encode(
         for part in message["content"]
         if part["type"] == "image"
     ]
-    plain = [{**message, "content": _without_specials(vlm, message["content"])} for message in messages]
-    if vlm.family.content_as_parts:
-        plain = [{**message, "content": _parts(message["content"])} for message in plain]
-    try:
-        text = vlm.tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # templates are programs and raise what they like
-        raise PromptError(f"the model's chat template does not take these messages: {error}") from error
     pieces = text.split(vlm.family.placeholder)
     if len(pieces) != len(images) + 1:
         raise PromptError("the model's chat template does not show all images")
@@ -121,6 +140,8 @@ def encode(
         short_ids: list[int] = vlm.tokenizer(text, add_special_tokens=False)["input_ids"]
     except TypeError as error:  # half a surrogate pair, which JSON may hold
         raise PromptError("the messages are not valid Unicode") from error
+    if not short_ids:
+        raise PromptError("the model's chat template makes an empty prompt of these messages")
     ids = torch.tensor(_expand(vlm, short_ids, layouts))
     _check_length(len(ids), max_tokens)
     pictures = tuple(_picture(vlm, image, seen) for image in images)

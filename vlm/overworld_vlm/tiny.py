@@ -1,7 +1,8 @@
 """A tiny Qwen2-VL with its own tokenizer, made on the spot: it learns on a CPU within minutes.
 
 Measured to make it learn to see: initial weights with a standard deviation of 0.08 (not 0.02), images normalised about
-white, and coloured symbols in the picture. If any one of the three is missing, it stays at chance.
+their background (`image_mean`; white), and coloured symbols in the picture. If any one of the three is missing, it
+stays at chance.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from overworld_vlm.load import VLM
 from overworld_vlm.tiny_config import TinyConfig
 
 _INITIALIZER_RANGE = 0.08
-_IMAGE_MEAN, _IMAGE_STD = 1.0, 0.4
+_IMAGE_STD = 0.4
 _PATCH = 14
 _SPECIAL = (
     "<|endoftext|>",
@@ -87,7 +88,7 @@ def make_tiny(texts: Iterable[str], config: TinyConfig | None = None, seed: int 
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     image_processor = Qwen2VLImageProcessorPil(
-        image_mean=[_IMAGE_MEAN] * 3, image_std=[_IMAGE_STD] * 3, patch_size=_PATCH
+        image_mean=[config.image_mean] * 3, image_std=[_IMAGE_STD] * 3, patch_size=_PATCH
     )
     return VLM(model.eval(), tokenizer, image_processor)
 

@@ -23,7 +23,7 @@ from overworld.authoring.env import Env, Pixels
 from overworld.check.env_class import load
 from overworld.check.findings import SkipCheckError, shortened
 from overworld.client.channel import server_info
-from overworld.errors import ContractError, ServerError, ServerLostError, SettingsError
+from overworld.errors import ContractError, EvaluationError, ServerError, ServerLostError, SettingsError
 from overworld.host.process import ServerProcess
 from overworld.service.addresses import is_address
 from overworld.service.credentials import Credentials
@@ -57,8 +57,9 @@ def audit(
 
     `options` are those of the env. The same `seed` asks the same questions with the same episodes. An env has `seconds`
     of time, and one of its steps `timeout`; what there was no time for is listed as skipped. `on_question` is told what
-    is being asked. With `learn`, a small network tries to learn each env as well, beyond those `seconds`. Raises
-    OverworldError if there is nothing to audit, or nothing that can be learnt from: no action words, no picture.
+    is being asked. With `learn`, a small network tries to learn each env as well, beyond those `seconds`; the report
+    says why where it has nothing to learn from: no action words, no picture. Raises OverworldError if there is nothing
+    to audit.
     """
     report = Report(subject=target if isinstance(target, str) else target.spec.id, seed=seed)
     with ExitStack() as stack:
@@ -129,8 +130,8 @@ def _surroundings() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _learn(place: Place, seed: int, on_question: Callable[[str], None]) -> tuple[Mapping[str, Any], list[Table]]:
-    """What a small network learns there, whole and in tables."""
+def _learn(place: Place, seed: int, on_question: Callable[[str], None]) -> tuple[Mapping[str, Any] | None, list[Table]]:
+    """What a small network learns there, whole and in tables; None and why, if there is nothing to learn from."""
     from overworld.audit.learning.figures import tables  # they need PyTorch, which other audits do without
     from overworld.audit.learning.learn import learn
 
@@ -140,6 +141,8 @@ def _learn(place: Place, seed: int, on_question: Callable[[str], None]) -> tuple
         learned = learn(
             stage, seed=seed, on_progress=lambda player: on_question(f"{stage.spec.id}: learning, {player}")
         )
+    except EvaluationError as error:
+        return None, [Table("Learning: not possible", ("why",), [(str(error),)])]
     finally:
         stage.close()
     return learned.as_dict(), tables(learned)

@@ -41,7 +41,7 @@ def expert(spec: EnvSpec, episode: Episode, chance: Random) -> Move:
     advice = episode.turns[-1].advice
     if advice is None:
         raise StopPlayingError
-    return advice
+    return spec.action.read(advice)
 
 
 def silent(spec: EnvSpec, episode: Episode, chance: Random) -> Move:

@@ -15,7 +15,7 @@ from overworld.authoring.env import Env
 
 T = TypeVar("T")
 
-_METHODS = ("reset", "step", "expert", "won", "close")
+_METHODS = ("reset", "step", "expert", "caption", "won", "close")
 
 
 class Concurrency(enum.IntEnum):

@@ -29,6 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from overworld.authoring.numbers import read_tensor
+
 Action = str | int | np.integer[Any] | NDArray[Any]
 """An action: a text, an index into the vocabulary, or a tensor. "No action could be read" is None."""
 
@@ -79,6 +81,14 @@ class ActionSpec:
         if low is not None and high is not None and (low.dtype, low.shape) != (high.dtype, high.shape):
             raise ValueError("low and high must have one dtype and one shape")
 
+    def read(self, text: str) -> Action | None:
+        """The action that an agent, or an expert, names in words.
+
+        Where actions are tensors: that of the numbers in "0.5 -1" or "[0.5, -1]", in C order, which may be out of
+        bounds; None if these are not as many as it has elements, or do not fit its type. Else the text itself.
+        """
+        return text if self.low is None else read_tensor(text, self.low)
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class EnvSpec:
@@ -101,6 +111,20 @@ class EnvSpec:
     def __post_init__(self) -> None:
         if self.default_split not in self.splits:
             raise ValueError(f"{self.id}: default_split {self.default_split!r} is not one of {sorted(self.splits)}")
+
+    @property
+    def reward_scale(self) -> float:
+        """The size of a turn's reward: the larger of the bounds' magnitudes; 1 where they are unknown."""
+        return max(abs(self.reward_min), abs(self.reward_max)) or 1.0
+
+    @property
+    def silence_reward(self) -> float:
+        """What a turn without an admissible action is to earn, so that silence does not pay: less than any action.
+
+        min(reward_min, 0) less a tenth of the reward scale. Where this is 0 and mistakes are punished, a learner soon
+        finds out that it is best to say nothing.
+        """
+        return min(self.reward_min, 0.0) - 0.1 * self.reward_scale
 
     def __repr__(self) -> str:
         action = self.action
@@ -163,10 +187,14 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Expert:
-    """What an expert would do next, and its reasoning about what the observation shows."""
+    """What an expert would do next, and its reasoning about what the observation shows.
+
+    `caption` is filled in by the host, from `Env.caption`.
+    """
 
     action: str
     thoughts: str
+    caption: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -203,8 +231,8 @@ class Env(ABC):
 
     A server runs the instances of one process one after another. A simulator that mostly waits (for a socket, a
     subprocess, a browser) can be run many at once: set `thread_safe`, or write `reset` and `step`, and `expert`,
-    `won` and `close` where they have to wait, with `async def`: then all instances share one event loop, which none of
-    them may block.
+    `caption`, `won` and `close` where they have to wait, with `async def`: then all instances share one event loop,
+    which none of them may block.
     """
 
     options_model: ClassVar[type[Options]] = Options
@@ -213,6 +241,11 @@ class Env(ABC):
     thread_safe: ClassVar[bool] = False
     """Whether instances are independent of each other, so that each may run on a thread of its own at the same time as
     the others. One instance stays on one thread, from `__init__` to `close`."""
+    draws_on_demand: ClassVar[bool] = False
+    """Whether `reset` and `step` leave pictures undrawn while `shown` is False. They must draw them whole when it is
+    True again."""
+    shown: bool = True
+    """For the host: whether anybody sees the pictures of the next observation. Those within a prefix nobody does."""
     spec: EnvSpec
 
     def __init__(self, options: Options | None = None) -> None:
@@ -242,6 +275,16 @@ class Env(ABC):
     def expert(self) -> Expert | Coroutine[Any, Any, Expert]:
         """What to do next, in the current state. Called only if `spec.has_expert`, never after an end."""
         raise NotImplementedError(f"{self.spec.id} has no expert")
+
+    def caption(self) -> str | Coroutine[Any, Any, str]:
+        """What the pictures of the current observation show, in words: what perfect eyes would read there.
+
+        Optional, and privileged like the expert, with which it travels: `overworld diagnose` tells by it whether an
+        agent fails because of its eyes. Say all that a decision can need of the pictures, whether the text says it too
+        or not; nothing that they do not show, nothing of earlier turns, no advice. Empty if there are no pictures.
+        Called after `expert`, in the same state.
+        """
+        return ""
 
     def won(self) -> bool | Coroutine[Any, Any, bool]:
         """Whether the task counts as achieved now; asked when the host's limit of turns ends an episode."""

@@ -154,19 +154,15 @@ class Runner:
     ) -> Result:
         """As `reset`."""
         split, task = choose_task(self.spec.splits, split or self.spec.default_split, task, seed)
-        self._last = None
         self._seed = seed
         self._episode = self._episode + 1 if episode is None else episode
-        observation = await resolved(self.env.reset(seed, split, task))
-        result = self._last = Result(
-            slot=self._slot, episode=self._episode, turn=0, observation=observation, expert=await self._advice()
-        )
-        for turn, action in enumerate(prefix, 1):
-            if result.end is not None:
-                message = f"the episode ended at turn {turn - 1}, the prefix has {len(prefix)} actions"
-                raise ContractError(Reason.PREFIX_TOO_LONG, message)
-            on_turn()
-            result = await self.astep(action)
+        try:
+            result, drawn = await self._replay(split, task, prefix, len(prefix), on_turn)
+            if drawn < len(prefix) and self.env.draws_on_demand:
+                # The last turns were skipped, so what they show is the picture of a turn that was not drawn.
+                result, _ = await self._replay(split, task, prefix, drawn, on_turn)
+        finally:
+            self.env.shown = True
         return result
 
     async def astep(self, action: Action | None) -> Result:
@@ -201,6 +197,36 @@ class Runner:
         )
         return self._last
 
+    async def _replay(
+        self,
+        split: str,
+        task: int | None,
+        prefix: Sequence[Action | None],
+        shown: int,
+        on_turn: Callable[[], None],
+    ) -> tuple[Result, int]:
+        """Resets the env and executes `prefix`, with pictures from turn `shown` on.
+
+        Gives the last result, and the last turn that was not skipped.
+        """
+        self._last = None
+        self.env.shown = shown == 0
+        observation = await resolved(self.env.reset(self._seed, split, task))
+        result = self._last = Result(
+            slot=self._slot, episode=self._episode, turn=0, observation=observation, expert=await self._advice()
+        )
+        executed = 0
+        for turn, action in enumerate(prefix, 1):
+            if result.end is not None:
+                message = f"the episode ended at turn {turn - 1}, the prefix has {len(prefix)} actions"
+                raise ContractError(Reason.PREFIX_TOO_LONG, message)
+            on_turn()
+            self.env.shown = turn >= shown
+            result = await self.astep(action)
+            if result.executed is not None:
+                executed = turn
+        return result, executed
+
     def _executable(self, action: Action | None, observation: Observation, turn: int) -> tuple[Outcome, Action | None]:
         executed = None if action is None else self.env.resolve(action, observation)
         if executed is not None:
@@ -211,7 +237,10 @@ class Runner:
         return (Outcome.NO_ACTION if action is None else Outcome.NOT_ADMISSIBLE), executed
 
     async def _advice(self) -> Expert | None:
-        return await resolved(self.env.expert()) if self._expert else None
+        if not self._expert:
+            return None
+        advice = await resolved(self.env.expert())
+        return replace(advice, caption=await resolved(self.env.caption()))
 
 
 def choose_task(splits: Mapping[str, int], split: str, task: int | None, seed: int) -> tuple[str, int | None]:

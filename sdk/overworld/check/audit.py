@@ -345,6 +345,22 @@ def _advice_faults(turn: Turn, result: pb.SlotResult) -> Iterator[Fault]:
         choices = result.observation.admissible or turn.spec.action.vocabulary
         if kind != "text" or (choices and not any(folded(text) == folded(choice) for choice in choices)):
             yield Fault("R9", f"the expert advises {_action(result.expert.action)}", "an admissible text")
+        yield from _caption_faults(turn, result)
+
+
+def _caption_faults(turn: Turn, result: pb.SlotResult) -> Iterator[Fault]:
+    caption, before = result.expert.caption, turn.before
+    if not result.observation.images:
+        if caption:
+            yield Fault("R14", f"the caption {caption[:100]!r} and no images", "no caption")
+    elif (
+        before is not None
+        and before.HasField("expert")
+        and before.observation.images
+        and bool(caption) != bool(before.expert.caption)
+    ):
+        given, missing = ("this turn", "the one before") if caption else ("the turn before", "this one")
+        yield Fault("R14", f"a caption in {given} and none in {missing}", "captions in both or in neither")
 
 
 def meant(spec: pb.EnvSpec, before: pb.SlotResult | None, action: pb.Action) -> tuple[int, str | None] | None:

@@ -194,6 +194,10 @@ class _EnvCheck:
             if not isinstance(called.value, Expert):
                 self._record("P1", called.where, called.name, _kind(called.value), "an Expert")
                 raise _GiveUpError
+            caption = self._call(env.caption)
+            if not isinstance(caption.value, str) or (caption.value and not look.images):
+                expected = "a text, empty where there are no pictures"
+                self._record("P1", caption.where, caption.name, _kind(caption.value), expected)
             advice = called.value.action
             if self._call(env.resolve, advice, look).value is None:
                 self._record("P2", called.where, called.name, f"it advises {advice!r}", "an admissible action")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from overworld.authoring.numbers import read_tensor
 from overworld.contract.wire import tensor_from_proto, tensor_to_proto
 from overworld.v1 import env_pb2 as pb
 
@@ -53,7 +54,7 @@ def _seen(look: pb.Observation) -> tuple[list[int], list[str]]:
 def choose(spec: pb.EnvSpec, result: pb.SlotResult, chance: random.Random, advised: float) -> pb.Action:
     """An action for the turn after `result`: one that is listed, or with the chance `advised` the expert's."""
     if result.HasField("expert") and chance.random() < advised:
-        return pb.Action(text=result.expert.action.text)
+        return advised_action(spec, result.expert)
     if spec.action.HasField("low"):
         return pb.Action(tensor=_tensor(spec.action, chance))
     texts = result.observation.admissible or spec.action.vocabulary
@@ -61,6 +62,13 @@ def choose(spec: pb.EnvSpec, result: pb.SlotResult, chance: random.Random, advis
         return pb.Action(text=chance.choice(texts))
     read = " ".join(part.text for part in result.observation.parts)
     return pb.Action(text=free_text(spec.task, read, spec.action.max_text_bytes, chance))
+
+
+def advised_action(spec: pb.EnvSpec, expert: pb.Expert) -> pb.Action:
+    """The expert's advice, which is in words, as the env takes it; the words themselves if they name no such action."""
+    text = expert.action.text
+    tensor = read_tensor(text, tensor_from_proto(spec.action.low)) if spec.action.HasField("low") else None
+    return pb.Action(text=text) if tensor is None else pb.Action(tensor=tensor_to_proto(tensor))
 
 
 def _tensor(spec: pb.ActionSpec, chance: random.Random) -> pb.Tensor:

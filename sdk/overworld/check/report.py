@@ -75,9 +75,8 @@ def _sum(report: Report, covered: int) -> Text:
     told = Text(f"{len(report.held)} of {covered} rules hold", "bold")
     told.append(f", {broken} broken" if broken else "", "bold red")
     told.append(f", {len(report.skipped)} not checked" + ("" if broken else " (-v says why)") if report.skipped else "")
-    told.append(
-        f": {'conforms' if report.conforms else 'does not conform'}; {report.checks} checks, {report.seconds:.1f} s"
-    )
+    verdict = "conforms" if report.conforms else "does not conform" if broken else "nothing was checked"
+    told.append(f": {verdict}; {report.checks} checks, {report.seconds:.1f} s")
     return told
 
 

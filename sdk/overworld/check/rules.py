@@ -98,6 +98,7 @@ RULES = {
     "R11": "resets and admissible actions succeed: FAILED is for accidents",
     "R12": "tensors have as many bytes as their dtype and shape say",
     "R13": "the last result of an episode shows its true final observation",
+    "R14": "an observation without images has no caption, and a session has captions for all others or for none",
     "F4": "frames come through the granted transport, and the shared file is the one that is described",
     "F5": "the frames of a slot stay in shared memory until its next command",
     "F6": "an image's hash is XXH64 of its pixels",

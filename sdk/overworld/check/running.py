@@ -42,8 +42,8 @@ class Report:
 
     @property
     def conforms(self) -> bool:
-        """Whether no rule was found broken."""
-        return not self.findings
+        """Whether rules were checked, and none was found broken."""
+        return bool(self.held) and not self.findings
 
 
 def check_server(

@@ -58,8 +58,9 @@ class Fleet:
 
     When a server has not answered for 15 seconds, its slots are moved to another one, or rebuilt on it if it comes back
     first; their episodes are replayed. If no server has room for them within `retry_budget` seconds, or at the start
-    for all slots, ServerLostError (no server answers) or ContractError NO_FREE_SLOTS (they are full) is raised. The
-    other arguments are those of `Session`.
+    for all slots, ServerLostError (no server answers) or ContractError NO_FREE_SLOTS (they are full) is raised. With
+    `fallback_reward` None a skipped turn earns the `silence_reward` of the spec. The other arguments are those of
+    `Session`.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Fleet:
         token: str = "",
         credentials: Credentials | None = None,
         retry_budget: float = 120.0,
+        fallback_reward: float | None = 0.0,
         **arguments: Any,
     ) -> None:
         if slots < 1:
@@ -87,7 +89,7 @@ class Fleet:
         }
         self._failures: dict[str, OverworldError] = {}
         """Why servers did not answer when they were asked the last time."""
-        self._parts = self._open()
+        self._parts = self._open(fallback_reward)
         self._submitted = ThreadPoolExecutor(_MAX_CALLS, "fleet")  # starts threads on first use
         self._steps = ThreadPoolExecutor(_MAX_CALLS * len(self._parts), "fleet-part")
 
@@ -227,7 +229,7 @@ class Fleet:
                     raise ServerLostError(f"{lost} was lost and no other server has room for its slots")
                 time.sleep(_PAUSE_SECONDS)
 
-    def _open(self) -> list[_Part]:
+    def _open(self, fallback_reward: float | None) -> list[_Part]:
         deadline = time.monotonic() + self._budget
         waiting = False
         while True:
@@ -250,11 +252,17 @@ class Fleet:
                     Reason.NO_FREE_SLOTS, f"{self._slots} slots are needed, free are {free}: ask for fewer slots"
                 )
             time.sleep(_PAUSE_SECONDS)
+        shares = _shares(free, self._slots)
+        if fallback_reward is None:
+            # Options may change the bounds of rewards, and only a session's own spec knows of its options.
+            with Session(next(iter(shares)), self._env_id, 1, **self._arguments) as session:
+                fallback_reward = session.spec.silence_reward
+        arguments = {**self._arguments, "fallback_reward": fallback_reward}
         parts: list[_Part] = []
         try:
-            for address, share in _shares(free, self._slots).items():
+            for address, share in shares.items():
                 first = sum(len(part.session) for part in parts)
-                parts.append(_Part(Session(address, self._env_id, share, **self._arguments), first))
+                parts.append(_Part(Session(address, self._env_id, share, **arguments), first))
         except BaseException:
             for part in parts:
                 part.session.close()

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from overworld.evaluation.evaluate import compare
+from overworld.evaluation.comparison import compare_folders
 from overworld.evaluation.folder import EpisodeFolder
 from overworld.service.extras import needs_extra
 from overworld.service.settings import Settings
@@ -30,11 +30,19 @@ class CompareConfig(Settings):
 def main(arguments: Sequence[str]) -> int:
     """Prints the paired differences."""
     config = CompareConfig.load(arguments, "overworld compare")
-    result = compare(EpisodeFolder(config.first), EpisodeFolder(config.second))
-    table = Table("second - first", "difference", "95 % interval", title=f"{result['episodes']} episodes, paired")
-    for name in ("success", "return"):
-        interval = result[name]
-        table.add_row(name, f"{interval['value']:+.3f}", f"{interval['low']:+.3f} to {interval['high']:+.3f}")
+    found = compare_folders(EpisodeFolder(config.first), EpisodeFolder(config.second))
+    title = f"{found.episodes} episodes, paired"
+    if found.tasks < found.episodes:
+        title = f"{found.episodes} episodes of {found.tasks} tasks, paired by task"
+    table = Table("second - first", "difference", "95 % interval", title=title)
+    for name, interval in (("success", found.success), ("return", found.returns)):
+        shown = f"{interval.low:+.3f} to {interval.high:+.3f}"
+        if interval.low == interval.high:
+            shown = "the same difference in every episode"
+        table.add_row(name, f"{interval.value:+.3f}", shown)
     Console().print(table)
-    Console().print(f"McNemar's exact test: p = {result['mcnemar_p']:.3g}")
+    test = "McNemar's exact test" if found.tasks == found.episodes else "permutation test by tasks"
+    Console().print(f"{test}: p = {found.p:.3g}")
+    for difference in found.differences:
+        Console().print(f"not alike: {difference}", markup=False, highlight=False)
     return 0

@@ -18,7 +18,12 @@ from overworld.client.fleet import Fleet
 from overworld.client.moves import Move, Reset
 from overworld.client.settings import ClientSettings
 from overworld.errors import EvaluationError, SettingsError
-from overworld.evaluation.play import Agent, Step, expert, human, play, random_agent, show_in, side_by_side, write_gif
+from overworld.evaluation.baselines import ExpertAgent, PersonAgent, RandomAgent
+from overworld.evaluation.conversation import Recipe
+from overworld.evaluation.evaluate import evaluate
+from overworld.evaluation.film import side_by_side, write_gif
+from overworld.evaluation.model import Baseline
+from overworld.evaluation.play import Agent, Step, asking, expert, human, play, random_agent, show_in
 from overworld.registry import open_registry
 from overworld.service.extras import needs_extra
 
@@ -42,6 +47,9 @@ class PlayConfig(ClientSettings):
     task: int | None = Field(default=None, description="number of the task in the split")
     options: dict[str, Any] = Field(default={}, description="the env's options, as in options.size=128")
     gif: Path | None = Field(default=None, description="file to write what was seen to")
+    keep: Path | None = Field(
+        default=None, description="folder to keep the episode in, as overworld eval keeps its own; needs servers"
+    )
 
 
 @dataclass(frozen=True)
@@ -100,8 +108,39 @@ def _opened(config: PlayConfig) -> Iterator[_Env]:
 
 
 def _play(config: PlayConfig, console: Console) -> int:
+    if config.keep is not None:
+        return _play_and_keep(config, config.keep, console)
     with _opened(config) as env:
         return _play_in(env, config, console)
+
+
+def _play_and_keep(config: PlayConfig, keep: Path, console: Console) -> int:
+    """Plays the episode as an evaluation of whoever plays it; many of them: `overworld eval model=person`."""
+    if not config.servers or config.gif:
+        raise SettingsError("keep: episodes are kept of what is played on servers; leave gif out")
+    with Fleet(
+        open_registry(config.servers, config.credentials),
+        config.env,
+        1,
+        credentials=config.credentials,
+        options=config.options,
+        fallback_reward=None,  # as overworld eval has it
+        expert=config.agent == "expert",
+    ) as fleet:
+        agents: dict[str, Baseline] = {
+            "you": PersonAgent(asking(fleet.spec, console)),
+            "expert": ExpertAgent(fleet.spec),
+            "random": RandomAgent(fleet.spec),
+        }
+        task = Reset(config.seed, config.split, config.task)
+        try:
+            _, (episode,) = evaluate(agents[config.agent], fleet, [task], recipe=Recipe(), keep=keep)
+        except EOFError:
+            console.print("stopped; nothing was kept")
+            return 0
+    outcome = episode.error or f"{episode.end}, {'success' if episode.success else 'no success'}"
+    console.print(f"{len(episode.turns)} turns, return {episode.total_reward:g}, {outcome}; {keep}", markup=False)
+    return 0
 
 
 def _play_in(env: _Env, config: PlayConfig, console: Console) -> int:
@@ -118,7 +157,7 @@ def _play_in(env: _Env, config: PlayConfig, console: Console) -> int:
         raise SettingsError(f"{env.spec.id} has no expert; choose another agent")
     match config.agent:
         case "expert":
-            agent: Agent = expert
+            agent: Agent = expert(env.spec)
         case "random":
             agent = random_agent(env.spec, config.seed)
         case _:

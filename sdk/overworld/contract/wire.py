@@ -160,6 +160,7 @@ def result_to_proto(result: Result) -> pb.SlotResult:
     if result.expert is not None:
         message.expert.action.text = result.expert.action
         message.expert.thoughts = result.expert.thoughts
+        message.expert.caption = result.expert.caption
     return message
 
 
@@ -193,9 +194,13 @@ def result_from_proto(message: pb.SlotResult, frame: Callable[[pb.Image], Pixels
         outcome=Outcome(message.outcome) if message.outcome else None,
         executed=action_from_proto(message.executed) if message.HasField("executed") else None,
         metrics=dict(message.metrics),
-        expert=Expert(message.expert.action.text, message.expert.thoughts) if message.HasField("expert") else None,
+        expert=_expert_from_proto(message.expert) if message.HasField("expert") else None,
         micros=message.micros,
     )
+
+
+def _expert_from_proto(message: pb.Expert) -> Expert:
+    return Expert(message.action.text, message.thoughts, message.caption)
 
 
 def _parts(parts: Sequence[pb.Part], images: Sequence[Image]) -> tuple[str | Image, ...]:

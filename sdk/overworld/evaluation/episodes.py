@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -21,7 +22,7 @@ from overworld.authoring.env import Action, EnvSpec, Image, Observation
 from overworld.client.moves import Reset
 from overworld.contract.frames import pixels_hash
 from overworld.contract.wire import spec_from_proto, spec_to_proto, tensor_from_proto, tensor_to_proto
-from overworld.evaluation.conversation import Recipe
+from overworld.evaluation.conversation import CaptionedImage, Recipe
 from overworld.v1 import env_pb2 as pb
 
 VERSION = 1
@@ -114,15 +115,22 @@ ActionRecord = Annotated[
 ]
 """A text, an index into the vocabulary, or a tensor."""
 
+TaskKey = tuple[int, str, int | None, tuple[ActionRecord | None, ...]]
+"""(seed, split, task, prefix)."""
+
 
 class ImageRecord(Record):
-    """A picture. `frames/<xxh64>.png` holds its pixels, uint8 [height, width, channels]."""
+    """A picture. `frames/<xxh64>.png` holds its pixels, uint8 [height, width, channels].
+
+    `caption` is what a diagnosis told the agent of it; empty: nothing.
+    """
 
     name: Name
     xxh64: Xxh64
     height: Side
     width: Side
     channels: Literal[1, 3]
+    caption: Text = ""
 
     @model_validator(mode="after")
     def _check(self) -> ImageRecord:
@@ -135,6 +143,8 @@ class ImageRecord(Record):
         """Hashes the pixels, whatever the image says of itself."""
         height, width, channels = image.pixels.shape
         fields = {"name": image.name, "xxh64": f"{pixels_hash(image.pixels):016x}"}
+        if isinstance(image, CaptionedImage):
+            fields["caption"] = image.caption
         return cls.model_validate(fields | {"height": height, "width": width, "channels": channels})
 
     @property
@@ -266,9 +276,23 @@ class Episode(Record):
         return self.turns[-1].metrics if self.turns else {}
 
     @property
+    def task_key(self) -> TaskKey:
+        """What all plays of the same task have in common."""
+        return self.seed, self.split, self.task, self.prefix
+
+    @property
     def key(self) -> tuple[Any, ...]:
         """What two plays of the same episode have in common."""
-        return self.seed, self.split, self.task, self.prefix, self.sample
+        return *self.task_key, self.sample
+
+    @property
+    def images(self) -> Iterator[ImageRecord]:
+        """Every picture that the env drew or the agent was shown, as often as it was."""
+        for turn in self.turns:
+            yield from turn.observation.images
+            yield from (part for part in turn.shown or () if isinstance(part, ImageRecord))
+        if self.final is not None:
+            yield from self.final.images
 
     def to_line(self) -> bytes:
         """One line of JSON in UTF-8: keys sorted, fields that have their default left out."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from pydantic import ValidationError
 
-from overworld.errors import ModelServerError
+from overworld.errors import ModelServerError, NoCheckpointError
 from overworld.evaluation.conversation import Message, Recipe, to_openai
-from overworld.evaluation.model import Answer
+from overworld.evaluation.model import Answer, Prompt
 from overworld.service.extras import needs_extra
 
 with needs_extra("eval"):
@@ -60,6 +60,38 @@ class OpenAIModel:
         self._executor.shutdown(cancel_futures=True)
         self._http.close()
 
+    def names(self) -> list[str]:
+        """What the name means now: run@latest and run@best are a checkpoint's name, run@all those of all checkpoints.
+
+        Other names, and those of servers that say nothing of runs, stand for themselves. Raises ModelServerError.
+        """
+        run, _, which = self.name.partition("@")
+        if which not in ("latest", "best", "all"):
+            return [self.name]
+        entries = self._entries()
+        checkpoints = {
+            f"{run}@{update}": update
+            for entry in entries.values()
+            if isinstance(described := entry.get("overworld"), dict) and described.get("run") == run
+            if isinstance(update := described.get("update"), int)
+        }
+        if which == "all":
+            found = sorted(checkpoints, key=lambda name: checkpoints[name])
+        else:
+            described = self._described() or {}
+            found = [f"{run}@{described['update']}"] if isinstance(described.get("update"), int) else [self.name]
+        if not found:
+            raise NoCheckpointError(f"{self.url} has no checkpoint of {run!r}; it has {list(entries)}")
+        return found
+
+    def progress(self) -> tuple[int, int]:
+        """(updates, env steps) that were made before this checkpoint. Raises ModelServerError."""
+        described = self._described() or {}
+        try:
+            return int(described["update"]), int(described["env_steps"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelServerError(f"{self.url} does not say when {self.name!r} was made: {error!r}") from None
+
     def recipe(self) -> Recipe | None:
         """The recipe that the model was trained with, if its server says so (ours does). Raises ModelServerError."""
         described = self._described()
@@ -79,9 +111,13 @@ class OpenAIModel:
         except (KeyError, TypeError, ValueError) as error:
             raise ModelServerError(f"{self.url} describes {self.name!r} with invalid envs: {error!r}") from None
 
-    def answer_all(self, prompts: Sequence[tuple[list[Message], int]]) -> list[Answer]:
+    def answer_all(self, prompts: Sequence[Prompt]) -> list[Answer]:
         """Replies to (messages, seed), in order. Raises ModelServerError."""
         return list(self._executor.map(lambda prompt: self.answer(*prompt), prompts))
+
+    def submit(self, prompt: Prompt) -> Future[Answer]:
+        """Begins to reply; the future raises ModelServerError."""
+        return self._executor.submit(self.answer, *prompt)
 
     def answer(self, messages: list[Message], seed: int) -> Answer:
         """The reply to one prompt; `seed` names the noise of sampling. Raises ModelServerError."""
@@ -99,18 +135,26 @@ class OpenAIModel:
             if not isinstance(text, str):
                 raise TypeError(f"the content is {type(text).__name__}")
             text = text.encode(errors="replace").decode()  # JSON can hold half a surrogate pair
-            return Answer(text, choice.get("finish_reason") == "length", str(response.get("system_fingerprint") or ""))
+            return Answer(
+                text,
+                choice.get("finish_reason") == "length",
+                str(response.get("system_fingerprint") or ""),
+                *_tokens(response.get("usage")),
+            )
         except (KeyError, IndexError, TypeError) as error:
             raise ModelServerError(f"{self.url} gave an answer without choices[0].message.content: {error!r}") from None
 
     def _described(self) -> Any:
         """What the server says of the model beyond OpenAI's fields."""
-        listed = self._send("GET", "/models", None)
-        entries = [entry for entry in listed.get("data", []) if isinstance(entry, dict)]
-        names = [entry.get("id") for entry in entries]
-        if self.name not in names:
-            raise ModelServerError(f"{self.url} has no model {self.name!r}; it has {names}")
-        return entries[names.index(self.name)].get("overworld")
+        entries = self._entries()
+        if self.name not in entries:
+            raise ModelServerError(f"{self.url} has no model {self.name!r}; it has {list(entries)}")
+        return entries[self.name].get("overworld")
+
+    def _entries(self) -> dict[str, dict[str, Any]]:
+        """What the server says of its models, by their names."""
+        listed = self._send("GET", "/models", None).get("data", [])
+        return {str(entry.get("id")): entry for entry in listed if isinstance(entry, dict)}
 
     def _send(self, method: str, path: str, body: Any) -> dict[str, Any]:
         deadline = time.monotonic() + self._budget
@@ -140,3 +184,14 @@ class OpenAIModel:
         if response.is_error or not isinstance(content, dict):
             raise ModelServerError(f"{self.url}{path}: status {response.status_code}: {response.text[:500]}")
         return content
+
+
+def _tokens(usage: Any) -> tuple[int | None, int | None]:
+    """The tokens of prompt and reply, where the server counts them."""
+    counts = usage if isinstance(usage, dict) else {}
+    prompt, completion = (counts.get(name) for name in ("prompt_tokens", "completion_tokens"))
+    return _count(prompt), _count(completion)
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

@@ -1,28 +1,28 @@
-"""Plays an env in the terminal, and keeps what was seen as a GIF: `overworld play`."""
+"""Plays an env in the terminal: `overworld play`."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import PIL.Image
 
-from overworld.authoring.env import Action, EnvSpec, Image, Observation, Pixels
+from overworld.authoring.env import Action, EnvSpec, Observation, Pixels, resolve
 from overworld.authoring.runner import Result
+from overworld.evaluation.film import side_by_side
 from overworld.service.extras import needs_extra
 
 with needs_extra("eval"):
     from rich.console import Console
+    from rich.markup import escape
     from rich.style import Style
     from rich.text import Text
 
 Agent = Callable[[Result], Action | None]
 """Chooses what to do after a result. Raises EOFError to stop."""
 
-_GIF_MILLISECONDS = 150
-_LAST_MILLISECONDS = 1500
 _HALF_BLOCK = "\N{UPPER HALF BLOCK}"
 
 
@@ -63,18 +63,36 @@ def human(spec: EnvSpec, resolve: Callable[[Action, Observation], Action | None]
                 raise EOFError
             if numbered and typed.isdecimal() and int(typed) < len(actions):
                 typed = actions[int(typed)]
-            if resolve(typed, result.observation) is not None:
+            action = spec.action.read(typed)
+            if action is not None and resolve(action, result.observation) is not None:
                 last = typed
-                return typed
+                return action
             console.print(f"{typed!r} is not an action here; q stops", markup=False)
 
     return choose
 
 
-def expert(result: Result) -> Action | None:
+def asking(spec: EnvSpec, console: Console) -> Agent:
+    """Shows whoever sits at the terminal each result, and asks what to do; an episode begins with the task."""
+    show, choose = show_in(console), human(spec, partial(resolve, spec.action), console)
+
+    def ask(result: Result) -> Action | None:
+        if result.turn == 0:
+            console.print(f"[bold]{escape(spec.id)}[/]  {escape(spec.task)}")
+        show(result)
+        return choose(result)
+
+    return ask
+
+
+def expert(spec: EnvSpec) -> Agent:
     """Does what the env's expert advises, which must have been asked for."""
-    assert result.expert is not None
-    return result.expert.action
+
+    def choose(result: Result) -> Action | None:
+        assert result.expert is not None
+        return spec.action.read(result.expert.action)
+
+    return choose
 
 
 def random_agent(spec: EnvSpec, seed: int) -> Agent:
@@ -119,23 +137,3 @@ def terminal_picture(pixels: Pixels, columns: int) -> Text:
             picture.append(_HALF_BLOCK, Style.parse("rgb({},{},{}) on rgb({},{},{})".format(*above, *below)))
         picture.append("\n")
     return picture
-
-
-def side_by_side(images: Sequence[Image]) -> Pixels:
-    """One RGB picture of all, uint8 [height, width, 3], on white."""
-    height = max(image.pixels.shape[0] for image in images)
-    parts = []
-    for image in images:
-        part = np.full((height, image.pixels.shape[1], 3), 255, np.uint8)
-        part[: image.pixels.shape[0]] = image.pixels
-        parts.append(part)
-    return np.concatenate(parts, axis=1)
-
-
-def write_gif(frames: Iterable[Pixels], path: Path) -> None:
-    """Writes an animation of pictures of one size. Raises ValueError if there are none, OSError."""
-    pictures = [PIL.Image.fromarray(frame) for frame in frames]
-    if not pictures:
-        raise ValueError("there are no pictures to write: the env shows none")
-    durations = [_GIF_MILLISECONDS] * (len(pictures) - 1) + [_LAST_MILLISECONDS]
-    pictures[0].save(path, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)

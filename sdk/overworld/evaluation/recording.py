@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
-from overworld.authoring.env import Image, Observation
+from overworld.authoring.env import Action, Image, Observation
 from overworld.authoring.runner import Result
 from overworld.client.fleet import Fleet
 from overworld.client.moves import Reset
@@ -35,11 +35,12 @@ class Recording:
     Pictures go to `keep`. Methods raise EvaluationError for what the format cannot hold.
     """
 
-    def __init__(self, task: Reset, keep: Keep | None = None) -> None:
+    def __init__(self, task: Reset, keep: Keep | None = None, *, sample: int = 0) -> None:
         self.episode: Episode | None = None
         """The record, once the episode is over."""
         self._task = task
         self._keep = keep
+        self._sample = sample
         self._turns: list[Turn] = []
         self._decided: dict[str, Any] = {}
 
@@ -62,17 +63,38 @@ class Recording:
             self._decided["shown"] = self._record(observation).parts
 
     def decide(
-        self, text: str, reply: Reply, *, cut: bool, fingerprint: str = "", sampling_seed: int | None = None
+        self,
+        text: str,
+        reply: Reply,
+        *,
+        cut: bool,
+        fingerprint: str = "",
+        sampling_seed: int | None = None,
+        actor: Literal["model", "expert"] = "model",
     ) -> None:
-        """Takes the agent's reply to what it was shown, and what was read from it."""
+        """Takes the agent's reply to what it was shown, and what was read from it; or what `actor` did instead."""
         self._decided |= {
             "reply": text,
             "thoughts": reply.thoughts,
-            "action": reply.action,
+            "action": action_record(reply.action),
             "cut": cut,
             "fingerprint": fingerprint,
             "sampling_seed": sampling_seed,
+            "actor": actor,
         }
+
+    def act(
+        self,
+        action: Action | None,
+        thoughts: str = "",
+        *,
+        actor: Literal["expert", "random", "person"],
+        sampling_seed: int | None = None,
+    ) -> None:
+        """Takes an action that was not read from a reply."""
+        with self._recording():
+            record = action_record(action)
+        self._decided |= {"actor": actor, "action": record, "thoughts": thoughts, "sampling_seed": sampling_seed}
 
     def advance(self, result: Result) -> None:
         """Takes the result of the action."""
@@ -106,7 +128,7 @@ class Recording:
     def _finish(self, **ending: Any) -> None:
         task = self._task
         prefix = tuple(action_record(action) for action in task.prefix)
-        fields = {"seed": task.seed, "split": task.split, "task": task.task, "prefix": prefix}
+        fields = {"seed": task.seed, "split": task.split, "task": task.task, "prefix": prefix, "sample": self._sample}
         self.episode = Episode.model_validate(fields | {"turns": tuple(self._turns)} | ending)
 
     @contextmanager
@@ -119,7 +141,7 @@ class Recording:
             ) from error
 
 
-def header_of(fleet: Fleet, recipe: Recipe, model: ModelRecord, substitution: str = "") -> Header:
+def header_of(fleet: Fleet, recipe: Recipe, model: ModelRecord | None, substitution: str = "") -> Header:
     """The header of what is played in a fleet. Raises EvaluationError if the format cannot hold it."""
     fields = {
         "env": env_record(fleet.spec),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from overworld.authoring.runner import Result
+from overworld.authoring.runner import Fallback, Result
 from overworld.client.fleet import Fleet
 from overworld.client.moves import Act, Move
 from overworld.errors import ContractError, EvaluationError, Reason
 from overworld.evaluation.episodes import Episode, ImageRecord, ObservationRecord, action_of, action_record, problem
+from overworld.evaluation.folder import EpisodeFolder
+from overworld.registry import Registry
+from overworld.service.credentials import Credentials
 
 _PASSING = (Reason.STEP_TIMEOUT.name, Reason.WORKER_DIED.name, Reason.REBUILD_MISMATCH.name)
 """Failures that depend on the machine, so that a replay need not repeat them."""
@@ -29,7 +33,8 @@ class Mismatch(NamedTuple):
 
 
 class Replay:
-    """An episode that is being replayed. Turns are those of the record, from 0.
+    """An episode that is being replayed, from turn `start` to turn `stop` (None: to the end). Turns are those of the
+    record, from 0.
 
     A replay ends at the first turn that does not fit: what comes after follows from it.
 
@@ -39,7 +44,9 @@ class Replay:
     over            Whether there is no move left.
     """
 
-    def __init__(self, number: int, episode: Episode, *, frames_comparable: bool) -> None:
+    def __init__(
+        self, number: int, episode: Episode, *, frames_comparable: bool, start: int = 0, stop: int | None = None
+    ) -> None:
         self.number = number
         self.episode = episode
         self.mismatches: list[Mismatch] = []
@@ -47,15 +54,17 @@ class Replay:
         self.frames = 0
         self.over = False
         self._comparable = frames_comparable
-        self._turn = -1  # the number of actions that led to the last result
+        self._start = start
+        self._stop = len(episode.turns) if stop is None else stop
+        self._turn = start - 1  # the number of actions that led to the last result
 
     def __repr__(self) -> str:
         return f"Replay(episode {self.number}, turn {self._turn} of {len(self.episode.turns)})"
 
     def move(self) -> Move:
         """What to do next: the reset, then the actions."""
-        if self._turn < 0:
-            return self.episode.reset_at(0)
+        if self._turn < self._start:
+            return self.episode.reset_at(self._start)
         return Act(action_of(self.episode.turns[self._turn].action))
 
     def take(self, answer: Result | ContractError) -> None:
@@ -63,14 +72,17 @@ class Replay:
         self._turn += 1
         last = self._turn == len(self.episode.turns)
         if isinstance(answer, ContractError):
-            field = "action" if self._turn else "reset"
+            field = "action" if self._turn > self._start else "reset"
             self._differs(field, "was played", f"is refused: {answer}", turn=max(self._turn - 1, 0))
         else:
             self._compare_failure(answer, expected=last and self._failed)
-            if answer.error is None and not self.mismatches and not self.unrepeatable:
-                self._compare(answer, last=last)
+            if not self.mismatches and not self.unrepeatable:
+                if answer.error is None:
+                    self._compare(answer, last=last)
+                elif last and self._turn:
+                    self._compare_turn(answer, "failed")
         failed = isinstance(answer, ContractError) or answer.error is not None
-        self.over = last or failed or bool(self.mismatches or self.unrepeatable)
+        self.over = self._turn == self._stop or failed or bool(self.mismatches or self.unrepeatable)
 
     @property
     def _failed(self) -> bool:
@@ -94,26 +106,30 @@ class Replay:
         """Compares what the last action led to, and what is observed now."""
         episode = self.episode
         if self._turn:
-            turn = episode.turns[self._turn - 1]
-            outcome = None if result.outcome is None else result.outcome.name.lower()
-            fields = {
-                "outcome": (turn.outcome, outcome),
-                "executed": (turn.executed, action_record(result.executed)),
-                "reward": (turn.reward, result.reward),
-                "metrics": (turn.metrics, dict(result.metrics)),
-            }
-            for field, (recorded, replayed) in fields.items():
-                if recorded != replayed:
-                    self._differs(field, recorded, replayed, turn=self._turn - 1)
-        # An episode that broke off without a failed turn has an error in place of its end.
-        end = (episode.end or episode.error.partition(":")[0]) if last else None
-        if end != (replayed_end := None if result.end is None else result.end.name):
+            self._compare_turn(result, None if result.outcome is None else result.outcome.name.lower())
+        end, replayed_end = episode.end if last else None, None if result.end is None else result.end.name
+        if last and episode.error:  # it broke off, though no turn failed
+            self._differs("error", episode.error, None)
+        elif end != replayed_end:
             self._differs("end", end, replayed_end)
         elif last and episode.success != bool(result.success):
             self._differs("success", episode.success, bool(result.success))
         recorded_observation = episode.final if last else episode.turns[self._turn].observation
         if recorded_observation is not None:
             self._compare_observations(recorded_observation, result)
+
+    def _compare_turn(self, result: Result, outcome: str | None) -> None:
+        """Compares what the last action led to."""
+        turn = self.episode.turns[self._turn - 1]
+        fields = {
+            "outcome": (turn.outcome, outcome),
+            "executed": (turn.executed, action_record(result.executed)),
+            "reward": (turn.reward, result.reward),
+            "metrics": (turn.metrics, dict(result.metrics)),
+        }
+        for field, (recorded, replayed) in fields.items():
+            if recorded != replayed or _signs(recorded) != _signs(replayed):
+                self._differs(field, recorded, replayed, turn=self._turn - 1)
 
     def _compare_observations(self, recorded: ObservationRecord, result: Result) -> None:
         try:
@@ -132,6 +148,33 @@ class Replay:
         for field in ("admissible", "tensors"):
             if getattr(recorded, field) != getattr(replayed, field):
                 self._differs(f"observation.{field}", getattr(recorded, field), getattr(replayed, field))
+
+
+def _signs(value: Any) -> Any:
+    """What tells 0.0 and -0.0 apart, which are equal; None where there are no such numbers."""
+    if isinstance(value, dict):
+        return {name: _signs(member) for name, member in value.items()}
+    return math.copysign(1, value) if isinstance(value, float) else None
+
+
+def fleet_of(
+    folder: EpisodeFolder,
+    servers: Registry | Sequence[str],
+    slots: int,
+    *,
+    expert: bool = False,
+    credentials: Credentials | None = None,
+    compress: bool = False,
+    timeout: float = 60.0,
+    copy: bool = True,
+) -> Fleet:
+    """Slots in which the folder's episodes can be replayed. Raises what `Fleet` raises."""
+    header = folder.header
+    return Fleet(
+        servers, folder.spec.id, slots, options=header.options, fallback=Fallback[header.fallback],
+        fallback_reward=header.fallback_reward, expert=expert, credentials=credentials, compress=compress,
+        retry_budget=timeout, copy=copy,
+    )  # fmt: skip
 
 
 def replayed(fleet: Fleet, replays: Iterable[Replay]) -> Iterator[Replay]:

@@ -12,11 +12,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from overworld.errors import EvaluationError
-from overworld.evaluation.folder import EPISODES, FRAMES, HEADER, REPORT, RUN, SEAL, SIGNATURE, opened
+from overworld.evaluation.folder import (
+    EPISODES,
+    FRAMES,
+    HEADER,
+    MAX_FRAME_FILE_BYTES,
+    REPORT,
+    RUN,
+    SEAL,
+    SIGNATURE,
+    USAGE,
+    opened,
+)
 
 _LINE = re.compile(
     rb"([0-9a-f]{64})  (%s|%s/[0-9a-f]{16}\.png)\n"
-    % ("|".join(map(re.escape, (EPISODES, HEADER, REPORT, RUN))).encode(), FRAMES.encode())
+    % ("|".join(map(re.escape, (EPISODES, HEADER, REPORT, RUN, USAGE))).encode(), FRAMES.encode())
 )
 _MAX_LINE_BYTES = 128
 
@@ -42,7 +53,7 @@ def broken(folder: Path) -> Iterator[tuple[str, str]]:
                 continue
             unsealed.remove(name)
             try:
-                digest = digest_of(folder / name)
+                digest = digest_of(folder / name, MAX_FRAME_FILE_BYTES if name.startswith(FRAMES) else None)
             except EvaluationError as error:
                 yield name, str(error)
                 continue
@@ -52,9 +63,11 @@ def broken(folder: Path) -> Iterator[tuple[str, str]]:
         yield name, "is not sealed: move what is not part of the evaluation to another folder"
 
 
-def digest_of(path: Path) -> str:
-    """The SHA-256 of a file. Raises EvaluationError."""
+def digest_of(path: Path, bound: int | None = None) -> str:
+    """The SHA-256 of a file. Raises EvaluationError if it cannot be read, or has more bytes than `bound`."""
     with opened(path) as file:
+        if bound is not None and os.fstat(file.fileno()).st_size > bound:
+            raise EvaluationError(f"{path} has more than {bound:,} bytes, the bound")
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

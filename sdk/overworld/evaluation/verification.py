@@ -10,33 +10,41 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 import pydantic_core
-from pydantic import BaseModel
 
-from overworld.authoring.env import EnvSpec
-from overworld.authoring.runner import Fallback
 from overworld.client.fleet import Fleet
 from overworld.errors import EvaluationError, OverworldError
 from overworld.evaluation.blank import BLANK_FRAMES, white_record
-from overworld.evaluation.conversation import read_reply
-from overworld.evaluation.episodes import Episode, Header, ImageRecord, ObservationRecord, Turn, env_record
+from overworld.evaluation.conversation import read_as
+from overworld.evaluation.differences import differing
+from overworld.evaluation.episodes import (
+    Episode,
+    Header,
+    ImageRecord,
+    ObservationRecord,
+    Turn,
+    action_record,
+    env_record,
+)
+from overworld.evaluation.excerpts import excerpt, excerpt_of
 from overworld.evaluation.folder import EPISODES, FRAMES, HEADER, REPORT, SEAL, EpisodeFolder, opened, to_json
-from overworld.evaluation.replay import Replay, replayed
+from overworld.evaluation.game import noise_of
+from overworld.evaluation.provenance import draws_the_same, other_provenance
+from overworld.evaluation.replay import Replay, fleet_of, replayed
 from overworld.evaluation.report import Tally
 from overworld.evaluation.seal import broken, digest_of
+from overworld.evaluation.substitution import is_known, is_repaired
 from overworld.registry import Registry
 from overworld.service.credentials import Credentials
 
 _MAX_REPORT_BYTES = 4 << 20
 _MAX_LISTED = 1000
-_MAX_SHOWN_CHARS = 600
-_RENDERER = "renderer"
 _UNCOMPARED = ("provenance", "options_schema")
 """Fields of an env that are not compared as the others: the first decides what can be, the second is documentation."""
 
@@ -74,6 +82,7 @@ class Verification:
     frames_confirmed       Pictures that the server drew again, and
     frames_not_comparable  those that this server's renderer cannot be expected to draw to the bit.
     differences            The first thousand, of `differing`.
+    prefixed               Episodes that begin after actions that were replayed first, and count in no figure.
     unrepeatable           Episodes with a failure that the replay lacks, or the other way round, which may be chance.
     unchecked              Why the replay was not made or broke off; empty if it was made.
     """
@@ -85,6 +94,7 @@ class Verification:
     replayed: int = 0
     frames_confirmed: int = 0
     frames_not_comparable: int = 0
+    prefixed: int = 0
     differing: int = 0
     differences: list[Difference] = field(default_factory=list)
     unrepeatable: list[str] = field(default_factory=list)
@@ -107,7 +117,7 @@ class Verification:
         self.differing += 1
         if len(self.differences) < _MAX_LISTED:
             file, field, recorded, found = map(
-                _shorten, (difference.file, difference.field, difference.recorded, difference.found)
+                excerpt, (difference.file, difference.field, difference.recorded, difference.found)
             )
             self.differences.append(replace(difference, file=file, field=field, recorded=recorded, found=found))
 
@@ -133,27 +143,29 @@ def verify(
             verification.add(Difference(file, "SHA-256", "", what))
         verification.seal = digest_of(path / SEAL)
         folder = EpisodeFolder(path)
+        _refuse_repeated((path / HEADER).read_bytes(), HEADER, verification)
+        for name, one, other in differing(folder.header.env, env_record(folder.spec)):
+            # proto3's JSON has two spellings of a name and several of a number, so a field may be there twice.
+            verification.add(_file_difference(HEADER, f"env.{name}", one, other))
         report = _read_report(path)
         count = folder.count()
     except EvaluationError as error:
-        verification.unchecked = _shorten(str(error))
+        verification.unchecked = excerpt(str(error))
         return verification
     records = _Records(folder, verification, on_progress)
     with ExitStack() as stack:
         try:
-            header = folder.header
             fleet = stack.enter_context(
-                Fleet(
-                    servers, folder.spec.id, max(1, min(slots, count)), credentials=credentials, compress=compress,
-                    options=header.options, fallback=Fallback[header.fallback],
-                    fallback_reward=header.fallback_reward, retry_budget=timeout, copy=False,
+                fleet_of(
+                    folder, servers, max(1, min(slots, count)),
+                    credentials=credentials, compress=compress, timeout=timeout, copy=False,
                 )
             )  # fmt: skip
             comparable = _comparable(folder, fleet, verification)
             for replay in replayed(fleet, (Replay(*one, frames_comparable=comparable) for one in records)):
                 _note(replay, verification, comparable=comparable)
         except OverworldError as error:
-            verification.unchecked = _shorten(str(error))
+            verification.unchecked = excerpt(str(error))
             for _ in records:  # the others are not replayed
                 pass
     _check_figures(report, records.tally, verification)
@@ -168,7 +180,8 @@ class _Records:
         self._folder = folder
         self._verification = verification
         self._on_progress = on_progress
-        self._fingerprint: str | None = None
+        self._agent: tuple[str, str] | None = None
+        self._keys: dict[tuple[Any, ...], int] = {}
         self._frames: set[tuple[str, int]] = set()
         self._episodes = self._read()
 
@@ -177,14 +190,22 @@ class _Records:
 
     def _read(self) -> Iterator[tuple[int, Episode]]:
         found = self._verification
+        size = 0
         try:
-            for number, episode in enumerate(self._folder):
+            for number, (_, line) in enumerate(self._folder.lines()):
+                size += len(line)
+                where = f"line {number + 1}"
+                _refuse_repeated(line, f"{EPISODES}, {where}", found)
+                episode = self._folder.parsed(line, where)
                 found.episodes += 1
                 found.turns += len(episode.turns)
+                found.prefixed += bool(episode.prefix)
                 self.tally.add(episode)
                 self._check(number, episode)
                 yield number, episode
                 self._on_progress(found.episodes)
+            if (self._folder.path / EPISODES).stat().st_size != size:
+                found.add(Difference(EPISODES, "", "", "the last line has no end, in an evaluation that was finished"))
         except EvaluationError as error:
             found.add(Difference(EPISODES, "", "an episode", str(error)))
         self._find_strays()
@@ -192,23 +213,32 @@ class _Records:
     def _check(self, number: int, episode: Episode) -> None:
         """Whether the replies say what was done, and the pictures are there."""
         header = self._folder.header
-        max_bytes = self._folder.spec.action.max_text_bytes or 4096
+        spec = self._folder.spec.action
 
         def differs(turn: int, field: str, recorded: Any, found: Any) -> None:
             self._verification.add(_difference(number, episode, turn, field, recorded, found))
 
+        first = self._keys.setdefault(episode.key, number)
+        if first != number:
+            differs(0, "task", "another than those before", f"that of episode {first}")
         for index, turn in enumerate(episode.turns):
-            if header.model is not None and turn.actor != "model":
-                differs(index, "actor", turn.actor, "model")
             if turn.actor == "model":
-                reply = read_reply(turn.reply, max_bytes)
-                if (turn.action, turn.thoughts) != (reply.action, reply.thoughts):
-                    said = {"action": reply.action, "thoughts": reply.thoughts}
+                reply = read_as(turn.reply, spec, header.recipe)
+                action = action_record(reply.action)
+                if (turn.action, turn.thoughts) != (action, reply.thoughts):
+                    said = {"action": action, "thoughts": reply.thoughts}
                     differs(index, "reply", {"action": turn.action, "thoughts": turn.thoughts}, said)
-            if self._fingerprint is None:
-                self._fingerprint = turn.fingerprint
-            if turn.fingerprint != self._fingerprint:
-                differs(index, "fingerprint", turn.fingerprint, self._fingerprint)
+            if self._agent is None:
+                self._agent = turn.actor if header.model is None else "model", turn.fingerprint
+            actor, fingerprint = self._agent
+            repaired = turn.actor == "expert" and is_repaired(header.substitution)
+            if turn.actor != actor and not repaired:
+                differs(index, "actor", turn.actor, actor)
+            if turn.fingerprint != fingerprint:
+                differs(index, "fingerprint", turn.fingerprint, fingerprint)
+            noise = noise_of(episode.seed, episode.split, episode.task, len(episode.prefix) + index, episode.sample)
+            if turn.sampling_seed not in (None, noise):
+                differs(index, "sampling_seed", turn.sampling_seed, noise)
             if self._check_frames(turn.observation, index, differs) and turn.shown != _shown(turn, header):
                 differs(index, "shown", turn.shown, _shown(turn, header))
             if turn.shown is not None:
@@ -224,7 +254,7 @@ class _Records:
             if (image.xxh64, image.size) in self._frames:
                 continue
             try:
-                self._folder.pixels(image)
+                self._folder.pixels(image, bare=True)
             except EvaluationError as error:
                 differs(turn, f"{FRAMES}/{image.xxh64}.png", "a picture", str(error))
                 return False
@@ -253,17 +283,17 @@ def _comparable(folder: EpisodeFolder, fleet: Fleet, verification: Verification)
     Anything else that the header says of the env, and that a server of its provenance does not, is a difference.
     """
     header, recorded = folder.header, folder.spec
-    if header.substitution not in ("", BLANK_FRAMES):
+    if not is_known(header.substitution):
         raise EvaluationError(
-            f"{folder.path / HEADER} has the substitution {_shown_json(header.substitution)}, which this Overworld "
+            f"{folder.path / HEADER} has the substitution {excerpt_of(header.substitution)}, which this Overworld "
             "does not know: use the one that wrote it"
         )
     verification.servers = {address: dict(spec.provenance) for address, spec in fleet.specs.items()}
     for address, spec in fleet.specs.items():
-        if other := _other_provenance(recorded, spec):
+        if other := other_provenance(recorded, spec):
             raise EvaluationError(
-                f"the server {address} is of another provenance than the evaluation ({other}): its episodes may differ "
-                "without anything having been changed; verify on a server of the recorded provenance"
+                f"the server {address} is of another provenance than the evaluation ({excerpt(other)}): its episodes "
+                "may differ without anything having been changed; verify on a server of the recorded provenance"
             )
     first = next(iter(fleet.specs.values()))
     there = env_record(first)
@@ -271,31 +301,9 @@ def _comparable(folder: EpisodeFolder, fleet: Fleet, verification: Verification)
     for name in sorted((there.keys() | claimed.keys()).difference(_UNCOMPARED)):
         if claimed.get(name) != there.get(name):
             verification.add(_file_difference(HEADER, f"env.{name}", claimed.get(name), there.get(name)))
-    for name, value in sorted(header.options.items()):
-        if name not in fleet.options or fleet.options[name] != value:
-            verification.add(_file_difference(HEADER, f"options.{name}", value, fleet.options.get(name)))
-    return all(_draws_the_same(recorded, spec) for spec in fleet.specs.values())
-
-
-def _other_provenance(recorded: EnvSpec, spec: EnvSpec) -> str:
-    """In what the provenance differs; empty if what is compared can be expected to be equal."""
-    names = recorded.provenance.keys() | spec.provenance.keys()
-    if spec.pixels_reproducible != "always":
-        names -= {_RENDERER}  # then the frames are not compared
-    return "; ".join(
-        f"{_shorten(name)}: {_shown_json(recorded.provenance.get(name))} was recorded, the server has "
-        f"{_shown_json(spec.provenance.get(name))}"
-        for name in sorted(names)
-        if recorded.provenance.get(name) != spec.provenance.get(name)
-    )
-
-
-def _draws_the_same(recorded: EnvSpec, spec: EnvSpec) -> bool:
-    if spec.pixels_reproducible == "always":
-        return True
-    renderer = spec.provenance.get(_RENDERER)
-    same = renderer is not None and recorded.provenance.get(_RENDERER) == renderer
-    return spec.pixels_reproducible == "same machine" and same
+    for name, one, other in differing(header.options, fleet.options):
+        verification.add(_file_difference(HEADER, f"options.{name}", one, other))
+    return all(draws_the_same(recorded, spec) for spec in fleet.specs.values())
 
 
 def _note(replay: Replay, verification: Verification, *, comparable: bool) -> None:
@@ -309,9 +317,22 @@ def _note(replay: Replay, verification: Verification, *, comparable: bool) -> No
         verification.frames_not_comparable += replay.frames
     if replay.unrepeatable:
         where = f"episode {replay.number} (seed {replay.episode.seed})"
-        verification.unrepeatable.append(f"{where}: {_shorten(replay.unrepeatable)}")
+        verification.unrepeatable.append(f"{where}: {excerpt(replay.unrepeatable)}")
     for one in replay.mismatches:
         verification.add(_difference(replay.number, replay.episode, one.turn, one.field, one.recorded, one.replayed))
+
+
+def _refuse_repeated(data: bytes, where: str, verification: Verification) -> None:
+    """Notes a name that an object of JSON has twice, since readers differ in which of the two counts."""
+
+    def check(pairs: list[tuple[str, Any]]) -> None:
+        names = [name for name, _ in pairs]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            verification.add(Difference(where, excerpt_of(twice), "", "is there twice"))
+
+    with suppress(ValueError, RecursionError):  # what is not JSON is told where it is read
+        json.loads(data, object_pairs_hook=check)
 
 
 def _read_report(path: Path) -> bytes:
@@ -337,44 +358,17 @@ def _check_figures(report: bytes, tally: Tally, verification: Verification) -> N
     except ValueError as error:
         verification.add(Difference(REPORT, "", "figures", f"is not JSON: {error}"))
         return
-    before = verification.differing
-    for name, one, other in _fields(recorded, json.loads(computed)):
+    # Not byte by byte: an evaluation that was made before a report had a field, which is null then, is no less true.
+    _refuse_repeated(report, REPORT, verification)
+    for name, one, other in differing(recorded, json.loads(computed)):
         verification.add(_file_difference(REPORT, name, one, other))
-    if verification.differing == before:
-        verification.add(Difference(REPORT, "", "", "has the right figures, but not as an evaluation writes them"))
-
-
-def _fields(recorded: Any, computed: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(recorded, dict) and isinstance(computed, dict):
-        for key in sorted(recorded.keys() | computed.keys()):
-            where = f"{name}.{key}" if name else key
-            yield from _fields(recorded.get(key), computed.get(key), where)
-    elif type(recorded) is not type(computed) or recorded != computed:
-        yield name, recorded, computed
 
 
 def _difference(number: int, episode: Episode, turn: int, field: str, recorded: Any, found: Any) -> Difference:
     return Difference(
-        EPISODES, field, _shown_json(recorded), _shown_json(found), episode=number, seed=episode.seed, turn=turn
+        EPISODES, field, excerpt_of(recorded), excerpt_of(found), episode=number, seed=episode.seed, turn=turn
     )
 
 
 def _file_difference(file: str, field: str, recorded: Any, found: Any) -> Difference:
-    return Difference(file, field, _shown_json(recorded), _shown_json(found))
-
-
-def _shown_json(value: Any) -> str:
-    """A value in ASCII without control characters, shortened."""
-    if isinstance(value, str):
-        return _shorten(json.dumps(value[:_MAX_SHOWN_CHARS]))
-    return _shorten(json.dumps(value, default=_plain))
-
-
-def _plain(value: Any) -> Any:
-    return value.model_dump(exclude_defaults=True) if isinstance(value, BaseModel) else str(value)
-
-
-def _shorten(text: str) -> str:
-    """A text without control characters, which a terminal would obey, and of a bounded length."""
-    cut = ascii(text[:_MAX_SHOWN_CHARS])[1:-1] if not text.isprintable() else text
-    return cut if len(cut) <= _MAX_SHOWN_CHARS else f"{cut[:_MAX_SHOWN_CHARS]} ..."
+    return Difference(file, field, excerpt_of(recorded), excerpt_of(found))

@@ -38,7 +38,7 @@ from overworld.service import log
 from overworld.service.process import die_with_parent
 from overworld.v1 import env_pb2 as pb
 
-_FLUSH_SECONDS = 0.002
+_FLUSH_SECONDS = 0.005
 """Results of a lane are sent together for this long: a message per result would cost more than a fast step."""
 
 _logger = logging.getLogger(__name__)

@@ -42,7 +42,8 @@ with needs_extra("host"):
 _COMMAND_LINE = "command line"
 _HELP_WIDTH, _HELP_COLUMN = 110, 32
 _EPILOG = """\
-A setting is written key=value or --key value; a yes-or-no setting may stand alone, as in --insecure. Values are YAML.
+A setting is written key=value or --key value; a yes-or-no setting may stand alone, as in --insecure. Values are YAML;
+a key that takes a list may be repeated instead, once for each member.
 More places for settings, each above the one before: the defaults, files ending in .yaml or .yml in the order in which
 they are named, the environment as {prefix}KEY (with __ for the dots), the command line. A secret may stand in a file
 that {prefix}KEY_FILE names. --print-config prints what comes out, with the source of each value."""
@@ -195,7 +196,12 @@ def _parse(cls: type[Settings], arguments: Sequence[str]) -> tuple[list[Path], l
                 words.append(argument)
             continue
         path = tuple(key.split("."))
-        assignments.append(_Assignment(path, _value(_annotation(cls, path), text, key)))
+        annotation = _annotation(cls, path)
+        value = _value(annotation, text, key)
+        if get_origin(annotation) is list and isinstance(value, str):
+            earlier: list[Any] = next((one.value for one in reversed(assignments) if one.path == path), [])
+            value = [*earlier, value]
+        assignments.append(_Assignment(path, value))
     return files, _positional(cls, words) + assignments
 
 

@@ -306,12 +306,14 @@ class Observation(_message.Message):
     def __init__(self, parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ..., admissible: _Optional[_Iterable[str]] = ..., tensors: _Optional[_Mapping[str, Tensor]] = ...) -> None: ...
 
 class Expert(_message.Message):
-    __slots__ = ("action", "thoughts")
+    __slots__ = ("action", "thoughts", "caption")
     ACTION_FIELD_NUMBER: _ClassVar[int]
     THOUGHTS_FIELD_NUMBER: _ClassVar[int]
+    CAPTION_FIELD_NUMBER: _ClassVar[int]
     action: Action
     thoughts: str
-    def __init__(self, action: _Optional[_Union[Action, _Mapping]] = ..., thoughts: _Optional[str] = ...) -> None: ...
+    caption: str
+    def __init__(self, action: _Optional[_Union[Action, _Mapping]] = ..., thoughts: _Optional[str] = ..., caption: _Optional[str] = ...) -> None: ...
 
 class SlotError(_message.Message):
     __slots__ = ("reason", "message", "reset_helps")

@@ -13,10 +13,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
-from overworld_vlm.batch import Prompt, PromptError, PromptTooLongError, encode
+from overworld_vlm.batch import Prompt, PromptError, PromptTooLongError, encode_rendered, template_messages
 from overworld_vlm.load import VLM, ModelError
 from overworld_vlm.writer import Request
 
+from overworld_policy.budget import Budget
 from overworld_policy.config import PolicyServerConfig
 from overworld_policy.decoder import Decoder, DecoderDiedError, Loaded
 from overworld_policy.errors import ApiError, bad_request
@@ -26,6 +27,7 @@ from overworld_policy.metrics import Metrics
 from overworld_policy.models import Model, Models
 from overworld_policy.reply import Reply
 from overworld_policy.sampling import processors, read_grammar, temperature
+from overworld_policy.templates import RenderedTooLongError, TemplateError, Templates, TemplateStoppedError
 
 _PROBE_SECONDS = 10.0
 _ENCODERS = 3
@@ -36,7 +38,7 @@ _CHARACTERS_PER_TOKEN = 16
 """Texts with more of them than this on average are refused without being tokenised."""
 
 _SMALL_BYTES = 1 << 20
-_LARGE_BODIES = 2
+_LARGEST = 2
 """What requests take beyond the size of a small one is, for all together, at most that of so many of the largest."""
 _T = TypeVar("_T")
 
@@ -198,6 +200,8 @@ class ChatService:
         self._encoder = ThreadPoolExecutor(_ENCODERS, "encoder")
         self._large_encoder = ThreadPoolExecutor(1, "large encoder")
         self._large_waiting = 0
+        self._pixels = Budget(config.max_total_pixels * _LARGEST, _LARGE_WAITING)
+        self._templates = Templates(config.max_loaded)
 
     @contextlib.contextmanager
     def admission(self, client: str) -> Iterator[Place]:
@@ -219,7 +223,7 @@ class ChatService:
             raise ApiError(429, f"{self._in_flight} replies are in flight; try again soon", code="too_many_requests")
         bound, held = self._config.max_waiting_per_client, self._held[client]
         if client and bound is not None and held + places > bound:
-            message = f"{client} has {held} replies in flight, of {bound} at most; try again when one is answered"
+            message = f"{client} has {held} of at most {bound} replies in flight; try again when one is answered"
             raise ApiError(429, message, code="quota_exceeded")
         self._count(client, places)
 
@@ -230,7 +234,7 @@ class ChatService:
 
     def hold(self, grown: int) -> None:
         """Counts the bytes of large requests. Raises ApiError if there are too many."""
-        if self._bytes + grown > self._config.max_request_bytes * _LARGE_BODIES:
+        if self._bytes + grown > self._config.max_request_bytes * _LARGEST:
             raise ApiError(429, "too many large requests are in flight; try again soon", code="too_many_requests")
         self._bytes += grown
 
@@ -252,11 +256,11 @@ class ChatService:
         started = time.perf_counter()
         model = await asyncio.to_thread(self.models.find, asked.model)
         read = await self._encode(lambda: read_messages(asked, self._config))
-        loaded = await self._use(model)
-        try:
-            prepared = await self._encode(lambda: _prepare(loaded.vlm, asked, read), large=_is_large(read))
-            chat = Chat(asked, loaded, prepared, self._config)
-            self._metrics.prompt_tokens.labels(model.name).inc(len(prepared.prompt))
+        async with self._pixels.hold(read.pixels - _LARGE_PIXELS), self._used(model) as loaded:
+            prompt = await self._prompt(loaded.vlm, read)
+            grammar = await self._encode(lambda: read_grammar(asked, loaded.vlm, prompt))
+            chat = Chat(asked, loaded, _Prepared(prompt, grammar), self._config)
+            self._metrics.prompt_tokens.labels(model.name).inc(len(prompt))
             self._decoder.write(loaded, chat.requests, chat.on_tokens)
             try:
                 yield chat
@@ -265,25 +269,30 @@ class ChatService:
                     request.cancelled = True  # does nothing to a finished one
                 self._metrics.reply_tokens.labels(model.name).inc(chat.reply_tokens)
                 self._metrics.seconds.labels(model.name).observe(time.perf_counter() - started)
-        finally:
-            self._decoder.release(loaded)
 
     async def tokenize(self, asked: ChatRequest) -> dict[str, Any]:
         """The tokens of a request's prompt, those of images included. Raises ApiError."""
         model = await asyncio.to_thread(self.models.find, asked.model)
         read = await self._encode(lambda: read_messages(asked, self._config))
+        async with self._pixels.hold(read.pixels - _LARGE_PIXELS), self._used(model) as loaded:
+            prompt = await self._prompt(loaded.vlm, read)
+            return {"count": len(prompt), "max_model_len": loaded.vlm.max_length, "tokens": prompt.ids.tolist()}
+
+    async def close(self) -> None:
+        """Ends threads and processes."""
+        await self._templates.close()
+        await asyncio.to_thread(self._decoder.close)
+        for encoder in (self._encoder, self._large_encoder):
+            await asyncio.to_thread(encoder.shutdown, cancel_futures=True)
+
+    @contextlib.asynccontextmanager
+    async def _used(self, model: Model) -> AsyncIterator[Loaded]:
+        """The model in memory, while this lasts. Raises ApiError."""
         loaded = await self._use(model)
         try:
-            prompt = await self._encode(lambda: _encode(loaded.vlm, read), large=_is_large(read))
-            return {"count": len(prompt), "max_model_len": loaded.vlm.max_length, "tokens": prompt.ids.tolist()}
+            yield loaded
         finally:
             self._decoder.release(loaded)
-
-    def close(self) -> None:
-        """Ends the threads."""
-        self._decoder.close()
-        for encoder in (self._encoder, self._large_encoder):
-            encoder.shutdown(cancel_futures=True)
 
     async def _use(self, model: Model) -> Loaded:
         """The model in memory, until it is released. Raises ApiError."""
@@ -302,6 +311,30 @@ class ChatService:
         """Releases a model that came after its request was given up."""
         if not used.cancelled() and used.exception() is None:
             self._decoder.release(used.result())
+
+    async def _prompt(self, vlm: VLM, read: ReadMessages) -> Prompt:
+        """The prompt that a request's messages make. Raises ApiError."""
+        characters = _CHARACTERS_PER_TOKEN * vlm.max_length
+        if read.characters > characters:
+            raise _too_long(f"the texts have {read.characters} characters", vlm)
+        large = _is_large(read)
+        try:
+            plain = await self._encode(lambda: template_messages(vlm, read.messages), large=large)
+            text = await self._templates.render(vlm.tokenizer, plain, characters)
+            return await self._encode(
+                lambda: encode_rendered(vlm, text, read.messages, max_tokens=vlm.max_length - 1), large=large
+            )
+        except RenderedTooLongError as error:
+            raise _too_long(str(error), vlm) from None
+        except TemplateStoppedError as error:
+            raise ApiError(404, str(error), code="model_unusable", param="model") from None
+        except TemplateError as error:
+            message = f"the model's chat template does not take these messages: {error}"
+            raise bad_request(message, param="messages") from None
+        except PromptTooLongError as error:
+            raise _too_long(f"the prompt has {error.tokens} tokens", vlm) from None
+        except PromptError as error:
+            raise bad_request(str(error), param="messages") from None
 
     async def _encode(self, work: Callable[[], _T], *, large: bool = False) -> _T:
         """Runs `work` on a thread for images and tokens: small work never waits for large work.
@@ -324,22 +357,6 @@ class ChatService:
 
 def _is_large(read: ReadMessages) -> bool:
     return read.characters > _LARGE_TEXT or read.pixels > _LARGE_PIXELS
-
-
-def _prepare(vlm: VLM, asked: ChatRequest, read: ReadMessages) -> _Prepared:
-    prompt = _encode(vlm, read)
-    return _Prepared(prompt, read_grammar(asked, vlm, prompt))
-
-
-def _encode(vlm: VLM, read: ReadMessages) -> Prompt:
-    if read.characters > _CHARACTERS_PER_TOKEN * vlm.max_length:
-        raise _too_long(f"the texts have {read.characters} characters", vlm)
-    try:
-        return encode(vlm, read.messages, max_tokens=vlm.max_length - 1)
-    except PromptTooLongError as error:
-        raise _too_long(f"the prompt has {error.tokens} tokens", vlm) from None
-    except PromptError as error:
-        raise bad_request(str(error), param="messages") from None
 
 
 def _too_long(what: str, vlm: VLM) -> ApiError:

@@ -15,6 +15,7 @@ from overworld.errors import ServiceError, SettingsError
 from overworld.service import log
 from overworld.service.addresses import is_loopback
 from overworld.service.connection import Connection, renew
+from overworld.service.malloc import give_freed_memory_back
 from overworld.service.tls import TlsFolder
 
 from overworld_policy.config import PolicyServerConfig
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     """Serves until a signal, or until the thread that writes replies dies."""
     config = PolicyServerConfig.load(arguments, "overworld policy")
     log.configure()
+    give_freed_memory_back()
     if not os.access(config.runs, os.R_OK | os.X_OK):
         raise SettingsError(
             f"runs: {config.runs} is not there, or user {os.getuid()} cannot read it; mount the volume with the "

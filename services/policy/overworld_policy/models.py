@@ -22,6 +22,7 @@ from overworld_vlm.load import ModelError
 
 from overworld_policy.config import PolicyServerConfig
 from overworld_policy.errors import ApiError
+from overworld_policy.generation import ignored_settings
 
 _logger = logging.getLogger(__name__)
 
@@ -40,6 +41,15 @@ class Model:
     def created(self) -> int:
         """Seconds since 1970."""
         return int(self.folder.stat().st_mtime)
+
+    @property
+    def ignored_generation_config(self) -> dict[str, Any]:
+        """Settings that come with the model and are not applied; see `generation`."""
+        if self.manifest is None:
+            return ignored_settings(self.folder)
+        if self.manifest.base is None:
+            return ignored_settings(self.folder / "weights")
+        return ignored_settings(self.folder / self.manifest.base.path)
 
     def describe(self) -> dict[str, Any]:
         """What /v1/models says beyond OpenAI's fields."""

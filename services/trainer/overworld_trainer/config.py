@@ -10,7 +10,8 @@ from overworld.evaluation.conversation import Recipe
 from overworld_vlm.tiny_config import TinyConfig
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-KlKind = Literal["k3_loss", "k2_loss", "k1_reward", "none"]
+from overworld_trainer.algorithms import ALGORITHMS, Algorithm, AlgorithmName
+from overworld_trainer.losses import KlKind
 
 
 class _Section(BaseModel):
@@ -28,7 +29,11 @@ class EnvConfig(_Section):
         default="", description="split to evaluate on; empty: that of training, with other seeds if it is endless"
     )
     weight: float = Field(default=1.0, gt=0, description="weight of this env's steps in the policy's loss")
-    fallback_reward: float = Field(default=0.0, description="reward of a turn whose reply held no admissible action")
+    fallback_reward: float | None = Field(
+        default=None,
+        description="reward of a turn whose reply held no admissible action, in training and in evaluation; null: less "
+        "than that of any action, min(reward_min, 0) - .1 x the reward scale, so that silence does not pay",
+    )
 
 
 class LoraConfig(_Section):
@@ -89,8 +94,8 @@ class CloneConfig(_Section):
         default=1.0,
         ge=0,
         le=1,
-        description="share of an expert's actions replaced by random ones; thoughts stay. With 1 and "
-        "recipe.reply = action no expert is needed",
+        description="share of an expert's actions replaced by random ones; thoughts stay. With 1 no expert is needed "
+        "where recipe.reply is action or bare",
     )
     lora: LoraConfig | None = Field(default=None, description="adapter to clone with, merged afterwards; null: none")
 
@@ -103,7 +108,7 @@ class KlConfig(_Section):
 
 
 class PolicyConfig(_Section):
-    """PPO on every token."""
+    """PPO."""
 
     epochs: int = Field(default=2, ge=1, description="passes over a rollout")
     minibatch: int = Field(default=128, ge=1, description="steps per optimizer step")
@@ -120,6 +125,9 @@ class PolicyConfig(_Section):
         default=None,
         gt=1,
         description="bound of the ratio where the advantage is negative, e.g. 3; null: none, as in VL-DAC",
+    )
+    thought_weight: float = Field(
+        default=0.5, ge=0, description="weight of the thoughts' log-probs in a step's, the lambda of algorithm = rl4vlm"
     )
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are clipped to this norm")
 
@@ -167,6 +175,11 @@ class EvaluationConfig(_Section):
     seed: int = Field(default=0, ge=0, lt=2**31, description="first of their seeds; training's start at 2^32")
     slots: int = Field(default=16, ge=1, description="episodes played at once, besides those of training")
     greedy: bool = Field(default=False, description="evaluate the likeliest replies, not sampled ones")
+    diagnose: bool = Field(
+        default=False,
+        description="also find out why the policy fails (docs/diagnose.md): about ten times the episodes, on env "
+        "servers started with --allow-expert",
+    )
     patience: int | None = Field(
         default=None, ge=1, description="evaluations without a better one after which the run ends; null: it does not"
     )
@@ -185,12 +198,21 @@ class WandbConfig(_Section):
 
 
 class TrainerConfig(ClientSettings):
-    """Trains an agent with VL-DAC; a run that holds checkpoints is resumed."""
+    """Trains an agent, with VL-DAC unless told otherwise; a run that holds checkpoints is resumed."""
 
     run: Path = Field(description="the run's folder; if it holds checkpoints, the run is resumed")
     seed: int = Field(default=0, ge=0, description="decides everything")
+    algorithm: AlgorithmName = Field(
+        default="vl_dac",
+        description="vl_dac or a baseline; those without a critic (all but rl4vlm) learn from whole episodes",
+    )
+    group_size: int = Field(
+        default=4, ge=2, description="episodes of the same task that loop, rloo, grpo and gigpo compare with each other"
+    )
     updates: int = Field(default=100, ge=1, description="rollouts to learn from, warm-up included")
-    rollout_steps: int = Field(default=8, ge=1, description="steps of each slot per update")
+    rollout_steps: int = Field(
+        default=8, ge=1, description="steps of each slot per update; without a critic it plays one whole episode"
+    )
     checkpoint_every: int = Field(default=10, ge=1, description="updates between checkpoints")
     checkpoint_minutes: float | None = Field(
         default=15.0, gt=0, description="minutes after which the next update gets a checkpoint in any case; null: never"
@@ -235,6 +257,26 @@ class TrainerConfig(ClientSettings):
         default=None, ge=0, description="number of the update, from 0, of which a trace is written; null: none"
     )
 
+    @property
+    def parts(self) -> Algorithm:
+        """What the algorithm is put together from."""
+        return ALGORITHMS[self.algorithm]
+
+    @property
+    def steps_per_slot(self) -> int | None:
+        """What each slot plays per update: so many steps, or one whole episode (None)."""
+        return self.rollout_steps if self.parts.critic else None
+
+    @property
+    def slots_per_task(self) -> int:
+        """How many neighbouring slots of an env play the same task."""
+        return self.group_size if self.parts.grouped else 1
+
+    @property
+    def warmup_updates(self) -> int:
+        """First updates, in which only the critic learns."""
+        return self.critic.warmup_updates if self.parts.critic else 0
+
     @model_validator(mode="after")
     def _check(self) -> TrainerConfig:
         if self.keep_weights is not None and self.keep_weights < self.keep_checkpoints:
@@ -242,7 +284,7 @@ class TrainerConfig(ClientSettings):
                 f"keep_weights = {self.keep_weights} is less than keep_checkpoints = {self.keep_checkpoints}: a run "
                 "cannot be resumed without weights; set it to that at least, or to null"
             )
-        if self.gamma == 1 and self.time_limit == "bootstrap":
+        if self.gamma == 1 and self.time_limit == "bootstrap" and self.parts.critic:
             raise ValueError("gamma = 1 with time_limit = bootstrap has any constant V as a solution: choose another")
         if self.time_limit == "penalty" and not self.recipe.turns_left:
             raise ValueError("time_limit = penalty punishes what the agent cannot see: set recipe.turns_left = true")
@@ -252,6 +294,14 @@ class TrainerConfig(ClientSettings):
             )
         if self.clone.episodes and not self.clone.updates:
             raise ValueError("clone.episodes are to be cloned, in no update: set clone.updates")
+        for env in self.envs if self.parts.grouped else ():
+            if env.slots % self.group_size:
+                raise ValueError(
+                    f"algorithm = {self.algorithm} has {self.group_size} slots play the same task (group_size), and "
+                    f"{env.id} has {env.slots}: give it a multiple of that"
+                )
         if self.evaluation.patience is not None and not self.evaluation.every:
             raise ValueError("evaluation.patience counts evaluations, and there are none: set evaluation.every")
+        if self.evaluation.diagnose and not self.evaluation.every:
+            raise ValueError("evaluation.diagnose goes with evaluations, and there are none: set evaluation.every")
         return self

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from overworld import Act, Result
+from overworld import Act, EnvSpec, Result
 from overworld.errors import SettingsError
 from overworld.evaluation.conversation import Message, write_reply
 from overworld.evaluation.episodes import Episode, Turn
@@ -21,6 +21,8 @@ from overworld_trainer.seeds import derive
 
 _TEXT_BATCHES = 8
 _BUFFER_BATCHES = 8
+_LARGEST = 1e6
+"""Of random numbers where there is no bound."""
 """Decisions on disk are shuffled within so many batches, and their episodes within all."""
 
 
@@ -54,7 +56,7 @@ def open_demonstrations(config: TrainerConfig) -> Demonstrations:
 def texts(demonstrations: Demonstrations) -> list[str]:
     """Prompts and replies to train a tokenizer on."""
     batches = (demonstrations.batch() for _ in range(_TEXT_BATCHES))
-    shown = [(one.messages[0]["content"][-1]["text"], one.reply) for batch in batches for one in batch]
+    shown = [(*_texts(one.messages), one.reply) for batch in batches for one in batch]
     return list(itertools.chain.from_iterable(shown))
 
 
@@ -96,7 +98,7 @@ class ExpertDemonstrations(Demonstrations):
             action, thoughts = self._advice(player)
             reply = write_reply(self._config.recipe, action, thoughts)
             demonstrations.append(Demonstration(messages=player.messages(), reply=reply))
-            acts[player] = Act(action, reply)
+            acts[player] = Act(player.fleet.spec.action.read(action), reply)
         self._episodes.send(acts)
         for played in self._episodes.receive_all().values():
             _require_ok(played.result)
@@ -112,10 +114,7 @@ class ExpertDemonstrations(Demonstrations):
         replaced = rng.random() < self._config.clone.random_actions
         if result.expert and not replaced:
             return result.expert.action, result.expert.thoughts
-        choices = result.observation.admissible or spec.action.vocabulary
-        if not choices:
-            raise EnvError(f"{spec.id} lists no actions to draw from: set clone.random_actions = 0")
-        return rng.choice(choices), result.expert.thoughts if result.expert else ""
+        return _drawn(spec, result, rng), result.expert.thoughts if result.expert else ""
 
 
 class RecordedDemonstrations(Demonstrations):
@@ -202,7 +201,30 @@ class RecordedDemonstrations(Demonstrations):
 
 
 def _asks_experts(config: TrainerConfig) -> bool:
-    return config.clone.random_actions < 1 or config.recipe.reply != "action"
+    return config.clone.random_actions < 1 or config.recipe.reply == "thoughts+action"
+
+
+def _texts(messages: Sequence[Message]) -> list[str]:
+    return [part["text"] for message in messages for part in message["content"] if part["type"] == "text"]
+
+
+def _drawn(spec: EnvSpec, result: Result, rng: random.Random) -> str:
+    """A random action: one that is listed, or numbers within the bounds. Raises EnvError."""
+    if spec.action.low is not None and spec.action.high is not None:
+        bounds = zip(spec.action.low.flatten().tolist(), spec.action.high.flatten().tolist(), strict=True)
+        return " ".join(_drawn_number(low, high, rng) for low, high in bounds)
+    choices = result.observation.admissible or spec.action.vocabulary
+    if not choices:
+        raise EnvError(f"{spec.id} lists no actions to draw from: set clone.random_actions = 0")
+    return rng.choice(choices)
+
+
+def _drawn_number(low: float, high: float, rng: random.Random) -> str:
+    """A number within bounds: a whole one where they are whole numbers, else with two decimals, as agents write."""
+    if isinstance(low, int) and isinstance(high, int):
+        return str(rng.randint(low, high))
+    low, high = max(low, -_LARGEST), min(high, _LARGEST)
+    return str(min(max(round(rng.uniform(low, high), 2), low), high))
 
 
 def _wanted(episode: Episode, config: TrainerConfig) -> bool:

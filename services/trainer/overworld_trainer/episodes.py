@@ -10,9 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import Any, TypedDict
 
-from overworld import Act, End, Fallback, Fleet, Reset, Result, open_registry
+import numpy as np
+from overworld import Act, End, EnvSpec, Fallback, Fleet, Reset, Result, open_registry
+from overworld.authoring.env import Action
 from overworld.errors import OverworldError
 from overworld.evaluation.conversation import Conversation, Message
 
@@ -30,6 +32,10 @@ EpisodeReset = Callable[[int, int, int], Reset]
 """(env, slot, number of the episode) -> the move that begins it."""
 
 
+JsonAction = str | list[Any] | float | None
+"""A model's action as JSON: a text, a tensor's elements, or None."""
+
+
 class EnvError(OverworldError):
     """An env server gave something that cannot be learnt from."""
 
@@ -38,7 +44,7 @@ class PlayerState(TypedDict):
     """Where a player is, as JSON: its episode's number, the actions in it (None: none was read), the reward so far."""
 
     episode: int
-    actions: list[str | None]
+    actions: list[JsonAction]
     reward: float
 
 
@@ -73,7 +79,7 @@ class Player:
     result: Result
     episode: int = 0
     turn: int = 0
-    actions: list[str | None] = field(default_factory=list)
+    actions: list[JsonAction] = field(default_factory=list)
     reward: float = 0.0
 
     def messages(self) -> list[Message]:
@@ -197,8 +203,8 @@ class Episodes:
 
     @property
     def reward_scales(self) -> list[float]:
-        """Size of the rewards of each env, as its spec states them; 1 if it does not."""
-        return [max(abs(fleet.spec.reward_min), abs(fleet.spec.reward_max)) or 1.0 for fleet in self._fleets]
+        """Size of the rewards of each env; see `EnvSpec.reward_scale`."""
+        return [fleet.spec.reward_scale for fleet in self._fleets]
 
     def state(self) -> list[PlayerState]:
         """What `open` needs to bring every player, of all ranks, back to where it is. All of them must ask for it."""
@@ -221,8 +227,7 @@ class Episodes:
         for fleet, outbox, calls in zip(self._fleets, self._outboxes, self._calls, strict=True):
             share = {player: act for player, act in acts.items() if player.fleet is fleet}
             for player, act in share.items():
-                assert act.action is None or isinstance(act.action, str), "a model's actions are words"
-                player.actions.append(act.action)
+                player.actions.append(_as_json(act.action))
             if share:
                 self._moving += len(share)
                 outbox.put(share)
@@ -302,6 +307,22 @@ class Episodes:
         raise EnvError(f"{player.fleet.spec.id}: {_MAX_RESETS} episodes in a row could not be started: {fresh.error}")
 
 
+def _as_json(action: Action | None) -> JsonAction:
+    """An action as a model names it: in words, or as a tensor."""
+    if isinstance(action, np.ndarray):
+        elements: JsonAction = action.tolist()
+        return elements
+    assert action is None or isinstance(action, str), "a model names no indices"
+    return action
+
+
+def _from_json(action: JsonAction, spec: EnvSpec) -> Action | None:
+    if action is None or isinstance(action, str):
+        return action
+    assert spec.action.low is not None, "tensors are actions of envs that take them"
+    return np.array(action, spec.action.low.dtype)
+
+
 def _open_fleet(config: TrainerConfig, env: EnvConfig, slots: int, expert: bool) -> Fleet:
     """Slots for one of the run's envs."""
     return Fleet(
@@ -336,7 +357,10 @@ def _restore(
             "had, or choose another run folder"
         )
     entries = [(env, slot, entry) for (env, slot), entry in zip(slots, state, strict=True) if slot in shares[env]]
-    moves = [[reset(env, slot, entry["episode"]), *entry["actions"]] for env, slot, entry in entries]
+    moves = [
+        [reset(env, slot, entry["episode"]), *(_from_json(action, fleets[env].spec) for action in entry["actions"])]
+        for env, slot, entry in entries
+    ]
     conversations = [Conversation(fleets[env].spec, config.recipe) for env, _, _ in entries]
     latest: dict[int, Result] = {}
     for turn in range(max(map(len, moves))):

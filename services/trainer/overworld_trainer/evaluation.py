@@ -3,6 +3,7 @@
 Everything that is known of a run's evaluations stands in its folder, so a run that was killed knows them, too:
 
     <run>/evaluations/update-000020/  as `overworld eval keep=DIR` writes it, and docs/episodes.md specifies
+    <run>/diagnoses/update-000020/    with evaluation.diagnose: docs/diagnose.md
     <run>/checkpoints/000020/         what was evaluated
     <run>/checkpoints/best            the name of the best one
 """
@@ -18,6 +19,8 @@ from pathlib import Path
 from overworld import EnvSpec, Fleet, Reset, open_registry
 from overworld.errors import ContractError, EvaluationError, Reason, SettingsError
 from overworld.evaluation.conversation import Message
+from overworld.evaluation.diagnosis.diagnose import diagnose, write
+from overworld.evaluation.diagnosis.diagnosis import Diagnosis
 from overworld.evaluation.evaluate import evaluate, tasks_of_split
 from overworld.evaluation.folder import REPORT
 from overworld.evaluation.model import Answer
@@ -39,6 +42,15 @@ from overworld_trainer.stop import Stop
 _logger = logging.getLogger(__name__)
 
 _FOLDER = "evaluations"
+_DIAGNOSES = "diagnoses"
+
+_LOST = {
+    "sight": Metric.EVAL_LOST_TO_SIGHT,
+    "memory": Metric.EVAL_LOST_TO_MEMORY,
+    "planning": Metric.EVAL_LOST_TO_PLANNING,
+    "form": Metric.EVAL_LOST_TO_FORM,
+    "unexplained": Metric.EVAL_LOST_UNEXPLAINED,
+}
 
 Score = tuple[float, float]
 """Success rate and mean return: the return decides between equal success rates, and where an env knows no success."""
@@ -100,7 +112,7 @@ class Evaluations:
         tasks = []
         if run.config.evaluation.every and run.ranks.first:
             for env in run.config.envs:
-                with _open_fleet(run.config, env) as fleet:
+                with _open_fleet(run.config, env, expert=run.config.evaluation.diagnose) as fleet:
                     tasks.append(choose_tasks(fleet.spec, env, run.config.evaluation))
         return cls(run, vlm, tasks, update=update, stop=stop)
 
@@ -139,8 +151,13 @@ class Evaluations:
         self._reports.pop(update, None)
         for folder in self._folders(update):
             (folder / REPORT).unlink(missing_ok=True)  # of no env may one be left over while another is played
+        diagnoses: list[Diagnosis] = []
         try:
-            for env, tasks, folder in zip(config.envs, self._tasks, self._folders(update), strict=True):
+            for number, (env, tasks, folder) in enumerate(
+                zip(config.envs, self._tasks, self._folders(update), strict=True)
+            ):
+                if config.evaluation.diagnose:  # first: once there is a report, the evaluation counts as made
+                    diagnoses.append(self._diagnose(model, update, number))
                 with _open_fleet(config, env) as fleet:
                     evaluate(
                         model,
@@ -157,7 +174,8 @@ class Evaluations:
         self._known = max(update, self._known)
         figures = self._figures(update)
         assert figures is not None, "each evaluation has just written its report"
-        metrics = _metrics(figures, [env.id for env in config.envs])
+        env_ids = [env.id for env in config.envs]
+        metrics = _metrics(figures, env_ids) | _lost(diagnoses, env_ids)
         best = self.best(update)
         assert best is not None
         checkpoint.mark_best(self._run.checkpoints, self._run.checkpoint(best).name)
@@ -171,6 +189,23 @@ class Evaluations:
             best,
         )
         return metrics
+
+    def _diagnose(self, model: PolicyModel, update: int, number: int) -> Diagnosis:
+        """Why the policy fails in env `number`."""
+        config = self._run.config
+        env = config.envs[number]
+        found = diagnose(
+            model,
+            lambda expert: _open_fleet(config, env, expert=expert),
+            self._tasks[number],
+            recipe=config.recipe,
+            on_progress=lambda done, total: self._check_interrupted(done),
+        )
+        parent = update_folder(self._run.folder / _DIAGNOSES, update)
+        folder = env_folders(parent, [one.id for one in config.envs])[number]
+        folder.mkdir(parents=True, exist_ok=True)
+        write(found, folder)
+        return found
 
     def best(self, update: int) -> int | None:
         """The update, of the first so many, that was evaluated best; among equals the earliest. None: none was."""
@@ -269,8 +304,8 @@ def _read(path: Path) -> _Figures:
         raise EvaluationError(f"{path} is not the report of an evaluation; delete its folder: {error}") from None
 
 
-def _open_fleet(config: TrainerConfig, env: EnvConfig) -> Fleet:
-    """Slots as `overworld eval` takes them: a skipped turn earns nothing, whatever it earns in training."""
+def _open_fleet(config: TrainerConfig, env: EnvConfig, *, expert: bool = False) -> Fleet:
+    """Slots as `overworld eval` takes them."""
     slots = min(config.evaluation.slots, config.evaluation.episodes)
     try:
         return Fleet(
@@ -279,9 +314,16 @@ def _open_fleet(config: TrainerConfig, env: EnvConfig) -> Fleet:
             slots,
             credentials=config.credentials,
             options=env.options,
+            expert=expert,
+            fallback_reward=env.fallback_reward,
             retry_budget=config.retry_budget,
         )
     except ContractError as error:
+        if expert and error.reason in (Reason.EXPERT_NOT_ALLOWED, Reason.FEATURE_MISSING):
+            raise SettingsError(
+                f"evaluation.diagnose needs the expert of {env.id} ({error}): start the env servers with "
+                "--allow-expert, or set evaluation.diagnose=false"
+            ) from error
         if error.reason is not Reason.NO_FREE_SLOTS:
             raise
         raise SettingsError(
@@ -303,6 +345,26 @@ def _metrics(reports: Sequence[_Figures], env_ids: Sequence[str]) -> Metrics:
             own = [report for report, of in zip(reports, env_ids, strict=True) if of == env]
             metrics |= {f"{name}/{env}": value for name, value in _pooled(own).items()}
     return metrics
+
+
+def _lost(diagnoses: Sequence[Diagnosis], env_ids: Sequence[str]) -> Metrics:
+    """What the failures are due to, over all episodes; also by env where there are several."""
+    if not diagnoses:
+        return {}
+    metrics = _pooled_shares(diagnoses)
+    if len(env_ids) > 1:
+        for env in env_ids:
+            own = [found for found, of in zip(diagnoses, env_ids, strict=True) if of == env]
+            metrics |= {f"{name}/{env}": value for name, value in _pooled_shares(own).items()}
+    return metrics
+
+
+def _pooled_shares(diagnoses: Sequence[Diagnosis]) -> Metrics:
+    episodes = sum(found.episodes for found in diagnoses)
+    return {
+        metric: sum(found.shares[share] * found.episodes for found in diagnoses) / episodes
+        for share, metric in _LOST.items()
+    }
 
 
 def _pooled(reports: Sequence[_Figures]) -> Metrics:

@@ -21,6 +21,7 @@ _MIN_VALID_FRACTION = 0.5
 _IN_A_ROW = 3
 _MIN_EXPLAINED_VARIANCE = 0.05
 _WARN_AFTER_UPDATES = 10
+_MAX_IDLE_TASKS = 0.9
 _MIN_NORMALISED_STD = 0.99  # 1, were it not for rounding
 
 
@@ -97,14 +98,22 @@ class Guard:
             )
 
     def _warn(self, metrics: Mapping[str, float], update: int) -> None:
-        explained, spread = metrics[Metric.EXPLAINED_VARIANCE], metrics[Metric.RELATIVE_TARGET_STD]
+        explained = metrics.get(Metric.EXPLAINED_VARIANCE, 1.0)
+        spread = metrics.get(Metric.RELATIVE_TARGET_STD, 0.0)
         if update >= _WARN_AFTER_UPDATES and explained < _MIN_EXPLAINED_VARIANCE < spread:
             self._warn_once(
                 "critic",
                 f"the critic explains {100 * explained:.0f} % of the returns' variance after {update} updates: can it "
                 "see what they rest on?",
             )
-        normalised = metrics[Metric.NORMALISED_ADVANTAGE_STD]
+        idle = metrics.get(Metric.IDLE_TASKS, 0.0)
+        if idle > _MAX_IDLE_TASKS:
+            self._warn_once(
+                "idle",
+                f"update {update}: in {100 * idle:.0f} % of the tasks all episodes had the same return, which teaches "
+                "nothing; a larger group_size makes that rarer",
+            )
+        normalised = metrics.get(Metric.NORMALISED_ADVANTAGE_STD, 1.0)
         if normalised < _MIN_NORMALISED_STD:
             self._warn_once(
                 "floor",

@@ -1,4 +1,4 @@
-"""The updates: PPO on every token for the policy, regression for the critic, each with its own optimizer."""
+"""The updates: PPO for the policy, regression for the critic, each with its own optimizer."""
 
 from __future__ import annotations
 
@@ -83,10 +83,12 @@ class Learner:
             raise
 
     def _learn(self, samples: Samples, update: int) -> Metrics:
-        warming_up = update < self._config.critic.warmup_updates
-        with self._stopwatch("critic"):
-            # The head learns from the rollout's features alone, whether or not the backbone shares its gradient.
-            metrics = self._warm_up_critic(samples, update) if warming_up else self._fit_critic(samples, update)
+        warming_up = update < self._config.warmup_updates
+        metrics: Metrics = {}
+        if self._config.parts.critic:
+            with self._stopwatch("critic"):
+                # The head learns from the rollout's features alone, whether or not the backbone shares its gradient.
+                metrics = self._warm_up_critic(samples, update) if warming_up else self._fit_critic(samples, update)
         self._stop.meet()
         if not warming_up:
             with self._stopwatch("update"):
@@ -97,10 +99,10 @@ class Learner:
     def learning_rate(self, update: int) -> float:
         """The policy's: a cosine from `lr` at the end of warm-up to `lr_end` after `lr_updates`; 0 during warm-up."""
         config = self._config
-        if update < config.critic.warmup_updates:
+        if update < config.warmup_updates:
             return 0.0
-        length = max((config.policy.lr_updates or config.updates) - 1 - config.critic.warmup_updates, 1)
-        progress = min((update - config.critic.warmup_updates) / length, 1.0)
+        length = max((config.policy.lr_updates or config.updates) - 1 - config.warmup_updates, 1)
+        progress = min((update - config.warmup_updates) / length, 1.0)
         policy = config.policy
         return policy.lr_end + (policy.lr - policy.lr_end) * (1 + math.cos(math.pi * progress)) / 2
 
@@ -140,7 +142,7 @@ class Learner:
 
     def _fit_epoch(self, data: _CriticData, update: int, epoch: int, means: _RunningMeans) -> None:
         config = self._config.critic
-        for chosen in self._minibatches(len(data.targets), config.minibatch, update, epoch):
+        for chosen in self._minibatches("critic", len(data.targets), config.minibatch, update, epoch):
             self._stop.check()
             features, targets, old_values = (tensor[chosen] for tensor in data)
             loss = value_loss(self.critic(features), old_values, targets, config.clip).mean()
@@ -151,7 +153,7 @@ class Learner:
             means.add({Metric.VALUE_LOSS: loss.item(), Metric.VALUE_GRAD_NORM: norm.item()})
 
     def _improve_policy(self, samples: Samples, update: int) -> Metrics:
-        """PPO on every token: some epochs of minibatches, each one optimizer step from accumulated micro-batches."""
+        """PPO: some epochs of minibatches, each one optimizer step from accumulated micro-batches."""
         config = self._config
         for group in self.policy_optimizer.param_groups:
             group["lr"] = self.learning_rate(update)
@@ -160,7 +162,7 @@ class Learner:
         first = True
         self._vlm.model.train()  # nothing drops out; this is what turns on gradient checkpointing
         for epoch in range(config.policy.epochs):
-            for chosen in self._stratified_minibatches(samples, update, epoch):
+            for chosen in self._policy_minibatches(samples, update, epoch):
                 self.policy_optimizer.zero_grad()
                 for micro, factor in self._microbatches(samples, chosen):
                     scores, policy, loss = self._loss(micro)
@@ -200,11 +202,27 @@ class Learner:
             dual_clip=config.policy.dual_clip,
             kl=config.kl.kind,
             beta=config.kl.beta,
+            token_weights=self._token_weights(samples, scores.mask),
         )
         loss = policy.loss
-        if not config.critic.stop_gradient:
+        if config.parts.critic and not config.critic.stop_gradient:
             loss = loss + config.critic.coefficient * self._shared_value_loss(samples, scores)
         return scores, policy, (samples.weights.to(self._device) * loss).sum()
+
+    def _token_weights(self, samples: Samples, mask: Tensor) -> Tensor | None:
+        """What each token's log-prob weighs in that of its reply, fp32 [B, T]; None where each token has a ratio."""
+        match self._config.parts.ratio:
+            case "token":
+                return None
+            case "reply":
+                return torch.ones_like(mask, dtype=torch.float32)
+            case "weighted reply":
+                return torch.where(self._in_thoughts(samples, mask), self._config.policy.thought_weight, 1.0)
+
+    def _in_thoughts(self, samples: Samples, mask: Tensor) -> Tensor:
+        """Whether each token stands before the action's key, bool [B, T]."""
+        thinking = torch.tensor([step.thinking for step in samples.steps], device=self._device)
+        return torch.arange(mask.shape[1], device=self._device) < thinking[:, None]
 
     def _score(self, steps: Sequence[Step]) -> Scores:
         # A part of its own in each micro-batch: between parts, a profiler may stop recording.
@@ -236,8 +254,7 @@ class Learner:
         means.add_all(Metric.KL_K3, policy.k3)
         means.add_largest(Metric.MAX_RATIO, policy.max_ratio.item())
         assert scores.entropy is not None
-        thinking = torch.tensor([step.thinking for step in samples.steps], device=self._device)
-        in_thoughts = torch.arange(scores.mask.shape[1], device=self._device) < thinking[:, None]
+        in_thoughts = self._in_thoughts(samples, scores.mask)
         parts = {
             Metric.ENTROPY_THOUGHTS: in_thoughts & scores.mask,
             Metric.ENTROPY_ACTION: ~in_thoughts & scores.mask,
@@ -254,9 +271,17 @@ class Learner:
         means.add_all(Metric.MEAN_LOGPROB_ERROR, differences.abs())
         means.add_all(Metric.SAMPLER_KL, k3_estimate(differences))
 
-    def _minibatches(self, count: int, size: int, update: int, epoch: int) -> Iterator[Tensor]:
+    def _policy_minibatches(self, samples: Samples, update: int, epoch: int) -> Iterator[Tensor]:
+        """Indices of each minibatch, in order."""
+        if self._config.parts.critic:
+            return self._stratified_minibatches(samples, update, epoch)
+        # Whole episodes differ in length: as many steps of each slot would make minibatches of all sizes.
+        minibatches = self._minibatches("policy", len(samples), self._config.policy.minibatch, update, epoch)
+        return (chosen.sort().values for chosen in minibatches)
+
+    def _minibatches(self, whose: str, count: int, size: int, update: int, epoch: int) -> Iterator[Tensor]:
         """Indices of each minibatch, in an order that the run's seed decides. They differ in size by one at most."""
-        generator = torch.Generator().manual_seed(derive(self._config.seed, "minibatches", "critic", update, epoch))
+        generator = torch.Generator().manual_seed(derive(self._config.seed, "minibatches", whose, update, epoch))
         order = torch.randperm(count, generator=generator)
         return iter(order.tensor_split(max(round(count / size), 1)))
 

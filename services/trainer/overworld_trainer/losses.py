@@ -1,4 +1,4 @@
-"""The losses of VL-DAC as pure functions. B steps (replies), T tokens of the longest.
+"""The losses as pure functions. B steps (replies), T tokens of the longest.
 
 Every token of a step is normalised by its own step first, then steps by their number: a mean over all tokens of a
 minibatch would let long replies dominate.
@@ -7,11 +7,12 @@ minibatch would let long replies dominate.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from overworld_trainer.config import KlKind
+KlKind = Literal["k3_loss", "k2_loss", "k1_reward", "none"]
 
 _MAX_LOG_RATIO = 10.0
 
@@ -43,18 +44,26 @@ def policy_loss(
     kl: KlKind,
     beta: float,
     dual_clip: float | None = None,
+    token_weights: Tensor | None = None,
 ) -> PolicyLoss:
-    """PPO on every token with a per-token KL to the reference (arXiv 2508.04280, Eq. 3 and 5), per step.
+    """PPO with a per-token KL to the reference (arXiv 2508.04280, Eq. 3 and 5), per step.
 
     (1 / T_s) sum over tokens of -min(r A, clip(r, 1 - clip, 1 + clip) A) + beta K
+
+    Each token has its own ratio r. With `token_weights` all of a step's tokens have one: that of the step's
+    probability, in whose logarithm each token's counts with its weight (arXiv 2405.10292, Eq. 4).
 
     Where A < 0, -r A has no upper bound. `dual_clip` bounds it by -`dual_clip` A (arXiv 1912.09729, Eq. 5).
 
     logps, old_logps, ref_logps  fp32 [B, T]: now, at the rollout, of the reference
     mask                         bool [B, T]: the tokens of each reply
     advantages                   fp32 [B], one for all tokens of a step
+    token_weights                fp32 [B, T]
     """
-    ratio = (logps - old_logps).exp()
+    log_ratio = logps - old_logps
+    if token_weights is not None:
+        log_ratio = (log_ratio * token_weights * mask).sum(1, keepdim=True).expand_as(logps)
+    ratio = log_ratio.exp()
     advantage = advantages[:, None]
     surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
     if dual_clip is not None:
@@ -65,12 +74,12 @@ def policy_loss(
         clipped = torch.where(advantage > 0, ratio > 1 + clip, ratio < 1 - clip) & (advantage != 0)
         if dual_clip is not None:
             clipped |= (advantage < 0) & (ratio > dual_clip)
-        log_ratio = logps - ref_logps
-        k3 = k3_estimate(-log_ratio)
+        moved = logps - ref_logps
+        k3 = k3_estimate(-moved)
     return PolicyLoss(
         loss=step_mean(loss, mask),
         clipped=step_mean(clipped.float(), mask),
-        k1=step_mean(log_ratio, mask).detach(),
+        k1=step_mean(moved, mask).detach(),
         k3=step_mean(k3, mask),
         max_ratio=ratio.detach().masked_fill(~mask, 0.0).max(),
     )

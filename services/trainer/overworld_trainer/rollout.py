@@ -6,12 +6,14 @@ is finished: nobody waits for anybody else before the rollout's end.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from overworld import Act, End, Outcome
+from overworld import Act, End, Observation, Outcome
+from overworld.contract.frames import pixels_hash
 from overworld_vlm.batch import Prompt
 from overworld_vlm.load import VLM
 from overworld_vlm.stopwatch import Stopwatch
@@ -33,9 +35,11 @@ class Step:
     reply     int64 [T], EOS included unless it was cut
     logps     fp32 [T], of the sampler
     features  fp32 [features], of the prompt; None if the writer gives none
-    thinking  tokens before the one in which the action's key begins; all T if there is none
+    thinking  tokens before the one in which the action's key begins; all T if there is none; 0 of a bare action
     failed    the step failed inside a server: it has no outcome and is not learnt from
     final     the prompt after a time limit, with the true final observation
+    task      seed of the episode
+    state     names what the env showed before the step: equal for equal texts and frames
     """
 
     env: int
@@ -51,6 +55,8 @@ class Step:
     outcome: Outcome | None = None
     failed: bool = False
     final: Prompt | None = None
+    task: int = 0
+    state: int = 0
 
     @property
     def record(self) -> StepRecord:
@@ -65,6 +71,8 @@ class Step:
             end=self.end,
             outcome=self.outcome,
             failed=self.failed,
+            task=self.task,
+            state=self.state,
         )
 
     def __repr__(self) -> str:
@@ -86,17 +94,19 @@ class StepRecord:
     end: End | None
     outcome: Outcome | None
     failed: bool
+    task: int
+    state: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """N slots times T steps, of which this rank has played n.
+    """N slots with T steps each, or with those of one whole episode each, of which this rank has played n.
 
-    steps          those played here, n x T
+    steps          those played here, a row per slot
     next_prompts   what each of these slots shows after its last step
     rows           for each rank, which of the N slots it has played; slots are counted env by env
     rank           which of these is this one
-    records        of all N x T steps
+    records        of all steps of all slots
     episodes       those that ended, in any slot
     reward_scales  of each env, see `Episodes.reward_scales`
     """
@@ -111,19 +121,19 @@ class Rollout:
 
     @property
     def flat(self) -> list[Step]:
-        """The n x T steps played here, slot by slot."""
+        """The steps played here, slot by slot."""
         return [step for row in self.steps for step in row]
 
     @property
     def all_records(self) -> list[StepRecord]:
-        """The records of all N x T steps, slot by slot."""
+        """The records of all steps, slot by slot."""
         return [record for row in self.records for record in row]
 
     def __len__(self) -> int:
         return sum(map(len, self.records))
 
     def __repr__(self) -> str:
-        size = f"{len(self.records)} slots x {len(self.records[0])} steps"
+        size = f"{len(self)} steps in {len(self.records)} slots"
         failed = sum(record.failed for record in self.all_records)
         return f"Rollout({size}, {len(self.episodes)} episodes ended, {failed} failed)"
 
@@ -167,22 +177,27 @@ class Collector:
         self._stopwatch = stopwatch or Stopwatch(vlm.device)
         self._prompts = {player: encode_messages(vlm, player.messages()) for player in episodes.players}
         self._writing: dict[Request, Player] = {}
+        self._shown: dict[Player, tuple[int, int]] = {}  # the task, and the state that the reply is to
 
-    def collect(self, steps: int) -> Rollout:
-        """Plays `steps` steps in every slot. Episodes continue across the border to the next rollout.
+    def collect(self, steps: int | None) -> Rollout:
+        """Plays `steps` steps in every slot; episodes continue across the border to the next rollout. None: plays one
+        whole episode in every slot, however long the others take.
 
         Raises EnvError if all of this rank's fail, InterruptionError, RankError, and what writer and episodes raise.
         """
         rows: dict[Player, list[Step]] = {player: [] for player in self._episodes.players}
         ended: dict[Player, list[EpisodeStatistics]] = {player: [] for player in rows}
         requests = {player: self._ask(player) for player in rows}
-        while any(len(row) < steps for row in rows.values()):
+        missing = set(rows)
+        while missing:
             self._stop.check()
             for player, played in self._receive().items():
                 rows[player].append(self._finish(player, requests[player], played))
                 if played.statistics is not None:
                     ended[player].append(played.statistics)
-                if len(rows[player]) < steps:
+                if len(rows[player]) == steps or (steps is None and (played.result.end or played.result.error)):
+                    missing.remove(player)
+                else:
                     requests[player] = self._ask(player)
             if self._writing:
                 self._send(self._writer.step())
@@ -217,6 +232,7 @@ class Collector:
 
     def _ask(self, player: Player) -> Request:
         """Has the player's next reply written."""
+        self._shown[player] = self._episodes.task(player).seed, _name_of(player.conversation.latest)
         request = Request(
             self._prompts[player],
             self._config.max_new_tokens,
@@ -247,6 +263,7 @@ class Collector:
     def _finish(self, player: Player, request: Request, played: Played) -> Step:
         """The step that a request and its result make; the player's next prompt is encoded."""
         final = None
+        task, state = self._shown[player]
         with self._stopwatch("encode"):
             if played.final is not None:
                 final = encode_messages(self._vlm, played.final, request.prompt)
@@ -260,11 +277,20 @@ class Collector:
             reply=torch.tensor(request.tokens),
             logps=torch.tensor(request.logps),
             features=request.features,
-            thinking=count_thinking(self._vlm, request.tokens),
+            thinking=0 if self._config.recipe.reply == "bare" else count_thinking(self._vlm, request.tokens),
             cut=cut,
             reward=result.reward,
             end=result.end,
             outcome=result.outcome,
             failed=bool(result.error),
             final=final,
+            task=task,
+            state=state,
         )
+
+
+def _name_of(observation: Observation) -> int:
+    """A number of 63 bits for what an observation shows: its texts and its frames' hashes."""
+    frames = [pixels_hash(image.pixels) if image.xxh64 is None else image.xxh64 for image in observation.images]
+    shown = repr((observation.text, observation.admissible, frames))
+    return int.from_bytes(hashlib.blake2b(shown.encode(), digest_size=8).digest()) >> 1

@@ -40,7 +40,8 @@ _PRUNED = ".pruned"
 _CHANGEABLE_ON_RESUME = {
     "run", "parallel", "rank_timeout", "updates", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints",
     "keep_weights", "servers", "tokens", "tls", "plaintext", "threads", "retry_budget", "metrics_host", "metrics_port",
-    "wandb", "profile_update", "table", "evaluation.every", "evaluation.slots", "evaluation.patience", "max_batch",
+    "wandb", "profile_update", "table", "evaluation.every", "evaluation.slots", "evaluation.patience",
+    "evaluation.diagnose", "max_batch",
     "model.batch_tokens", "model.cuda_graphs", "model.gradient_checkpointing", "model.vision_memory",
 }  # fmt: skip
 """These do not decide what is learnt; those that bound memory may change the last bits of numbers."""

@@ -1,7 +1,7 @@
 """From a rollout to samples: what each step teaches.
 
-N slots, T steps, M valid steps, of all ranks: vectors of them are the same on each, to the last bit. Only the steps
-themselves are where they were played.
+N slots, T steps of the longest, M valid steps, of all ranks: vectors of them are the same on each, to the last bit.
+Only the steps themselves are where they were played.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from overworld import End
@@ -18,35 +19,18 @@ from overworld_vlm.stopwatch import Stopwatch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from overworld_trainer.advantages import gae, normalise
+from overworld_trainer.advantages import Discount, Valuation, idle_tasks, normalise
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.losses import kl_rewards
 from overworld_trainer.ranks import Ranks
 from overworld_trainer.reference import Reference, score_all
-from overworld_trainer.rollout import Rollout, Step
+from overworld_trainer.rollout import Rollout, Step, StepRecord
 from overworld_trainer.stop import Stop
 
 _TIME_LIMIT_PENALTY = -1.0
 
 ValueFunction = Callable[[Tensor], Tensor]
 """Features fp32 [B, features] -> values fp32 [B], both on the model's device."""
-
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Valuation:
-    """What GAE needs of a rollout. The tensors are [N, T]; see `advantages.gae` for their meaning.
-
-    valid     False where a step failed inside a server
-    features  fp32 [N x T, features] of the prompts, slot by slot
-    """
-
-    features: Tensor
-    valid: Tensor
-    rewards: Tensor
-    values: Tensor
-    next_values: Tensor
-    bootstraps: Tensor
-    continues: Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,13 +49,15 @@ class Samples:
     """The valid steps of a rollout.
 
     decisions       those played on this rank, by their number among all M
-    advantages      fp32 [M], normalised
+    advantages      fp32 [M], as the policy learns from them
     weights         fp32 [M]: each env's weight
-    features        fp32 [M, features], targets fp32 [M], old_values fp32 [M]: for the critic
+    features        fp32 [M, features], targets fp32 [M], old_values fp32 [M]: for the critic, if there is one
     slots           int64 [M]: which of the rollout's rows each step is from
     advantage_std   before normalisation
-    normalised_std  after it: 1, but less in an env whose reward scale's floor binds; the smallest of the envs
-    value_at_start  mean value of the states in which episodes began; None if none did
+    normalised_std  after it: 1, but less in an env whose reward scale's floor binds; the smallest of the envs. None
+                    where the algorithm does not normalise over the rollout
+    idle_tasks      fraction of tasks that teach nothing; None where episodes of one task are not compared
+    value_at_start  mean value of the states in which episodes began; None if none did, or without a critic
     """
 
     decisions: dict[int, Decision]
@@ -82,7 +68,8 @@ class Samples:
     old_values: Tensor
     slots: Tensor
     advantage_std: float
-    normalised_std: float = 1.0
+    normalised_std: float | None = None
+    idle_tasks: float | None = None
     value_at_start: float | None = None
 
     def __len__(self) -> int:
@@ -149,7 +136,8 @@ def estimate_values(
     stop: Stop | None = None,
     ranks: Ranks | None = None,
 ) -> Valuation:
-    """Values of all states of a rollout, those after its border and after time limits included.
+    """What happened in a rollout; with a critic, the values of all of its states, those after its border and after
+    time limits included.
 
     Raises InterruptionError and RankError.
     """
@@ -158,25 +146,28 @@ def estimate_values(
     def values_of(features: Tensor) -> Tensor:
         return value(features.to(vlm.device)).cpu().double()
 
-    rows = rollout.records
-    valid = torch.tensor([[not step.failed for step in row] for row in rows])
-    over = torch.tensor([[step.end is not None for step in row] for row in rows])
-    limit = torch.tensor([[step.end is End.TIME_LIMIT for step in row] for row in rows])
-    rewards = torch.tensor([[step.reward for step in row] for row in rows], dtype=torch.float64)
+    played = _column(rollout, lambda step: True, False)
+    valid = _column(rollout, lambda step: not step.failed, False)
+    over = _column(rollout, lambda step: step.end is not None, True)
+    limit = _column(rollout, lambda step: step.end is End.TIME_LIMIT, False)
+    rewards = _column(rollout, lambda step: step.reward, 0.0, torch.float64)
     bootstraps = ~over | limit
     if config.time_limit == "penalty":
         bootstraps = ~over
         rewards = rewards + _TIME_LIMIT_PENALTY * limit
-    # The state that a step led to is the one before the next step, but where an episode or the rollout ended.
-    ends = limit.clone()
-    ends[:, -1] = True
-    own, own_ends = _features(rollout.flat, vlm, config), _end_features(rollout, vlm, config)
-    stop.meet()
-    everywhere = torch.ones_like(valid)
-    features = _place(ranks.gather_rows(own), rollout, everywhere)
-    values = values_of(features).reshape(valid.shape)
-    next_values = values.roll(-1, 1)
-    next_values[ends] = values_of(_place(ranks.gather_rows(own_ends), rollout, ends))
+    features, values, next_values = torch.zeros(played.numel(), 0), torch.zeros_like(rewards), torch.zeros_like(rewards)
+    if config.parts.critic:
+        # The state that a step led to is the one before the next step, but where an episode or the rollout ended.
+        ends = limit.clone()
+        ends[:, -1] = True
+        own, own_ends = _features(rollout.flat, vlm, config), _end_features(rollout, vlm, config)
+        stop.meet()
+        features = _place(ranks.gather_rows(own), rollout, played)
+        values = values_of(features).reshape(valid.shape)
+        next_values = values.roll(-1, 1)
+        next_values[ends] = values_of(_place(ranks.gather_rows(own_ends), rollout, ends))
+    else:
+        valid &= valid.logical_or(~played).all(1, keepdim=True)  # an episode that failed on the way has no return
     # After a failed step a new episode has begun, and before it there is no advantage to take over.
     continues = ~over & valid & valid.roll(-1, 1)
     continues[:, -1] = False
@@ -188,6 +179,9 @@ def estimate_values(
         next_values=next_values,
         bootstraps=bootstraps,
         continues=continues,
+        tasks=_column(rollout, lambda step: step.task, 0)[:, 0],
+        states=_column(rollout, lambda step: step.state, 0),
+        scales=torch.tensor([rollout.reward_scales[row[0].env] for row in rollout.records], dtype=torch.float64),
     )
 
 
@@ -205,51 +199,55 @@ def assemble(
     `old_logps` and `ref_logps` are those of the steps played here, slot by slot. Advantages are normalised over the
     rollout, each env by itself: their rewards have different scales. Raises InterruptionError and RankError.
     """
-    rewards, values = valuation.rewards, valuation.values
+    parts, discount = config.parts, Discount(config.gamma, config.lam)
     if config.kl.kind == "k1_reward":
         mask = pad_sequence([torch.ones(len(logps)) for logps in old_logps], batch_first=True)
         old, ref = (pad_sequence(list(logps), batch_first=True) for logps in (old_logps, ref_logps))
         (stop or Stop()).meet()
-        parts = (ranks or Ranks()).gather_rows(kl_rewards(old, ref, mask, config.kl.beta))
-        everywhere = torch.ones_like(valuation.valid)
-        rewards = rewards + _place(parts, rollout, everywhere).reshape(rewards.shape).double()
-    advantages = gae(
-        rewards,
-        values,
-        valuation.next_values,
-        valuation.bootstraps,
-        valuation.continues,
-        gamma=config.gamma,
-        lam=config.lam,
-    )
-    targets = advantages + values
-    starts = torch.tensor([[step.turn == 0 for step in row] for row in rollout.records])
-    value_at_start = values[starts].mean().item() if starts.any() else None
+        penalties = (ranks or Ranks()).gather_rows(kl_rewards(old, ref, mask, config.kl.beta))
+        played = _column(rollout, lambda step: True, False)
+        rewards = valuation.rewards.clone()
+        rewards[played] += _place(penalties, rollout, played).double()
+        valuation = dataclasses.replace(valuation, rewards=rewards)
+    advantages = parts.advantages(valuation, discount)
+    targets = advantages + valuation.values
+    starts = _column(rollout, lambda step: step.turn == 0, False)
+    value_at_start = valuation.values[starts].mean().item() if parts.critic and starts.any() else None
     chosen = valuation.valid.flatten().nonzero().squeeze(1)
-    advantages, targets, values = (tensor.flatten()[chosen].float() for tensor in (advantages, targets, values))
-    records = rollout.all_records
-    envs = torch.tensor([records[n].env for n in chosen.tolist()])
-    normalised = torch.zeros_like(advantages)
-    normalised_stds = []
-    for env, scale in enumerate(rollout.reward_scales):
-        if (envs == env).any():
-            normalised[envs == env] = normalise(advantages[envs == env], scale)
-            normalised_stds.append(float(normalised[envs == env].std(correction=0)))
+    advantages, targets, values = (
+        tensor.flatten()[chosen].float() for tensor in (advantages, targets, valuation.values)
+    )
     length = valuation.valid.shape[1]
-    own = [row * length + turn for row in rollout.rows[rollout.rank] for turn in range(length)]
+    slots = chosen // length
+    envs = torch.tensor([row[0].env for row in rollout.records])[slots]
+    learnt, normalised_stds = advantages.clone(), []
+    for env, scale in enumerate(rollout.reward_scales) if parts.normalised else ():
+        if (envs == env).any():
+            learnt[envs == env] = normalise(advantages[envs == env], scale)
+            normalised_stds.append(float(learnt[envs == env].std(correction=0)))
+    own = [row * length + turn for row in rollout.rows[rollout.rank] for turn in range(len(rollout.records[row]))]
     decisions = dict(zip(own, map(Decision, rollout.flat, old_logps, ref_logps), strict=True))
     return Samples(
         decisions={new: decisions[old] for new, old in enumerate(chosen.tolist()) if old in decisions},
-        advantages=normalised,
+        advantages=learnt,
         weights=torch.tensor([config.envs[env].weight for env in envs.tolist()]),
         features=valuation.features[chosen],
         targets=targets,
         old_values=values,
-        slots=chosen // length,
+        slots=slots,
         advantage_std=float(advantages.std(correction=0)),
-        normalised_std=min(normalised_stds),
+        normalised_std=min(normalised_stds, default=None),
+        idle_tasks=idle_tasks(valuation, discount) if parts.grouped else None,
         value_at_start=value_at_start,
     )
+
+
+def _column(
+    rollout: Rollout, read: Callable[[StepRecord], Any], missing: Any, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Something of each step of all slots, [N, T], and `missing` where a slot has played fewer steps."""
+    longest = max(map(len, rollout.records))
+    return torch.tensor([[*map(read, row), *[missing] * (longest - len(row))] for row in rollout.records], dtype=dtype)
 
 
 def _features(steps: Sequence[Step], vlm: VLM, config: TrainerConfig) -> Tensor:

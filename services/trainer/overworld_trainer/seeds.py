@@ -13,6 +13,9 @@ def derive(seed: int, *names: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def episode_seed(seed: int, env: int, slot: int, episode: int) -> int:
-    """The env seed of a training episode: never below 2^32. Evaluations use seeds below, so that the two never meet."""
-    return derive(seed, "episode", env, slot, episode) | _TRAINING_FLOOR
+def episode_seed(seed: int, env: int, slot: int, episode: int, *, slots_per_task: int = 1) -> int:
+    """The env seed of a training episode: never below 2^32. Evaluations use seeds below, so that the two never meet.
+
+    So many neighbouring slots play the same.
+    """
+    return derive(seed, "episode", env, slot // slots_per_task, episode) | _TRAINING_FLOOR

@@ -36,15 +36,17 @@ def rollout_metrics(rollout: Rollout, env_ids: Sequence[str]) -> Metrics:
 
 
 def sample_metrics(samples: Samples, reward_scale: float) -> Metrics:
-    """How well the critic predicted the returns, and how much there was to predict."""
-    variance = samples.targets.var(correction=0).item()
-    residual = (samples.targets - samples.old_values).var(correction=0).item()
-    metrics: Metrics = {
-        Metric.EXPLAINED_VARIANCE: 1 - residual / variance if variance > 0 else 0.0,
-        Metric.RELATIVE_TARGET_STD: variance**0.5 / reward_scale,
-        Metric.ADVANTAGE_STD: samples.advantage_std,
-        Metric.NORMALISED_ADVANTAGE_STD: samples.normalised_std,
-    }
+    """How far the advantages spread; how well a critic predicted the returns, and how much there was to predict."""
+    metrics: Metrics = {Metric.ADVANTAGE_STD: samples.advantage_std}
+    if samples.features.numel():
+        variance = samples.targets.var(correction=0).item()
+        residual = (samples.targets - samples.old_values).var(correction=0).item()
+        metrics[Metric.EXPLAINED_VARIANCE] = 1 - residual / variance if variance > 0 else 0.0
+        metrics[Metric.RELATIVE_TARGET_STD] = variance**0.5 / reward_scale
+    if samples.normalised_std is not None:
+        metrics[Metric.NORMALISED_ADVANTAGE_STD] = samples.normalised_std
+    if samples.idle_tasks is not None:
+        metrics[Metric.IDLE_TASKS] = samples.idle_tasks
     if samples.value_at_start is not None:
         metrics[Metric.VALUE_AT_START] = samples.value_at_start
     return metrics

@@ -1,4 +1,4 @@
-"""VL-DAC (arXiv 2508.04280), from top to bottom.
+"""VL-DAC (arXiv 2508.04280), from top to bottom. `algorithms` says what its baselines do otherwise.
 
 start:   a model, perhaps cloned from experts; it is the reference from here on
 repeat:  collect a rollout                                          Collector.collect
@@ -84,9 +84,10 @@ def _improve(run: Run, display: Display, exporter: Exporter, stop: Stop) -> bool
         graphs=config.model.cuda_graphs and vlm.device.type == "cuda",
     )
     _on_sigterm(stop)
+    seeds = functools.partial(episode_seed, config.seed, slots_per_task=config.slots_per_task)
     checkpointing = () if config.model.gradient_checkpointing else ("model.gradient_checkpointing = true",)
     with (
-        Episodes.open(config, functools.partial(episode_seed, config.seed), state.slots, ranks=ranks) as episodes,
+        Episodes.open(config, seeds, state.slots, ranks=ranks) as episodes,
         recording(
             run, state, vlm, learner, episodes, exporter=exporter, display=display, stopwatch=stopwatch, stop=stop
         ) as recorder,
@@ -101,7 +102,7 @@ def _improve(run: Run, display: Display, exporter: Exporter, stop: Stop) -> bool
                     needing("max_batch", config.max_batch, f"model.batch_tokens = {vlm.batch_tokens // 2}"),
                     vlm.whole(),
                 ):
-                    rollout = collector.collect(config.rollout_steps)
+                    rollout = collector.collect(config.steps_per_slot)
                 tables.write()
                 with needing("model.batch_tokens", vlm.batch_tokens, *checkpointing):
                     samples = make_samples(rollout, vlm, reference, critic, config, stopwatch, stop, ranks)

@@ -67,9 +67,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs
 
 
-def serve(runs: Path, *arguments: str, **environment: str) -> Served:
+def serve(runs: Path, *arguments: str, log: Path | None = None, **environment: str) -> Served:
     process = ServiceProcess(
-        "overworld_policy", f"runs={runs}", "port=0", "threads=1", *arguments, environment=environment
+        "overworld_policy", f"runs={runs}", "port=0", "threads=1", *arguments, log=log, environment=environment
     )
     http = httpx.Client(base_url=process.address, timeout=60)
     return Served(process.address, runs, http, process)

@@ -55,6 +55,25 @@ def test_models_are_listed_with_what_made_them(served: Served) -> None:
     assert served.http.get("/models/whole@3").json() == models["whole@3"]
 
 
+def test_models_tell_which_settings_of_their_folders_are_not_applied(copied: Path) -> None:
+    def set_sampling(weights: Path, **settings: Any) -> None:
+        path = weights / "generation_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+    base = copied / "adapted" / "checkpoints" / "000000" / "weights"
+    set_sampling(base, do_sample=True, temperature=0.01, top_k=1, top_p=1.0, repetition_penalty=None)
+    served = serve(copied, f"base={base}")
+    try:
+        models = {entry["id"]: entry for entry in served.http.get("/models").json()["data"]}
+        for name in ("base", "adapted@0", "adapted@1", "adapted@latest"):
+            assert models[name]["ignored_generation_config"] == {"temperature": 0.01, "top_k": 1}
+        assert "ignored_generation_config" not in models["whole@0"]
+        sampled = [text(served.chat(model="base", seed=seed, temperature=None)) for seed in (1, 2)]
+        assert sampled[0] != sampled[1], "top_k = 1 was applied"
+    finally:
+        served.stop()
+
+
 def test_an_answer_has_all_that_clients_read_and_names_its_weights(served: Served) -> None:
     reply = served.chat()
     assert reply["object"] == "chat.completion"

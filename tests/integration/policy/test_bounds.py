@@ -1,5 +1,6 @@
 """What is refused before any work is done for it, and who has to wait for what is not."""
 
+import asyncio
 import base64
 import functools
 import io
@@ -19,10 +20,15 @@ from typing import Any
 
 import httpx
 import PIL.Image
+import psutil
 import pytest
 import torch
+from overworld_policy.chat import ChatService
 from overworld_policy.config import PolicyServerConfig
 from overworld_policy.decoder import Decoder
+from overworld_policy.errors import ApiError
+from overworld_policy.messages import ChatRequest
+from overworld_policy.metrics import Metrics
 from overworld_policy.models import Models
 from overworld_vlm.batch import encode
 from overworld_vlm.writer import Request
@@ -75,6 +81,30 @@ def test_texts_are_measured_before_they_are_tokenised(bounded: Served) -> None:
     assert bounded.error(user(*[{"type": "text", "text": ""}] * 2000))["code"] == "too_many_parts"
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model": "whole@0", "messages": [' + b",".join([b'{"role": "user"}'] * 500_000) + b"]}",
+        b'{"model": "whole@0", "messages": [], "x": ' + b"[" * 3_000_000,
+        b'{"model": "whole@0", "messages": [], "x": [' + b",".join([b'"a\\\\"'] * 500_000) + b"]}",
+    ],
+    ids=["messages", "nested", "strings"],
+)
+def test_objects_are_counted_before_they_are_made(bounded: Served, body: bytes) -> None:
+    process = psutil.Process(bounded.process.process.pid)
+    before = process.memory_info().rss
+    response = bounded.http.post("/chat/completions", content=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "request_too_large"
+    assert "JSON values" in response.json()["error"]["message"]
+    assert process.memory_info().rss < before + 50e6
+
+
+def test_texts_full_of_quotes_and_commas_are_not_taken_for_objects(bounded: Served) -> None:
+    prose = '{"a": [1, 2], \\"b\\\\": "c"},' * 20_000
+    assert bounded.error(prose)["code"] == "context_length_exceeded"
+
+
 def test_nobody_waits_for_somebody_elses_large_request(bounded: Served) -> None:
     buffer = io.BytesIO()
     PIL.Image.new("RGB", (3900, 4000), "red").save(buffer, "PNG")
@@ -102,6 +132,42 @@ def test_nobody_waits_for_somebody_elses_large_request(bounded: Served) -> None:
         for one in pressing:
             one.result()
     assert statistics.median(small) < statistics.median(large) / 3
+
+
+def test_pixels_of_large_requests_are_bounded_for_all_together(runs: Path) -> None:
+    def asked(side: int) -> ChatRequest:
+        buffer = io.BytesIO()
+        PIL.Image.new("1", (side, side)).save(buffer, "PNG")
+        url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        return ChatRequest.model_validate({"model": "whole@0", "messages": user(part(url)), "max_tokens": 1})
+
+    async def play() -> None:
+        config = PolicyServerConfig(runs=runs, max_total_pixels=16_000_000, max_pixels=3136)
+        service = ChatService(config, Metrics(), lambda: None)
+        held, leave = [0], asyncio.Event()
+
+        async def hold(request: ChatRequest) -> None:
+            async with service.chat(request):
+                held[0] += 1
+                await leave.wait()
+
+        large = [asyncio.create_task(hold(asked(3990))) for _ in range(3)]
+        while held[0] < 2:
+            await asyncio.sleep(0.01)
+        async with service.chat(asked(56)) as small:
+            await small.finished()
+        long = {"model": "whole@0", "messages": [{"role": "user", "content": "ab " * 16_000}]}
+        with pytest.raises(ApiError, match="tokens"):  # it waits where the third would, and comes after it
+            async with service.chat(ChatRequest.model_validate(long)):
+                pass
+        await asyncio.sleep(0.1)
+        assert held == [2], "the third takes more than the first two have left"
+        leave.set()
+        await asyncio.gather(*large)
+        assert held == [3]
+        await service.close()
+
+    asyncio.run(asyncio.wait_for(play(), 120))
 
 
 def test_requests_are_counted_before_their_bodies_are_read_and_told_when_to_come_back(bounded: Served) -> None:

@@ -116,7 +116,7 @@ def test_the_owner_of_a_key_has_no_more_requests_in_flight_than_he_may(keyed: Ke
     assert statuses[-1] == 429
     error = next(answer.json()["error"] for answer in answers if answer.status_code == 429)
     assert error["code"] == "quota_exceeded"
-    assert error["message"] == "bob has 1 replies in flight, of 1 at most; try again when one is answered"
+    assert error["message"] == "bob has 1 of at most 1 replies in flight; try again when one is answered"
     assert ask("b-key").status_code == 200  # given back
     with keyed.http as http:
         page = http.get(keyed.served.url.removesuffix("/v1") + "/metrics").text

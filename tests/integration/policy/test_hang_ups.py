@@ -14,9 +14,15 @@ from tests.integration.policy.test_api import metric
 
 
 @pytest.fixture(scope="module")
-def narrow(runs: Path) -> Iterator[Served]:
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the server says."""
+    return tmp_path_factory.mktemp("narrow") / "log"
+
+
+@pytest.fixture(scope="module")
+def narrow(runs: Path, log: Path) -> Iterator[Served]:
     """A server that 100 requests that keep their places would close to everybody, and that keeps one model."""
-    served = serve(runs, "max_waiting=50", "max_loaded=1")
+    served = serve(runs, "max_waiting=50", "max_loaded=1", log=log)
     yield served
     served.stop()
 
@@ -47,7 +53,7 @@ def all_places_are_free(served: Served) -> None:
             time.sleep(0.05)
 
 
-def test_a_hundred_streams_cut_in_every_phase_leave_nothing_behind(narrow: Served) -> None:
+def test_a_hundred_streams_cut_in_every_phase_leave_nothing_behind(narrow: Served, log: Path) -> None:
     delays = [0, 0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.05]
     models = ["whole@0", "whole@3", "adapted@1", "adapted@2"]
     for number in range(100):
@@ -61,6 +67,7 @@ def test_a_hundred_streams_cut_in_every_phase_leave_nothing_behind(narrow: Serve
         narrow.chat(model=model)
     all_places_are_free(narrow)
     assert metric(narrow, "overworld_models_loaded") == 1
+    assert '"level": "error"' not in log.read_text(), "a client that leaves is no error of the server"
 
 
 def test_plain_requests_that_are_cut_leave_nothing_behind(narrow: Served) -> None:

@@ -33,6 +33,13 @@ def test_a_defect_is_named_by_its_question(what: str) -> None:
     assert question in {finding.question for finding in audit(env).findings}
 
 
+def test_an_env_that_cannot_be_learnt_is_audited_and_says_why() -> None:
+    (report,) = audit(Count, learn=True, seconds=0.01).envs
+    assert report.learned is None
+    (table,) = (table for table in report.tables if table.title == "Learning: not possible")
+    assert "its actions are free text" in table.rows[0][0]
+
+
 def test_every_question_has_a_defect_and_is_asked() -> None:
     assert {question for question, _ in DEFECTS.values()} == set(QUESTIONS) - {PROCESSES}  # that needs a process
     assert {question for each in JUDGEMENTS for question in each.questions} == set(QUESTIONS)

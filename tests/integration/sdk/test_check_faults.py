@@ -1057,6 +1057,12 @@ FAULTS = [
         results(when(lambda result: result.HasField("expert"), put("expert.action.text", "fly"))),
     ),
     Fault(
+        "a caption comes now and then",
+        "R14",
+        "opening.gives_expert_advice_where_it_has_it",
+        results(when(lambda result: result.HasField("expert") and result.turn == 1, put("expert.caption", "A ball."))),
+    ),
+    Fault(
         "the expert is refused",
         "O8",
         "opening.gives_expert_advice_where_it_has_it",

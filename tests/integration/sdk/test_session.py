@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from overworld import (
     Act,
+    ActionSpec,
     ContractError,
     End,
+    EnvSpec,
     Fallback,
     Fleet,
     Outcome,
@@ -210,6 +212,24 @@ def test_its_repr_says_what_is_played_where(toy_server: ServerProcess) -> None:
     with Fleet([toy_server.address], "toy/Count", 3) as fleet:
         assert repr(fleet) == f"<Fleet: 3 slots of toy/Count on {toy_server.address}>"
     assert repr(toy_server) == (f"<ServerProcess at {toy_server.address}, process {toy_server.process.pid}, running>")
+
+
+def test_silence_does_not_pay_in_a_fleet_that_is_asked_for_it(toy_server: ServerProcess) -> None:
+    """The toy's actions earn -1 to 1."""
+    with Fleet([toy_server.address], "toy/Count", 32, fallback_reward=None) as fleet:
+        fleet.step([Reset(seed=0)] * 32)
+        results = fleet.step({0: None, 1: "fly"})
+    assert [result.reward for result in results] == [-1.1, -1.1]
+    assert fleet.fallback_reward == -1.1
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "earned"), [(0, 0, -0.1), (0, 1, -0.1), (0, 20, -2), (-1, 10, -2), (-10, 1, -11), (0.5, 2, -0.2)]
+)
+def test_what_silence_earns_is_less_than_any_action_does(least: float, most: float, earned: float) -> None:
+    spec = EnvSpec("toy/Any", "task", "success", ActionSpec(vocabulary=("up",)), reward_min=least, reward_max=most)
+    assert spec.silence_reward == pytest.approx(earned)
+    assert spec.silence_reward < min(least, 0)
 
 
 def test_many_sessions_one_after_another_take_nothing_with_them(toy_server: ServerProcess) -> None:

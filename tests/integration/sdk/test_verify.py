@@ -148,6 +148,27 @@ def break_off(episode: dict[str, Any]) -> None:
     episode["turns"][-1].pop("executed")
 
 
+def end_behind_an_error(episode: dict[str, Any]) -> None:
+    """The record says that it broke off, for a reason that is called as the end is."""
+    episode["error"] = f"{episode.pop('end')}: boom"
+    for name in ("final", "success"):
+        episode.pop(name)
+
+
+def sign_of_nought(folder: Path) -> int:
+    """A sub-score of -0.0, which is equal to 0.0."""
+    episodes = read(folder)
+    number, turn = next(
+        (number, turn)
+        for number, one in enumerate(episodes)
+        for turn in one["turns"]
+        if turn.get("metrics", {}).get("count") == 0
+    )
+    turn["metrics"]["count"] = -0.0
+    write(folder, episodes)
+    return number
+
+
 def swap(folder: Path) -> int:
     """The turns of two tasks."""
     episodes = read(folder)
@@ -228,6 +249,8 @@ FOUND_BY_REPLAY = {
     "the end": Change(in_episode(lambda one: one.update(end="RULE")), "end"),
     "the success": Change(in_episode(lambda one: one.pop("success")), "success"),
     "a failure instead of an end": Change(in_episode(break_off), "error"),
+    "an end behind an error": Change(in_episode(end_behind_an_error), "error"),
+    "the sign of a nought": Change(sign_of_nought, "metrics"),
     "the seed": Change(in_episode(lambda one: one.update(seed=one["seed"] + 100)), "observation.parts.0", 0),
     "a task that does not exist": Change(in_episode(lambda one: one.update(split="four", task=9)), "reset", 0),
     "a prefix": Change(in_episode(lambda one: one.update(prefix=["up"])), "", 0),
@@ -336,6 +359,14 @@ def test_blank_frames_are_verified(toy_server: ServerProcess, tmp_path: Path) ->
     seal(folder)
     found = check(folder, toy_server)
     assert [(one.episode, one.turn, one.field) for one in found.differences] == [(2, 1, "shown")]
+
+
+def test_bare_actions_are_read_again_as_what_they_are(toy_server: ServerProcess, tmp_path: Path) -> None:
+    folder = tmp_path / "eval"
+    with Fleet([toy_server.address], "toy/Count", 2) as fleet:
+        evaluate(Scripted(lambda *_: "up"), fleet, seeds(1, 2), recipe=Recipe(reply="bare"), keep=folder)
+    assert {turn["action"] for episode in read(folder) for turn in episode["turns"]} == {"up"}
+    assert check(folder, toy_server).status == Status.VERIFIED
 
 
 def test_a_failure_that_may_be_chance_is_neither_confirmed_nor_denied(copy: Path, toy_server: ServerProcess) -> None:

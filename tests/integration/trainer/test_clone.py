@@ -11,7 +11,7 @@ from overworld.host.process import ServerProcess
 from overworld_trainer.clone import clone
 from overworld_trainer.codec import as_arrays
 from overworld_trainer.config import TrainerConfig
-from overworld_trainer.demonstrations import Demonstration, ExpertDemonstrations
+from overworld_trainer.demonstrations import Demonstration, ExpertDemonstrations, texts
 from overworld_trainer.display import Display
 from overworld_trainer.episodes import EnvError
 from overworld_trainer.policy import load_policy, make_start
@@ -42,6 +42,15 @@ def demonstrations(server: ServerProcess, count: int = 6, **changes: Any) -> lis
 
 def replies(batches: list[list[Demonstration]]) -> list[list[dict[str, str]]]:
     return [[json.loads(one.reply) for one in batch] for batch in batches]
+
+
+def test_demonstrations_of_a_chat_are_bare_actions_and_the_tokenizer_sees_all_of_it(server: ServerProcess) -> None:
+    recipe = {"reply": "bare", "chat": {"opening": "A game.", "turn": "Your turn."}}
+    with ExpertDemonstrations.open(
+        settings(server, "unused", clone={"updates": 1, "random_actions": 0}, recipe=recipe)
+    ) as source:
+        assert {one.reply for one in source.batch()} <= {"+", "-", "left"}
+        assert {"A game.", "Your turn.", "left"} <= set(texts(source))
 
 
 def test_demonstrations_show_the_prompt_and_the_experts_reply(server: ServerProcess) -> None:

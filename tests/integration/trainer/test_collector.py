@@ -4,7 +4,7 @@ import contextlib
 import functools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ import torch
 from overworld import End, Outcome, Reset, Result, Session
 from overworld.evaluation.conversation import Conversation, Recipe
 from overworld.host.process import ServerProcess
+from overworld_trainer.advantages import Valuation
 from overworld_trainer.codec import as_arrays, encode_reply
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.critic import Critic
@@ -19,7 +20,7 @@ from overworld_trainer.episodes import EnvError, Episodes, PlayerState
 from overworld_trainer.learner import Learner
 from overworld_trainer.reference import Reference
 from overworld_trainer.rollout import Collector, Rollout, Step
-from overworld_trainer.samples import Valuation, assemble, estimate_values, make_samples
+from overworld_trainer.samples import assemble, estimate_values, make_samples
 from overworld_trainer.seeds import episode_seed
 from overworld_vlm.batch import Prompt, encode
 from overworld_vlm.engine import Engine
@@ -71,8 +72,9 @@ class ScriptedWriter(Writer):
     request's first, without features.
     """
 
-    def __init__(self, vlm: VLM) -> None:
+    def __init__(self, vlm: VLM, replies: Mapping[str, str] = REPLIES) -> None:
         self._vlm = vlm
+        self._replies = replies
         self._waiting: list[Request] = []
         self.seen: list[Request] = []
 
@@ -82,8 +84,9 @@ class ScriptedWriter(Writer):
 
     def step(self) -> list[Request]:
         request = self._waiting.pop()
-        words = re.findall(r"^Do: (\w+)$", request.messages[-1]["content"][-1]["text"], re.MULTILINE)
-        request.tokens = encode_reply(self._vlm, REPLIES[words[0]]).tolist()
+        (text,) = [part["text"] for part in request.messages[-1]["content"] if part["type"] == "text"]
+        words = re.findall(r"^Do: (\w+)$", text, re.MULTILINE)
+        request.tokens = encode_reply(self._vlm, self._replies[words[0]]).tolist()
         request.logps = [-0.5] * len(request.tokens)
         request.finish = "stop"
         return [request]
@@ -285,13 +288,15 @@ def test_a_first_episode_that_cannot_be_started_is_an_error(server: ServerProces
 
 
 @pytest.mark.parametrize(("word", "outcome"), [("mumble", Outcome.NO_ACTION), ("fly", Outcome.NOT_ADMISSIBLE)])
+@pytest.mark.parametrize(("settings", "skipped"), [({"fallback_reward": -0.5}, -0.5), ({}, -4.4)])
 def test_replies_without_an_admissible_action_stay_in_the_batch(
-    server: ServerProcess, obedient: VLM, word: str, outcome: Outcome
+    server: ServerProcess, obedient: VLM, word: str, outcome: Outcome, settings: dict[str, float], skipped: float
 ) -> None:
-    env = {"id": "puppet/Puppet", "slots": 4, "fallback_reward": -0.5, "options": {"script": ["go", word]}}
+    """By default they earn less than any action, whose rewards are -4 to 2 here: silence does not pay."""
+    env = {"id": "puppet/Puppet", "slots": 4, "options": {"script": ["go", word]}} | settings
     rollout, valuation = play(server, obedient, env, steps=3)
     assert column(rollout, "outcome") == [[Outcome.EXECUTED, outcome, outcome]] * 4
-    assert valuation.rewards.tolist() == [[1.125, -0.5, -0.5]] * 4
+    assert valuation.rewards.tolist() == [[1.125, skipped, skipped]] * 4
     assert valuation.valid.all()
     assert column(rollout, "turn") == [[0, 1, 2]] * 4
     assert [obedient.tokenizer.decode(row[1].reply, skip_special_tokens=True) for row in rollout.steps] == [
@@ -365,6 +370,22 @@ def test_history_shows_the_last_turns_oldest_first_and_none_twice(server: Server
     final, prompt = replay(server, obedient, options, 2, 0, ["go"] * 3, recipe)
     assert same_prompt(rollout.steps[2][3].prompt, prompt)
     assert final.turn == 3
+
+
+def test_a_chat_is_played_in_bare_actions(server: ServerProcess, obedient: VLM) -> None:
+    chat = {"opening": "$task", "turn": "Do: $Do"}
+    config = settings(server, ["go", "go", "win"], recipe={"reply": "bare", "chat": chat})
+    writer = ScriptedWriter(obedient, {word: word for word in REPLIES})
+    with Episodes.open(config, functools.partial(episode_seed, 0)) as episodes:
+        rollout = Collector(config, obedient, writer, episodes).collect(4)
+    assert column(rollout, "outcome") == [[Outcome.EXECUTED] * 4] * 4
+    assert column(rollout, "end") == [[None, None, End.TASK, None]] * 4
+    assert column(rollout, "thinking") == [[0] * 4] * 4
+    spoken = [
+        [(message["role"], message["content"][0]["text"]) for message in request.messages] for request in writer.seen
+    ]
+    assert [("user", "Obey."), ("user", "Do: go")] in spoken
+    assert [("user", "Obey."), ("assistant", "go"), ("user", "Do: win")] in spoken
 
 
 @pytest.mark.parametrize(

@@ -15,16 +15,18 @@ from overworld import Fleet
 from overworld.client.channel import server_info
 from overworld.commands import eval as eval_command
 from overworld.errors import SettingsError
-from overworld.evaluation.evaluate import compare
+from overworld.evaluation.comparison import compare
 from overworld.evaluation.folder import VARYING, EpisodeFolder
 from overworld.host.process import ServerProcess
 from overworld.service.process import ServiceProcess
 from overworld_trainer.train import train
 from overworld_vlm import checkpoint
+from overworld_vlm.load import VLM, save
 
 from tests.support.scripted_env import CHOICE, PUPPET
 from tests.support.scripted_model import lines, numbers, progress, run_fields, run_settings, tensors
 
+GAMES = ("NumberLine", "EZPoints")
 PLAYED = {"id": "puppet/Puppet", "slots": 4, "options": {"script": ["go", "fly", "go", "win"], "max_turns": 6}}
 """At a temperature of .7 the model errs now and then, and no two episodes look alike."""
 
@@ -66,7 +68,7 @@ def test_the_figures_are_those_of_overworld_eval(
         policy.stop()
     assert status == 0
     assert contents(own) == contents(tmp_path / "eval")
-    assert compare(EpisodeFolder(own), EpisodeFolder(tmp_path / "eval"))["return"]["value"] == 0
+    assert compare(EpisodeFolder(own), EpisodeFolder(tmp_path / "eval")).returns.value == 0
     replies = {turn.reply for episode in EpisodeFolder(own) for turn in episode.turns}
     assert len(replies) > (1 if greedy else 5), "there is something to tell apart"
     report = json.loads((own / "report.json").read_text())
@@ -110,6 +112,37 @@ def test_training_is_not_disturbed(server: ServerProcess, obedient_folder: Path,
         episode.seed for name in ("0-puppet-Puppet", "1-puppet-Puppet") for episode in EpisodeFolder(folder / name)
     }
     assert seeds == set(range(9)), "training's seeds are 2^32 and above"
+
+
+def test_why_the_policy_fails_is_logged_as_curves(server: ServerProcess, clueless: VLM, tmp_path: Path) -> None:
+    """A model of random weights writes no replies: its failures are due to form, and nothing else can be told."""
+    save(clueless, tmp_path / "clueless")
+    games = [{"id": f"gym_cards/{game}", "slots": 2, "options": {"size": 32, "max_turns": 4}} for game in GAMES]
+    changes = {"envs": games, "updates": 1, "max_new_tokens": 2, "recipe": {"history": 2}}
+    played = evaluation(every=1, episodes=4, slots=16, diagnose=True)
+    config = run_settings(server, tmp_path / "run", tmp_path / "clueless", **changes, evaluation=played)
+    train(config)
+    (line,) = evaluated(config.run)
+    for env in ("", *(f"/gym_cards/{game}" for game in GAMES)):
+        shares = [line[f"eval/lost_{name}{env}"] for name in ("to_sight", "to_memory", "to_planning", "unexplained")]
+        assert shares[:3] == [0, 0, 0]
+        assert line[f"eval/lost_to_form{env}"] > 0
+        assert line[f"eval/lost_to_form{env}"] + shares[3] == pytest.approx(1 - line[f"eval/success_rate{env}"])
+    folder = config.run / "diagnoses" / "update-000001" / "0-gym_cards-NumberLine"
+    assert json.loads((folder / "diagnosis.json").read_text())["model"] == "run@1"
+    assert (folder / "diagnosis.html").exists()
+
+
+def test_a_diagnosis_that_cannot_be_made_is_refused_before_the_run(
+    server: ServerProcess, obedient_folder: Path, tmp_path: Path
+) -> None:
+    with ServerProcess(PUPPET, arguments=("--workers", "1", "--slots", "16")) as strict:
+        settings = run_settings(strict, tmp_path / "run", obedient_folder, evaluation=evaluation(diagnose=True))
+        with pytest.raises(SettingsError, match=r"evaluation\.diagnose needs the expert.*--allow-expert"):
+            train(settings)
+    assert not lines(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"evaluation\.diagnose goes with evaluations"):
+        run_settings(server, tmp_path / "run", obedient_folder, evaluation={"diagnose": True})
 
 
 def settled(server: ServerProcess, folder: Path, model: Path, **changes: Any) -> Any:

@@ -71,13 +71,13 @@ def test_a_table_holds_whole_episodes_as_they_were_played(server: ServerProcess,
     ]
     folder = EpisodeFolder(tmp_path / "mine" / "episodes" / "update-000002")
     header = folder.header
-    assert (header.options["script"], header.fallback, header.fallback_reward) == (["go", "go", "fly"], "SKIP", 0)
+    assert (header.options["script"], header.fallback, header.fallback_reward) == (["go", "go", "fly"], "SKIP", -4.4)
     assert (header.recipe, header.model and header.model.name) == (config.recipe, "mine@1")
     episodes = list(folder)
     assert [len(episode.turns) for episode in episodes] == [5, 5, 5], "three of the four that ended"
     names = {episode_seed(config.seed, 0, slot, 0): slot for slot in range(4)}
     for episode in episodes:
-        assert (episode.end, episode.success, episode.total_reward) == ("TIME_LIMIT", False, 1.125 + 1.25)
+        assert (episode.end, episode.success, episode.total_reward) == ("TIME_LIMIT", False, 1.125 + 1.25 - 3 * 4.4)
         assert [turn.outcome for turn in episode.turns] == ["executed"] * 2 + ["not_admissible"] * 3
         assert [turn.action for turn in episode.turns] == ["go", "go", "fly", "fly", "fly"]
         assert [turn.executed for turn in episode.turns] == ["go", "go", None, None, None]

@@ -10,7 +10,9 @@ import numpy as np
 import PIL.Image
 import pytest
 from overworld import ActionSpec, EnvSpec, Image, Observation, Outcome, Result
-from overworld.evaluation.conversation import Conversation, Recipe, data_url, read_reply, to_openai, write_reply
+from overworld.errors import EvaluationError
+from overworld.evaluation.conversation import Chat, Conversation, Recipe, data_url, read_reply, to_openai, write_reply
+from pydantic import ValidationError
 
 SPEC = EnvSpec(id="a/B", task="Do it.", success="done", action=ActionSpec(("left", "right")))
 
@@ -165,6 +167,104 @@ def test_the_text_lists_what_is_admissible_now() -> None:
     conversation = Conversation(SPEC, Recipe(reply="action"))
     conversation.observe(Result(slot=0, episode=0, turn=0, observation=Observation(("x",), ("left",))))
     assert conversation.messages()[0]["content"][-1]["text"].endswith('Actions: "left"\nReply: {"action": "..."}')
+
+
+BARE = Recipe(reply="bare")
+CHAT = Chat(opening="$task Goal: $mission. Pay $$5.", turn="You see $state.")
+
+
+def spoken(conversation: Conversation) -> list[tuple[str, str, int]]:
+    """Role, text and number of images of each message; texts come before images."""
+    messages = []
+    for message in conversation.messages():
+        text, *images = message["content"]
+        assert all(part["type"] == "image" for part in images)
+        messages.append((message["role"], text["text"], len(images)))
+    return messages
+
+
+def told(turn: int, state: str, outcome: Outcome | None = Outcome.EXECUTED, executed: str | None = "left") -> Result:
+    observation = Observation((frame(turn), "mission: reach $home", f"state: {state}"))
+    return Result(slot=0, episode=0, turn=turn, observation=observation, outcome=outcome, executed=executed)
+
+
+@pytest.mark.parametrize(
+    ("reply", "action"),
+    [
+        ("left", "left"),
+        (" go forward\n", "go forward"),
+        ('{"action": "left"}', '{"action": "left"}'),
+        ("", None),
+        (" \n", None),
+        ("x" * 19, None),
+        ("\ud800", None),
+    ],
+)
+def test_a_bare_reply_is_the_action(reply: str, action: str | None) -> None:
+    assert read_reply(reply, 18, BARE).action == action
+
+
+def test_a_bare_action_is_asked_for_and_written() -> None:
+    conversation = Conversation(SPEC, BARE)
+    conversation.observe(reset(0))
+    assert conversation.messages()[0]["content"][-1]["text"].endswith("\nReply: the action alone")
+    assert write_reply(BARE, "left", "never mind") == "left"
+    assert conversation.read("right").action == "right"
+
+
+def test_a_chat_has_a_message_for_each_turn_and_the_actions_between_them() -> None:
+    conversation = Conversation(SPEC, Recipe(history=2, reply="bare", chat=CHAT))
+    opening = ("user", "Do it. Goal: reach $home. Pay $5.", 0)
+    conversation.observe(told(0, "a door", None, None))
+    assert spoken(conversation) == [opening, ("user", "You see a door.", 1)]
+    conversation.observe(told(1, "a wall"))
+    assert spoken(conversation)[2:] == [("assistant", "left", 0), ("user", "You see a wall.", 1)]
+    conversation.observe(told(2, "a key", executed="right"))
+    assert spoken(conversation) == [
+        opening,
+        ("assistant", "left", 0),
+        ("user", "You see a wall.", 1),
+        ("assistant", "right", 0),
+        ("user", "You see a key.", 1),
+    ]
+    conversation.observe(told(0, "a door", None, None))
+    assert spoken(conversation) == [opening, ("user", "You see a door.", 1)]
+
+
+def test_a_skipped_turn_leaves_a_chat_as_it_was() -> None:
+    conversation = Conversation(SPEC, Recipe(reply="bare", chat=CHAT))
+    conversation.observe(told(0, "a door", None, None))
+    conversation.observe(told(1, "a wall"))
+    before = spoken(conversation)
+    conversation.observe(told(2, "a wall", Outcome.NO_ACTION, None))
+    assert spoken(conversation) == before
+
+
+def test_a_chat_of_json_has_json_between_its_turns() -> None:
+    conversation = Conversation(SPEC, Recipe(chat=Chat(opening="$actions", turn="$text")))
+    conversation.observe(told(0, "a door", None, None))
+    conversation.observe(told(1, "a wall"))
+    assert spoken(conversation) == [
+        ("user", "left, right", 0),
+        ("assistant", '{"action": "left"}', 0),
+        ("user", "mission: reach $home\nstate: a wall", 1),
+    ]
+
+
+def test_a_chat_that_names_what_is_not_shown_says_what_is() -> None:
+    conversation = Conversation(SPEC, Recipe(chat=Chat(opening="Carry $load.", turn="Now.")))
+    conversation.observe(told(0, "a door", None, None))
+    with pytest.raises(EvaluationError, match=r"names \$load, which a/B does not show; it has .*\$mission, \$state"):
+        conversation.messages()
+
+
+def test_a_chat_is_checked_before_it_is_used() -> None:
+    with pytest.raises(ValidationError, match=r"turn: a \$ begins a name"):
+        Chat(opening="", turn="5 $ each")
+    with pytest.raises(ValidationError, match="set both or neither"):
+        Recipe(turns_left=True, chat=CHAT)
+    with pytest.raises(ValidationError, match="set both or neither"):
+        Recipe(chat=Chat(opening="", turn="$turns_left left"))
 
 
 def test_images_travel_losslessly_to_openai_servers() -> None:

@@ -36,6 +36,7 @@ from overworld.evaluation.episodes import (
     env_record,
 )
 from overworld.evaluation.folder import VARYING, EpisodeFolder, EpisodeWriter, decisions
+from overworld.evaluation.usage import Usage
 from pydantic import ValidationError
 
 from tests.support.toy_env import Reach, Toy, ToyOptions
@@ -508,12 +509,12 @@ def test_the_bytes_depend_on_nothing_but_the_episodes(tmp_path: Path) -> None:
     with EpisodeWriter(tmp_path / "a", HEADER) as writer:
         for each in (one, other):
             writer.append(each)
-        writer.finish([one, other], {"x": 1, "y": 2}, {"seconds": 1.0})
+        writer.finish([(one, Usage()), (other, Usage())], {"x": 1, "y": 2}, {"seconds": 1.0})
     turned = other.model_copy(update={"turns": (turn(metrics={"b": 2.0, "a": 1.0}),)})
     with EpisodeWriter(tmp_path / "b", HEADER) as writer:
         for each in (turned, one):
             writer.append(each)
-        writer.finish([one, turned], {"y": 2, "x": 1}, {"seconds": 2.0})
+        writer.finish([(one, Usage()), (turned, Usage(seconds=1.0))], {"y": 2, "x": 1}, {"seconds": 2.0})
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert set(contents(tmp_path / "a")) == {"header.json", "episodes.jsonl", "report.json"}
 

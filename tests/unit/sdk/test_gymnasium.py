@@ -192,8 +192,21 @@ def test_success_is_what_the_env_says_or_its_last_reward(odd: type[_Odd]) -> Non
         results = [runner.step("0") for _ in range(3)]
         assert (results[-1].end, results[-1].success) == (overworld.End.TASK, success)
         assert results[-1].metrics == {name: float(value) for name, value in told.items()}
-    survival = Preset("", survival=True)
-    assert not survival.succeeded(True, 1, {})
+
+
+@pytest.mark.parametrize(
+    ("replies", "success"), [(["left", "right"], True), (["left", "what?"], False), ([None, None], False)]
+)
+def test_lasting_until_the_limit_is_a_success_only_with_an_action_in_each_turn(
+    replies: list[str | None], success: bool
+) -> None:
+    assert not Preset("", survival=True).succeeded(True, 1, {})
+    cart_pole = from_gymnasium("CartPole-v1")
+    runner = Runner(cart_pole(cart_pole.options_model(max_turns=2)))
+    for _ in range(2):  # the second episode counts for itself
+        runner.reset(1)
+        results = [runner.step(reply) for reply in replies]
+        assert (results[-1].end, results[-1].success) == (overworld.End.TIME_LIMIT, success)
 
 
 @pytest.mark.parametrize(

@@ -12,16 +12,17 @@ import PIL.Image
 import pytest
 from overworld import End, make
 from overworld.authoring.env import Image
+from overworld.evaluation.film import side_by_side, write_gif
+from overworld.evaluation.folder import EpisodeFolder
 from overworld.evaluation.play import (
     expert,
     human,
     play,
     random_agent,
     show_in,
-    side_by_side,
     terminal_picture,
-    write_gif,
 )
+from overworld.evaluation.verification import Status, verify
 from overworld.host.process import ServerProcess
 from rich.console import Console
 
@@ -73,7 +74,7 @@ def test_actions_that_are_numbers_are_meant_as_such() -> None:
 def test_the_expert_plays_to_the_end_and_is_shown() -> None:
     runner = make("gym_cards/NumberLine", size=32, expert=True)
     console = typed()
-    results = play(runner.step, runner.reset(0), expert, show_in(console))
+    results = play(runner.step, runner.reset(0), expert(runner.spec), show_in(console))
     assert (results[-1].end, results[-1].success) == (End.TASK, True)
     assert "TASK: success" in said(console)
 
@@ -163,6 +164,13 @@ def test_an_env_on_a_server_is_played_like_one_in_this_process(toy_server: Serve
     assert "3 turns, return 3, TASK, success" in done.stdout
     with PIL.Image.open(picture) as shown:
         assert (shown.size, getattr(shown, "n_frames", 1)) == ((48, 48), 4)
+    kept = tmp_path / "kept"
+    done = play_toy(f"keep={kept}", "options.size=48", typed="up\ndown\nup\nup\nup\n")
+    assert done.returncode == 0, done.stderr
+    assert "5 turns, return 3, TASK, success" in done.stdout
+    (episode,) = EpisodeFolder(kept)
+    assert [(turn.actor, turn.action) for turn in episode.turns[:2]] == [("person", "up"), ("person", "down")]
+    assert verify(kept, [toy_server.address]).status is Status.VERIFIED
     done = play_toy(typed="0\n\nsideways\n DOWN\nq\n")
     assert "'sideways' is not an action here" in done.stdout
     assert "3 turns, return 1, stopped" in done.stdout

@@ -55,6 +55,12 @@ def file(tmp_path: Path) -> str:
     return str(path)
 
 
+def test_a_list_may_be_given_member_by_member() -> None:
+    assert Car.load(["x", "--doors", "left", "doors=right", "--doors", "back"]).doors == ["left", "right", "back"]
+    assert Car.load(["x", "doors=[left, right]", "doors=back"]).doors == ["left", "right", "back"]
+    assert Car.load(["x", "doors=left", "doors=[right]"]).doors == ["right"]
+
+
 def test_each_source_goes_above_the_one_before(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Car.load(["x"]).engine.power == 50
     assert Car.load([file]).engine.power == 25

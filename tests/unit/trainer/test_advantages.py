@@ -1,28 +1,56 @@
 """Advantages per step, worked out by hand: gamma .5, lambda .5 unless said otherwise."""
 
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
-from overworld_trainer.advantages import gae, normalise
+from overworld_trainer.advantages import (
+    Discount,
+    Valuation,
+    gae,
+    group_in_group,
+    group_relative,
+    idle_tasks,
+    leave_one_out,
+    normalise,
+    reward_to_go,
+)
+
+
+def valuation(rewards: list[list[float]], **columns: Any) -> Valuation:
+    """A rollout without a critic, one whole episode a row, unless `columns` say otherwise."""
+    earned = torch.tensor(rewards, dtype=torch.float64)
+    rows, steps = earned.shape
+    fields: dict[str, Any] = {
+        "features": torch.zeros(rows * steps, 0),
+        "valid": [[True] * steps] * rows,
+        "rewards": earned,
+        "values": torch.zeros(rows, steps),
+        "next_values": torch.zeros(rows, steps),
+        "bootstraps": [[False] * steps] * rows,
+        "continues": [[True] * (steps - 1) + [False]] * rows,
+        "tasks": [0] * rows,
+        "states": [list(range(row * steps, (row + 1) * steps)) for row in range(rows)],
+        "scales": torch.ones(rows, dtype=torch.float64),
+    }
+    return Valuation(**{name: torch.as_tensor(value) for name, value in (fields | columns).items()})
 
 
 def advantages(
-    rewards: list[int],
-    values: list[int],
-    next_values: list[int],
-    bootstraps: list[bool],
-    continues: list[bool],
+    rewards: Sequence[float],
+    values: Sequence[float],
+    next_values: Sequence[float],
+    bootstraps: Sequence[bool],
+    continues: Sequence[bool],
     gamma: float = 0.5,
     lam: float = 0.5,
 ) -> list[float]:
-    result = gae(
-        torch.tensor([rewards], dtype=torch.float64),
-        torch.tensor([values], dtype=torch.float64),
-        torch.tensor([next_values], dtype=torch.float64),
-        torch.tensor([bootstraps]),
-        torch.tensor([continues]),
-        gamma=gamma,
-        lam=lam,
+    told = valuation(
+        [list(rewards)], values=[values], next_values=[next_values], bootstraps=[bootstraps], continues=[continues]
     )
+    result = gae(told, Discount(gamma, lam))
     assert result.dtype == torch.float64
     return result[0].tolist()
 
@@ -59,11 +87,64 @@ def test_gamma_discounts_both_the_value_and_the_advantage_to_come() -> None:
 
 
 def test_slots_are_apart_from_each_other() -> None:
-    rewards = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    zeros, yes = torch.zeros(2, 2), torch.ones(2, 2, dtype=torch.bool)
-    continues = torch.tensor([[True, False], [True, False]])
-    result = gae(rewards, zeros, zeros, yes, continues, gamma=0.5, lam=1.0)
+    result = gae(valuation([[1.0, 2.0], [3.0, 4.0]], bootstraps=[[True] * 2] * 2), Discount(0.5, 1.0))
     assert result.tolist() == [[2.0, 2.0], [5.0, 4.0]]
+
+
+HALF = Discount(0.5, 0.95)
+LENGTHS = {"continues": [[True, True, False], [True, False, False], [False] * 3]}
+"""Episodes of 3, 2 and 1 steps."""
+PLAYED = LENGTHS | {"valid": [[True] * 3, [True, True, False], [True, False, False]]}
+
+
+def test_a_reward_counts_for_the_steps_before_it_and_less_the_longer_ago() -> None:
+    # 4; 2 + .5 * 4 = 4; 1 + .5 * 4 = 3.  8; 0 + .5 * 8 = 4.  5.
+    told = valuation([[1, 2, 4], [0, 8, 0], [5, 0, 0]], **PLAYED)
+    assert reward_to_go(told, HALF).tolist() == [[3.0, 4.0, 4.0], [4.0, 8.0, 0.0], [5.0, 0.0, 0.0]]
+
+
+def test_an_episode_is_compared_with_the_others_of_its_task() -> None:
+    # Returns 3, 4 and 5: 3 - 4.5, 4 - 4, 5 - 3.5. Whatever their lengths, all steps of an episode get the same.
+    told = valuation([[1, 2, 4], [0, 8, 0], [5, 0, 0]], **PLAYED)
+    assert leave_one_out(told, HALF).tolist() == [[-1.5] * 3, [0.0] * 3, [1.5, 0.0, 0.0]]
+    told = valuation([[1, 2, 4], [0, 8, 0], [5, 0, 0]], **PLAYED, scales=torch.full((3,), 10.0).double())
+    assert leave_one_out(told, HALF).tolist() == [[-0.15] * 3, [0.0] * 3, [0.15, 0.0, 0.0]]
+
+
+def test_episodes_of_other_tasks_and_those_that_failed_do_not_count() -> None:
+    # Tasks of returns 1 and 3, of 7 and one that failed, of 8 alone.
+    told = valuation([[1.0], [7.0], [3.0], [100.0], [8.0]], tasks=[5, 9, 5, 9, 1], valid=[[1], [1], [1], [0], [1]])
+    told = dataclasses.replace(told, valid=told.valid.bool())
+    assert leave_one_out(told, HALF).flatten().tolist() == [-2.0, 0.0, 2.0, 0.0, 0.0]
+    # Mean 2, standard deviation 1; the others are alone.
+    assert group_relative(told, HALF).flatten().tolist() == [-1.0, 0.0, 1.0, 0.0, 0.0]
+    assert group_in_group(told, HALF).flatten().tolist() == [-1.0, 0.0, 1.0, 0.0, 0.0]
+    assert idle_tasks(told, HALF) == 2 / 3
+
+
+def test_the_spread_of_a_group_is_its_unit_down_to_a_tenth_of_the_reward_scale() -> None:
+    # Returns 0, 0, 3, 3: mean 1.5, standard deviation 1.5.
+    assert group_relative(valuation([[0.0], [0.0], [3.0], [3.0]]), HALF).flatten().tolist() == [-1, -1, 1, 1]
+    # 1.00 and 1.02: mean 1.01, standard deviation .01; the floor is .1 x 2.
+    told = valuation([[1.0], [1.02]], scales=torch.full((2,), 2.0).double())
+    assert group_relative(told, HALF).flatten().tolist() == pytest.approx([-0.05, 0.05])
+
+
+def test_steps_that_saw_the_same_are_compared_with_each_other_too() -> None:
+    # Rewards to go: 2, 4 and 0, 0, of which the second of row 0 and the first of row 1 saw the same: 4 against 0, so
+    # +1 and -1. The episodes' returns are 2 and 0: +1 and -1.
+    told = valuation([[0, 4], [0, 0]], states=[[1, 2], [2, 3]])
+    assert group_in_group(told, HALF).tolist() == [[1.0, 2.0], [-2.0, -1.0]]
+    # What another task shows does not count, even if it looks the same; nor does a step that was not played.
+    told = valuation([[0, 4], [0, 0]], states=[[1, 2], [2, 3]], tasks=[0, 1])
+    assert group_in_group(told, HALF).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    told = valuation(
+        [[0, 4], [0, 0]],
+        states=[[1, 2], [0, 0]],
+        valid=[[True, True], [True, False]],
+        continues=[[True, False], [False] * 2],
+    )
+    assert group_in_group(told, HALF).tolist() == [[1.0, 1.0], [-1.0, 0.0]]
 
 
 def test_normalised_advantages_have_mean_zero_and_standard_deviation_one() -> None:

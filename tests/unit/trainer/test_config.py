@@ -173,3 +173,21 @@ def test_print_config_prints_what_comes_out_and_trains_nothing(file: str, tmp_pa
     assert not (tmp_path / "r").exists()
     (tmp_path / "again.yaml").write_text(printed.stdout)
     assert TrainerConfig.load([str(tmp_path / "again.yaml")]).model_dump(mode="json") == content
+
+
+def test_groups_take_slots_that_can_be_shared_out_evenly() -> None:
+    envs = [{"id": "toy/A", "slots": 8}, {"id": "toy/B", "slots": 6}]
+
+    def configured(**changes: Any) -> TrainerConfig:
+        return TrainerConfig(**GOOD | {"group_size": 4, "envs": envs} | changes)
+
+    with pytest.raises(ValidationError, match=r"toy/B has 6: give it a multiple"):
+        configured(algorithm="grpo")
+    config = configured(algorithm="reward_to_go", gamma=1)
+    assert (config.slots_per_task, config.steps_per_slot, config.warmup_updates) == (1, None, 0)
+    config = configured(algorithm="grpo", envs=envs[:1])
+    assert (config.slots_per_task, config.steps_per_slot, config.warmup_updates) == (4, None, 0)
+    config = configured()
+    assert (config.algorithm, config.slots_per_task, config.steps_per_slot) == ("vl_dac", 1, 8)
+    with pytest.raises(ValidationError, match="algorithm"):
+        configured(algorithm="ppo")

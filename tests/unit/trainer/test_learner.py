@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from overworld_trainer.config import KlKind
-from overworld_trainer.losses import policy_loss
+from overworld_trainer.losses import KlKind, policy_loss
 from overworld_trainer.metrics import Metric
 from overworld_trainer.policy import _with_new_adapter
 from overworld_trainer.samples import Samples
@@ -92,7 +91,7 @@ def policy_minibatches(minibatch: int, slots: list[int], update: int, epoch: int
 def critic_minibatches(minibatch: int, slots: list[int], update: int, epoch: int, seed: int = 0) -> list[list[int]]:
     """The critic's minibatches."""
     learner = make_learner(make_vlm(), settings(seed=seed))
-    return [batch.tolist() for batch in learner._minibatches(len(slots), minibatch, update, epoch)]
+    return [batch.tolist() for batch in learner._minibatches("critic", len(slots), minibatch, update, epoch)]
 
 
 @pytest.mark.parametrize("minibatches", [policy_minibatches, critic_minibatches])

@@ -4,8 +4,16 @@ import math
 
 import pytest
 import torch
-from overworld_trainer.config import KlKind
-from overworld_trainer.losses import PolicyLoss, k3_estimate, kl_penalty, kl_rewards, policy_loss, step_mean, value_loss
+from overworld_trainer.losses import (
+    KlKind,
+    PolicyLoss,
+    k3_estimate,
+    kl_penalty,
+    kl_rewards,
+    policy_loss,
+    step_mean,
+    value_loss,
+)
 from torch import Tensor
 
 from tests.support.optional import present

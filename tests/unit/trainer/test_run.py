@@ -93,7 +93,7 @@ def test_a_checkpoint_says_where_it_comes_from(run: Run) -> None:
     manifest = checkpoint.read(run.checkpoint(4))
     assert (manifest.run, manifest.update, manifest.env_steps) == ("run", 4, 128)
     assert (manifest.kind, manifest.base, manifest.used_expert) == ("model", None, True)
-    assert manifest.recipe == {"history": 1, "reply": "thoughts+action", "turns_left": False}
+    assert manifest.recipe == {"history": 1, "reply": "thoughts+action", "turns_left": False, "chat": None}
     assert manifest.config == run.config.model_dump(mode="json")
     assert manifest.provenance == {"toy/Count": {"rules": "toy 1"}}
 

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from overworld_trainer.advantages import Valuation
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.rollout import Rollout, Step
-from overworld_trainer.samples import Samples, Valuation, assemble
+from overworld_trainer.samples import Samples, assemble
 from torch import Tensor
 
 from tests.support.learning import PROMPT, old_logps, ref_logps, rollout_of, settings
@@ -53,6 +54,9 @@ def make_rollout(
         next_values=torch.full(shape, 9.0).double(),
         bootstraps=never,
         continues=never.clone(),
+        tasks=torch.zeros(shape[0], dtype=torch.int64),
+        states=torch.zeros(shape, dtype=torch.int64),
+        scales=torch.ones(shape[0], dtype=torch.float64),
     )
     return rollout, valuation
 

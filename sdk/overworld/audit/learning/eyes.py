@@ -32,7 +32,7 @@ class Eyes:
         self._names = [image.name for image in first.images]
         if not self._names:
             raise EvaluationError(
-                "the first observation has no picture; --learn asks whether the picture matters, so leave it away"
+                "the first observation has no picture; --learn asks whether the picture matters, and needs one"
             )
         self._empty = torch.full((3, SIDE, SIDE), _BLANK, dtype=torch.uint8)
         self.channels = 2 * 3 * len(self._names)

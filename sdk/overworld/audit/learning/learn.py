@@ -117,8 +117,8 @@ def _check(spec: EnvSpec) -> None:
         return
     kind = "tensors" if spec.action.low is not None else "free text"
     raise EvaluationError(
-        f"{spec.id}: its actions are {kind}; --learn trains a small network with an output for each action word, so it "
-        "needs an env with a vocabulary: leave --learn away, or give the env's spec one"
+        f"{spec.id}: its actions are {kind}; --learn trains a small network with an output for each action word, so "
+        "the env's spec needs a vocabulary"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overworld.authoring.env import ActionSpec
+from overworld.authoring.numbers import read_numbers
 from overworld.service.extras import needs_extra
 
 with needs_extra("gymnasium"):
@@ -23,8 +23,6 @@ SENT_AS: Mapping[str, type[np.generic]] = {
 }  # fmt: skip
 """Element types that the contract lacks -> the smallest that holds their values."""
 _BYTES_PER_NUMBER = 64
-_PUNCTUATION = re.compile(r"[\[\](),;\s]+")
-_NUMBER = re.compile(r"[+-]?(\d{1,40}\.?\d{0,40}|\.\d{1,40})(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
 
 
 class Actions:
@@ -69,10 +67,8 @@ class Actions:
 
     def executable(self, text: str) -> str | None:
         """The numbers in `text`, as `action` takes them; None if they are not an action of the space."""
-        tokens = [token for token in _PUNCTUATION.split(text) if token]
-        if len(tokens) != self._low.size or not all(_NUMBER.fullmatch(token) for token in tokens):
-            return None
-        array = self._array(np.array([float(token) for token in tokens]).reshape(self._low.shape))
+        numbers = read_numbers(text, self._low.size)
+        array = None if numbers is None else self._array(np.array(numbers).reshape(self._low.shape))
         return None if array is None else " ".join(_written(number) for number in array.flat)
 
     def action(self, resolved: str | NDArray[Any]) -> Any:

@@ -54,6 +54,7 @@ class GymnasiumEnv(Env):
 
     def __init__(self, options: Options | None = None) -> None:
         super().__init__(options)
+        self._steps = 0  # of this episode
         self._env = _made(self.env_id, self.arguments)
         try:
             self._actions = _actions(self._env, self.options, self.preset)
@@ -64,6 +65,7 @@ class GymnasiumEnv(Env):
 
     def reset(self, seed: int, split: str, task: int | None) -> Observation:
         """Resets the env with this seed."""
+        self._steps = 0
         returned = self._env.reset(seed=seed)
         if not (isinstance(returned, tuple) and len(returned) == 2):
             raise ValueError(f"{self.env_id}: reset() gave {_kind(returned)}; expected (observation, info)")
@@ -72,6 +74,7 @@ class GymnasiumEnv(Env):
     def step(self, action: str | NDArray[Any]) -> Transition:
         """Executes the action that a word, numbers or a tensor stand for."""
         returned = self._env.step(self._actions.action(action))
+        self._steps += 1
         if not (isinstance(returned, tuple) and len(returned) == 5 and isinstance(returned[4], dict)):
             raise ValueError(
                 f"{self.env_id}: step() gave {_kind(returned)}; "
@@ -91,8 +94,10 @@ class GymnasiumEnv(Env):
         )
 
     def won(self) -> bool:
-        """Whether lasting until the limit of turns was the task."""
-        return self.preset.survival
+        """Whether lasting until the limit of turns was the task, and the env was stepped in each of them: it stands
+        still in a turn that is skipped.
+        """
+        return self.preset.survival and self._steps == self.options.max_turns
 
     def close(self) -> None:
         """Closes the env."""

@@ -30,7 +30,7 @@ class Preset:
     def success(self) -> str:
         """What success means, as in EnvSpec.success."""
         if self.survival:
-            return "The episode lasted until the limit of turns."
+            return "The episode lasted until the limit of turns, without a turn that was skipped."
         if self.goal_ends:
             return "The env reached a terminal state."
         return "The env's info said so (is_success or success), or said nothing and the last reward was above 0."

@@ -8,6 +8,7 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 
 from overworld.check.case import Case, check
+from overworld.check.play import advised_action
 from overworld.check.session import Session
 from overworld.v1 import env_pb2 as pb
 
@@ -187,9 +188,9 @@ def grants_a_transport_that_was_listed(case: Case) -> None:
         case.refused(answer, "O2", "FEATURE_MISSING")
 
 
-@check("O8", "R9", each_env=True)
+@check("O8", "R9", "R14", each_env=True)
 def gives_expert_advice_where_it_has_it(case: Case) -> None:
-    """Where the server and the env have an expert, advice comes with each result and can be followed."""
+    """Where the server and the env have an expert, advice and captions come with each result."""
     answer = case.call("Open", case.request(expert=True))
     if "expert" not in case.info.features:
         if case.spec.has_expert:
@@ -201,16 +202,16 @@ def gives_expert_advice_where_it_has_it(case: Case) -> None:
         case.refused(answer, "O8", "FEATURE_MISSING")
         return
     session = case.opened(answer, "O8")
-    _follow(session)
+    _follow(session, case.spec)
 
 
-def _follow(session: Session) -> None:
+def _follow(session: Session, spec: pb.EnvSpec) -> None:
     with session.blaming("R9"):
         (result,) = session.step(session.reset(0, 1))
         for _ in range(12):
             if result.end or not result.HasField("expert"):
                 break
-            (result,) = session.step(session.act(pb.Action(text=result.expert.action.text)))
+            (result,) = session.step(session.act(advised_action(spec, result.expert)))
 
 
 @check("O17", each_env=True)

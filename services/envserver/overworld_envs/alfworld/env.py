@@ -21,7 +21,7 @@ from overworld_envs.alfworld.games.tasks import TASK_TYPES
 from overworld_envs.alfworld.options import HouseholdOptions
 from overworld_envs.alfworld.pictures.schematic import RENDERER, Schematic
 from overworld_envs.alfworld.pictures.thor import Thor
-from overworld_envs.alfworld.pictures.view import view
+from overworld_envs.alfworld.pictures.view import in_words, view
 from overworld_envs.alfworld.progress import Progress
 from overworld_envs.alfworld.reward import REWARDS, Turn
 
@@ -34,6 +34,7 @@ class Household(Env):
     options_model: ClassVar[type[Options]] = HouseholdOptions
     options: HouseholdOptions
     lists_admissible = True
+    draws_on_demand = True
     games: ClassVar[Mapping[str, Sequence[GameFile]]]
 
     def __init__(self, options: Options | None = None) -> None:
@@ -95,6 +96,10 @@ class Household(Env):
         except LookupError as error:
             raise GameError(f"{self._file.path}: {error}") from error
 
+    def caption(self) -> str:
+        """The view; of AI2-THOR's pictures, too, which show the same scene in more detail."""
+        return in_words(view(self._engine.facts, self._engine.game.entities)) if self._images else ""
+
     def won(self) -> bool:
         """Whether the goal is met."""
         return self._engine.won
@@ -122,7 +127,8 @@ class Household(Env):
         image = self._images[0] if self._images else None
         if image is None:
             image = Image("view", self.canvas("view", self.options.size, self.options.size))
-        self._schematic.draw(image.pixels, view(self._engine.facts, self._engine.game.entities))
+        if self.shown:
+            self._schematic.draw(image.pixels, view(self._engine.facts, self._engine.game.entities))
         return (image,)
 
 

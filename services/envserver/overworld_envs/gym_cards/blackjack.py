@@ -9,7 +9,7 @@ from overworld.authoring.env import ActionSpec, End, EnvSpec, Expert, Observatio
 
 from overworld_envs.drawing import WHITE, fill, label, paste
 from overworld_envs.gym_cards.card_sprites import back, face
-from overworld_envs.gym_cards.cards import RANKS, Card, in_words
+from overworld_envs.gym_cards.cards import LETTERS, RANKS, Card, in_words
 from overworld_envs.gym_cards.game import PROVENANCE, Game
 from overworld_envs.gym_cards.odds import DEALER_STANDS, DECK, LIMIT, chances, total
 from overworld_envs.gym_cards.symbols import FELT
@@ -90,6 +90,11 @@ class Blackjack(Game):
             f"{verdict} wins more often, so I {action}."
         )
         return Expert(action, thoughts)
+
+    def caption(self) -> str:
+        """The cards that lie open, by their rank."""
+        shown, hand = (in_words(cards, plain=LETTERS) for cards in (self._dealer[:1], self._player))
+        return f"The dealer's cards are {shown} and one that lies face down. The player's cards are {hand}."
 
     def _pick(self, choices: Sequence[str]) -> str:
         return choices[int(self._generator.integers(len(choices)))]  # what Generator.choice does, but faster

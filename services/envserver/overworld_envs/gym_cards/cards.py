@@ -7,6 +7,9 @@ from typing import NamedTuple
 RANKS = ("A", "2", "3", "4", "5", "6", "7", "8", "9", "10", "J", "Q", "K")
 """In order; the index of a rank is its number less one."""
 
+LETTERS = "AJQK"
+"""The ranks that are not numbers."""
+
 SUITS = "CDHS"
 """Clubs, diamonds, hearts, spades."""
 

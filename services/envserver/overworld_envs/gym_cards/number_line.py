@@ -74,10 +74,14 @@ class NumberLine(Game):
     def expert(self) -> Expert:
         """Moves towards the target."""
         action, way = ("+", "up") if self._target > self._current else ("-", "down")
-        thoughts = (
-            f"The target is {self._target} and the current number is {self._current}, so the number must go {way}."
-        )
-        return Expert(action, thoughts)
+        return Expert(action, f"{self._numbers()}, so the number must go {way}.")
+
+    def caption(self) -> str:
+        """Both numbers."""
+        return f"{self._numbers()}."
+
+    def _numbers(self) -> str:
+        return f"The target is {self._target} and the current number is {self._current}"
 
     def _draw_all(self) -> None:
         size = self.options.size

@@ -10,7 +10,7 @@ from typing import ClassVar
 from overworld.authoring.env import End, Expert, Observation, Options, Transition
 from pydantic import Field
 
-from overworld_envs.gym_cards.cards import Card, in_words
+from overworld_envs.gym_cards.cards import LETTERS, Card, in_words
 from overworld_envs.gym_cards.formula import is_right
 from overworld_envs.gym_cards.game import Game, GameOptions
 from overworld_envs.gym_cards.solver import Rules, complete
@@ -109,6 +109,11 @@ class PointsGame(Game):
         so_far = self._formula_in_words() if self._formula else "The formula is empty"
         action = self._plan[0] if self._plan else "="
         return Expert(action, f"{cards} {whole}={target}. {so_far}, so the next symbol is {action}.")
+
+    def caption(self) -> str:
+        """The cards by their rank, and the formula."""
+        formula = self._formula_in_words() if self._formula else "The formula is empty."
+        return f"The cards are {in_words(self._cards, plain=LETTERS)}. {formula}"
 
     def _formula_in_words(self) -> str:
         return " ".join(("Formula so far:", *self._formula))

@@ -9,6 +9,7 @@ from typing import ClassVar, cast
 from overworld.authoring.env import ActionSpec, End, Env, EnvSpec, Expert, Image, Observation, Options, Transition
 
 from overworld_envs.miniworld import graphics
+from overworld_envs.miniworld.caption import caption
 from overworld_envs.miniworld.options import MiniWorldOptions, RandomisableOptions, SignOptions, options_model
 from overworld_envs.miniworld.planner import Planner
 from overworld_envs.miniworld.tasks import REPEATED, TASKS, Task
@@ -24,6 +25,7 @@ class MiniWorld(Env):
     The constructor raises graphics.GraphicsMissingError, and WrongThreadError on any thread but the first env's.
     """
 
+    draws_on_demand = True
     task: ClassVar[Task]
     options: MiniWorldOptions
 
@@ -86,6 +88,10 @@ class MiniWorld(Env):
         name, thoughts = self._planner.advise()
         return Expert(self.spec.action.vocabulary[self.task.actions.index(name)], thoughts)
 
+    def caption(self) -> str:
+        """Where the red box is, and how far the walls are."""
+        return caption(self._world, self.options.width / self.options.height)
+
     def won(self) -> bool:
         """Whether the task is achieved: by a step, since an agent may start beside the box and never act."""
         return self._world.step_count > 0 and bool(self.task.succeeded(self._world))
@@ -96,7 +102,8 @@ class MiniWorld(Env):
 
     def _draw(self) -> None:
         assert self._image is not None
-        self._camera.draw(self._image.pixels)
+        if self.shown:
+            self._camera.draw(self._image.pixels)
 
     def _observation(self) -> Observation:
         assert self._image is not None

@@ -67,6 +67,7 @@ class WebShop(Env):
     """A shop and a goal. Subclasses set the kind of goal and the shop."""
 
     options_model: ClassVar[type[Options]] = ShopOptions
+    draws_on_demand = True
     options: ShopOptions
     kind: ClassVar[Kind]
     shop: ClassVar[Shop]
@@ -118,6 +119,10 @@ class WebShop(Env):
             self._guide = Guide(self.shop, self._session.goal)
         return self._guide.advice(self._page)
 
+    def caption(self) -> str:
+        """The words that the frame shows, line by line. What the products' pictures show is not in it."""
+        return "\n".join(self._layout.words(self.options.height, self._scroll))
+
     def resolve(self, action: Action, observation: Observation) -> Action | None:
         """The action in canonical form, in lower case; None if it means nothing on this page."""
         if not isinstance(action, str):
@@ -135,7 +140,8 @@ class WebShop(Env):
     def _scroll_to(self, scroll: int) -> None:
         lowest = self._layout.height - self._layout.view_height(self.options.height)
         self._scroll = max(0, min(scroll, lowest))
-        self._layout.draw(self._view.pixels, self._scroll)
+        if self.shown:
+            self._layout.draw(self._view.pixels, self._scroll)
 
     def _scroll_step(self) -> int:
         return max(1, int(_SCROLLED * self._layout.view_height(self.options.height)))

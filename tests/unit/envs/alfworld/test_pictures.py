@@ -14,7 +14,7 @@ from overworld_envs.alfworld.games.scenes import HOLDS
 from overworld_envs.alfworld.games.tasks import TASK_TYPES
 from overworld_envs.alfworld.pictures.icons import ICONS
 from overworld_envs.alfworld.pictures.schematic import Schematic
-from overworld_envs.alfworld.pictures.view import Place, Seen, View, view
+from overworld_envs.alfworld.pictures.view import Place, Seen, View, in_words, view
 
 from tests.unit.envs.alfworld.conftest import MakeGame, Play
 
@@ -116,3 +116,14 @@ def test_a_full_table_counts_what_finds_no_room() -> None:
 def test_every_kind_of_thing_has_an_icon() -> None:
     kinds = {kind.lower() for kind in HOLDS} | {kind.lower() for objects in HOLDS.values() for kind in objects}
     assert {kind for kind in kinds if not kind.endswith("sliced")} <= ICONS.keys() | {"boots"}
+
+
+def test_words_for_a_view() -> None:
+    """Nothing of what a closed receptacle holds, since a view has none of that."""
+    middle = View((), ("bed 1", "shelf 2"), None)
+    assert in_words(middle) == "You are in the middle of the room and see bed 1, shelf 2. You hold nothing."
+    closed = View((Place("fridge 1", "closed", ()),), (), Seen("egg 2", ("hot", "sliced")))
+    assert in_words(closed) == "You are at fridge 1, which is closed. You hold egg 2 (hot, sliced)."
+    two = View((Place("drawer 1", "open", (Seen("pen 1"),)), Place("desk 1", "", ())), (), None)
+    drawer, desk = "You are at drawer 1, which is open. In or on it: pen 1.", "You are at desk 1. In or on it: nothing."
+    assert in_words(two) == f"{drawer} {desk} You hold nothing."

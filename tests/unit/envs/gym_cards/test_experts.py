@@ -44,9 +44,11 @@ def test_number_line_is_always_won_on_the_shortest_way() -> None:
 def test_number_line_thoughts_say_what_the_picture_shows() -> None:
     runner = make("gym_cards/NumberLine", size=32, expert=True)
     result = runner.reset(5)  # from 4 to 2, as the original deals it
-    assert advice(result) == Expert("-", "The target is 2 and the current number is 4, so the number must go down.")
+    seen = "The target is 2 and the current number is 4"
+    assert advice(result) == Expert("-", f"{seen}, so the number must go down.", caption=f"{seen}.")
     result = runner.reset(0)
-    assert advice(result) == Expert("+", "The target is 4 and the current number is 3, so the number must go up.")
+    seen = "The target is 4 and the current number is 3"
+    assert advice(result) == Expert("+", f"{seen}, so the number must go up.", caption=f"{seen}.")
 
 
 def test_ez_points_is_always_won() -> None:

@@ -205,3 +205,20 @@ def test_sprites_stay_within_their_bytes(shop: Shop) -> None:
     for number in range(0, 1000, 2):
         renderer.layout(ItemPage("goal", shop.catalogue.product(number), {}, False)).draw(canvas, 0)
     assert SPRITES.bytes <= 24 * 2**20
+
+
+def test_words_are_those_in_sight(product: Product) -> None:
+    """Line by line what scrolling brings up, and no more."""
+    page = next(page for page in pages(product) if isinstance(page, ItemPage))
+    layout = Renderer(640, 200, Pictures(None)).layout(page)
+    whole = layout.words(10_000, 0)
+    assert f"Price: {product.price_tag}" in whole
+    assert {value for values in product.options.values() for value in values} <= set(whole)
+    top, scrolled = layout.words(200, 0), layout.words(200, 120)
+    assert len(top) < len(whole)
+    assert set(top) | set(scrolled) <= set(whole)
+    assert top != scrolled
+    head = [line for line in top if line in scrolled]
+    assert any(line.startswith("Instruction: ") for line in head), "the head stays"
+    reached = {line for scroll in range(0, layout.height, 40) for line in layout.words(200, scroll)}
+    assert reached == set(whole)

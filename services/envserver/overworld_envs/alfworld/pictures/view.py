@@ -78,6 +78,27 @@ def view(facts: KnownFacts, entities: Mapping[str, Entity]) -> View:
     return View(tuple(sorted(places, key=lambda place: _natural(place.name))), names, held)
 
 
+def in_words(view: View) -> str:
+    """A view as text: what its picture shows, and no more."""
+    sentences = [_place_in_words(place) for place in view.places]
+    if not view.places:
+        sentences = [f"You are in the middle of the room and see {', '.join(view.receptacles) or 'nothing'}."]
+    held = "nothing" if view.held is None else _seen_in_words(view.held)
+    return " ".join((*sentences, f"You hold {held}."))
+
+
+def _place_in_words(place: Place) -> str:
+    door = f", which is {place.door}" if place.door else ""
+    if place.door == "closed":
+        return f"You are at {place.name}{door}."
+    contents = ", ".join(map(_seen_in_words, place.contents)) or "nothing"
+    return f"You are at {place.name}{door}. In or on it: {contents}."
+
+
+def _seen_in_words(thing: Seen) -> str:
+    return f"{thing.name} ({', '.join(thing.looks)})" if thing.looks else thing.name
+
+
 def _natural(name: str) -> tuple[str, int]:
     """A sort key that puts "shelf 2" before "shelf 10"."""
     kind, _, number = name.rpartition(" ")

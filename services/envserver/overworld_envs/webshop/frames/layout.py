@@ -8,18 +8,20 @@ from __future__ import annotations
 import numpy as np
 from overworld.authoring.env import Pixels
 
-from overworld_envs.webshop.frames.sheet import GREY, LINE, WHITE, Piece
+from overworld_envs.webshop.frames.sheet import GREY, LINE, WHITE, Sheet
 from overworld_envs.webshop.frames.typeface import SPRITES, Colour
 
 
 class Layout:
     """A page with everything in its place; `height` is that of what scrolls, in pixels."""
 
-    def __init__(self, head: list[Piece], body: list[Piece], top: int, height: int) -> None:
-        self._head = head
-        self._body = body
-        self._top = top
-        self.height = height
+    def __init__(self, head: Sheet | None, body: Sheet) -> None:
+        self._head = [] if head is None else head.pieces
+        self._body = body.pieces
+        self._head_lines = [] if head is None else head.lines
+        self._body_lines = body.lines
+        self._top = 0 if head is None else head.y
+        self.height = body.y
 
     def draw(self, canvas: Pixels, scroll: int) -> None:
         """Draws all of `canvas`, uint8 [height, width, 3], with the body `scroll` pixels up."""
@@ -30,6 +32,12 @@ class Layout:
         for piece in self._head:
             _paste(canvas, piece.sprite, piece.x, piece.y)
         self._draw_bar(canvas, scroll)
+
+    def words(self, canvas_height: int, scroll: int) -> list[str]:
+        """The lines of text that a canvas of that height shows whole, or in their greater part."""
+        below = scroll + self.view_height(canvas_height)
+        seen = [line.text for line in self._body_lines if scroll <= (line.top + line.bottom) // 2 < below]
+        return [line.text for line in self._head_lines] + seen
 
     def view_height(self, canvas_height: int) -> int:
         """Height of the visible part of the body, in pixels."""

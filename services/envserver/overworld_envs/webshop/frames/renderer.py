@@ -36,9 +36,8 @@ class Renderer:
         sheet = Sheet(self._width)
         if isinstance(page, SearchPage):
             self._search(sheet, page)
-            return Layout([], sheet.pieces, 0, sheet.y)
+            return Layout(None, sheet)
         self._head(sheet, page)
-        top = sheet.y
         body = Sheet(self._width)
         match page:
             case ResultsPage():
@@ -49,7 +48,7 @@ class Renderer:
                 self._sub_page(body, page)
             case DonePage():
                 self._done(body, page)
-        return Layout(sheet.pieces, body.pieces, top, body.y)
+        return Layout(sheet, body)
 
     def _head(self, sheet: Sheet, page: Page) -> None:
         """The shop's name, the instruction, and the navigation."""

@@ -6,6 +6,7 @@ Lengths are in units of 1/640 of the width, so a smaller frame shows the same pa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from overworld.authoring.env import Pixels
@@ -37,12 +38,21 @@ class Piece:
     sprite: Pixels
 
 
+class Line(NamedTuple):
+    """A line of text, and where it begins and ends from the top."""
+
+    top: int
+    bottom: int
+    text: str
+
+
 class Sheet:
-    """Collects placed sprites; `y` is how far down the sheet is used."""
+    """Collects placed sprites, and the lines of text among them; `y` is how far down the sheet is used."""
 
     def __init__(self, width: int) -> None:
         self.width = width
         self.pieces: list[Piece] = []
+        self.lines: list[Line] = []
         self.y = 0
         self.button_height = self.unit(25)
         self._label_size = max(4, self.unit(14))
@@ -62,6 +72,7 @@ class Sheet:
     def rows(self, rows: list[list[tuple[int, str]]], x: int, y: int, style: Style) -> int:
         """Places lines of words. Returns the y of the next line."""
         for row in rows:
+            self.lines.append(Line(y, y + style.height, " ".join(word for _, word in row)))
             for offset, word in row:
                 self.pieces.append(Piece(x + offset, y, word_sprite(word, style)))
             y += style.height

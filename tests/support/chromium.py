@@ -11,6 +11,8 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,6 +57,27 @@ class Chromium:
         self._page("Page.setDocumentContent", frameId=self._frame, html=html)
         shot = self._page("Page.captureScreenshot", format="png", optimizeForSpeed=True)["data"]
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(shot))).convert("RGB"))
+
+    def open(self, path: Path) -> float:
+        """Loads a page from a file; the milliseconds until all that is in it was there, by the browser's clock."""
+        self._page("Page.navigate", url=path.resolve().as_uri())
+        loaded = "performance.getEntriesByType('navigation')[0].loadEventEnd"
+        wanted = json.dumps(path.resolve().as_uri())
+        while not (milliseconds := self.evaluate(f"location.href === {wanted} ? {loaded} : 0")):
+            time.sleep(0.01)
+        return float(milliseconds)
+
+    def frames(self) -> list[str]:
+        """The addresses of the page's frames, of which nothing else can be seen where they are files."""
+        tree = self._page("Page.getFrameTree")["frameTree"]
+        return [child["frame"]["url"] for child in tree.get("childFrames", [])]
+
+    def evaluate(self, script: str) -> Any:
+        """What a script gives in the page, as JSON. Raises RuntimeError if it throws."""
+        answer = self._page("Runtime.evaluate", expression=script, returnByValue=True)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(answer["exceptionDetails"]["text"])
+        return answer["result"].get("value")
 
     def cpu_seconds(self) -> float:
         """CPU time of all its processes."""

@@ -1,0 +1,1 @@
+"""Why an agent fails: `overworld diagnose`. docs/diagnose.md says what follows from what."""
