@@ -108,7 +108,14 @@ async def measure(server: ServiceProcess) -> list[Row]:
         rows += [
             Row(f"P99 beside {name}", setting, p99, "s", BUSY_LOOP, calm, calm / p99, 0.5 if bounded else None),
             Row(
-                f"memory beside {name}", "growth", growth, "MB", "limit", GROWTH_MB, GROWTH_MB / growth, bounded or None
+                f"memory beside {name}",
+                "growth",
+                growth,
+                "MB",
+                "limit",
+                GROWTH_MB,
+                GROWTH_MB / growth,
+                1 if bounded else None,
             ),
         ]
     kept = left / 1e6

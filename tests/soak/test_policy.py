@@ -85,7 +85,8 @@ class Checkpoints:
     done: Counter[str] = field(default_factory=Counter)
 
     def begin(self) -> None:
-        manifest = write(self.folder / "000000", base_vlm(), 0)
+        self.base = base_vlm()
+        manifest = write(self.folder / "000000", self.base, 0)
         self.weights[manifest.digest] = -1
         self.had[0].add(manifest.digest)
         self.present.add(0)
@@ -241,7 +242,7 @@ async def soak(address: str, checkpoints: Checkpoints, requests: int) -> Soak:
 
 def expected(checkpoints: Checkpoints, prompt: int, weights: int) -> str:
     """The greedy reply of these weights, alone."""
-    vlm = checkpoints.adapters[weights] if weights >= 0 else base_vlm()
+    vlm = checkpoints.adapters[weights] if weights >= 0 else checkpoints.base
     said, picture = PROMPTS[prompt]
     content: list[Body] = [{"type": "text", "text": said}]
     if picture is not None:

@@ -269,9 +269,9 @@ def prefix(place: Place) -> None:
 def sooner(place: Place) -> None:
     """The first turn becomes a prefix: true, but another task, and its reward counts no more."""
     turns = place.episode["turns"]
-    if len(turns) < 2:
+    if len(turns) < 2 or "prefix" in place.episode:
         raise UnfitError
-    place.episode["prefix"] = [*place.episode.get("prefix", []), turns[0].get("action")]
+    place.episode["prefix"] = [turns[0].get("action")]
     del turns[0]
 
 
@@ -323,13 +323,17 @@ def swapped_tasks(folder: Path, chance: random.Random) -> None:
 
 
 def repeated_episode(folder: Path, chance: random.Random) -> None:
-    """A copy in place of another, too."""
+    """It counts twice."""
     episodes = read(folder)
     episodes.insert(chance.randrange(len(episodes)), chance.choice(episodes))
-    if chance.random() < 0.5:
-        del episodes[-1]
-    if len({json.dumps(one, sort_keys=True) for one in episodes}) == len(episodes):
-        raise UnfitError
+    write(folder, episodes)
+
+
+def replaced_episode(folder: Path, chance: random.Random) -> None:
+    """By a copy of another, which is better."""
+    episodes = read(folder)
+    one, other = chance.sample(range(len(episodes)), 2)
+    episodes[one] = episodes[other]
     write(folder, episodes)
 
 
@@ -347,8 +351,16 @@ def name_twice(folder: Path, chance: random.Random) -> None:
 
 
 def header_twice(folder: Path, chance: random.Random) -> None:
-    old = (folder / HEADER).read_text()
-    (folder / HEADER).write_text(old.replace('"fallback_reward":', '"fallback_reward": 9.0, "fallback_reward":', 1))
+    old, new = chance.choice(
+        [
+            ('"fallback_reward":', '"fallback_reward": 9.0, "fallback_reward":'),
+            ('"max_turns":', '"maxTurns": 5, "max_turns":'),  # proto3's other spelling
+        ]
+    )
+    text = (folder / HEADER).read_text()
+    if old not in text[: text.index('"options"')] and old == '"max_turns":':
+        raise UnfitError
+    (folder / HEADER).write_text(text.replace(old, new, 1))
 
 
 def torn_tail(folder: Path, chance: random.Random) -> None:
@@ -413,14 +425,19 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
+def animated(folder: Path, chance: random.Random) -> None:
+    """The pixels are the same, and a viewer shows an animation."""
+    path = some(chance, sorted((folder / "frames").iterdir()))
+    data = path.read_bytes()
+    path.write_bytes(data[:33] + chunk(b"acTL", struct.pack(">II", 1, 0)) + data[33:])
+
+
 def more_than_pixels(folder: Path, chance: random.Random) -> None:
     """The pixels are the same; a viewer shows something else, or much is unpacked."""
     path = some(chance, sorted((folder / "frames").iterdir()))
     data = path.read_bytes()
-    animation = chunk(b"acTL", struct.pack(">II", 1, 0))
     extra = chance.choice(
         [
-            animation,
             chunk(b"tRNS", b"\0\0\0\0\0\0"),
             chunk(b"gAMA", struct.pack(">I", 1)),
             chunk(b"zTXt", b"bomb\0\0" + zlib.compress(b"0" * (32 << 20), 9)),
@@ -478,8 +495,8 @@ SEALED_AGAIN: dict[str, Make] = {
 } | {
     one.__name__: one
     for one in (
-        swapped_tasks, repeated_episode, name_twice, header_twice, torn_tail, figure, figures_twice, header_field,
-        pixel, more_than_pixels, other_picture, no_picture, more_files,
+        swapped_tasks, repeated_episode, replaced_episode, name_twice, header_twice, torn_tail, figure, figures_twice,
+        header_field, pixel, animated, more_than_pixels, other_picture, no_picture, more_files,
     )
 }  # fmt: skip
 """Changes that are found though figures and seal were made to fit; those of the figures, though the seal was."""

@@ -1,7 +1,8 @@
 """A tiny Qwen2-VL with its own tokenizer, made on the spot: it learns on a CPU within minutes.
 
 Measured to make it learn to see: initial weights with a standard deviation of 0.08 (not 0.02), images normalised about
-white, and coloured symbols in the picture. If any one of the three is missing, it stays at chance.
+their background (`image_mean`; white), and coloured symbols in the picture. If any one of the three is missing, it
+stays at chance.
 """
 
 from __future__ import annotations

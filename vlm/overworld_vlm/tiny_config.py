@@ -16,4 +16,4 @@ class TinyConfig(BaseModel):
     intermediate_size: int = Field(default=256, ge=16, description="width of the language model's MLPs")
     vision_layers: int = Field(default=2, ge=1, description="layers of the vision tower")
     vocab_size: int = Field(default=512, ge=300, description="tokens, special ones and the 256 bytes included")
-    image_mean: float = Field(default=1.0, ge=0, le=1, description="brightness of the background, which it sees best")
+    image_mean: float = Field(default=1.0, ge=0, le=1, description="brightness of an image's background; 1 is white")

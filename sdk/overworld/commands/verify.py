@@ -82,6 +82,8 @@ def _print(found: Verification) -> None:
     if found.frames_not_comparable:
         frames += f", {found.frames_not_comparable} not comparable here"
     print(f"{found.replayed} of {found.episodes} episodes replayed, {found.turns} turns recorded, {frames}")
+    if found.prefixed:
+        print(f"{found.prefixed} episodes begin after actions that were replayed first, and that no figure counts")
     if found.seal:
         print(f"seal: sha256 {found.seal}")
     print({Status.VERIFIED: "verified", Status.DIFFERS: "differs", Status.UNCHECKED: "not verified"}[found.status])

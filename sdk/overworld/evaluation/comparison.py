@@ -17,6 +17,8 @@ from overworld.evaluation.statistics import Interval, mcnemar, paired_difference
 _SAME = ("env", "options", "fallback", "fallback_reward")
 """What makes the episodes; where it differs, the same seed is not the same episode, or not the same reward."""
 _NOT_OF_THE_GAME = ("env.provenance", "env.options_schema")
+_WHO_PLAYED = ("expert", "model", "model.name")
+"""What is compared; `model` differs as a whole where one of the two is a baseline."""
 _MAX_SHOWN_CHARS = 100
 
 
@@ -56,7 +58,7 @@ def compare_folders(first: EpisodeFolder, second: EpisodeFolder) -> Comparison:
                 f"{first.path} and {second.path} cannot be compared: {name} was {_shown(one)} in the first and "
                 f"{_shown(other)} in the second, so the same seed is not the same episode; evaluate both alike"
             )
-        if name != "model.name":
+        if name not in _WHO_PLAYED:
             notes.append(f"{name}: {_shown(one)} and {_shown(other)}")
     return compare(first, second, notes)
 

@@ -341,6 +341,7 @@ class EpisodeWriter:
         for name in (SEAL, SIGNATURE):  # it was killed while it finished
             (self._path / name).unlink(missing_ok=True)
         self.attempts = _read_attempts(self._path / RUN)
+        (self._path / USAGE).unlink(missing_ok=True)  # as in `finish`
         self._write(EPISODES, map(_line, self.episodes))
         self._write(USAGE, (usage.to_line() for usage in self.usages))
         self._write(HEADER, [header.to_json()])

@@ -26,6 +26,7 @@ import torch
 from overworld_policy.chat import ChatService
 from overworld_policy.config import PolicyServerConfig
 from overworld_policy.decoder import Decoder
+from overworld_policy.errors import ApiError
 from overworld_policy.messages import ChatRequest
 from overworld_policy.metrics import Metrics
 from overworld_policy.models import Models
@@ -155,7 +156,12 @@ def test_pixels_of_large_requests_are_bounded_for_all_together(runs: Path) -> No
             await asyncio.sleep(0.01)
         async with service.chat(asked(56)) as small:
             await small.finished()
-            assert held == [2], "the third holds as much as the first two have left"
+        long = {"model": "whole@0", "messages": [{"role": "user", "content": "ab " * 16_000}]}
+        with pytest.raises(ApiError, match="tokens"):  # it waits where the third would, and comes after it
+            async with service.chat(ChatRequest.model_validate(long)):
+                pass
+        await asyncio.sleep(0.1)
+        assert held == [2], "the third takes more than the first two have left"
         leave.set()
         await asyncio.gather(*large)
         assert held == [3]

@@ -22,7 +22,7 @@ from overworld.evaluation.replay import Replay, replayed
 from overworld.evaluation.verification import Status
 from overworld.host.process import ServerProcess
 
-from tests.integration.sdk.test_evaluate import Scripted, seeds
+from tests.integration.sdk.test_evaluate import Replies, Scripted, model_url, seeds  # noqa: F401 - a fixture
 from tests.integration.sdk.test_verify import check, in_turn, keep, noisy, read, won, write
 
 RECIPE = Recipe()
@@ -207,7 +207,25 @@ def test_the_command(
     figures = json.loads(written.read_text())
     assert figures["agents"]["expert"]["times"] == 1
     assert figures["recorded"]["success"]["value"] == figures["agents"]["expert"]["success"]["value"] == 1.0
-    for folder in ("toy_Commands/random", "toy_Count/expert"):
+    for folder in ("toy-Commands/random", "toy-Count/expert"):
         assert check(tmp_path / "kept" / folder, toy_server).status == Status.VERIFIED
     with pytest.raises(SettingsError, match="temperature 0"):
         main([str(kept), f"episode={number}", *arguments, "model=mine", "temperature=0"])
+
+
+def test_models_play_on_and_are_named_as_at_the_start(
+    kept: Path,
+    toy_server: ServerProcess,
+    model_url: str,  # noqa: F811 - the fixture
+    tmp_path: Path,
+) -> None:
+    Replies.updates[:] = [3, 20]
+    written, number = tmp_path / "branch.json", next(n for n, one in enumerate(read(kept)) if one.get("end") == "RULE")
+    arguments = [str(kept), f"episode={number}", "turn=1", f"servers={toy_server.address}", "times=3"]
+    assert main([*arguments, f"url={model_url}", "model=mine@latest,mine@3,silent", "--json", str(written)]) == 0
+    agents = json.loads(written.read_text())["agents"]
+    assert [(name, one["success"]["value"]) for name, one in agents.items()] == [
+        ("mine@20", 1.0), ("mine@3", 0.0), ("silent", 0.0),
+    ]  # fmt: skip
+    assert agents["silent"]["invalid_replies"] == 1.0
+    assert agents["mine@3"]["ends"] == {"RULE": 3}

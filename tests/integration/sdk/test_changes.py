@@ -15,14 +15,29 @@ from overworld.evaluation.verification import Status
 from overworld.host.process import ServerProcess
 
 from tests.integration.sdk.test_verify import check, keep
-from tests.support.changes import OF_FIGURES, SEALED_AGAIN, UNSEALED, Make, UnfitError, recount, seal
+from tests.support.changes import OF_FIGURES, SEALED_AGAIN, UNSEALED, Make, UnfitError, read, recount, seal, write
 
 TRIES = 30
 
 
 @pytest.fixture(scope="module")
 def kept(toy_server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return keep(toy_server, tmp_path_factory.mktemp("changed") / "eval")
+    """An episode of each end."""
+    folder = keep(toy_server, tmp_path_factory.mktemp("changed") / "eval")
+    write(folder, list({one.get("end"): one for one in read(folder)}.values()))
+    forget_pictures(folder)
+    recount(folder)
+    seal(folder)
+    assert check(folder, toy_server).status == Status.VERIFIED
+    return folder
+
+
+def forget_pictures(folder: Path) -> None:
+    """Deletes those that no episode shows."""
+    used = (folder / EPISODES).read_text()
+    for path in (folder / "frames").iterdir():
+        if path.stem not in used:
+            path.unlink()
 
 
 def changed(kept: Path, folder: Path, make: Make, seed: str) -> Path:
@@ -55,10 +70,7 @@ def test_what_begins_after_a_prefix_is_counted_as_such(kept: Path, toy_server: S
     """Whose first turn became a prefix is a true episode of another task: nothing but that can be said."""
     before = check(kept, toy_server).prefixed
     folder = changed(kept, tmp_path / "eval", UNSEALED["sooner"], "sooner")
-    used = (folder / EPISODES).read_text()
-    for path in (folder / "frames").iterdir():
-        if path.stem not in used:
-            path.unlink()
+    forget_pictures(folder)
     recount(folder)
     seal(folder)
     found = check(folder, toy_server)

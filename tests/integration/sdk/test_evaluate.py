@@ -241,6 +241,13 @@ def test_what_a_killed_evaluation_kept_can_be_read(fleet: Fleet, tmp_path: Path)
     assert sorted(episode.seed for episode in folder) == [0, 1, 2, 3]
     assert not (tmp_path / "report.json").exists(), "a folder without a report is not complete"
     assert [len(decision.messages) for decision in decisions(folder)] == [1] * 12
+    model = always("up")
+    told: list[int] = []
+    _, episodes = play(
+        model, fleet, seeds(*range(12)), keep=tmp_path, on_episode=lambda episode, usage: told.append(episode.seed)
+    )
+    assert len(model.asked) == 8 * 3, "what had ended is not played again"
+    assert sorted(told) == [episode.seed for episode in episodes] == list(range(12))
 
 
 @pytest.mark.parametrize("blank", [False, True])
@@ -379,11 +386,11 @@ def test_a_killed_evaluation_is_resumed_to_the_same_bytes(toy_server: ServerProc
     mortal_evaluation.play([toy_server.address], whole)
     draw = random.Random(0)
     killed = 0
-    for point in (2, draw.randrange(5, 40), draw.randrange(20, 60), 14):
+    for point in (2, draw.randrange(5, 40), draw.randrange(20, 60)):
         command = [sys.executable, "-m", "tests.support.mortal_evaluation", toy_server.address, str(folder), str(point)]
         killed += subprocess.run(command, check=False).returncode == -signal.SIGKILL
         assert not (folder / "report.json").exists()
-    assert killed == 4
+    assert killed == 3
     mortal_evaluation.play([toy_server.address], folder)
     assert contents(folder) == contents(whole)
     attempts = json.loads((folder / "run.json").read_text())["attempts"]

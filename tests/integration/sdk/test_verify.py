@@ -148,6 +148,27 @@ def break_off(episode: dict[str, Any]) -> None:
     episode["turns"][-1].pop("executed")
 
 
+def end_behind_an_error(episode: dict[str, Any]) -> None:
+    """The record says that it broke off, for a reason that is called as the end is."""
+    episode["error"] = f"{episode.pop('end')}: boom"
+    for name in ("final", "success"):
+        episode.pop(name)
+
+
+def sign_of_nought(folder: Path) -> int:
+    """A sub-score of -0.0, which is equal to 0.0."""
+    episodes = read(folder)
+    number, turn = next(
+        (number, turn)
+        for number, one in enumerate(episodes)
+        for turn in one["turns"]
+        if turn.get("metrics", {}).get("count") == 0
+    )
+    turn["metrics"]["count"] = -0.0
+    write(folder, episodes)
+    return number
+
+
 def swap(folder: Path) -> int:
     """The turns of two tasks."""
     episodes = read(folder)
@@ -228,6 +249,8 @@ FOUND_BY_REPLAY = {
     "the end": Change(in_episode(lambda one: one.update(end="RULE")), "end"),
     "the success": Change(in_episode(lambda one: one.pop("success")), "success"),
     "a failure instead of an end": Change(in_episode(break_off), "error"),
+    "an end behind an error": Change(in_episode(end_behind_an_error), "error"),
+    "the sign of a nought": Change(sign_of_nought, "metrics"),
     "the seed": Change(in_episode(lambda one: one.update(seed=one["seed"] + 100)), "observation.parts.0", 0),
     "a task that does not exist": Change(in_episode(lambda one: one.update(split="four", task=9)), "reset", 0),
     "a prefix": Change(in_episode(lambda one: one.update(prefix=["up"])), "", 0),

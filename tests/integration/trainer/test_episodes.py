@@ -102,7 +102,7 @@ def test_players_continue_where_their_state_says(server: ServerProcess) -> None:
         play(episodes, "go")
         play(episodes, None)
         state = json.loads(json.dumps(episodes.state()))
-        assert state == [{"episode": 1, "actions": ["go", None], "reward": 1.125}] * 2
+        assert state == [{"episode": 1, "actions": ["go", None], "reward": 1.125 - 4.4}] * 2
         expected = [(text(player), player.turn) for player in episodes.players]
         after = [one.result.observation.images[0].xxh64 for one in play(episodes, "go")]
         assert episodes.state() != state

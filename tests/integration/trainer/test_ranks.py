@@ -20,8 +20,13 @@ from tests.support.scripted_model import numbers, progress, run_fields, run_sett
 
 UPDATES = 3
 ENVS = [
-    {"id": "puppet/Puppet", "slots": 5, "options": {"script": ["go", "fly", "raise", "win"], "max_turns": 5}},
-    {"id": "gym_cards/NumberLine", "slots": 3, "options": {"size": 56}, "weight": 0.5},
+    {
+        "id": "puppet/Puppet",
+        "slots": 5,
+        "options": {"script": ["go", "fly", "raise", "win"], "max_turns": 5},
+        "fallback_reward": 0.0,
+    },
+    {"id": "gym_cards/NumberLine", "slots": 3, "options": {"size": 56}, "weight": 0.5, "fallback_reward": 0.0},
 ]
 """Slots that two ranks cannot share evenly; steps that fail, replies without an action, time limits."""
 
@@ -103,6 +108,22 @@ def test_two_ranks_come_to_the_numbers_of_one(
         assert mine.keys() == yours.keys()
         for name in mine:
             torch.testing.assert_close(mine[name], yours[name], rtol=1e-3, atol=1e-5)
+
+
+def test_groups_of_whole_episodes_are_compared_across_ranks(
+    server: ServerProcess, obedient_folder: Path, tmp_path: Path
+) -> None:
+    """The slots of the middle group are on different ranks; episodes end at different times, and some fail."""
+    envs = [
+        {"id": "puppet/Puppet", "slots": 6, "options": {"script": ["go", "fly", "win"], "max_turns": 4}},
+        {"id": "puppet/Puppet", "slots": 2, "options": {"script": ["go", "raise"]}},
+    ]
+    changes = {"envs": envs, "algorithm": "gigpo", "group_size": 2, "temperature": 1.0, "updates": 2, "table": {}}
+    one, two = tmp_path / "one", tmp_path / "two"
+    train(run_settings(server, one, obedient_folder, **changes))
+    run_ranks(tmp_path, fields(server, two, obedient_folder, "shard", **changes), 2)
+    assert differences(two, one) < 1e-5
+    assert progress(two, 2)["slots"] == progress(one, 2)["slots"]
 
 
 def test_a_run_is_resumed_by_any_number_of_ranks(server: ServerProcess, obedient_folder: Path, tmp_path: Path) -> None:

@@ -14,7 +14,22 @@ from overworld import cli
 from overworld.errors import EnvUnknownError, OverworldError, SettingsError, TransientError
 from overworld.service.program import run
 
-VERBS = ("serve", "train", "policy", "eval", "compare", "report", "diagnose", "verify", "play", "check", "ps", "init", "dev")
+VERBS = (
+    "serve",
+    "train",
+    "policy",
+    "eval",
+    "compare",
+    "report",
+    "diagnose",
+    "verify",
+    "branch",
+    "play",
+    "check",
+    "ps",
+    "init",
+    "dev",
+)
 
 
 def overworld(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from overworld_vlm.batch import Prompt, collate, encode, hidden_states
@@ -87,3 +88,9 @@ def test_sizes_are_those_asked_for() -> None:
     assert (vlm.hidden_size, config.intermediate_size, config.num_hidden_layers) == (64, 48, 3)
     assert len(vlm.tokenizer) == len(vlm.banned) <= 320
     assert vlm.max_length == 4096
+
+
+def test_images_are_normalised_about_their_background() -> None:
+    dark = make_tiny(TEXTS, TinyConfig(image_mean=0.25)).image_processor
+    background = dark(PIL.Image.new("RGB", (28, 28), (64, 64, 64)), return_tensors="pt")["pixel_values"]
+    assert background.abs().max() < 0.01
