@@ -21,6 +21,7 @@ VERBS = (
     "eval",
     "compare",
     "report",
+    "diagnose",
     "verify",
     "branch",
     "play",
