@@ -100,8 +100,8 @@ def test_a_diagnosis_that_is_kept(server: ServerProcess, tmp_path: Path) -> None
         rebuilt |= {asked(decision.messages) for decision in decisions(one)}
         assert verify(one.path, [server.address]).status is Status.VERIFIED, name
     assert rebuilt == set(model.asked)
-    (difference,) = compare_folders(folders["as_is"], folders["captions"]).differences[1:]
-    assert "substitution" in difference
+    differences = compare_folders(folders["as_is"], folders["captions"]).differences
+    assert any("substitution" in difference and "captions" in difference for difference in differences)
     assert [one.header.recipe.history for one in (folders["short_history"], folders["long_history"])] == [1, 16]
     lent = [shown.xxh64 for turn in next(iter(folders["swapped_frames"])).turns for shown in pictures(turn.shown)]
     donor = list(folders["as_is"])[4]
