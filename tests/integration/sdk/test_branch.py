@@ -14,7 +14,7 @@ from overworld.commands.branch import main
 from overworld.errors import EvaluationError, SettingsError
 from overworld.evaluation.baselines import ExpertAgent, RandomAgent
 from overworld.evaluation.branching import Branching, Outlook, Point
-from overworld.evaluation.conversation import Recipe
+from overworld.evaluation.conversation import Chat, Recipe
 from overworld.evaluation.episodes import Episode, ObservationRecord, Turn
 from overworld.evaluation.evaluate import evaluate
 from overworld.evaluation.folder import EpisodeFolder
@@ -68,8 +68,8 @@ def test_a_point_becomes_live_slots(branching: Branching) -> None:
 
 def test_an_agent_is_shown_the_history_that_it_would_have_had(branching: Branching) -> None:
     folder = branching.folder
-    for history in (1, 3):
-        recipe = Recipe(history=history, turns_left=True)
+    chat = Chat(opening="$task", turn="$text")
+    for recipe in (Recipe(turns_left=True), Recipe(history=3), Recipe(history=2, chat=chat)):
         folder.header = folder.header.model_copy(update={"recipe": recipe})
         compared = 0
         for number, episode in enumerate(folder):
@@ -78,10 +78,15 @@ def test_an_agent_is_shown_the_history_that_it_would_have_had(branching: Branchi
                 (result,) = branching.take_up([point])
                 conversation = branching.conversation(point, recipe)
                 conversation.observe(result)
-                (message,), (expected,) = conversation.messages(), decision.messages
-                assert message["content"][-1] == expected["content"][-1]
-                for part, other in zip(message["content"][:-1], expected["content"][:-1], strict=True):
-                    np.testing.assert_array_equal(part["image"].pixels, other["image"].pixels)
+                messages = conversation.messages()
+                assert [one["role"] for one in messages] == [one["role"] for one in decision.messages]
+                shown = [part for message in messages for part in message["content"]]
+                expected = [part for message in decision.messages for part in message["content"]]
+                for part, other in zip(shown, expected, strict=True):
+                    if part["type"] == "text":
+                        assert part == other
+                    else:
+                        np.testing.assert_array_equal(part["image"].pixels, other["image"].pixels)
                 compared += 1
         assert compared > 80
 
