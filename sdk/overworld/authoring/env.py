@@ -242,9 +242,9 @@ class Env(ABC):
     """Whether instances are independent of each other, so that each may run on a thread of its own at the same time as
     the others. One instance stays on one thread, from `__init__` to `close`."""
     draws_on_demand: ClassVar[bool] = False
-    """Whether `reset` and `step` leave pictures undrawn while `shown` is False. They must draw them whole when it is
-    True again."""
-    shown: bool = True
+    """Whether `reset` and `step` leave pictures undrawn while `pictures_wanted` is False. They must draw them whole
+    when it is True again."""
+    pictures_wanted: bool = True
     """For the host: whether anybody sees the pictures of the next observation. Those within a prefix nobody does."""
     spec: EnvSpec
 

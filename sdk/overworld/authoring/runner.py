@@ -162,7 +162,7 @@ class Runner:
                 # The last turns were skipped, so what they show is the picture of a turn that was not drawn.
                 result, _ = await self._replay(split, task, prefix, drawn, on_turn)
         finally:
-            self.env.shown = True
+            self.env.pictures_wanted = True
         return result
 
     async def astep(self, action: Action | None) -> Result:
@@ -210,7 +210,7 @@ class Runner:
         Gives the last result, and the last turn that was not skipped.
         """
         self._last = None
-        self.env.shown = shown == 0
+        self.env.pictures_wanted = shown == 0
         observation = await resolved(self.env.reset(self._seed, split, task))
         result = self._last = Result(
             slot=self._slot, episode=self._episode, turn=0, observation=observation, expert=await self._advice()
@@ -221,7 +221,7 @@ class Runner:
                 message = f"the episode ended at turn {turn - 1}, the prefix has {len(prefix)} actions"
                 raise ContractError(Reason.PREFIX_TOO_LONG, message)
             on_turn()
-            self.env.shown = turn >= shown
+            self.env.pictures_wanted = turn >= shown
             result = await self.astep(action)
             if result.executed is not None:
                 executed = turn

@@ -501,7 +501,7 @@ def test_features_that_a_writer_does_not_give_are_computed(server: ServerProcess
 
 def test_a_rollout_and_its_steps_say_what_they_are(server: ServerProcess, obedient: VLM) -> None:
     rollout, _ = play(server, obedient, ["go", "win"], steps=2)
-    assert repr(rollout) == "Rollout(4 slots x 2 steps, 4 episodes ended, 0 failed)"
+    assert repr(rollout) == "Rollout(8 steps in 4 slots, 4 episodes ended, 0 failed)"
     assert len(rollout) == len(rollout.flat) == 8
     step = rollout.steps[1][1]
     size = f"Prompt({len(step.prompt)} tokens, 1 images), {len(step.reply)} tokens"

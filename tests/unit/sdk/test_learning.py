@@ -316,13 +316,14 @@ def test_benchmark_resumes_from_its_files(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_command_says_what_cannot_be_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     (tmp_path / "told.py").write_text(
-        "from overworld import ActionSpec, Env, EnvSpec\n"
+        "from overworld import ActionSpec, End, Env, EnvSpec, Observation, Transition\n"
         "class Told(Env):\n"
         "    spec = EnvSpec('lab/Told', 'Say it.', 'Said.', ActionSpec(max_text_bytes=99))\n"
-        "    def reset(self, seed, split, task): ...\n"
-        "    def step(self, action): ...\n"
+        "    def reset(self, seed, split, task): return Observation(('Say it.',))\n"
+        "    def step(self, action): return Transition(Observation(('Said.',)), 1.0, End.TASK, True)\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    assert main(["told:Told", "--learn"]) == 2
-    assert "lab/Told: its actions are free text; --learn trains" in capsys.readouterr().err
+    main(["told:Told", "--learn", "--seconds", "0.01"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Learning: not possible" in shown and "its actions are free text" in shown

@@ -127,7 +127,7 @@ class Household(Env):
         image = self._images[0] if self._images else None
         if image is None:
             image = Image("view", self.canvas("view", self.options.size, self.options.size))
-        if self.shown:
+        if self.pictures_wanted:
             self._schematic.draw(image.pixels, view(self._engine.facts, self._engine.game.entities))
         return (image,)
 

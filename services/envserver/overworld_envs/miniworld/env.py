@@ -102,7 +102,7 @@ class MiniWorld(Env):
 
     def _draw(self) -> None:
         assert self._image is not None
-        if self.shown:
+        if self.pictures_wanted:
             self._camera.draw(self._image.pixels)
 
     def _observation(self) -> Observation:

@@ -140,7 +140,7 @@ class WebShop(Env):
     def _scroll_to(self, scroll: int) -> None:
         lowest = self._layout.height - self._layout.view_height(self.options.height)
         self._scroll = max(0, min(scroll, lowest))
-        if self.shown:
+        if self.pictures_wanted:
             self._layout.draw(self._view.pixels, self._scroll)
 
     def _scroll_step(self) -> int:
