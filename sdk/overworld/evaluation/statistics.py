@@ -31,7 +31,8 @@ def wilson(successes: float, trials: float) -> Interval:
     share, z2 = successes / trials, _Z95**2
     centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = _Z95 / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
-    return Interval(share, max(centre - half, 0.0), min(centre + half, 1.0))
+    # Rounding may put a bound of 0 or 1 past the share itself.
+    return Interval(share, min(share, max(centre - half, 0.0)), max(share, min(centre + half, 1.0)))
 
 
 def clustered_wilson(successes: Sequence[int], samples: int) -> Interval:

@@ -25,6 +25,11 @@ def test_wilsons_interval(successes: int, trials: int, low: float, high: float) 
     assert interval.high == pytest.approx(high, abs=2e-6)
 
 
+def test_wilsons_interval_holds_the_share_itself() -> None:
+    for trials in range(1, 300):
+        assert wilson(0, trials).low == 0.0 and wilson(trials, trials).high == 1.0
+
+
 def test_wilsons_interval_holds_its_level() -> None:
     rng = np.random.default_rng(0)
     for share in (0.05, 0.5, 0.95):
