@@ -195,6 +195,7 @@ audit-learn: $(READY) ## five graded envs, told apart by `overworld audit --lear
 
 diagnose-agents: $(READY) ## agents with one defect each, told apart by `overworld diagnose`; resumes in runs/diagnose-agents; RUNS=20
 	nice $(BIN)/python benchmarks/diagnose_agents.py --count $(or $(RUNS),20) $(if $(JSON),--json $(JSON))
+
 # As in the images: docs/scale.md, "Large answers over TCP".
 bench-waiting: export LD_PRELOAD := libtcmalloc_minimal.so.4
 
