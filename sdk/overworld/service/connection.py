@@ -21,7 +21,8 @@ _LOOK_SECONDS = 1.0
 class Connection(H11Protocol):
     """uvicorn's own protocol, which closes a connection when the head of a request is not complete in time.
 
-    uvicorn limits only the silence between requests, so that whoever sends a byte now and then stays for ever.
+    uvicorn limits only the silence between requests, so that whoever sends a byte now and then stays for ever. A head
+    begins with its first byte; the connection's first one, when the connection is made.
     """
 
     _head_timer: asyncio.TimerHandle | None = None
@@ -32,15 +33,11 @@ class Connection(H11Protocol):
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
-        """Perhaps the rest of a head."""
+        """Perhaps the beginning or the rest of a head."""
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
             self._stop_waiting()
-
-    def on_response_complete(self) -> None:
-        """The next head is awaited."""
-        super().on_response_complete()
-        if self.conn.their_state is h11.IDLE:
+        elif self._head_timer is None:
             self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -23,6 +23,10 @@ from overworld_policy.config import PolicyServerConfig
 _logger = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 30
+_KEEP_ALIVE_SECONDS = 30
+"""For which a connection without a request is kept: longer than clients keep theirs, since a server that closes at the
+moment in which a client sends breaks the request. httpx, and so the openai package, keeps them for 5 s, as uvicorn would.
+"""
 _DIED = 70
 """Exit status of a server that could not go on by its own fault: EX_SOFTWARE of sysexits.h."""
 
@@ -88,6 +92,7 @@ def main(arguments: Sequence[str]) -> int:
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=_GRACE_SECONDS,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             ssl_context_factory=(lambda *_: context) if context else None,
         )
     )
