@@ -25,7 +25,7 @@ _logger = logging.getLogger(__name__)
 _GRACE_SECONDS = 30
 _KEEP_ALIVE_SECONDS = 30
 """For which a connection without a request is kept: longer than clients keep theirs, since a server that closes at the
-moment in which a client sends breaks the request. httpx, and so the openai package, keeps them for 5 s, as uvicorn would.
+moment in which a client sends breaks the request. httpx, and so the openai package, keeps them for 5 s, uvicorn too.
 """
 _DIED = 70
 """Exit status of a server that could not go on by its own fault: EX_SOFTWARE of sysexits.h."""
