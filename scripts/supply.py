@@ -31,21 +31,21 @@ class Made(NamedTuple):
 
 
 _ENVS = ("overworld", "overworld-envs")
-IMAGES = {
+IMAGES = {  # by the names that docker-compose.yml gives them
     "sdk": Made(("server",), ("overworld",)),
-    "gym_cards": Made(("server",), _ENVS),
+    "gym-cards": Made(("server",), _ENVS),
     "miniworld": Made(("server", "miniworld"), _ENVS),
     "alfworld": Made(("server", "alfworld", "engine"), _ENVS),
     "webshop": Made(("server", "webshop"), _ENVS),
     "trainer": Made(("model", "trainer"), ("overworld", "overworld-vlm", "overworld-trainer"), torch=True),
-    "policy": Made(("model", "policy"), ("overworld", "overworld-vlm", "overworld-policy"), torch=True),
+    "policy-server": Made(("model", "policy"), ("overworld", "overworld-vlm", "overworld-policy"), torch=True),
 }
 WHEELS = {
     "overworld": IMAGES["sdk"],
     "overworld_envs": Made(("server", "miniworld", "alfworld", "engine", "webshop"), _ENVS),
     "overworld_vlm": Made(("model",), ("overworld", "overworld-vlm"), torch=True),
     "overworld_trainer": IMAGES["trainer"],
-    "overworld_policy": IMAGES["policy"],
+    "overworld_policy": IMAGES["policy-server"],
 }
 
 EXPECTED = re.compile(
@@ -118,7 +118,8 @@ def write_dpkg(name: str) -> str:
     """Writes Debian's list of an image; what became of it."""
     if shutil.which("docker") is None:
         return "no Docker here, so no list of its Debian packages"
-    command = ["docker", "run", "--rm", "--entrypoint", "cat", f"overworld/{name}", "/var/lib/dpkg/status"]
+    image = f"overworld/{name}:{(ROOT / 'VERSION').read_text().strip()}"
+    command = ["docker", "run", "--rm", "--entrypoint", "cat", image, "/var/lib/dpkg/status"]
     shown = subprocess.run(command, capture_output=True, text=True)
     if shown.returncode:
         return f"no list of its Debian packages: {shown.stderr.strip()[-200:]}"

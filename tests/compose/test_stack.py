@@ -225,9 +225,9 @@ def test_the_documented_command_trains_and_evaluates(stack: Stack) -> None:
     assert volumes(stack, "trainer") == {"trainer-secrets", "runs"}
     assert volumes(stack, "evaluator") == {"evaluator-secrets", "policy-key", "runs"}
     report = json.loads(stack.execute("policy-server", "cat", "/runs/island/evaluation/report.json").stdout)
-    assert (report["model"], report["env"], report["episodes"]) == ("island@latest", "island/Treasure", 10)
+    assert (report["model"], report["env"], report["episodes"]) == ("island@2", "island/Treasure", 10)
     assert report["options"]["max_turns"] == 20
-    assert any("island@latest in island/Treasure, 10 episodes" in line for line in stack.logs("evaluator"))
+    assert any("island@2 in island/Treasure, 10 episodes" in line for line in stack.logs("evaluator"))
 
 
 def test_a_checkpoint_is_evaluated_from_outside_through_the_published_port(stack: Stack) -> None:

@@ -18,6 +18,8 @@ _MAX_LOGPROB_ERROR_BF16 = 0.05  # on average
 _MAX_CLIPFRAC = 0.5
 _MAX_KL = 3.0
 _MIN_VALID_FRACTION = 0.5
+_KNOWN_FORM = 0.1
+"""Share of valid replies at the start below which there was no form to forget: a few replies by chance come and go."""
 _IN_A_ROW = 3
 _MIN_EXPLAINED_VARIANCE = 0.05
 _WARN_AFTER_UPDATES = 10
@@ -75,7 +77,8 @@ class Guard:
         valid = valid_replies(metrics)
         if self._valid_at_start is None:
             self._valid_at_start = valid
-        self._invalid = self._invalid + 1 if valid < _MIN_VALID_FRACTION * self._valid_at_start else 0
+        forgotten = self._valid_at_start >= _KNOWN_FORM and valid < _MIN_VALID_FRACTION * self._valid_at_start
+        self._invalid = self._invalid + 1 if forgotten else 0
         if self._invalid >= _IN_A_ROW:
             raise RunStoppedError(
                 f"only {valid:.0%} of the replies hold an admissible action, at the start it was "

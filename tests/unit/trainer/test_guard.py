@@ -74,8 +74,9 @@ def test_a_policy_that_forgets_the_form_stops() -> None:
     stopped(Guard("float32"), start, bad, bad, bad, match=r"only 39%.*it was 80%.*kl\.beta")
 
 
-def test_a_start_without_any_valid_reply_is_no_reason_to_stop() -> None:
-    run(Guard("float32"), *[{"unparseable": 1.0}] * 5)
+@pytest.mark.parametrize("share", [0.0, 0.03, 0.09])
+def test_a_policy_that_never_knew_the_form_cannot_forget_it(share: float) -> None:
+    run(Guard("float32"), {"unparseable": 1.0 - share}, *[{"unparseable": 1.0}] * 5)
 
 
 @pytest.mark.parametrize("updates", [[{"clipfrac": 0.9}] * 3, [{}, *[{"unparseable": 0.9}] * 3]])
