@@ -243,11 +243,12 @@ class ChatService:
         if self._probe is None or self._probe.done():
             self._probe = asyncio.wrap_future(self._decoder.probe())
             self._probed = time.monotonic()
-        await asyncio.wait([self._probe], timeout=max(self._probed + _PROBE_SECONDS - time.monotonic(), 0))
-        if not self._probe.done():
-            message = f"the thread that writes replies has not answered for {time.monotonic() - self._probed:.0f} s"
+        probe, asked = self._probe, self._probed  # others may replace them before this one's turn comes
+        await asyncio.wait([probe], timeout=max(asked + _PROBE_SECONDS - time.monotonic(), 0))
+        if not probe.done():
+            message = f"the thread that writes replies has not answered for {time.monotonic() - asked:.0f} s"
             raise ApiError(503, message, code="server_failed")
-        if error := self._probe.exception():
+        if error := probe.exception():
             raise ApiError(503, str(error), code="server_failed")
 
     @contextlib.asynccontextmanager

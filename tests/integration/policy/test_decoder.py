@@ -1,5 +1,6 @@
 """What fails in the decoder, and who is affected."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -11,6 +12,9 @@ from typing import Any
 import httpx
 import torch
 from overworld.service.process import ServiceProcess
+from overworld_policy.chat import ChatService
+from overworld_policy.config import PolicyServerConfig
+from overworld_policy.metrics import Metrics
 from overworld_vlm.load import save
 from overworld_vlm.tiny import make_tiny
 
@@ -134,6 +138,21 @@ def test_health_fails_while_the_decoder_stands_still_and_comes_back(runs: Path, 
         assert httpx.get(health).status_code == 200
     finally:
         served.stop()
+
+
+def test_probes_that_ask_at_once_do_not_take_each_others_for_failed(runs: Path) -> None:
+    async def probe(service: ChatService) -> None:
+        for _ in range(100):
+            await service.check()
+
+    async def play() -> None:
+        service = ChatService(PolicyServerConfig(runs=runs), Metrics(), lambda: None)
+        try:
+            await asyncio.gather(*[probe(service) for _ in range(8)])
+        finally:
+            await service.close()
+
+    asyncio.run(play())
 
 
 def test_a_model_that_takes_long_to_load_stops_nobody(runs: Path, tmp_path: Path) -> None:
