@@ -159,7 +159,7 @@ class _Completion(Response):
                 await send(message)
 
         with self._service.admission(scope["client_name"]) as place:
-            body = await self._bodies.read(scope, receive, place)
+            body = await self._bodies.read(scope, receive, place.hold)
             try:
                 await _unless_gone(receive, self._answer(body, place, scope, receive, bounded))
             except ApiError:  # the client has hung up

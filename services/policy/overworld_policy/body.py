@@ -7,10 +7,10 @@ written for anybody. So a body is looked at piece by piece as it arrives.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from starlette.types import Receive, Scope
 
-from overworld_policy.chat import Place
 from overworld_policy.errors import ApiError, bad_request
 
 _SECONDS = 60.0
@@ -39,8 +39,11 @@ class Bodies:
     def __repr__(self) -> str:
         return f"Bodies(at most {self._bound:,} bytes)"
 
-    async def read(self, scope: Scope, receive: Receive, place: Place) -> bytes:
-        """A request's body. Raises ApiError for one that is too large, holds too much, or takes too long."""
+    async def read(self, scope: Scope, receive: Receive, hold: Callable[[int], None]) -> bytes:
+        """A request's body. Raises ApiError for one that is too large, holds too much, or takes too long.
+
+        `hold` is told how many bytes are kept, and may raise ApiError.
+        """
         too_large = ApiError(
             413,
             f"the request is larger than {self._bound:,} bytes; send fewer or smaller images",
@@ -50,7 +53,7 @@ class Bodies:
         if announced.isdigit() and int(announced[:20]) > self._bound:
             raise too_large
         pieces: list[bytes] = []
-        count, size = _Count(), 0
+        count, size = Count(), 0
         try:
             async with asyncio.timeout(_SECONDS):
                 while True:
@@ -65,10 +68,10 @@ class Bodies:
                         count.add(piece)
                         pieces.append(piece)
                     if count.refusal is None:
-                        place.hold(size)
+                        hold(size)
                     else:  # the rest is read, too: until they have sent it, most clients do not listen
                         pieces.clear()
-                        place.hold(0)
+                        hold(0)
                     if not message.get("more_body", False):
                         break
                     if size > _SMALL_BYTES:
@@ -81,7 +84,7 @@ class Bodies:
         return b"".join(pieces)
 
 
-class _Count:
+class Count:
     """Counts what is in JSON that comes in pieces, without parsing it."""
 
     def __init__(self) -> None:
@@ -91,7 +94,7 @@ class _Count:
         self._escape = b""  # a backslash at the end of the piece before
 
     def __repr__(self) -> str:
-        return f"_Count({self._values} values, {self._quotes} quotes, {self._text:,} bytes of text)"
+        return f"Count({self._values} values, {self._quotes} quotes, {self._text:,} bytes of text)"
 
     @property
     def refusal(self) -> ApiError | None:
