@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 import torch
-from overworld.service.process import ServiceProcess
 from overworld_policy.chat import ChatService
 from overworld_policy.config import PolicyServerConfig
 from overworld_policy.metrics import Metrics
@@ -21,10 +20,11 @@ from overworld_vlm.tiny import make_tiny
 from tests.integration.policy.conftest import TINY, Served, serve
 from tests.integration.policy.test_api import part, picture
 from tests.support.checkpoints import TEXTS, with_adapter, write
+from tests.support.warm import WarmService
 
 
 def serve_frail(runs: Path, log: Path) -> Served:
-    process = ServiceProcess("tests.support.frail_policy", f"runs={runs}", "port=0", "threads=1", log=log)
+    process = WarmService("tests.support.frail_policy", f"runs={runs}", "port=0", "threads=1", log=log)
     return Served(process.address, runs, httpx.Client(base_url=process.address, timeout=60), process)
 
 
@@ -42,13 +42,13 @@ def test_a_dead_decoder_fails_its_requests_and_ends_the_process_with_a_status_of
             waiting = [pool.submit(httpx.post, url, json=body | {"seed": seed}, timeout=60) for seed in range(16)]
             while chats_in_flight(served) < 8:  # not all: some may have finished
                 assert not all(one.done() for one in waiting)
-            served.process.process.send_signal(signal.SIGUSR1)
+            served.process.send_signal(signal.SIGUSR1)
             statuses = [one.result(20).status_code for one in waiting]
             events += [line for line in lines if line]
         assert set(statuses) <= {200, 500, 503}
         assert max(statuses) >= 500
         assert '"model_failed"' in events[-1] or events[-1] == "data: [DONE]", "it had finished before"
-        assert served.process.process.wait(20) == 70
+        assert served.process.wait(20) == 70
     finally:
         served.stop()
     said = (tmp_path / "log").read_text().splitlines()
@@ -125,7 +125,7 @@ def test_health_fails_while_the_decoder_stands_still_and_comes_back(runs: Path, 
     try:
         served.chat()
         assert httpx.get(health).json() == {"status": "ok"}
-        served.process.process.send_signal(signal.SIGUSR2)
+        served.process.send_signal(signal.SIGUSR2)
         with ThreadPoolExecutor(4) as pool:
             answers = list(pool.map(lambda _: httpx.get(health, timeout=12), range(4)))
         for answer in answers:
