@@ -18,7 +18,7 @@ export CMAKE_POLICY_VERSION_MINIMUM := 3.5
 # Type checkers, those of projects that `overworld init` makes for one, follow paths and not the hooks of editable installs.
 VISIBLE := --config-settings editable_mode=compat
 
-.PHONY: help setup locks supply demo train tutorial test check-simulators audit-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist soak soak-policy lint format proto released-proto bench audit-learn branches changes diagnose-agents clean
+.PHONY: help setup locks supply demo train study tutorial test check-simulators audit-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist soak soak-policy lint format proto released-proto bench audit-learn branches changes diagnose-agents clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -49,6 +49,9 @@ train: $(READY) ## train the tiny model in an env; ENV=gym_cards/EZPoints UPDATE
 
 test: $(READY) $(if $(shell command -v npm 2>/dev/null),$(NODE)) ## the tests that need minutes: unit, integration, faults, k8s/
 	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder -m "not demo and not soak and not compose and not peer"
+
+study: $(READY) ## five algorithms and five seeds in lab/Chain, half an hour; resumes in runs/studies; STUDY=headline: 12 CPU-hours
+	nice $(BIN)/overworld study studies/$(or $(STUDY),short).yaml jobs=2 page=docs/results
 
 tutorial: $(READY) ## run docs/tutorial.md as it stands; PART=python, gymnasium or node: minutes
 	$(BIN)/python scripts/tutorial.py $(PART)
