@@ -27,6 +27,7 @@ from overworld.service.addresses import host_of, is_loopback
 from overworld.service.exposition import MetricsServer
 from overworld.service.extras import needs_extra
 from overworld.service.tls import TlsFolder
+from overworld.service.watchdog import Watchdog
 from overworld.v1 import env_pb2 as pb
 
 with needs_extra("host"):
@@ -41,6 +42,8 @@ _SERVICE = pb.DESCRIPTOR.services_by_name["EnvService"].full_name
 _STOP_SECONDS = 2.0
 _HEALTH_SECONDS = 0.5
 _PROBE_SECONDS = 4.0
+_STUCK_SECONDS = 60.0
+"""For so long the event loop may stand still before the server ends."""
 _PONG_SECONDS = 20
 
 _CHANNEL_OPTIONS = [
@@ -90,6 +93,7 @@ class Server:
         self._health = Health()
         self._openenv: Endpoint | None = None
         self._telling: asyncio.Task[None] | None = None
+        self._watchdog: Watchdog | None = None
         self._announcing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -137,6 +141,8 @@ class Server:
                 )
             )
         await self._health.set(True)
+        # Workers are looked after by the front, and what looks after the front is this.
+        self._watchdog = Watchdog("overworld serve", "its event loop", lambda: asyncio.sleep(0), _STUCK_SECONDS)
         self._telling = asyncio.create_task(self._watch_health())
 
     async def run(self) -> None:
@@ -167,6 +173,8 @@ class Server:
             await self._openenv.stop()
         await self._grpc.stop(_STOP_SECONDS)
         await self._front.stop()
+        if self._watchdog:
+            self._watchdog.stop()
 
     def _healthy(self, loop: asyncio.AbstractEventLoop) -> Callable[[], bool]:
         """What another thread asks. The loop answers: while it hangs nobody is served."""

@@ -47,10 +47,10 @@ def request(*prefixes: int) -> pb.StepRequest:
 def test_commands_and_prefixes_are_counted_before_they_are_parsed() -> None:
     for within in (request(), request(4), request(2, 2), request(0, 0, 0)):
         outline.check(within.SerializeToString())
-    with pytest.raises(ContractError, match="commands of a Step.*: 4; at most 3"):
+    with pytest.raises(ContractError, match=r"commands of a Step.*: 4; at most 3"):
         outline.check(request(0, 0, 0, 0).SerializeToString())
     for beyond in (request(5), request(2, 1, 2)):
-        with pytest.raises(ContractError, match="actions in all prefixes of a Step.*: 5; at most 4"):
+        with pytest.raises(ContractError, match=r"actions in all prefixes of a Step.*: 5; at most 4"):
             outline.check(beyond.SerializeToString())
 
 
