@@ -13,11 +13,13 @@ from collections.abc import Callable, Sequence
 
 from google.protobuf.duration_pb2 import Duration
 
+from overworld.authoring.env import EnvSpec
 from overworld.contract.frames import FrameFile, join_response
 from overworld.contract.wire import CONTRACT_REVISION, spec_from_proto
 from overworld.errors import ContractError, Reason
 from overworld.host import callers
 from overworld.host.metrics import ServerMetrics
+from overworld.host.outline import Room
 from overworld.host.pool import Pool
 from overworld.host.session import HostedSession
 from overworld.service import bounds
@@ -149,13 +151,7 @@ class Front:
 
         What `on_done` is given is to be called when the response has been sent, or is not needed any more.
         """
-        session = self._sessions.get(request.session)
-        if session is None or session.spec is None or session.owner is not callers.current.get():
-            raise ContractError(
-                Reason.SESSION_UNKNOWN,
-                f"there is no session {request.session[:100]!r}: its lease ended, it was closed, or the server was "
-                "restarted; open it again",
-            )
+        session, _ = self._playing(request.session)
         transport = session.transport  # this call's client expects its frames there, whatever is negotiated meanwhile
         self._pool.step(session, session.accept(request.commands))
         slots = [session.slots[command.slot] for command in request.commands]
@@ -181,6 +177,22 @@ class Front:
         if session is not None and session.owner is callers.current.get():
             self._end(session)
         return pb.CloseResponse()
+
+    def room(self, name: str) -> Room:
+        """How much the caller's session of this name takes at a time. Raises ContractError if there is none."""
+        session, spec = self._playing(name)
+        return Room(len(session.slots), spec.max_turns or bounds.PREFIX)
+
+    def _playing(self, name: str) -> tuple[HostedSession, EnvSpec]:
+        """The caller's session of this name, and its env. Raises ContractError if there is none."""
+        session = self._sessions.get(name)
+        if session is None or session.spec is None or session.owner is not callers.current.get():
+            raise ContractError(
+                Reason.SESSION_UNKNOWN,
+                f"there is no session {name[:100]!r}: its lease ended, it was closed, or the server was restarted; "
+                "open it again",
+            )
+        return session, session.spec
 
     def _begin(self, request: pb.OpenRequest) -> HostedSession:
         self._check(request)

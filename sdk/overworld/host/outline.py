@@ -2,49 +2,82 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from overworld.errors import ContractError, Reason
 from overworld.service import bounds
 
 LARGE_BYTES = 256 << 10
 """Smaller requests need not be looked at: they become some megabytes at most."""
 
-_COMMANDS, _RESET, _PREFIX = 2, 4, 4
-"""Numbers of StepRequest.commands, Command.reset and Reset.prefix."""
+_SESSION, _COMMAND, _RESET, _ACTION = 1, 2, 4, 4
+"""Numbers of StepRequest.session, StepRequest.commands, Command.reset and Reset.prefix."""
 _OTHERS = 64
 """Fields of a message besides those that are counted; there may be unknown ones among them."""
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
-def check(request: bytes) -> None:
-    """Raises ContractError for a request with too many commands, or with too many actions in prefixes."""
+class Room(NamedTuple):
+    """How much a session takes of a request."""
+
+    commands: int
+    prefix: int
+
+
+class _Part(NamedTuple):
+    """A field with bytes: where they are."""
+
+    number: int
+    start: int
+    end: int
+
+
+def check(request: bytes, room: Callable[[str], Room]) -> None:
+    """Raises ContractError for a request with more commands, or longer prefixes, than its session has room for.
+
+    `room` gives that of the session with a name, or raises ContractError.
+    """
     try:
-        commands = _parts(request, (0, len(request)), _COMMANDS, bounds.COMMANDS)
-        bounds.COMMANDS.check(len(commands))
+        parts = _parts(request, _Part(0, 0, len(request)), {_SESSION, _COMMAND}, bounds.COMMANDS)
+        bounds.COMMANDS.check(len(parts))
+        names = [request[part.start : part.end] for part in parts if part.number == _SESSION]
+        commands = [part for part in parts if part.number == _COMMAND]
+        most = room(names[-1].decode() if names else "")
+        if len(commands) > most.commands:
+            raise _too_many("commands", len(commands), most.commands)
         actions = 0
         for command in commands:
-            for reset in _parts(request, command, _RESET, _OTHERS):
-                actions += len(_parts(request, reset, _PREFIX, bounds.PREFIXES - actions))
-                bounds.PREFIXES.check(actions)
+            resets = _parts(request, command, {_RESET}, _OTHERS)
+            prefix = sum(len(_parts(request, reset, {_ACTION}, most.prefix)) for reset in resets)
+            if prefix > most.prefix:
+                raise _too_many("actions in a prefix", prefix, most.prefix)
+            actions += prefix
+            bounds.PREFIXES.check(actions)
     except (IndexError, ValueError):
         raise ContractError(Reason.REQUEST_INVALID, "the request is not a StepRequest") from None
 
 
-def _parts(data: bytes, span: tuple[int, int], number: int, most: int) -> list[tuple[int, int]]:
-    """Where the values of a field are in the message at `span`; one more than `most` is enough.
+def _too_many(what: str, count: int, most: int) -> ContractError:
+    return ContractError(Reason.REQUEST_INVALID, f"{count} {what} or more; the session has room for {most}")
+
+
+def _parts(data: bytes, whole: _Part, numbers: set[int], most: int) -> list[_Part]:
+    """The fields with these numbers in the message at `whole`; one more than `most` is enough.
 
     Raises ValueError or IndexError if there is no message.
     """
-    found: list[tuple[int, int]] = []
+    found: list[_Part] = []
     others = 0
-    at, end = span
+    _, at, end = whole
     while at < end and len(found) <= most:
         tag, at = _varint(data, at)
         kind = tag & 7
         if kind == _BYTES:
             size, at = _varint(data, at)
             start, at = at, at + size
-            if tag >> 3 == number:
-                found.append((start, at))
+            if tag >> 3 in numbers:
+                found.append(_Part(tag >> 3, start, at))
                 continue
         elif kind == _VARINT:
             _, at = _varint(data, at)

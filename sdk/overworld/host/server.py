@@ -7,6 +7,7 @@ import logging
 import os
 import resource
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,8 @@ _SERVICE = pb.DESCRIPTOR.services_by_name["EnvService"].full_name
 _STOP_SECONDS = 2.0
 _HEALTH_SECONDS = 0.5
 _PROBE_SECONDS = 4.0
+_TRIM_SECONDS = 10.0
+"""Between two looks at memory that has been freed and is kept: what a client made the server take comes back."""
 _STUCK_SECONDS = 60.0
 """For so long the event loop may stand still before the server ends."""
 _PONG_SECONDS = 20
@@ -193,10 +196,14 @@ class Server:
     async def _watch_health(self) -> None:
         """Workers are pinged all the time, not when somebody asks: a check costs them nothing.
 
-        Files are looked at, too, so that what is wrong with new ones is said before somebody needs them.
+        What clients are done with is given back from time to time. Files are looked at, too, so that what is wrong with
+        new ones is said before somebody needs them.
         """
-        told = True
+        told, trimmed = True, time.monotonic()
         while True:
+            if time.monotonic() > trimmed + _TRIM_SECONDS:
+                await asyncio.to_thread(malloc.trim)
+                trimmed = time.monotonic()
             if self._tls is not None and (certificate := self._tls.files.certificate):
                 self._metrics.certificate_ends.set(certificate.ends)
             self._callers.refresh()
@@ -229,8 +236,8 @@ class Server:
             try:
                 with caller.calling(len(data)):
                     bound.check(len(data))
-                    if len(data) >= outline.LARGE_BYTES:
-                        await asyncio.to_thread(outline.check, data)
+                    if large and len(data) >= outline.LARGE_BYTES:
+                        await asyncio.to_thread(outline.check, data, self._front.room)
                     request = _parsed(request_type, data)
                     response = await (call(request, context.add_done_callback) if large else call(request))
             except ContractError as error:

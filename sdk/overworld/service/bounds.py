@@ -68,8 +68,10 @@ SESSION_NAME = Bound(36, "characters", "a session's name, which is a UUID", Reas
 FEATURES = Bound(32, "", "required features", Reason.REQUEST_INVALID)
 OPTIONS = Bound(64 * _KIB, "bytes", "options_json, and so its keys", Reason.OPTIONS_INVALID)
 LEASE = Bound(120, "s", "a lease", "it is shortened")
-COMMANDS = Bound(65_536, "", "commands of a Step, counted before they are parsed", Reason.REQUEST_INVALID)
-PREFIX = Bound(100_000, "", "actions in a prefix, where the env has no max_turns", Reason.REQUEST_INVALID)
+COMMANDS = Bound(
+    65_536, "", "commands of a Step, and its session's slots, counted before they are parsed", Reason.REQUEST_INVALID
+)
+PREFIX = Bound(100_000, "", "actions in a prefix; max_turns, where the env has that", Reason.REQUEST_INVALID)
 PREFIXES = Bound(
     1_000_000, "", "actions in all prefixes of a Step, counted before they are parsed", Reason.REQUEST_INVALID
 )

@@ -26,42 +26,43 @@ def test_a_size_beyond_a_bound_is_refused_in_words() -> None:
     assert refused.value.reason is Reason.REQUEST_INVALID
 
 
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, most in (("COMMANDS", 3), ("PREFIXES", 4)):
-        bound: bounds.Bound = getattr(bounds, name)
-        monkeypatch.setattr(bounds, name, bounds.Bound(most, "", bound.what, bound.beyond))
-
-
-def request(*prefixes: int) -> pb.StepRequest:
+def request(*prefixes: int) -> bytes:
     """A request with a reset for each number, which has so many actions."""
     moves = [pb.Action(text="up", reply="r" * 200), pb.Action(index=300), pb.Action()]
     commands = [
         pb.Command(slot=slot, episode=2**63, turn=count, reset=pb.Reset(seed=7, prefix=(moves * count)[:count]))
         for slot, count in enumerate(prefixes)
     ]
-    return pb.StepRequest(session="s", commands=commands, min_ready=1)
+    return pb.StepRequest(session="s", commands=commands, min_ready=1).SerializeToString()
 
 
-@pytest.mark.usefixtures("small")
-def test_commands_and_prefixes_are_counted_before_they_are_parsed() -> None:
-    for within in (request(), request(4), request(2, 2), request(0, 0, 0)):
-        outline.check(within.SerializeToString())
-    with pytest.raises(ContractError, match=r"commands of a Step.*: 4; at most 3"):
-        outline.check(request(0, 0, 0, 0).SerializeToString())
-    for beyond in (request(5), request(2, 1, 2)):
-        with pytest.raises(ContractError, match=r"actions in all prefixes of a Step.*: 5; at most 4"):
-            outline.check(beyond.SerializeToString())
+def room(name: str) -> outline.Room:
+    assert name == "s"
+    return outline.Room(commands=3, prefix=4)
 
 
-@pytest.mark.usefixtures("small")
+def test_commands_and_prefixes_are_counted_before_they_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for within in (request(), request(4, 4), request(0, 0, 0)):
+        outline.check(within, room)
+    with pytest.raises(ContractError, match="4 commands or more; the session has room for 3"):
+        outline.check(request(0, 0, 0, 0), room)
+    with pytest.raises(ContractError, match="5 actions in a prefix or more; the session has room for 4"):
+        outline.check(request(1, 7), room)
+    monkeypatch.setattr(bounds, "PREFIXES", bounds.Bound(7, "", "actions", Reason.REQUEST_INVALID))
+    with pytest.raises(ContractError, match="actions: 8; at most 7"):
+        outline.check(request(4, 4), room)
+    monkeypatch.setattr(bounds, "COMMANDS", bounds.Bound(1, "", "commands", Reason.REQUEST_INVALID))
+    with pytest.raises(ContractError, match="commands: 2; at most 1"):
+        outline.check(request(0, 0, 0), room)
+
+
 def test_resets_of_one_command_that_protobuf_would_merge_are_counted_together() -> None:
     """Two halves of a reset, one after the other, are one reset with all of their actions."""
     command = pb.Command(reset=pb.Reset(prefix=[pb.Action()] * 3)).SerializeToString() * 2
-    data = pb.StepRequest(session="s").SerializeToString() + b"\x12" + bytes([len(command)]) + command
+    data = request() + b"\x12" + bytes([len(command)]) + command
     assert len(pb.StepRequest.FromString(data).commands[0].reset.prefix) == 6
-    with pytest.raises(ContractError, match="at most 4"):
-        outline.check(data)
+    with pytest.raises(ContractError, match="6 actions in a prefix"):
+        outline.check(data, room)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_resets_of_one_command_that_protobuf_would_merge_are_counted_together() 
 )
 def test_what_is_no_request_is_refused(data: bytes) -> None:
     with pytest.raises(ContractError) as refused:
-        outline.check(data)
+        outline.check(request() + data, room)
     assert refused.value.reason is Reason.REQUEST_INVALID
 
 
