@@ -4,18 +4,23 @@ import asyncio
 import os
 import shutil
 import signal
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import torch
+from overworld.service.watchdog import Watchdog
+from overworld_policy import app, chat
 from overworld_policy.chat import ChatService
 from overworld_policy.config import PolicyServerConfig
 from overworld_policy.metrics import Metrics
 from overworld_vlm.load import save
 from overworld_vlm.tiny import make_tiny
+from starlette.testclient import TestClient
 
 from tests.integration.policy.conftest import TINY, Served, serve
 from tests.integration.policy.test_api import part, picture
@@ -138,6 +143,26 @@ def test_health_fails_while_the_decoder_stands_still_and_comes_back(runs: Path, 
         assert httpx.get(health).status_code == 200
     finally:
         served.stop()
+
+
+def test_a_decoder_that_stands_still_for_good_ends_the_process(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, let_go = threading.Event(), threading.Event()
+    monkeypatch.setattr(app, "_STUCK_SECONDS", 1.0)
+    monkeypatch.setattr(Watchdog, "_end", lambda *_: ended.set())
+    services: list[ChatService] = []
+
+    def make(*arguments: Any) -> ChatService:
+        services.append(ChatService(*arguments))
+        return services[0]
+
+    monkeypatch.setattr(app, "ChatService", make)
+    with TestClient(app.create_app(PolicyServerConfig(runs=runs), lambda: None)) as client:
+        assert client.get("/health").status_code == 200
+        monkeypatch.setattr(chat, "_PROBE_SECONDS", 0.1)
+        services[0]._decoder._ask(let_go.wait)
+        assert ended.wait(30)
+        assert client.get("/health").status_code == 503
+        let_go.set()
 
 
 def test_probes_that_ask_at_once_do_not_take_each_others_for_failed(runs: Path) -> None:
