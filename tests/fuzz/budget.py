@@ -1,6 +1,6 @@
 """How long a fuzzer runs, and from which seed. A failure says how to have it again.
 
-FUZZ_SECONDS   what all fuzzers together take at most, shared among them; `make soak` gives an hour
+FUZZ_SECONDS   that each fuzzer takes, once it has played one seed to its end; `make soak` gives it more
 FUZZ_SEED      the seed to begin with; without it each run draws another one
 """
 
@@ -12,25 +12,21 @@ import random
 import time
 from collections.abc import Iterator
 
-SECONDS = float(os.environ.get("FUZZ_SECONDS", "6"))
-LONG = SECONDS >= 60
-"""Whether there is time for what takes seconds each."""
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "3"))
+AGAIN = "FUZZ_SEED" in os.environ
+"""Whether a failure is looked for that is known."""
+LONG = SECONDS >= 20 or AGAIN
+"""Whether there is time for what takes a second each."""
 
 
-class Budget:
-    """Seeds for one fuzzer, as long as its share of the time lasts; one at least."""
-
-    def __init__(self, share: float) -> None:
-        self._seconds = SECONDS * share
-        self._first = int(os.environ.get("FUZZ_SEED") or random.SystemRandom().randrange(2**32))
-
-    def seeds(self) -> Iterator[int]:
-        """Counted up from the first."""
-        ends = time.monotonic() + self._seconds
-        yield self._first
-        while time.monotonic() < ends:
-            self._first += 1
-            yield self._first
+def seeds(share: float = 1.0) -> Iterator[int]:
+    """Seeds for one fuzzer, counted up from the first, as long as its time lasts; one at least."""
+    seed = int(os.environ["FUZZ_SEED"]) if AGAIN else random.SystemRandom().randrange(2**32)
+    ends = time.monotonic() + SECONDS * share
+    yield seed
+    while time.monotonic() < ends:
+        seed += 1
+        yield seed
 
 
 @contextlib.contextmanager

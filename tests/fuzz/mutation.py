@@ -34,7 +34,9 @@ def mutated_bytes(data: bytes, rng: random.Random) -> bytes:
         elif change == 3:
             out[at:at] = out[at:end] * rng.choice((1, 1, 2, 50))
         elif change == 4:
-            out[at:end] = (rng.choice(_NUMBERS) % 2 ** (8 * (end - at))).to_bytes(end - at, rng.choice(("little", "big")))
+            out[at:end] = (rng.choice(_NUMBERS) % 2 ** (8 * (end - at))).to_bytes(
+                end - at, rng.choice(("little", "big"))
+            )
         elif change == 5:
             part = out[at:end]
             del out[at:end]
@@ -74,14 +76,14 @@ def mutated_json(data: bytes, rng: random.Random) -> bytes:
 
 def mutated_message(message: Message, rng: random.Random) -> bytes:
     """The wire form of a message with one to three fields, of it or of what it holds, changed; or its bytes mutated."""
-    if rng.random() < 0.2:
+    if rng.random() < 0.2 or not message.DESCRIPTOR.fields:
         return mutated_bytes(message.SerializeToString(), rng)
     changed = type(message)()
     changed.CopyFrom(message)
     for _ in range(rng.randint(1, 3)):
         holder: Message = changed
         while True:
-            field = rng.choice(list(holder.DESCRIPTOR.fields))
+            field = rng.choice(holder.DESCRIPTOR.fields)
             inner = _inner(holder, field, rng)
             if inner is None:
                 break

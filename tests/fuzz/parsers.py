@@ -78,7 +78,9 @@ def answers() -> Parser:
             for shown in result.observation.images:
                 shown.pixels.sum()  # a view of memory that is not there would end the process
 
-    return Parser(parse, [b"0" + plain, b"1" + join_response(response, [packed])], (ValueError, LookupError, DecodeError))
+    return Parser(
+        parse, [b"0" + plain, b"1" + join_response(response, [packed])], (ValueError, LookupError, DecodeError)
+    )
 
 
 def shared_memory() -> Parser:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.fuzz.budget import Budget, reproducible
+from tests.fuzz.budget import reproducible, seeds
 from tests.fuzz.mutation import mutated_bytes, mutated_json
 from tests.fuzz.parsers import PARSERS
 
@@ -17,7 +17,7 @@ def test_mutated_samples_are_taken_or_refused(name: str) -> None:
     for sample in parser.samples:
         parser.parse(sample)
     refused = 0
-    for seed in Budget(0.02).seeds():
+    for seed in seeds(0.05):
         with reproducible(seed) as rng:
             for _ in range(50):
                 sample = rng.choice(parser.samples)
