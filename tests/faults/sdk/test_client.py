@@ -29,9 +29,10 @@ from overworld.v1 import env_pb2 as pb
 from overworld.v1 import env_pb2_grpc
 
 from tests.support.optional import present
+from tests.support.proxy import Proxy
 from tests.support.toy_env import SLOW
 
-from .test_restarts import Proxy, port_of, start
+from .test_restarts import port_of, start
 
 
 def test_calls_of_several_threads_survive_a_restart() -> None:
