@@ -47,7 +47,7 @@ class Proxy:
     def cut(self) -> None:
         """Cuts the links that there are; new ones work."""
         with self._lock:
-            links, self._links = self._links, []
+            links = list(self._links)
         for link in links:
             _shut(link)
 
@@ -82,8 +82,18 @@ class Proxy:
                     link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 with self._lock:
                     self._links += [client, server]
-                threading.Thread(target=self._pass, args=(client, server, False), daemon=True).start()
-                threading.Thread(target=self._pass, args=(server, client, True), daemon=True).start()
+                threading.Thread(target=self._connect, args=(client, server), daemon=True).start()
+
+    def _connect(self, client: socket.socket, server: socket.socket) -> None:
+        """Passes on what the two say to each other, until one of them hangs up."""
+        answers = threading.Thread(target=self._pass, args=(server, client, True), daemon=True)
+        answers.start()
+        self._pass(client, server, False)
+        answers.join()
+        with self._lock:
+            self._links = [link for link in self._links if link not in (client, server)]
+        client.close()
+        server.close()
 
     def _pass(self, source: socket.socket, sink: socket.socket, from_server: bool) -> None:
         with contextlib.suppress(OSError):
@@ -103,8 +113,6 @@ class Proxy:
                     sink.sendall(data[start : start + step])
         for end in (source, sink):
             _shut(end)
-        with self._lock:
-            self._links = [link for link in self._links if link not in (source, sink)]
 
     def _spoilt(self, data: bytes) -> bytes:
         """The data, with one bit flipped while there are flips left."""
