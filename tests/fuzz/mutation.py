@@ -34,9 +34,8 @@ def mutated_bytes(data: bytes, rng: random.Random) -> bytes:
         elif change == 3:
             out[at:at] = out[at:end] * rng.choice((1, 1, 2, 50))
         elif change == 4:
-            out[at:end] = (rng.choice(_NUMBERS) % 2 ** (8 * (end - at))).to_bytes(
-                end - at, rng.choice(("little", "big"))
-            )
+            number = rng.choice(_NUMBERS) % 2 ** (8 * (end - at))
+            out[at:end] = number.to_bytes(end - at, rng.choice(("little", "big")))
         elif change == 5:
             part = out[at:end]
             del out[at:end]
@@ -83,7 +82,7 @@ def mutated_message(message: Message, rng: random.Random) -> bytes:
     for _ in range(rng.randint(1, 3)):
         holder: Message = changed
         while True:
-            field = rng.choice(holder.DESCRIPTOR.fields)
+            field: FieldDescriptor = rng.choice(holder.DESCRIPTOR.fields)
             inner = _inner(holder, field, rng)
             if inner is None:
                 break

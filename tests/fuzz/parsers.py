@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import functools
 import io
 import json
@@ -17,7 +19,7 @@ import numpy as np
 import PIL.Image
 import pydantic_core
 from google.protobuf.message import DecodeError
-from overworld import ActionSpec, Image, Observation, Reset, Runner
+from overworld import ActionSpec, Image, Observation, Runner
 from overworld.authoring.env import EnvSpec
 from overworld.authoring.runner import Result
 from overworld.client.results import read_response, read_results
@@ -29,7 +31,6 @@ from overworld.contract.wire import (
     result_to_proto,
     spec_from_proto,
     spec_to_proto,
-    tensor_to_proto,
 )
 from overworld.errors import ContractError, EvaluationError, SettingsError
 from overworld.evaluation.conversation import Recipe, png, read_as, write_reply
@@ -68,7 +69,7 @@ def answers() -> Parser:
         response.results.append(message)
     response.blocks.add(stride=48, count=2, height=4, width=4, channels=3)
     plain = join_response(response, [_GREY, _GREY])
-    packed = compress([memoryview(_GREY).cast("B")] * 2)
+    packed = compress([memoryview(_GREY.tobytes())] * 2)
     response.blocks[0].compressed_size = len(packed)
 
     def parse(data: bytes) -> None:
@@ -78,9 +79,8 @@ def answers() -> Parser:
             for shown in result.observation.images:
                 shown.pixels.sum()  # a view of memory that is not there would end the process
 
-    return Parser(
-        parse, [b"0" + plain, b"1" + join_response(response, [packed])], (ValueError, LookupError, DecodeError)
-    )
+    samples = [b"0" + plain, b"1" + join_response(response, [packed])]
+    return Parser(parse, samples, (ValueError, LookupError, DecodeError))
 
 
 def shared_memory() -> Parser:
@@ -100,10 +100,9 @@ def shared_memory() -> Parser:
 
 def specs() -> Parser:
     """An env's description by its server."""
-    tensors = Reach.spec
     return Parser(
         lambda data: spec_from_proto(pb.EnvSpec.FromString(data)),
-        [spec_to_proto(spec).SerializeToString() for spec in (Toy.spec, Commands.spec, tensors)],
+        [spec_to_proto(spec).SerializeToString() for spec in (Toy.spec, Commands.spec, Reach.spec)],
         (ValueError, DecodeError),
     )
 
@@ -277,10 +276,8 @@ def chats() -> Parser:
     config = PolicyServerConfig(max_image_pixels=10_000, max_total_pixels=20_000)
 
     def parse(data: bytes) -> None:
-        try:
+        with contextlib.suppress(ApiError):
             _parse_large(data)
-        except ApiError:
-            pass
         request = _parse(data)
         fields.check(request.model_extra or {}, strict=bool(request.strict))
         for message in read_messages(request, config).messages:
@@ -330,8 +327,6 @@ def _header(spec: EnvSpec) -> Header:
 
 
 def _data_url(form: str) -> str:
-    import base64
-
     buffer = io.BytesIO()
     PIL.Image.fromarray(_GREY).save(buffer, form)
     return f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -9,11 +9,13 @@ import contextlib
 import json
 import random
 import urllib.error
+import urllib.parse
 import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import psutil
@@ -75,7 +77,7 @@ _REQUESTS: tuple[tuple[str, Message], ...] = (
     ),
     ("Close", pb.CloseRequest(session=_SESSION)),
 )
-_OPENENV = [
+_OPENENV: list[dict[str, Any]] = [
     {"type": "reset", "data": {"seed": 7, "split": "four", "task": 2, "options": {"max_turns": 8}}},
     {"type": "step", "data": {"text": "a", "reply": "so", "metadata": {}}},
     {"type": "step", "data": {"tensor": [0.5, 1]}},
@@ -182,7 +184,7 @@ def _call(server: Server, rng: random.Random) -> str:
         sent: Message | None = type(message).FromString(data)
     except DecodeError:
         sent = None
-    call = rng.choice(server.channels).unary_unary(f"/overworld.v1.EnvService/{name}")
+    call: Any = rng.choice(server.channels).unary_unary(f"/overworld.v1.EnvService/{name}")
     try:
         answer = call(data, timeout=60)
     except grpc.RpcError as error:
@@ -225,7 +227,7 @@ def _answer(text: str | bytes) -> str:
 def _post(port: int, rng: random.Random) -> str:
     """Sends a mutated body, or asks for a mutated path."""
     body = mutated_json(json.dumps(_OPENENV[0]["data"]).encode(), rng)
-    path = "/reset" if rng.random() < 0.7 else urllib.request.quote(mutated_bytes(b"/toy/Chain/reset", rng))
+    path = "/reset" if rng.random() < 0.7 else urllib.parse.quote(mutated_bytes(b"/toy/Chain/reset", rng))
     request = urllib.request.Request(f"http://127.0.0.1:{port}/{path.lstrip('/')}", body, method="POST")
     try:
         with urllib.request.urlopen(request, timeout=60) as response:

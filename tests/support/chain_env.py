@@ -1,4 +1,4 @@
-"""An env whose state is a hash over all that it executed since its reset, so that one step more, less or otherwise shows."""
+"""An env whose state is a hash over all that it executed since its reset: one step more or less changes it."""
 
 from __future__ import annotations
 
