@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 from numpy.typing import NDArray
 from overworld import ContractError, Reason
+from overworld.contract.checksum import CorruptedError
 from overworld.contract.frames import (
     FrameFile,
     Region,
@@ -156,9 +158,11 @@ def test_joined_responses_are_what_protobuf_makes() -> None:
     whole = pb.StepResponse()
     whole.CopyFrom(head)
     whole.frames = b"".join(frame.tobytes() for frame in frames)
+    whole.checksum = xxhash.xxh64_intdigest(b"/overworld.v1.EnvService/Step" + head.SerializeToString())
     data = join_response(head, [frame.data for frame in frames])
     assert data == whole.SerializeToString()
-    again, packed = split_response(data)
+    again, packed = split_response(data, checked=True)
+    again.ClearField("checksum")
     assert again == head
     assert packed == whole.frames
 
@@ -181,6 +185,21 @@ def test_broken_responses_are_refused(cut: int) -> None:
     data = join_response(pb.StepResponse(draining=True), [bytes(64)])
     with pytest.raises(ValueError, match="StepResponse"):
         split_response(data[:-cut])
+
+
+def test_a_flipped_bit_is_noticed_wherever_it_is() -> None:
+    """In frames the image's own hash notices it."""
+    observation = pb.Observation(parts=[pb.Part(text="the number is 95")])
+    head = pb.StepResponse(results=[pb.SlotResult(slot=3, reward=1.5, observation=observation)])
+    for frames in ([], [b"pixels"]):
+        data = join_response(head, frames)
+        for bit in range(8 * (len(data) - sum(map(len, frames)))):
+            spoilt = bytearray(data)
+            spoilt[bit // 8] ^= 1 << bit % 8
+            with pytest.raises(CorruptedError):
+                split_response(bytes(spoilt), checked=True)
+        response, packed = split_response(data, checked=True)
+        assert (response.results[0], packed) == (head.results[0], b"".join(frames))
 
 
 def test_memory_is_used_only_where_frames_are_written() -> None:
