@@ -18,10 +18,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+import numpy as np
+import overworld
 import psutil
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
+from overworld.client import channel
 from overworld.errors import Reason
 from overworld.host.openenv.messages import ErrorCode
 from overworld.service.process import ServiceProcess
@@ -35,9 +38,14 @@ from tests.fuzz.budget import reproducible, seeds
 from tests.fuzz.mutation import mutated_bytes, mutated_json, mutated_message
 from tests.fuzz.oracle import EXECUTED, MAX_TURNS, REPEATED, Slot, check
 from tests.integration.sdk.test_server import free_port
+from tests.support import chain_env
 from tests.support.chain_env import CHAIN
+from tests.support.proxy import Proxy
 
 _GIB = 1 << 30
+_PLAYED_SLOTS = 2
+_SAID_OF_BROKEN_BYTES = ("Invalid UTF-8 sequence received from client", "Invalid encoding on")
+"""By uvicorn, and by grpc."""
 _SESSION = str(uuid.uuid4())
 _RESPONSES: dict[str, type[Message]] = {
     "GetServerInfo": pb.GetServerInfoResponse,
@@ -114,7 +122,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             yield Server(process, [one, two], port)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     raised = [line for line in lines if "exception" in line and "RuntimeError: as asked" not in line["exception"]]
-    assert [line for line in raised if line["message"] != "Invalid UTF-8 sequence received from client."] == []
+    assert [line for line in raised if not line["message"].startswith(_SAID_OF_BROKEN_BYTES)] == []
 
 
 class Neighbour:
@@ -214,6 +222,50 @@ def test_mutated_messages_to_the_openenv_endpoint(server: Server, neighbour: Nei
             neighbour.step()
     print(f"\n{counts.total():,} messages: {dict(counts.most_common())}")
     assert {"observation", "VALIDATION_ERROR"} & set(counts)
+
+
+@pytest.mark.timeout(0)
+def test_a_network_that_loses_and_spoils_what_it_carries(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "_FIRST_CALL_SECONDS", 0.5)  # a piece too many can leave both sides waiting
+    counts: Counter[str] = Counter()
+    for seed in seeds():
+        with reproducible(seed) as rng:
+            proxy = Proxy(server.process.address, seed=seed)
+            options = {"max_turns": MAX_TURNS}
+            with overworld.Session(
+                proxy.address, "toy/Chain", _PLAYED_SLOTS, options=options, shared_memory=False
+            ) as session:
+                _play(session, proxy, rng)
+                proxy.restore()
+            proxy.close()
+            counts.update(cuts=proxy.cuts, flipped=proxy.flipped, repeated=proxy.repeated)
+    print(f"\n{dict(counts)}")
+    assert counts.total()
+
+
+def _play(session: overworld.Session, proxy: Proxy, rng: random.Random) -> None:
+    """Plays an episode in each slot, with a fault in most turns."""
+    seeds = [rng.randrange(2**64) for _ in range(_PLAYED_SLOTS)]
+    states = [chain_env.first(seed, "endless", None) for seed in seeds]
+    words = [""] * len(seeds)
+    for turn in range(MAX_TURNS + 1):
+        fault = rng.choice(("none", "cut", "cut_after", "delay", "drip", "flips", "repeats"))
+        proxy.delay = 0.005 if fault == "delay" else 0.0
+        proxy.drip = 7 if fault == "drip" else None
+        proxy.cut_after = rng.choice((0, 1, 9, 50, 300)) if fault == "cut_after" else None
+        proxy.flips, proxy.repeats = int(fault == "flips"), int(fault == "repeats")
+        if fault == "cut":
+            proxy.cut()
+            proxy.cuts += 1
+        if turn:
+            words = [rng.choice(("a", "b")) for _ in seeds]
+            states = [chain_env.following(state, word) for state, word in zip(states, words, strict=True)]
+        moves = words if turn else [overworld.Reset(seed=seed) for seed in seeds]
+        for result, state, word in zip(session.step(moves), states, words, strict=True):
+            assert result.error is None, f"{fault}: {result.error}"
+            assert (result.observation.text, result.executed) == (state, word or None), fault
+            assert np.array_equal(result.observation.images[0].pixels, chain_env.pixels(state)), fault
+            assert result.reward == (chain_env.reward(state) if turn else 0.0), fault
 
 
 def _answer(text: str | bytes) -> str:
