@@ -25,22 +25,23 @@ from typing import Any
 
 from chaos_faults import FAULTS, Stack
 from chaos_stack import Service, apart, free_port, has_trained, python, trainer
+from overworld.client.counts import Counts, together, total
 from report import CONSOLE
 from rich.table import Table
 
 sys.path.append(str(Path(__file__).parents[1]))
 from tests.support.proxy import Proxy
-from tests.support.scripted_model import numbers, progress, tensors
+from tests.support.scripted_model import ledger, numbers, progress, tensors
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "tiny" / "gym_cards.yaml"
-UPDATES = 24
+UPDATES = 20
 SETTINGS = (
     f"updates={UPDATES}",
     "envs.0.slots=16",
     "rollout_steps=6",
     "policy.minibatch=32",
-    "clone.updates=30",
+    "clone.updates=10",
     "checkpoint_every=1",
     "table.every=4",
     "retry_budget=120",
@@ -50,6 +51,8 @@ VOLUME = "256m"
 MOST_TIMES = 3.0
 CALM_SHARE = 0.8
 """Of the calm run's time, in which the faults are spread."""
+MUST_BE_0 = ("fabricated", "failed steps", "not balanced")
+"""Of the ledger."""
 _INSIDE = "OVERWORLD_CHAOS_INSIDE"
 
 
@@ -150,6 +153,21 @@ def differences(calm: Path, chaotic: Path) -> list[str]:
     return found
 
 
+def accounts(run: Path) -> dict[str, Any]:
+    """What the run's ledger says, all of its processes together."""
+    entries = ledger(run)
+    sums = total(together({a: Counts(**c) for a, c in entry["servers"].items()} for entry in entries))
+    return {
+        "updates made": len(entries),
+        "samples": sum(entry["samples"] for entry in entries),
+        "fabricated": sum(entry["fabricated"] for entry in entries),
+        "failed steps": sum(entry["failed"] for entry in entries),
+        "restored actions": sum(entry["restored"] for entry in entries),
+        "not balanced": sum(not entry["balanced"] for entry in entries),
+        **sums.to_json(),
+    }
+
+
 def code() -> str:
     """A digest of what decides about the numbers: results of other code are not kept."""
     digest = hashlib.sha256(repr(SETTINGS).encode())
@@ -181,15 +199,16 @@ def trial(seed: int, faults: int, kept: Path) -> dict[str, Any]:
                 seconds, done = run_chaos(volume, seed, faults, CALM_SHARE * calm_seconds / faults)
             finally:
                 _keep(volume, kept / f"chaos-{faults}")
-            row = {
+            trained = {
                 "code": code(),
                 "seed": seed,
                 "calm_seconds": calm_seconds,
                 "seconds": seconds,
                 "faults": done,
+                "ledger": accounts(kept / f"chaos-{faults}" / "run"),
                 "differences": differences(kept / "calm" / "run", kept / f"chaos-{faults}" / "run"),
             }
-            file.write_text(json.dumps(row, indent=1))
+            file.write_text(json.dumps(trained, indent=1))
         subprocess.run(["umount", "--lazy", made], check=True)
     row: dict[str, Any] = json.loads(file.read_text())
     return row
@@ -209,7 +228,11 @@ def show(row: dict[str, Any]) -> list[str]:
     CONSOLE.print(table)
     times = row["seconds"] / row["calm_seconds"]
     CONSOLE.print(f"calm {row['calm_seconds']:.0f} s, with faults {row['seconds']:.0f} s: {times:.2f} times")
+    CONSOLE.print(
+        "the ledger:", ", ".join(f"{name} {count:,}" for name, count in row["ledger"].items()), highlight=False
+    )
     wrong = list(row["differences"])
+    wrong += [f"the ledger says {name}: {row['ledger'][name]}" for name in MUST_BE_0 if row["ledger"][name]]
     if times > MOST_TIMES:
         wrong.append(f"it took {times:.2f} times as long; {MOST_TIMES:g} are allowed")
     CONSOLE.print("weights, critic, optimizers, open episodes and metrics are equal" if not row["differences"] else "")
