@@ -16,8 +16,9 @@ class Proxy:
     delay      seconds for which each piece is held back, in both directions
     drip       bytes that are passed on at a time; None: as they come
     flips      bits that are still to be flipped: one in each of the next pieces, at a place that `seed` decides
+    repeats    pieces that are still to be passed on twice
 
-    `cuts` and `flipped` count what was done, `port` fixes where it listens.
+    `cuts`, `flipped` and `repeated` count what was done, `port` fixes where it listens.
     """
 
     def __init__(self, target: str, *, port: int = 0, seed: int = 0) -> None:
@@ -28,8 +29,10 @@ class Proxy:
         self.delay = 0.0
         self.drip: int | None = None
         self.flips = 0
+        self.repeats = 0
         self.cuts = 0
         self.flipped = 0
+        self.repeated = 0
         self._random = random.Random(seed)
         self._off = self._swallow = False
         self._links: list[socket.socket] = []
@@ -115,8 +118,12 @@ class Proxy:
             _shut(end)
 
     def _spoilt(self, data: bytes) -> bytes:
-        """The data, with one bit flipped while there are flips left."""
+        """The data, twice while there are repeats left, else with one bit flipped while there are flips left."""
         with self._lock:
+            if self.repeats:
+                self.repeats -= 1
+                self.repeated += 1
+                return data + data
             if not self.flips:
                 return data
             self.flips -= 1

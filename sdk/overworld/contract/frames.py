@@ -83,13 +83,15 @@ def map_for_reading(shared: pb.SharedMemory) -> mmap.mmap | None:
     try:
         # O_NONBLOCK: the path comes from the server, opening a pipe must not hang.
         fd = os.open(shared.path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
+    except (OSError, ValueError):  # the latter for a zero byte in the path
         return None
     try:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode) or info.st_size != shared.size or not 0 < len(shared.nonce) <= shared.size:
             return None
         memory = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+    except OSError:  # not every file can be mapped
+        return None
     finally:
         os.close(fd)
     return memory if memory[-len(shared.nonce) :] == shared.nonce else None
@@ -165,12 +167,13 @@ def block_array(block: pb.FrameBlock, memory: bytes | memoryview | mmap.mmap) ->
             f"with stride {block.stride} does not fit into {size} bytes"
         )
     row = block.width * block.channels
+    stride = block.stride if block.count > 1 else frame_bytes  # that of a single frame may be any number
     return np.ndarray(
         (block.count, block.height, block.width, block.channels),
         np.uint8,
         memory,
         block.offset,
-        (block.stride, row, block.channels, 1),
+        (stride, row, block.channels, 1),
     )
 
 

@@ -114,6 +114,14 @@ def test_a_file_that_is_not_the_servers_is_not_mapped(file: FrameFile, tmp_path:
     no_nonce = shared(file)
     no_nonce.nonce = b""
     assert map_for_reading(no_nonce) is None
+    assert map_for_reading(pb.SharedMemory(path="/tmp\0/file", size=1, nonce=b"x")) is None
+    not_mappable = "/sys/kernel/mm/transparent_hugepage/enabled"  # a regular file
+    assert map_for_reading(pb.SharedMemory(path=not_mappable, size=4096, nonce=b"x")) is None
+
+
+def test_the_stride_of_a_single_frame_may_be_any_number() -> None:
+    block = pb.FrameBlock(offset=1, stride=2**63, count=1, height=1, width=2, channels=1)
+    assert block_array(block, b"123").tolist() == [[[[50], [51]]]]
 
 
 def test_readers_cannot_write(file: FrameFile) -> None:
@@ -191,7 +199,7 @@ def test_a_flipped_bit_is_noticed_wherever_it_is() -> None:
             with pytest.raises(CorruptedError):
                 split_response(bytes(spoilt), checked=True)
         response, packed = split_response(data, checked=True)
-        assert (response.results[0], packed) == (head.results[0], b"".join(frames))
+        assert (response.results[0], bytes(packed)) == (head.results[0], b"".join(frames))
 
 
 def test_memory_is_used_only_where_frames_are_written() -> None:
