@@ -31,13 +31,11 @@ from rich.table import Table
 
 sys.path.append(str(Path(__file__).parents[1]))
 from tests.support.proxy import Proxy
-from tests.support.scripted_model import ledger, numbers, progress, tensors
+from tests.support.scripted_model import ledger, lines, numbers, progress, tensors
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "tiny" / "gym_cards.yaml"
-UPDATES = 20
 SETTINGS = (
-    f"updates={UPDATES}",
     "envs.0.slots=16",
     "rollout_steps=6",
     "policy.minibatch=32",
@@ -47,6 +45,8 @@ SETTINGS = (
     "retry_budget=120",
 )
 """A short run of the demo's; what it leaves is the checkpoint that the demo's trainer would leave."""
+FAULTS_PER_UPDATE = 2.5
+"""So many happen in the time that an undisturbed update takes."""
 VOLUME = "256m"
 MOST_TIMES = 3.0
 CALM_SHARE = 0.8
@@ -57,8 +57,8 @@ _INSIDE = "OVERWORLD_CHAOS_INSIDE"
 
 
 @contextmanager
-def stack(folder: Path, seed: int) -> Iterator[Stack]:
-    """The services, whose run is in `folder`/run."""
+def stack(folder: Path, seed: int, updates: int) -> Iterator[Stack]:
+    """The services, with a run of so many updates in `folder`/run."""
     logs = folder / "logs"
     ports = [free_port() for _ in range(3)]
     redis_url = f"redis://127.0.0.1:{ports[0]}/0"
@@ -87,8 +87,9 @@ def stack(folder: Path, seed: int) -> Iterator[Stack]:
             command = command if number == 0 else apart(command)
             servers.append(started(Service(f"server-{number}", command, logs / f"server-{number}.log")))
         command = python(
-            "overworld_trainer", str(CONFIG), f"run={folder / 'run'}", f"seed={seed}", f"servers={redis_url}", *SETTINGS
-        )
+            "overworld_trainer", str(CONFIG), f"run={folder / 'run'}", f"seed={seed}", f"servers={redis_url}",
+            f"updates={updates}", *SETTINGS,
+        )  # fmt: skip
         yield Stack(
             redis=redis,
             servers=servers,
@@ -98,21 +99,21 @@ def stack(folder: Path, seed: int) -> Iterator[Stack]:
         )
 
 
-def run_calm(folder: Path, seed: int) -> float:
+def run_calm(folder: Path, seed: int, updates: int) -> float:
     """Trains undisturbed. Returns the seconds that it took."""
     began = time.monotonic()
-    with stack(folder, seed) as calm:
+    with stack(folder, seed, updates) as calm:
         while not has_trained(calm.trainer):
             time.sleep(0.2)
     return time.monotonic() - began
 
 
-def run_chaos(folder: Path, seed: int, faults: int, pause: float) -> tuple[float, Counter[str]]:
+def run_chaos(folder: Path, seed: int, updates: int, faults: int, pause: float) -> tuple[float, Counter[str]]:
     """Trains while `faults` faults happen, about every `pause` seconds. Returns seconds, and faults by kind."""
     chance = random.Random(f"chaos {seed}")
     done: Counter[str] = Counter()
     began = time.monotonic()
-    with stack(folder, seed) as chaotic:
+    with stack(folder, seed, updates) as chaotic:
         deck: list[str] = []
         while not has_trained(chaotic.trainer):
             until = time.monotonic() + chance.uniform(0.5, 1.5) * pause
@@ -125,26 +126,22 @@ def run_chaos(folder: Path, seed: int, faults: int, pause: float) -> tuple[float
             at = time.monotonic() - began
             if FAULTS[kind](chaotic, chance):
                 done[kind] += 1
-                updates = len((folder / "run" / "metrics.jsonl").read_text().splitlines()) if _recorded(folder) else 0
-                CONSOLE.print(f"{at:6.1f} s  {done.total():3}/{faults}  update {updates:2}  {kind}", highlight=False)
+                made = len(lines(folder / "run"))
+                CONSOLE.print(f"{at:6.1f} s  {done.total():3}/{faults}  update {made:2}  {kind}", highlight=False)
         starts = {service.name: service.starts for service in (chaotic.trainer, chaotic.redis, *chaotic.servers)}
         CONSOLE.print(f"starts: {starts}; bits flipped: {sum(proxy.flipped for proxy in chaotic.proxies)}")
     return time.monotonic() - began, done
 
 
-def _recorded(folder: Path) -> bool:
-    return (folder / "run" / "metrics.jsonl").exists()
-
-
-def differences(calm: Path, chaotic: Path) -> list[str]:
+def differences(calm: Path, chaotic: Path, updates: int) -> list[str]:
     """What the two runs do not have in common, of what must be equal."""
     found = []
-    ours, theirs = tensors(chaotic, UPDATES), tensors(calm, UPDATES)
+    ours, theirs = tensors(chaotic, updates), tensors(calm, updates)
     found += [f"{name} differs" for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
-    if progress(chaotic, UPDATES) != progress(calm, UPDATES):
+    if progress(chaotic, updates) != progress(calm, updates):
         found.append("trainer/state.json differs: open episodes, guard or counters")
-    if (lines := len(numbers(chaotic))) != len(numbers(calm)):
-        found.append(f"{lines} updates have metrics, {len(numbers(calm))} in the calm run")
+    if (made := len(numbers(chaotic))) != len(numbers(calm)):
+        found.append(f"{made} updates have metrics, {len(numbers(calm))} in the calm run")
     for number, (one, other) in enumerate(zip(numbers(chaotic), numbers(calm), strict=False)):
         if one != other:
             a, b = json.loads(one), json.loads(other)
@@ -177,8 +174,10 @@ def code() -> str:
 
 
 def trial(seed: int, faults: int, kept: Path) -> dict[str, Any]:
-    """Both runs of a seed, or what is known of them."""
-    calm_file, file = kept / "calm.json", kept / f"chaos-{faults}.json"
+    """Both runs of a seed, or what is known of them: the calm one serves every number of faults of its updates."""
+    updates = max(round(faults / FAULTS_PER_UPDATE), 2)
+    calm, chaotic = kept / f"calm-{updates}", kept / f"chaos-{faults}"
+    calm_file, file = calm.with_suffix(".json"), chaotic.with_suffix(".json")
     for known in (calm_file, file):
         if known.exists() and json.loads(known.read_text())["code"] != code():
             known.unlink()
@@ -186,9 +185,9 @@ def trial(seed: int, faults: int, kept: Path) -> dict[str, Any]:
         volume = Path(made)
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={VOLUME}", "none", made], check=True)
         if not calm_file.exists():
-            CONSOLE.print(f"seed {seed}: the calm run")
-            seconds = run_calm(volume, seed)
-            _keep(volume, kept / "calm")
+            CONSOLE.print(f"seed {seed}: the calm run, {updates} updates")
+            seconds = run_calm(volume, seed, updates)
+            _keep(volume, calm)
             calm_file.write_text(json.dumps({"code": code(), "seconds": seconds}))
         calm_seconds = json.loads(calm_file.read_text())["seconds"]
         if not file.exists():
@@ -196,17 +195,18 @@ def trial(seed: int, faults: int, kept: Path) -> dict[str, Any]:
             shutil.rmtree(volume / "logs", ignore_errors=True)
             CONSOLE.print(f"seed {seed}: {faults} faults ({calm_seconds:.0f} s without)")
             try:
-                seconds, done = run_chaos(volume, seed, faults, CALM_SHARE * calm_seconds / faults)
+                seconds, done = run_chaos(volume, seed, updates, faults, CALM_SHARE * calm_seconds / faults)
             finally:
-                _keep(volume, kept / f"chaos-{faults}")
+                _keep(volume, chaotic)
             trained = {
                 "code": code(),
                 "seed": seed,
+                "wanted": faults,
                 "calm_seconds": calm_seconds,
                 "seconds": seconds,
                 "faults": done,
-                "ledger": accounts(kept / f"chaos-{faults}" / "run"),
-                "differences": differences(kept / "calm" / "run", kept / f"chaos-{faults}" / "run"),
+                "ledger": accounts(chaotic / "run"),
+                "differences": differences(calm / "run", chaotic / "run", updates),
             }
             file.write_text(json.dumps(trained, indent=1))
         subprocess.run(["umount", "--lazy", made], check=True)
@@ -233,6 +233,8 @@ def show(row: dict[str, Any]) -> list[str]:
     )
     wrong = list(row["differences"])
     wrong += [f"the ledger says {name}: {row['ledger'][name]}" for name in MUST_BE_0 if row["ledger"][name]]
+    if (happened := sum(row["faults"].values())) < row["wanted"]:
+        wrong.append(f"{happened} faults happened before the run was over; {row['wanted']} were wanted")
     if times > MOST_TIMES:
         wrong.append(f"it took {times:.2f} times as long; {MOST_TIMES:g} are allowed")
     CONSOLE.print("weights, critic, optimizers, open episodes and metrics are equal" if not row["differences"] else "")
