@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from chaos_faults import FAULTS, Stack
-from chaos_stack import Service, apart, free_port, has_trained, python, trainer
+from chaos_stack import Service, apart, has_trained, python, trainer
 from overworld.client.counts import Counts, together, total
 from report import CONSOLE
 from rich.table import Table
 
 sys.path.append(str(Path(__file__).parents[1]))
+from tests.support.ports import free_port
 from tests.support.proxy import Proxy
 from tests.support.scripted_model import ledger, lines, numbers, progress, tensors
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -98,13 +97,6 @@ def has_trained(service: Service) -> bool:
     if service.ended != _TRAINED:
         raise RuntimeError(f"the trainer ended with status {service.ended}, which says: do not start me again")
     return True
-
-
-def free_port() -> int:
-    """A port that nobody listens at now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def workers_of(service: Service) -> list[int]:
