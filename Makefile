@@ -18,7 +18,7 @@ export CMAKE_POLICY_VERSION_MINIMUM := 3.5
 # Type checkers, those of projects that `overworld init` makes for one, follow paths and not the hooks of editable installs.
 VISIBLE := --config-settings editable_mode=compat
 
-.PHONY: help setup locks supply demo train study tutorial test check-simulators audit-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist soak soak-policy lint format proto released-proto bench audit-learn branches changes diagnose-agents clean
+.PHONY: help setup locks supply demo train study tutorial test check-simulators audit-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist chaos soak soak-policy lint format proto released-proto bench audit-learn branches changes diagnose-agents clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -159,8 +159,13 @@ check-simulators: $(READY) ## overworld check of the four simulators and of exam
 audit-simulators: $(READY) ## overworld audit of the same: writes docs/audits/
 	$(BIN)/python scripts/audit_simulators
 
-soak: $(READY) ## long runs: leaks, and the demo with three seeds, twice each
+CHAOS_FAULTS ?= 50
+chaos: $(READY) ## training while everything fails, against the same in peace: equal bytes; SEED=0, JSON=FILE; resumes in runs/chaos
+	nice $(BIN)/python benchmarks/chaos.py --seed $(SEED) --faults $(CHAOS_FAULTS) $(if $(JSON),--json $(JSON))
+
+soak: $(READY) ## long runs: leaks, the demo with three seeds, twice each, and `make chaos` with 200 faults
 	$(BIN)/python -m pytest -m soak
+	$(MAKE) chaos CHAOS_FAULTS=200
 
 soak-policy: $(READY) ## of these, the policy server's: 10,000 requests while adapters come, change and go; minutes
 	$(BIN)/python -m pytest -m soak -s --show-capture=no tests/soak/test_policy.py

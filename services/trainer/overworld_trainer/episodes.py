@@ -15,6 +15,7 @@ from typing import Any, TypedDict
 import numpy as np
 from overworld import Act, End, EnvSpec, Fallback, Fleet, Reset, Result, open_registry
 from overworld.authoring.env import Action
+from overworld.client.counts import ByServer, Counts, together
 from overworld.errors import OverworldError
 from overworld.evaluation.conversation import Conversation, Message
 
@@ -214,6 +215,14 @@ class Episodes:
         ]
         gathered = [entry for part in self._ranks.gather(json.dumps(own).encode()) for entry in json.loads(part)]
         return [state for _, _, state in sorted(gathered, key=lambda entry: entry[:2])]
+
+    def counts(self) -> ByServer:
+        """What became of all commands, on all ranks. All of them must ask for it."""
+        own = {
+            address: counts.to_json() for address, counts in together(fleet.counts for fleet in self._fleets).items()
+        }
+        parts = [json.loads(part) for part in self._ranks.gather(json.dumps(own).encode())]
+        return together({address: Counts(**counts) for address, counts in part.items()} for part in parts)
 
     def task(self, player: Player) -> Reset:
         """The move that began a player's episode."""
