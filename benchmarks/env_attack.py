@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import functools
 import itertools
+import json
 import os
 import random
 import statistics
@@ -47,6 +48,7 @@ SETTLE_SECONDS = 20.0
 ATTACK, BUSY_LOOP = "all attacks", "a busy loop"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 LARGE = 15 << 20
+LARGE_OPTIONS = {"width": 1024, "height": 1024}
 LARGE_SESSION = str(uuid.UUID(int=1))
 FRAMES = pb.StepRequest(
     session=LARGE_SESSION, commands=[pb.Command(slot=slot, reset=pb.Reset()) for slot in range(4)]
@@ -100,6 +102,11 @@ def measure(server: ServerProcess, seconds: float) -> list[Row]:
         ]
         for session in neighbours:
             session.reset([0] * SLOTS)
+        # The worker keeps a renderer of the size that the attacker is going to use: that is the simulator's memory.
+        with Session(
+            server.address, "miniworld/Hallway", 4, options=LARGE_OPTIONS, token="n", retry_budget=60
+        ) as first:
+            first.reset([0] * 4)
         at_first = memory(server)
         for _ in range(ROUNDS):
             for name, one in seen.items():
@@ -154,7 +161,7 @@ def watch(server: ServerProcess) -> Iterator[list[int]]:
     largest, stop = [memory(server)], threading.Event()
 
     def look() -> None:
-        while not stop.wait(0.1):
+        while not stop.wait(0.25):
             largest[0] = max(largest[0], memory(server))
 
     looking = threading.Thread(target=look)
@@ -244,7 +251,7 @@ class Attacks:
         for kind, (method, body) in bodies.items():
             kinds[kind] = functools.partial(self._call, self._owner, method, body)
         await self._call(self._owner, "Open", changed(opening, options_json='{"max_turns": 5000}'))
-        options = '{"width": 1024, "height": 1024}'
+        options = json.dumps(LARGE_OPTIONS)
         large = pb.OpenRequest(session=LARGE_SESSION, env_id="miniworld/Hallway", slots=4, options_json=options)
         await self._call(self._owner, "Open", large.SerializeToString())
         await self._call(self._owner, "Step", FRAMES)  # what is asked for later is there
