@@ -39,7 +39,7 @@ from overworld.v1 import env_pb2 as pb
 from report import Row, finish, parser
 
 ROUNDS = 3
-RATE = 4
+RATE = 2
 NEIGHBOURS, SLOTS, PAUSE = 4, 2, 0.05
 """Sessions, slots of each, and seconds from one of its steps to the next."""
 PEAK_MB, KEPT_MB = 1024, 200
@@ -235,14 +235,16 @@ class Attacks:
         features = [f"{number:x}" for number in range(2_000_000)]
         replies = pb.Reset(prefix=[pb.Action(text="+", reply="r" * 60_000)] * 240)
         texts = pb.Reset(prefix=[pb.Action(text="x" * 4096)] * 3600)
-        nothing = field_of(4, field_of(4, b"\x22\x00" * (LARGE // 2)))
+        empty_actions = field_of(2, field_of(4, b"\x22\x00" * (LARGE // 2)))
+        empty_replies = field_of(2, field_of(4, field_of(4, b"\x22\x00" * (LARGE // 2))))
         step = pb.StepRequest(session=name).SerializeToString()
         bodies = {
             "a session's name of 15 MB": ("Open", pb.OpenRequest(session="5" * LARGE).SerializeToString()),
             "two million features": ("Open", changed(opening, required_features=features)),
             "ten megabytes of options": ("Open", changed(opening, options_json=f"{{{keys}}}")),
             "15 MB of empty commands": ("Step", step + empty),
-            "a prefix of 15 MB of empty actions": ("Step", step + field_of(2, nothing)),
+            "a prefix of 15 MB of empty actions": ("Step", step + empty_actions),
+            "an action of 15 MB of empty replies": ("Step", step + empty_replies),
             "a prefix with 15 MB of replies": ("Step", reset(name, replies)),
             "a prefix with 15 MB of texts": ("Step", reset(name, texts)),
             "15 MB of nothing": ("GetServerInfo", b"\x7a" + varint(LARGE) + bytes(LARGE)),

@@ -97,6 +97,26 @@ def test_a_worker_that_cannot_be_restarted_at_once_is_tried_again() -> None:
         assert metric(port, "overworld_workers_ready") == 1
 
 
+def test_connections_of_strangers_leave_files_for_a_worker_that_is_started_again() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, limits[1]))
+    try:
+        server = ServerProcess(TOY, arguments=("--workers", "1", "--slots", "2"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    with server, Session(server.address, "toy/Count", 2) as session, contextlib.ExitStack() as strangers:
+        session.reset([1, 2])
+        host, _, port = server.address.rpartition(":")
+        for _ in range(200):
+            connection = strangers.enter_context(socket.create_connection((host, int(port))))
+            with contextlib.suppress(ConnectionError):  # it was one too many
+                connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+        files = Path(f"/proc/{server.process.pid}/fd")
+        within(10, lambda: len(list(files.iterdir())) > 64)
+        os.kill(workers_of(server)[0], signal.SIGKILL)
+        assert [result.error for result in session.step(["up", "up"])] == [None, None]
+
+
 def test_a_server_whose_worker_cannot_be_replaced_ends_itself_and_says_so_in_one_line(tmp_path: Path) -> None:
     log = tmp_path / "log"
     server = impatient(TOY, "--workers", "1", log=log)

@@ -113,7 +113,7 @@ def test_a_client_that_does_not_read_gets_few_responses_made(server: ServerProce
 
 
 def test_what_is_beyond_a_bound_is_refused_and_costs_next_to_nothing(server: ServerProcess) -> None:
-    name = str(uuid.uuid4())
+    name, other = str(uuid.uuid4()), str(uuid.uuid4())
     opening = pb.OpenRequest(session=name, env_id="toy/Count", slots=2, options_json='{"max_turns": 1000}')
     empty, large = b"\x00", 15 * MEGABYTE
     commands = pb.StepRequest(session=name).SerializeToString() + b"\x12\x00" * (large // 2)
@@ -124,9 +124,9 @@ def test_what_is_beyond_a_bound_is_refused_and_costs_next_to_nothing(server: Ser
     attacks = {
         "GetServerInfo or Close": ("GetServerInfo", b"\x7a\x80\x80\xc0\x07" + empty * large),
         "a request of Open": ("Open", pb.OpenRequest(session="5" * large).SerializeToString()),
-        "required features": ("Open", pb.OpenRequest(session=name, required_features=["x"] * 40).SerializeToString()),
-        "options_json": ("Open", pb.OpenRequest(session=name, options_json=" " * 70_000).SerializeToString()),
-        "commands or more; the session has room for 2": ("Step", commands),
+        "required features": ("Open", pb.OpenRequest(session=other, required_features=["x"] * 40).SerializeToString()),
+        "options_json": ("Open", pb.OpenRequest(session=other, options_json=" " * 70_000).SerializeToString()),
+        "commands of a Step": ("Step", commands),
         "the episode's actions take": ("Step", prefix.SerializeToString()),
     }
     for spelled in (name.replace("-", ""), f"{{{name}}}", f"urn:uuid:{name}", name[:-1] + "\N{ARABIC-INDIC DIGIT ONE}"):
@@ -138,7 +138,7 @@ def test_what_is_beyond_a_bound_is_refused_and_costs_next_to_nothing(server: Ser
         before = resident(server)
         for words, (method, data) in attacks.items():
             call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE}/{method}")
-            with pytest.raises(grpc.RpcError, match="REQUEST_INVALID|OPTIONS_INVALID|INVALID_ARGUMENT") as refused:
+            with pytest.raises(grpc.RpcError, match="INVALID") as refused:
                 call(data, timeout=60)
             assert words in str(refused.value)
         assert resident(server) < before + 120
