@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from google.protobuf.duration_pb2 import Duration
 
 from overworld.authoring.env import EnvSpec
+from overworld.contract import checksum
 from overworld.contract.frames import FrameFile, join_response
 from overworld.contract.wire import CONTRACT_REVISION, spec_from_proto
 from overworld.errors import ContractError, Reason
@@ -56,7 +57,13 @@ class Front:
         self.instance = str(uuid.uuid4())
         self._slot_bytes = slot_bytes
         self._allow_expert = allow_expert
-        self._features = ("prefix", "min_ready", "random_fallback", *(("expert",) if allow_expert else ()))
+        self._features = (
+            "prefix",
+            "min_ready",
+            "random_fallback",
+            checksum.FEATURE,
+            *(("expert",) if allow_expert else ()),
+        )
         self._metrics = metrics
         self._sessions: dict[str, HostedSession] = {}
         self._keys = itertools.count()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from overworld.contract import checksum
 from overworld.contract.status import status_code, trailing_metadata
 from overworld.errors import ContractError, Reason, ServiceError, SettingsError
 from overworld.host import callers, outline
@@ -229,6 +230,10 @@ class Server:
     ) -> grpc.RpcMethodHandler[Any, Any]:
         """A handler. The response of a `large` call comes serialised, and the call learns when it has been sent."""
         name = call.__name__
+        method = request_type.DESCRIPTOR.name.removesuffix("Request")
+
+        def serialised(message: Any) -> bytes:
+            return checksum.with_checksum(method, message.SerializeToString())
 
         async def handle(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             callers.received.get()()
@@ -238,6 +243,7 @@ class Server:
                     bound.check(len(data))
                     if large and len(data) >= outline.LARGE_BYTES:
                         await asyncio.to_thread(outline.check, data, self._front.room)
+                    _check(method, data, context)
                     request = _parsed(request_type, data)
                     response = await (call(request, context.add_done_callback) if large else call(request))
             except ContractError as error:
@@ -251,8 +257,20 @@ class Server:
         return grpc.unary_unary_rpc_method_handler(
             handle,
             request_deserializer=None,  # so that broken bytes get one of the contract's errors, too
-            response_serializer=None if large else lambda message: message.SerializeToString(),
+            response_serializer=None
+            if large
+            else lambda message: checksum.with_checksum(method, message.SerializeToString()),
         )
+
+
+def _check(method: str, data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    """Raises ContractError CORRUPTED for a request that is not the one that was sent."""
+    header = dict(context.invocation_metadata() or ()).get(checksum.HEADER)
+    if header is not None:
+        try:
+            checksum.check_request(method, data, str(header))
+        except checksum.CorruptedError as error:
+            raise ContractError(Reason.CORRUPTED, f"{error}; send it again") from None
 
 
 def _parsed(request_type: Any, data: bytes) -> Any:
