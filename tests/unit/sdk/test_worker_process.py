@@ -114,9 +114,10 @@ def test_a_prefix_whose_turns_are_signs_of_life_has_a_limit_as_a_whole(monkeypat
         beats = heartbeats.line(0)
         beats.start()
         watching = asyncio.create_task(worker._watch(process))
-        while not watching.done():
-            beats.beat()
-            await asyncio.sleep(0.005)
+        async with asyncio.timeout(60):
+            while not watching.done():
+                beats.beat()
+                await asyncio.sleep(0.005)
         death = watching.result()
         assert (death.reason, list(death.jobs)) == (Reason.STEP_TIMEOUT, [job])
         assert death.message == "the prefix took longer than 0.3 s (0.01 times --step-timeout)"
