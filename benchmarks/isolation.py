@@ -158,7 +158,7 @@ def draw(path: Path, found: dict[str, dict[str, float]]) -> None:
         axis.set_yscale("log")
         axis.set_xticks(range(len(layers)), layers, rotation=20, ha="right")
         axis.set_ylabel("gradient norm")
-        axis.legend(frameon=False, fontsize=8)
+        figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8)
         figure.savefig(path, format="svg", metadata={"Date": None})
         pyplot.close(figure)
 

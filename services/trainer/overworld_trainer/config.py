@@ -348,6 +348,13 @@ class TrainerConfig(ClientSettings):
             )
         if self.clone.episodes and not self.clone.updates:
             raise ValueError("clone.episodes are to be cloned, in no update: set clone.updates")
+        if self.parts.of_tokens and (
+            self.parallel != "none" or not self.critic.stop_gradient or self.critic.input != "last_prompt_token"
+        ):
+            raise ValueError(
+                f"algorithm = {self.algorithm} has a value for each token: it takes parallel = none, "
+                "critic.stop_gradient = true and critic.input = last_prompt_token"
+            )
         for env in self.envs if self.parts.grouped else ():
             if env.slots % self.group_size:
                 raise ValueError(
