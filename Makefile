@@ -47,7 +47,7 @@ demo: $(READY) ## clone, train and evaluate an agent on this machine; SEED=0
 train: $(READY) ## train the tiny model in an env; ENV=gym_cards/EZPoints UPDATES=3
 	$(BIN)/python -m demo.train --env $(ENV) --updates $(UPDATES) --seed $(SEED)
 
-test: $(READY) $(if $(shell command -v npm 2>/dev/null),$(NODE)) ## the tests that need minutes: unit, integration, faults, the demo, k8s/
+test: $(READY) $(if $(shell command -v npm 2>/dev/null),$(NODE)) ## the tests that need minutes: unit, integration, faults, k8s/
 	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder -m "not demo and not soak and not compose and not peer"
 
 study: $(READY) ## five algorithms and five seeds in lab/Chain, half an hour; resumes in runs/studies; STUDY=headline: 12 CPU-hours
@@ -75,7 +75,7 @@ test-atari: .venv-atari/.ready ## an Atari game through every door, and a video 
 		ale-py==0.12.1 moviepy==2.2.1 pygame-ce pytest pytest-timeout pytest-xdist --editable 'sdk[gymnasium,host,openenv]'
 	touch $@
 
-test-demo: $(READY) ## the demo with three seeds, twice each: half an hour
+test-demo: $(READY) ## the demo to its end: minutes
 	$(BIN)/python -m pytest -m demo
 
 # The oldest libraries that vlm and trainer promise to work with, under Python 3.12 where there is one. PyPI's torch for
@@ -159,7 +159,7 @@ check-simulators: $(READY) ## overworld check of the four simulators and of exam
 audit-simulators: $(READY) ## overworld audit of the same: writes docs/audits/
 	$(BIN)/python scripts/audit_simulators
 
-soak: $(READY) ## long runs that look for leaks
+soak: $(READY) ## long runs: leaks, and the demo with three seeds, twice each
 	$(BIN)/python -m pytest -m soak
 
 soak-policy: $(READY) ## of these, the policy server's: 10,000 requests while adapters come, change and go; minutes

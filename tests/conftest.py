@@ -13,6 +13,7 @@ from tests.support.toy_env import ENVS
 
 WHOLE = (
     "tests/faults/trainer/test_restarts.py",  # trains the runs that all others are compared with
+    "tests/fuzz/test_wire.py",  # starts a server that all its tests use
     "tests/integration/policy/test_api.py",  # starts a policy server, as the next three do
     "tests/integration/policy/test_bounds.py",
     "tests/integration/policy/test_hang_ups.py",

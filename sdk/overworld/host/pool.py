@@ -2,8 +2,8 @@
 
 A session is *up* on a worker from the worker's answer to its open until the worker's death. After a death each session
 that was up there is rebuilt: opened again, and each of its slots there replays its episode, which must lead to the
-state that the client knows. The slot whose command ended the worker fails; where many were running, it is found by
-repeating them one at a time.
+state that the client knows. The command that ended the worker is executed again with the others; if it ends the worker
+again, its slot fails. Where many were running, it is found by repeating them one at a time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ _logger = logging.getLogger(__name__)
 
 
 class _WorkerDiedError(Exception):
-    """The worker died of something else before it answered."""
+    """The worker died before it answered. `message` says how, if it was making the env that was asked for."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        self.message = message
 
 
 class Pool:
@@ -154,10 +158,12 @@ class Pool:
             worker.close(session.key)
 
     async def _open_on(self, worker: WorkerProcess, session: HostedSession) -> pb.OpenResponse:
-        """Opens the session on a worker, again if it dies of something else meanwhile, and replays its episodes.
+        """Opens the session on a worker, again if it dies meanwhile, and replays its episodes.
 
-        Raises ContractError if its env cannot be made, or if the session is closed meanwhile.
+        Raises ContractError if its env cannot be made, as where the worker died of it twice, or if the session is
+        closed meanwhile.
         """
+        killed = False
         header = {
             "do": "open",
             "session": session.key,
@@ -175,7 +181,10 @@ class Pool:
             worker.open(header, session.request)
             try:
                 opened = await answer
-            except _WorkerDiedError:
+            except _WorkerDiedError as death:
+                if death.message and killed:
+                    raise ContractError(Reason.ENV_FAILED, f"{death.message}, twice, while the env was made") from None
+                killed = killed or bool(death.message)
                 continue
             if (worker.starts, worker.ready.is_set()) != (start, True):
                 continue
@@ -238,12 +247,8 @@ class Pool:
             if opener is worker:
                 del self._opening[key, opener]
                 guilty = Job(key, None) in death.jobs
-                answer.set_exception(
-                    ContractError(Reason.ENV_FAILED, f"{death.message}, while the env was made")
-                    if guilty
-                    else _WorkerDiedError()
-                )
-        lost = {(job.session, job.slot) for job in death.jobs}
+                answer.set_exception(_WorkerDiedError(death.message if guilty else ""))
+        guilty_jobs = {(job.session, job.slot): job for job in death.jobs}
         self._spawn(self._restart(worker))
         for session in self._sessions.values():
             if worker not in session.up:
@@ -251,9 +256,10 @@ class Pool:
             session.up.remove(worker)
             for slot in session.slots:
                 if slot.worker is worker:
+                    job = guilty_jobs.get((session.key, slot.index))
                     slot.worker_died()
-                    if (session.key, slot.index) in lost:
-                        self._lose(session, slot, death.reason, death.message)
+                    if job is not None and slot.kills_again(job):
+                        self._lose(session, slot, death.reason, f"{death.message}, and so it was when it was repeated")
             self._spawn(self._reopen_on(worker, session))
 
     async def _restart(self, worker: WorkerProcess) -> None:
