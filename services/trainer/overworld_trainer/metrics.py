@@ -17,6 +17,7 @@ class Metric(enum.StrEnum):
     EPISODIC_RETURN = "charts/episodic_return"
     FAILED_STEPS = "charts/failed_steps"
     LEARNING_RATE = "charts/learning_rate"
+    PLAYED_SLOTS = "charts/played_slots"
     STEPS_PER_SECOND = "charts/SPS"
     SUCCESS_RATE = "charts/success_rate"
     VALUE_AT_START = "charts/value_at_start"

@@ -87,6 +87,8 @@ def test_defaults_are_those_of_the_specification(file: str) -> None:
         ({"critic": {"warmup_updates": -1}}, "warmup_updates"),
         ({"critic": {"warmup_epochs": 0}}, "warmup_epochs"),
         ({"critic": {"coefficient": 0}}, "critic.coefficient"),
+        ({"algorithm": "bilevel_gae", "critic": {"stop_gradient": False}}, "a value for each token"),
+        ({"max_env_steps": 0}, "max_env_steps"),
         ({"policy": {"lr_updates": 0}}, "lr_updates"),
         ({"policy": {"dual_clip": 1.0}}, "dual_clip"),
         ({"critic": {"input": "last_token"}}, "critic.input"),

@@ -73,7 +73,7 @@ class Runner:
                 return
             try:
                 self._do(key)
-            except OverworldError as error:
+            except (OverworldError, OSError) as error:
                 _logger.error("%s: %s", key, error)
                 self._failures.append(f"{key}: {error}")
 
