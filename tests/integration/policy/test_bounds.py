@@ -112,6 +112,8 @@ def test_nobody_waits_for_somebody_elses_large_request(bounded: Served) -> None:
         part(f"data:image/png;base64,{base64.b64encode(data).decode()}")
         for data in (buffer.getvalue(), buffer.getvalue()[:-200])
     )
+    process = psutil.Process(bounded.process.process.pid)
+    before = process.memory_info().rss
     done = threading.Event()
     large: list[float] = []
     small: list[float] = []
@@ -132,6 +134,10 @@ def test_nobody_waits_for_somebody_elses_large_request(bounded: Served) -> None:
         for one in pressing:
             one.result()
     assert statistics.median(small) < statistics.median(large) / 3
+    deadline = time.monotonic() + 30
+    while process.memory_info().rss > before + 50e6:
+        assert time.monotonic() < deadline, "memory does not come back"
+        time.sleep(0.1)
 
 
 def test_pixels_of_large_requests_are_bounded_for_all_together(runs: Path) -> None:
