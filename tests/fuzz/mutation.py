@@ -82,7 +82,7 @@ def mutated_message(message: Message, rng: random.Random) -> bytes:
     for _ in range(rng.randint(1, 3)):
         holder: Message = changed
         while True:
-            fields = list(holder.DESCRIPTOR.fields)
+            fields: list[Any] = list(holder.DESCRIPTOR.fields)
             field = fields[rng.randrange(len(fields))]
             inner = _inner(holder, field, rng)
             if inner is None:
