@@ -18,7 +18,7 @@ export CMAKE_POLICY_VERSION_MINIMUM := 3.5
 # Type checkers, those of projects that `overworld init` makes for one, follow paths and not the hooks of editable installs.
 VISIBLE := --config-settings editable_mode=compat
 
-.PHONY: help setup locks supply demo train tutorial test check-simulators audit-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist soak soak-policy fuzz vulnerabilities lint format proto released-proto bench audit-learn branches changes diagnose-agents clean
+.PHONY: help setup locks supply demo train study tutorial test check-simulators audit-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist soak soak-policy fuzz vulnerabilities lint format proto released-proto bench audit-learn branches changes diagnose-agents clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -47,8 +47,11 @@ demo: $(READY) ## clone, train and evaluate an agent on this machine; SEED=0
 train: $(READY) ## train the tiny model in an env; ENV=gym_cards/EZPoints UPDATES=3
 	$(BIN)/python -m demo.train --env $(ENV) --updates $(UPDATES) --seed $(SEED)
 
-test: $(READY) $(if $(shell command -v npm 2>/dev/null),$(NODE)) ## the tests that need minutes: unit, integration, faults, the demo, k8s/
+test: $(READY) $(if $(shell command -v npm 2>/dev/null),$(NODE)) ## the tests that need minutes: unit, integration, faults, k8s/
 	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder -m "not demo and not soak and not compose and not peer"
+
+study: $(READY) ## five algorithms and five seeds in lab/Chain, half an hour; resumes in runs/studies; STUDY=headline: 12 CPU-hours
+	nice $(BIN)/overworld study studies/$(or $(STUDY),short).yaml jobs=2 page=docs/results
 
 tutorial: $(READY) ## run docs/tutorial.md as it stands; PART=python, gymnasium or node: minutes
 	$(BIN)/python scripts/tutorial.py $(PART)
@@ -72,7 +75,7 @@ test-atari: .venv-atari/.ready ## an Atari game through every door, and a video 
 		ale-py==0.12.1 moviepy==2.2.1 pygame-ce pytest pytest-timeout pytest-xdist --editable 'sdk[gymnasium,host,openenv]'
 	touch $@
 
-test-demo: $(READY) ## the demo with three seeds, twice each: half an hour
+test-demo: $(READY) ## the demo to its end: minutes
 	$(BIN)/python -m pytest -m demo
 
 # The oldest libraries that vlm and trainer promise to work with, under Python 3.12 where there is one. PyPI's torch for
@@ -161,7 +164,7 @@ check-simulators: $(READY) ## overworld check of the four simulators and of exam
 audit-simulators: $(READY) ## overworld audit of the same: writes docs/audits/
 	$(BIN)/python scripts/audit_simulators
 
-soak: $(READY) ## long runs that look for leaks, and an hour of fuzzing
+soak: $(READY) ## long runs: leaks, the demo with three seeds, twice each, and an hour of fuzzing
 	$(BIN)/python -m pytest -m soak
 	FUZZ_SECONDS=900 $(BIN)/python -m pytest -s --show-capture=no tests/fuzz/test_wire.py
 

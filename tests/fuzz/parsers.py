@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import functools
 import io
 import json
@@ -268,7 +267,8 @@ def manifests() -> Parser:
 def chats() -> Parser:
     """The body of a chat, as far as the policy server reads it without a model, images included."""
     from overworld_policy import fields  # loads PyTorch
-    from overworld_policy.app import _parse, _parse_large
+    from overworld_policy.app import _parse
+    from overworld_policy.body import Count
     from overworld_policy.config import PolicyServerConfig
     from overworld_policy.errors import ApiError
     from overworld_policy.messages import SentImage, read_messages
@@ -276,8 +276,7 @@ def chats() -> Parser:
     config = PolicyServerConfig(max_image_pixels=10_000, max_total_pixels=20_000)
 
     def parse(data: bytes) -> None:
-        with contextlib.suppress(ApiError):
-            _parse_large(data)
+        Count().add(data)
         request = _parse(data)
         fields.check(request.model_extra or {}, strict=bool(request.strict))
         for message in read_messages(request, config).messages:

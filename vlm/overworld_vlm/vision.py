@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,13 @@ from overworld_vlm.sharding import local
 DEFAULT_MEMORY = 1 << 30
 """Bytes of features that are kept unless set otherwise."""
 
-_BATCH_TOKENS = 8192
+_NUMBERS = {"cpu": 1 << 20}
+_NUMBERS_ELSEWHERE = 1 << 25
+"""Numbers, of the pixels as an image processor leaves them, that go through the tower at once, which bounds its memory.
+A GPU needs many to be kept busy. A larger picture goes alone.
+"""
 
+_Media = dict[str, Tensor]
 
 _Key = tuple[Family, bytes]
 
@@ -88,7 +94,8 @@ class Vision:
             return None
         different = {picture.key: picture for picture in pictures}
         if torch.is_grad_enabled() and any(weight.requires_grad for weight in self.parameters()):
-            features = dict(zip(different, self._encode(list(different.values())), strict=True))
+            shown = list(different.values())
+            features = dict(zip(different, self._encode(shown, list(map(_processed, shown))), strict=True))
         else:
             features = self._recall(different)
         return torch.cat([features[picture.key] for picture in pictures], 1)
@@ -99,39 +106,45 @@ class Vision:
         self._forget_outdated()
         features = {key: self._kept[key] for key in pictures if key in self._kept}
         missing = [picture for key, picture in pictures.items() if key not in features]
-        with row_by_row(self._core.device):
-            for batch in self._batches(missing):
-                for picture, encoded in zip(batch, self._encode(batch), strict=True):
+        for batch, media in self._batches(missing):
+            alone = _numbers(media[0]) > self._most
+            # Nobody is there whose bits could depend on it, and plain products take memory by the square of its size.
+            with contextlib.nullcontext() if alone else row_by_row(self._core.device):
+                for picture, encoded in zip(batch, self._encode(batch, media), strict=True):
                     features[picture.key] = encoded
         for key in pictures:
             self._keep(key, features[key])
         return features
 
-    def _encode(self, pictures: Sequence[Picture]) -> list[Tensor]:
-        """The features of each picture, from its pixels."""
+    def _encode(self, pictures: Sequence[Picture], media: Sequence[_Media]) -> list[Tensor]:
+        """The features of each picture."""
         device, dtype = self._core.device, self._core.dtype
-        media = [
-            {
-                name: tensor.to(device, dtype if tensor.is_floating_point() else None)
-                for name, tensor in picture.family.process(rgb(picture.pixels)).media.items()
-            }
-            for picture in pictures
-        ]
-        features = self._family.features(self._core, joined(media))
+        arguments = {
+            name: tensor.to(device, dtype if tensor.is_floating_point() else None)
+            for name, tensor in joined(media).items()
+        }
+        features = self._family.features(self._core, arguments)
         return list(features.split([self._tokens(picture) for picture in pictures], 1))
 
-    def _batches(self, pictures: Iterable[Picture]) -> Iterable[list[Picture]]:
-        """Pictures that go through the tower together."""
+    def _batches(self, pictures: Iterable[Picture]) -> Iterator[tuple[list[Picture], list[_Media]]]:
+        """Pictures that go through the tower together, and what the tower takes of each."""
         batch: list[Picture] = []
-        tokens = 0
+        media: list[_Media] = []
+        numbers = 0
         for picture in pictures:
-            tokens += self._tokens(picture)
-            if batch and tokens > _BATCH_TOKENS:
-                yield batch
-                batch, tokens = [], self._tokens(picture)
+            processed = _processed(picture)
+            numbers += _numbers(processed)
+            if batch and numbers > self._most:
+                yield batch, media
+                batch, media, numbers = [], [], _numbers(processed)
             batch.append(picture)
+            media.append(processed)
         if batch:
-            yield batch
+            yield batch, media
+
+    @property
+    def _most(self) -> int:
+        return _NUMBERS.get(self._core.device.type, _NUMBERS_ELSEWHERE)
 
     def _tokens(self, picture: Picture) -> int:
         return picture.layout.tokens(self._family.image_token)
@@ -166,6 +179,14 @@ class Vision:
         if self.weights is not None:
             return self.weights
         return (weight for tower in self._towers() for weight in tower.parameters())
+
+
+def _processed(picture: Picture) -> _Media:
+    return picture.family.process(rgb(picture.pixels)).media
+
+
+def _numbers(media: _Media) -> int:
+    return sum(tensor.numel() for tensor in media.values() if tensor.is_floating_point())
 
 
 def rgb(pixels: np.ndarray) -> np.ndarray:

@@ -28,6 +28,7 @@ from overworld.errors import (
     ServerUntrustedError,
 )
 from overworld.registry import Announced, Registry, StaticRegistry
+from overworld.service import bounds
 from overworld.service.credentials import Credentials
 
 _logger = logging.getLogger(__name__)
@@ -36,7 +37,6 @@ _MAX_CALLS = 8
 _FAILOVER_SECONDS = 15.0
 _PAUSE_SECONDS = 1.0
 _ASK_SECONDS = 2.0
-_MAX_ASKED = 32
 _PASSED_OVER = (
     CallFailedError, ContractError, ServerBrokenError, ServerLostError, ServerStuckError, ServerUntrustedError,
 )  # fmt: skip
@@ -284,7 +284,7 @@ class Fleet:
         """
         addresses = self._registry.servers(self._env_id)
         self._failures.clear()
-        with ThreadPoolExecutor(_MAX_ASKED, "fleet-ask") as asking:  # at once: those that are gone take their time
+        with ThreadPoolExecutor(bounds.ASKED, "fleet-ask") as asking:  # at once: those that are gone take their time
             answers = list(zip(addresses, asking.map(self._ask, addresses), strict=True))
         infos = {address: info for address, info in answers if info is not None}
         hosting = {address: info for address, info in infos.items() if self._env_id in info.envs}

@@ -108,7 +108,7 @@ class Ledger:
         if not isinstance(episode, Playing):
             raise LookupError(f"slot {index} plays no episode")
         reset = episode.reset
-        actions = [action_from_proto(action) for action in (*reset.prefix, *episode.actions)]
+        actions = [action_from_proto(action) for action in reset.prefix]
         return Reset(reset.seed, reset.split, reset.task if reset.HasField("task") else None, actions)
 
     def _slot(self, index: int) -> _Slot:

@@ -59,6 +59,7 @@ class HostedSlot:
     episode: Episode = field(default_factory=Idle)
     command: pb.Command | None = None  # the last one that was accepted, without replies
     digest: bytes = b""  # of that command as it was sent
+    recorded: int = 0  # bytes of the episode's commands, without replies
     result: pb.SlotResult | None = None  # what it gave; None while it is running
     places: Sequence[pb.FrameBlock] = ()  # of the result's images, in the session's file
     waiters: list[Waiter] = field(default_factory=list)
@@ -83,6 +84,8 @@ class HostedSlot:
         self.killed.discard(False)
         if command.HasField("reset"):
             self.episode = Idle()  # the last one need not be replayed any more
+            self.recorded = 0
+        self.recorded += self.command.ByteSize()
         return self.command
 
     def finish(self, result: pb.SlotResult, places: Sequence[pb.FrameBlock] = ()) -> None:

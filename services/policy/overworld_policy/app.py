@@ -10,12 +10,14 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from overworld.service.watchdog import Watchdog
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from overworld_policy import fields
+from overworld_policy.body import Bodies
 from overworld_policy.chat import ChatService, Place
 from overworld_policy.config import PolicyServerConfig
 from overworld_policy.errors import ApiError, bad_request
@@ -25,13 +27,13 @@ from overworld_policy.metrics import Metrics
 from overworld_policy.models import Model
 
 _OPEN_PATHS = ("/health", "/metrics")  # probes and Prometheus send no key
-_BODY_SECONDS = 60.0
 _SEND_SECONDS = 60.0
-"""How long a client may take to send its request, and to read a part of its reply."""
+"""How long a client may take to read a part of its reply."""
+
+_STUCK_SECONDS = 120.0
+"""For so long the decoder may write no token before the server ends: a long prompt takes a CPU its time."""
 
 _LARGE_BODY = 1 << 18  # bytes that take milliseconds to parse
-_MAX_VALUES = 1 << 16
-"""JSON values in a large body: thirty million bytes of `{},` are a gigabyte of objects, and seconds to make them."""
 
 _IGNORED = "Overworld-Ignored-Fields"
 """The header that names fields which nobody knows, as a JSON list."""
@@ -42,10 +44,13 @@ def create_app(config: PolicyServerConfig, on_death: Callable[[], None]) -> Fast
     """The policy server as an ASGI application; `on_death` is called when it can write no more replies."""
     metrics = Metrics()
     service = ChatService(config, metrics, on_death)
+    bodies = Bodies(config.max_request_bytes)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        watchdog = Watchdog("overworld policy", "the thread that writes replies", service.check, _STUCK_SECONDS)
         yield
+        watchdog.stop()
         await service.close()
 
     app = FastAPI(title="Overworld policy server", lifespan=lifespan, redirect_slashes=False)
@@ -91,12 +96,12 @@ def create_app(config: PolicyServerConfig, on_death: Callable[[], None]) -> Fast
     @app.post("/v1/chat/completions", openapi_extra={"requestBody": body})
     async def complete() -> Response:
         """Writes a reply."""
-        return _Completion(service, config)
+        return _Completion(service, bodies)
 
     @app.post("/tokenize", openapi_extra={"requestBody": body})
     async def tokenize() -> Response:
         """The prompt that a chat would have, as vLLM says it: count, max_model_len, tokens."""
-        return _Tokens(service, config)
+        return _Tokens(service, bodies)
 
     return app
 
@@ -145,10 +150,10 @@ class _Completion(Response):
     All of it happens while the response is sent, so that nothing can be left open between a route and its response.
     """
 
-    def __init__(self, service: ChatService, config: PolicyServerConfig) -> None:
+    def __init__(self, service: ChatService, bodies: Bodies) -> None:
         super().__init__()
         self._service = service
-        self._config = config
+        self._bodies = bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -160,7 +165,7 @@ class _Completion(Response):
                 await send(message)
 
         with self._service.admission(scope["client_name"]) as place:
-            body = await _body(scope, receive, place, self._config.max_request_bytes)
+            body = await self._bodies.read(scope, receive, place.hold)
             try:
                 await _unless_gone(receive, self._answer(body, place, scope, receive, bounded))
             except ApiError:  # the client has hung up
@@ -207,49 +212,11 @@ async def _hung_up(receive: Receive) -> None:
         pass
 
 
-async def _body(scope: Scope, receive: Receive, place: Place, bound: int) -> bytes:
-    """The request's body. Raises ApiError for one that is too large or takes too long."""
-    too_large = ApiError(
-        413, f"the request is larger than {bound:,} bytes; send fewer or smaller images", code="request_too_large"
-    )
-    announced = dict(scope["headers"]).get(b"content-length", b"0")
-    if announced.isdigit() and int(announced[:20]) > bound:
-        raise too_large
-    body = bytearray()
-    try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ApiError(499, "the client has hung up", code="client_closed_request")
-                body += message.get("body", b"")
-                if len(body) > bound:
-                    raise too_large
-                place.hold(len(body))
-                if not message.get("more_body", False):
-                    return bytes(body)
-    except TimeoutError:
-        raise ApiError(408, f"the request was not sent within {_BODY_SECONDS:g} s", code="request_timeout") from None
-
-
 async def _read(body: bytes) -> tuple[ChatRequest, dict[str, str]]:
     """The request in a body, and the headers of its answer. Raises ApiError."""
-    asked = await asyncio.to_thread(_parse_large, body) if len(body) > _LARGE_BODY else _parse(body)
+    asked = await asyncio.to_thread(_parse, body) if len(body) > _LARGE_BODY else _parse(body)
     unknown = fields.check(asked.model_extra or {}, strict=bool(asked.strict))
     return asked, {_IGNORED: json.dumps(unknown[:_MAX_IGNORED])} if unknown else {}
-
-
-def _parse_large(body: bytes) -> ChatRequest:
-    """As `_parse`, of what is long because of its texts and images. Raises ApiError."""
-    plain = body.replace(rb"\\", b"").replace(rb"\"", b"")
-    if plain.count(b'"') <= 4 * _MAX_VALUES:  # keys and values, both in quotes
-        outside = b"".join(plain.split(b'"')[::2])
-        if sum(map(outside.count, (b",", b"[", b"{"))) <= _MAX_VALUES:
-            return _parse(body)
-    raise bad_request(
-        f"the body has more than {_MAX_VALUES:,} JSON values; send fewer messages, parts or other items",
-        code="request_too_large",
-    )
 
 
 def _parse(body: bytes) -> ChatRequest:

@@ -210,6 +210,11 @@ class TrainerConfig(ClientSettings):
         default=4, ge=2, description="episodes of the same task that loop, rloo, grpo and gigpo compare with each other"
     )
     updates: int = Field(default=100, ge=1, description="rollouts to learn from, warm-up included")
+    max_env_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="env steps after which no further update begins, whatever `updates` says; null: no bound",
+    )
     rollout_steps: int = Field(
         default=8, ge=1, description="steps of each slot per update; without a critic it plays one whole episode"
     )

@@ -38,10 +38,10 @@ _logger = logging.getLogger(__name__)
 
 _PRUNED = ".pruned"
 _CHANGEABLE_ON_RESUME = {
-    "run", "parallel", "rank_timeout", "updates", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints",
-    "keep_weights", "servers", "tokens", "tls", "plaintext", "threads", "retry_budget", "metrics_host", "metrics_port",
-    "wandb", "profile_update", "table", "evaluation.every", "evaluation.slots", "evaluation.patience",
-    "evaluation.diagnose", "max_batch",
+    "run", "parallel", "rank_timeout", "updates", "max_env_steps", "checkpoint_every", "checkpoint_minutes",
+    "keep_checkpoints", "keep_weights", "servers", "tokens", "tls", "plaintext", "threads", "retry_budget",
+    "metrics_host", "metrics_port", "wandb", "profile_update", "table", "evaluation.every", "evaluation.slots",
+    "evaluation.patience", "evaluation.diagnose", "max_batch",
     "model.batch_tokens", "model.cuda_graphs", "model.gradient_checkpointing", "model.vision_memory",
 }  # fmt: skip
 """These do not decide what is learnt; those that bound memory may change the last bits of numbers."""
@@ -130,7 +130,13 @@ class Run:
 
     @property
     def _start_used_expert(self) -> bool:
-        return self.has_start and checkpoint.read(self.start, verify=False).used_expert
+        """Whether expert advice went into the model at the start of RL, also where another run has cloned it."""
+        weights, start = self.base.name, self.base.parent
+        return (
+            weights == "weights"
+            and (start / "manifest.json").exists()
+            and checkpoint.read(start, verify=False).used_expert
+        )
 
     def checkpoint(self, update: int) -> Path:
         """The folder of the checkpoint after so many updates."""

@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from overworld import Reset, Session
 from overworld.host.process import ServerProcess
 from overworld.service.process import ServiceProcess
+from overworld.service.watchdog import STUCK
 
 from tests.support.optional import present
 from tests.support.toy_env import SLOW, TOY
@@ -111,6 +112,23 @@ def test_a_server_whose_worker_cannot_be_replaced_ends_itself_and_says_so_in_one
     assert "worker 0 could not be replaced for" in said[0]
     assert "Too many open files" in said[0]
     assert "Traceback" not in log.read_text()
+
+
+def test_a_server_whose_event_loop_stands_still_ends_itself_and_says_so_in_one_line(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    server = impatient(TOY, "--workers", "1", log=log)
+    try:
+        server.process.send_signal(signal.SIGSTOP)
+        time.sleep(3)  # a pause of the whole process is none of its event loop
+        server.process.send_signal(signal.SIGCONT)
+        with serving(server) as healthy:
+            assert healthy()
+        server.process.send_signal(signal.SIGUSR1)
+        assert server.process.wait(30) == STUCK == 69
+    finally:
+        server.stop()
+    said = "overworld serve: its event loop has not answered for 3 s; start the server again"
+    assert log.read_text().splitlines().count(said) == 1
 
 
 def test_frozen_workers_are_replaced_and_a_busy_one_is_left_alone() -> None:

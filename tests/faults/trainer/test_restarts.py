@@ -21,6 +21,7 @@ from overworld_trainer.train import train
 
 from tests.support.scripted_env import CHOICE, PUPPET
 from tests.support.scripted_model import lines, numbers, obedient_folder, progress, run_fields, run_settings, tensors
+from tests.support.warm import WarmProcess
 
 ARGUMENTS = ("--workers", "2", "--slots", "64", "--allow-expert")
 UPDATES = 5
@@ -87,8 +88,7 @@ class Command:
         path = tmp_path / "run.yaml"
         path.write_text(yaml.safe_dump(fields))
         self.folder = tmp_path / "run"
-        with (tmp_path / "log").open("w") as log:
-            self.process = subprocess.Popen([sys.executable, "-m", "overworld_trainer", str(path)], stderr=log)
+        self.process = WarmProcess("overworld_trainer", str(path), log=tmp_path / "log")
 
     def wait_for(self, updates: int) -> None:
         deadline = time.monotonic() + 60

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import signal
 import threading
 import time
 from pathlib import Path
@@ -443,8 +444,8 @@ def test_sigterm_finishes_requests_in_flight(runs: Path) -> None:
     thread = threading.Thread(target=ask)
     thread.start()
     time.sleep(0.3)
-    served.process.process.terminate()
+    served.process.send_signal(signal.SIGTERM)
     thread.join()
-    assert served.process.process.wait(15) == 0
+    assert served.process.wait(15) == 0
     assert answer["text"]
     served.stop()

@@ -91,7 +91,7 @@ def test_texts_are_measured_before_they_are_tokenised(bounded: Served) -> None:
     ids=["messages", "nested", "strings"],
 )
 def test_objects_are_counted_before_they_are_made(bounded: Served, body: bytes) -> None:
-    process = psutil.Process(bounded.process.process.pid)
+    process = psutil.Process(bounded.process.pid)
     before = process.memory_info().rss
     response = bounded.http.post("/chat/completions", content=body)
     assert response.status_code == 400

@@ -37,7 +37,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 def memory(served: Served) -> float:
     """MB of the server itself."""
-    return psutil.Process(served.process.process.pid).memory_info().rss / 1e6
+    return psutil.Process(served.process.pid).memory_info().rss / 1e6
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_the_processes_of_templates_end_with_the_server(served: Served) -> None:
     served.chat(model="sound@0")
     others = serve(served.runs)
     others.chat(model="sound@0")
-    (renderer,) = psutil.Process(others.process.process.pid).children()
+    (renderer,) = psutil.Process(others.process.pid).children()
     others.process.kill()
     renderer.wait(10)
     others.stop()

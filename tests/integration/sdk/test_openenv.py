@@ -23,9 +23,9 @@ import xxhash
 from overworld import Session, server_info
 from overworld.host.config import ServerConfig
 from overworld.host.openenv import player
-from overworld.host.openenv.messages import MAX_MESSAGE_BYTES
 from overworld.host.process import ServerProcess
 from overworld.host.server import Server
+from overworld.service import bounds
 from overworld.service.credentials import Credentials
 from overworld.service.tls import TlsFolder
 from PIL import Image
@@ -204,7 +204,7 @@ def test_what_cannot_be_understood_is_refused_and_changes_nothing(
 def test_a_message_that_is_too_large_ends_its_connection(served: tuple[ServerProcess, int]) -> None:
     with open_socket(served[1]) as socket, open_socket(served[1]) as other:
         with pytest.raises(ConnectionClosed):  # while it is sent, or when the answer is awaited
-            socket.send("x" * (MAX_MESSAGE_BYTES + 1))
+            socket.send("x" * (bounds.OPENENV_MESSAGE + 1))
             socket.recv(timeout=20)
         assert ask(other, "state")["type"] == "state"
 
@@ -282,7 +282,7 @@ def test_http(served: tuple[ServerProcess, int]) -> None:
     assert (status, first["metadata"]["seed"], first["done"]) == (200, 3, False)
     assert server_info(server.address).slots_free == 2
     assert get(port, "/reset", b'{"seed": -3}')[0] == 422
-    assert get(port, "/reset", b" " * (MAX_MESSAGE_BYTES + 1))[0] == 400
+    assert get(port, "/reset", b" " * (bounds.OPENENV_MESSAGE + 1))[0] == 400
     status, refused = get(port, "/step", b'{"action": {"text": "up"}}')
     assert (status, "/ws" in refused["detail"]) == (409, True)
     status, refused = get(port, "/toy/Nothing/metadata")

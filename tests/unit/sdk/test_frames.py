@@ -199,7 +199,7 @@ def test_a_flipped_bit_is_noticed_wherever_it_is() -> None:
             with pytest.raises(CorruptedError):
                 split_response(bytes(spoilt), checked=True)
         response, packed = split_response(data, checked=True)
-        assert (response.results[0], packed) == (head.results[0], b"".join(frames))
+        assert (response.results[0], bytes(packed)) == (head.results[0], b"".join(frames))
 
 
 def test_memory_is_used_only_where_frames_are_written() -> None:

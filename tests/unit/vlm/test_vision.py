@@ -1,5 +1,7 @@
 """Pictures go through the vision tower once, and what is remembered of them is never outdated."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ from overworld_vlm.score import score
 from overworld_vlm.vision import Picture
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tests.support.optional import present
 from tests.support.tiny_vlm import make_vlm, picture, user
@@ -27,6 +31,21 @@ class Passes:
     def take(self) -> int:
         patches, self.patches = self.patches, 0
         return patches
+
+
+class LargestTensor(TorchDispatchMode):
+    """The bytes of the largest tensor that is made within it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **kwargs or {})
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                self.bytes = max(self.bytes, tensor.nbytes)
+        return made
 
 
 PATCHES = 16
@@ -63,6 +82,19 @@ def test_encoding_together_or_alone_gives_the_same_bits() -> None:
     together = present(frozen().vision(pictures))
     alone = torch.cat([present(frozen().vision([one])) for one in pictures], 1)
     assert torch.equal(together, alone)
+
+
+def test_large_pictures_take_little_memory_and_have_the_same_bits_whoever_is_there() -> None:
+    vlm = frozen()
+    vlm.family.set_images(max_pixels=1_000_000)
+    large = [np.random.default_rng(seed).integers(0, 256, (980, 980, 3), np.uint8) for seed in range(2)]
+    pictures = [Picture.of(large[0], vlm.family), *of(vlm, *range(60)), Picture.of(large[1], vlm.family)]
+    with LargestTensor() as largest:
+        together = present(vlm.vision(pictures)).split([picture.layout.run for picture in pictures], 1)
+    weights = (70 * 70) ** 2 * vlm.core.config.vision_config.num_heads * 4
+    assert largest.bytes < weights / 10, "it does not grow with the square of a picture's size"
+    for at in (0, 1, -1):
+        assert torch.equal(together[at], present(frozen().vision([pictures[at]])))
 
 
 @pytest.mark.parametrize("trained", [False, True])

@@ -10,7 +10,6 @@ from overworld.v1 import env_pb2 as pb
 
 _UNKNOWN_FIELD = b"\xc2\xbe\x03\x05hello"
 """Field 7144, which no message has: a text."""
-_CHANGING = ("instance", "slots_free", "draining", "checksum")
 
 
 @check("I1", "I2", "I4", "I5", "E1", "E2", "E3", "E5", "X4", "S12")
