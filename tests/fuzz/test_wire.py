@@ -116,19 +116,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     alone = [("grpc.use_local_subchannel_pool", 1)]
     port = free_port()
     log = tmp_path_factory.mktemp("fuzz") / "log"
-    arguments = (
-        "serve",
-        CHAIN,
-        FRAIL_CHAIN,
-        "--port",
-        "0",
-        "--workers",
-        "2",
-        "--slots",
-        "64",
-        "--openenv-port",
-        str(port),
-    )
+    arguments = ("serve", CHAIN, FRAIL_CHAIN, "--port=0", "--workers=2", "--slots=64", f"--openenv-port={port}")
     with ServiceProcess("overworld", *arguments, log=log, environment={"OVERWORLD_LOG_LEVEL": "WARNING"}) as process:
         with grpc.insecure_channel(process.address, alone) as one, grpc.insecure_channel(process.address, alone) as two:
             yield Server(process, [one, two], port)
@@ -225,10 +213,8 @@ def test_mutated_messages_to_the_openenv_endpoint(server: Server, neighbour: Nei
     counts: Counter[str] = Counter()
     for seed in seeds(0.5):
         with reproducible(seed) as rng:
-            with (
-                contextlib.suppress(ConnectionClosed),
-                connect(f"ws://127.0.0.1:{server.openenv_port}/toy/Chain/ws") as socket,
-            ):
+            url = f"ws://127.0.0.1:{server.openenv_port}/toy/Chain/ws"
+            with contextlib.suppress(ConnectionClosed), connect(url) as socket:
                 for _ in range(40):
                     message = mutated_json(json.dumps(rng.choice(_OPENENV)).encode(), rng)
                     socket.send(message, text=rng.random() < 0.95)
