@@ -21,7 +21,7 @@ _HEAD = """# Faults
 <!-- made by tests/faults/matrix.py from matrix.yaml -->
 
 What happens to each component under each fault, and the tests that try it. *Nothing* is lost where what was under way
-is finished with the same numbers: the fault costs time only. [Fuzzers](../tests/fuzz) draw their faults from a seed: for
+is finished with the same numbers: the fault costs time only. [Fuzzers](../tests/fuzz) draw faults from a seed: for
 seconds in `make test`, for an hour in `make soak`, and with coverage as a guide in `make fuzz`.
 
 """
