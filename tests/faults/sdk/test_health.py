@@ -151,10 +151,10 @@ def test_frozen_workers_are_replaced_and_a_busy_one_is_left_alone() -> None:
         within(5, lambda: len(workers_of(server)) == 3 and not {idle, frozen} & set(workers_of(server)) and healthy())
         assert busy in workers_of(server)
         assert not hanging.done()
-        for results in (session.step({1: "up"}), meanwhile.result(5)):
+        for results in (session.step({1: "up"}), meanwhile.result(60)):
             assert [(result.turn, result.reward, result.error) for result in results] == [(1, 1.0, None)]
         os.kill(busy, signal.SIGKILL)
-        assert present(hanging.result(5)[0].error).reason == "WORKER_DIED"
+        assert present(hanging.result(60)[0].error).reason == "WORKER_DIED"
 
 
 def test_idle_connections_to_the_metrics_port_are_bounded() -> None:

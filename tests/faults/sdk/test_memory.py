@@ -50,7 +50,7 @@ class Deaf:
         for connection in (self._server, self._listener):
             connection.close()
         self._closed.set()
-        self._thread.join(5)
+        self._thread.join(60)
 
 
 @pytest.fixture

@@ -176,7 +176,7 @@ def test_an_env_that_cannot_be_made_again_ends_its_session_and_no_other(serve: S
         started = time.monotonic()
         with pytest.raises(ContractError, match="not any more"):
             session.step(["go", "go"])
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 60
         assert [result.turn for result in bystander.step(["up", "up"])] == [1, 1]
 
 
@@ -239,14 +239,14 @@ def test_an_env_that_prints_does_not_block_its_worker(serve: Serve) -> None:
 
 
 def test_sigterm_for_the_whole_group_lets_steps_finish(serve: Serve) -> None:
-    server = ServerProcess(SLOW, arguments=("--workers", "1", "--grace", "20"))
+    server = ServerProcess(SLOW, arguments=("--workers", "1", "--grace", "200"))
     with Session(server.address, "toy/Slow", 1) as session:
         session.reset([0])
         for pid in (*workers_of(server), server.process.pid):
             os.kill(pid, signal.SIGTERM)
         for turn in (1, 2, 3):
             assert session.step(["wait"])[0].turn == turn
-    assert server.process.wait(10) == 0
+    assert server.process.wait(60) == 0
     server.stop()
 
 
@@ -302,7 +302,7 @@ def test_services_end_with_the_process_that_started_them_but_not_with_its_thread
     pid = int(present(parent.stdout).readline())
     parent.kill()
     parent.communicate()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while os.path.exists(f"/proc/{pid}"):
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -160,6 +160,7 @@ def test_ranks_with_other_settings_are_refused(fields: dict[str, Any], tmp_path:
     assert "rank 1 has other settings than rank 0: start all ranks" in (tmp_path / "rank-0.log").read_text()
 
 
+@pytest.mark.soak  # in CI the ranks in containers do the same
 def test_torchrun_starts_all_ranks_again_when_one_has_died(
     fields: dict[str, Any], undisturbed: Path, tmp_path: Path
 ) -> None:

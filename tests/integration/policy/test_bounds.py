@@ -81,7 +81,7 @@ def test_texts_are_measured_before_they_are_tokenised(bounded: Served) -> None:
     error = bounded.error("a b " * 2_000_000)
     assert error["code"] == "context_length_exceeded"
     assert "8000000 characters" in error["message"]
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20
     assert bounded.error("ab " * 16_000)["code"] == "context_length_exceeded"
     assert bounded.error(user(*[{"type": "text", "text": ""}] * 2000))["code"] == "too_many_parts"
 
@@ -182,7 +182,7 @@ def test_requests_are_counted_before_their_bodies_are_read_and_told_when_to_come
         connection = socket.create_connection((host, int(port)))
         connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
         connections.append(connection)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while metric(bounded, "overworld_chats_in_flight") < 12:
         assert time.monotonic() < deadline
     refused = bounded.http.post("/chat/completions", json={"model": "whole@0", "messages": []})

@@ -138,7 +138,7 @@ def test_health_fails_while_the_decoder_stands_still_and_comes_back(runs: Path, 
             assert "has not answered for 10 s" in answer.json()["error"]["message"]
         began = time.monotonic()
         assert httpx.get(health).status_code == 503, "the same probe is still under way"
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5
         served.chat()
         assert httpx.get(health).status_code == 200
     finally:

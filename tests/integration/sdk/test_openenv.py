@@ -364,14 +364,14 @@ def test_an_episode_lasts_as_long_as_its_connection(monkeypatch: pytest.MonkeyPa
 
 
 def test_sigterm_lets_episodes_finish_and_then_hangs_up() -> None:
-    with serving("--grace", "20") as (server, port), open_socket(port) as playing, open_socket(port) as late:
+    with serving("--grace", "200") as (server, port), open_socket(port) as playing, open_socket(port) as late:
         ask(playing, "reset", {"seed": 1})
         server.process.send_signal(signal.SIGTERM)
         eventually(lambda: get(port, "/health") == (503, {"status": "unhealthy"}))
         assert ask(playing, "step", {"text": "up"})["data"]["reward"] == 1.0
         assert code(ask(late, "reset", {})) == "CAPACITY_REACHED DRAINING"
         playing.close()
-        assert server.process.wait(10) == 0
+        assert server.process.wait(60) == 0
         with pytest.raises(ConnectionClosed):
             late.recv(timeout=10)
 

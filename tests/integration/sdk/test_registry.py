@@ -64,7 +64,7 @@ def redis_server(program: str, tmp_path: Path) -> Iterator[RedisServer]:
     server.kill()
 
 
-def eventually(check: Callable[[], object], seconds: float = 10) -> None:
+def eventually(check: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < deadline
