@@ -18,7 +18,7 @@ export CMAKE_POLICY_VERSION_MINIMUM := 3.5
 # Type checkers, those of projects that `overworld init` makes for one, follow paths and not the hooks of editable installs.
 VISIBLE := --config-settings editable_mode=compat
 
-.PHONY: help setup locks supply demo train study tutorial test check-simulators audit-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist chaos soak soak-policy lint format proto released-proto bench audit-learn branches changes diagnose-agents fuzz vulnerabilities clean
+.PHONY: help setup locks supply demo train study tutorial test check-simulators audit-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist chaos soak soak-policy lint format proto released-proto bench audit-learn branches changes diagnose-agents fuzz vulnerabilities demo-miniworld clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -43,6 +43,9 @@ locks: ## resolve the packages of constraints.txt again, and write down their ha
 
 demo: $(READY) ## clone, train and evaluate an agent on this machine; SEED=0
 	$(BIN)/python -m demo --seed $(SEED)
+
+demo-miniworld: $(READY) ## an agent learns to walk to the box it sees, beside what blind ones reach: 25 CPU-minutes; SEED=0
+	$(BIN)/python -m demo --course hallway --seed $(SEED)
 
 train: $(READY) ## train the tiny model in an env; ENV=gym_cards/EZPoints UPDATES=3
 	$(BIN)/python -m demo.train --env $(ENV) --updates $(UPDATES) --seed $(SEED)

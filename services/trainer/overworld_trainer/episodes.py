@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import queue
 import threading
@@ -17,6 +18,7 @@ from overworld import Act, End, EnvSpec, Fallback, Fleet, Reset, Result, open_re
 from overworld.authoring.env import Action
 from overworld.client.counts import ByServer, Counts, together
 from overworld.errors import OverworldError
+from overworld.evaluation.blank import without_pictures
 from overworld.evaluation.conversation import Conversation, Message
 
 from overworld_trainer.config import EnvConfig, TrainerConfig
@@ -70,6 +72,7 @@ class Player:
     turn     moves made in this episode
     reward   sum of this episode's rewards
     result   the latest
+    blank    whether white pictures are shown
     """
 
     env: int
@@ -82,6 +85,7 @@ class Player:
     turn: int = 0
     actions: list[JsonAction] = field(default_factory=list)
     reward: float = 0.0
+    blank: bool = False
 
     def messages(self) -> list[Message]:
         """The prompt for the next move."""
@@ -89,7 +93,7 @@ class Player:
 
     def observe(self, result: Result) -> None:
         """Takes in a result."""
-        self.conversation.observe(result)
+        self.conversation.observe(_shown(result, self.blank))
         self.result = result
 
     def __repr__(self) -> str:
@@ -316,6 +320,11 @@ class Episodes:
         raise EnvError(f"{player.fleet.spec.id}: {_MAX_RESETS} episodes in a row could not be started: {fresh.error}")
 
 
+def _shown(result: Result, blank: bool) -> Result:
+    """A result as the model is shown it."""
+    return dataclasses.replace(result, observation=without_pictures(result.observation)) if blank else result
+
+
 def _as_json(action: Action | None) -> JsonAction:
     """An action as a model names it: in words, or as a tensor."""
     if isinstance(action, np.ndarray):
@@ -382,7 +391,7 @@ def _restore(
                 if result.error or result.end:
                     verb = "replayed" if entries[n][2]["actions"] else "started"
                     raise EnvError(f"{fleet.spec.id}: an episode could not be {verb}: {result.error or result.end}")
-                conversations[n].observe(result)
+                conversations[n].observe(_shown(result, config.blank_frames))
                 latest[n] = result
     return [
         Player(
@@ -396,6 +405,7 @@ def _restore(
             turn=len(entry["actions"]),
             actions=list(entry["actions"]),
             reward=entry["reward"],
+            blank=config.blank_frames,
         )
         for n, (env, slot, entry) in enumerate(entries)
     ]
