@@ -175,7 +175,8 @@ def test_frozen_workers_are_replaced_and_a_busy_one_is_left_alone() -> None:
             assert [(result.turn, result.reward, result.error) for result in results] == [(1, 1.0, None)]
         others = set(workers_of(server)) - {busy}
         for _ in range(5):  # its step is repeated once, as soon as there is another worker
-            os.kill(*(set(workers_of(server)) - others), signal.SIGKILL)
+            (guilty,) = set(workers_of(server)) - others
+            os.kill(guilty, signal.SIGKILL)
             within(60, lambda: not healthy())
             within(60, healthy)
             time.sleep(1)

@@ -25,7 +25,6 @@ import httpx
 import PIL.Image
 import psutil
 import pytest
-import torch
 from overworld_policy.chat import ChatService
 from overworld_policy.config import PolicyServerConfig
 from overworld_policy.decoder import Decoder
@@ -40,8 +39,6 @@ from tests.fuzz.budget import reproducible, seeds
 from tests.fuzz.mutation import mutated_json
 from tests.integration.policy.conftest import Served, serve
 from tests.integration.policy.test_api import metric, part, text
-
-torch.set_num_threads(1)  # tests run side by side
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +114,7 @@ def test_nobody_waits_for_somebody_elses_large_request(bounded: Served) -> None:
         part(f"data:image/png;base64,{base64.b64encode(data).decode()}")
         for data in (buffer.getvalue(), buffer.getvalue()[:-200])
     )
-    process = psutil.Process(bounded.process.process.pid)
+    process = psutil.Process(bounded.process.pid)
     before = process.memory_info().rss
     done = threading.Event()
     large: list[float] = []
@@ -282,7 +279,7 @@ def test_heads_that_never_end_are_cut_off_and_idle_connections_are_kept(bounded:
 
 def test_without_descriptors_new_connections_wait_and_the_others_are_served(bounded: Served) -> None:
     bounded.chat()
-    pid = bounded.process.process.pid
+    pid = bounded.process.pid
     soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     in_use = len(os.listdir(f"/proc/{pid}/fd"))
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (in_use + 2, hard))
@@ -304,7 +301,7 @@ def test_mutated_bodies_get_a_reply_or_a_reason(bounded: Served) -> None:
     buffer = io.BytesIO()
     PIL.Image.new("RGB", (30, 30), "red").save(buffer, "PNG")
     picture = part(f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}")
-    plain = {"model": "whole@0", "messages": user(text("Go."), picture), "max_tokens": 3, "temperature": 0.5}
+    plain = {"model": "whole@0", "messages": user({"type": "text", "text": "Go."}, picture), "max_tokens": 3, "temperature": 0.5}
     more = {"n": 2, "stop": ["."], "logit_bias": {"3": 1}, "seed": 1, "logprobs": True, "user": "me"}
     bodies = [plain, plain | more, plain | {"stream": True}, plain | {"structured_outputs": {"choice": ["a", "b"]}}]
     statuses: Counter[int] = Counter()
