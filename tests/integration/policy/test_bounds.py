@@ -301,7 +301,8 @@ def test_mutated_bodies_get_a_reply_or_a_reason(bounded: Served) -> None:
     buffer = io.BytesIO()
     PIL.Image.new("RGB", (30, 30), "red").save(buffer, "PNG")
     picture = part(f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}")
-    plain = {"model": "whole@0", "messages": user({"type": "text", "text": "Go."}, picture), "max_tokens": 3, "temperature": 0.5}
+    said = user({"type": "text", "text": "Go."}, picture)
+    plain = {"model": "whole@0", "messages": said, "max_tokens": 3, "temperature": 0.5}
     more = {"n": 2, "stop": ["."], "logit_bias": {"3": 1}, "seed": 1, "logprobs": True, "user": "me"}
     bodies = [plain, plain | more, plain | {"stream": True}, plain | {"structured_outputs": {"choice": ["a", "b"]}}]
     statuses: Counter[int] = Counter()
