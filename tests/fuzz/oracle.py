@@ -15,6 +15,8 @@ from tests.support import chain_env as chain
 MAX_TURNS = 12
 FALLBACK_REWARD = -0.25
 EXECUTED, REPEATED = "execute", "repeat"
+ENV = "toy/FrailChain"
+_WORDS = (*chain.WORDS, "crash")
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def _read(action: pb.Action) -> tuple[int, str]:
     if kind is None:
         return pb.OUTCOME_NO_ACTION, ""
     if kind == "index":
-        named: Sequence[str] = chain.WORDS[action.index : action.index + 1]
+        named: Sequence[str] = _WORDS[action.index : action.index + 1]
     else:
-        named = [word for word in chain.WORDS if word == " ".join(action.text.split()).lower()]
+        named = [word for word in _WORDS if word == " ".join(action.text.split()).lower()]
     return (pb.OUTCOME_EXECUTED, named[0]) if named else (pb.OUTCOME_NOT_ADMISSIBLE, "")

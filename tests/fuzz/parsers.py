@@ -56,7 +56,7 @@ class Parser:
 
 
 def answers() -> Parser:
-    """A Step's answer, as the client reads it; the first byte says whether blocks may be compressed."""
+    """The answer to a Step, once its checksum fits; the first byte says whether blocks may be compressed."""
     commands = [pb.Command(slot=slot, turn=3) for slot in range(2)]
     image = Image("view", _GREY, 7)
     response = pb.StepResponse()

@@ -36,15 +36,15 @@ from websockets.sync.client import connect
 from tests.fuzz import table
 from tests.fuzz.budget import reproducible, seeds
 from tests.fuzz.mutation import mutated_bytes, mutated_json, mutated_message
-from tests.fuzz.oracle import EXECUTED, MAX_TURNS, REPEATED, Slot, check
+from tests.fuzz.oracle import ENV, EXECUTED, MAX_TURNS, REPEATED, Slot, check
 from tests.integration.sdk.test_server import free_port
 from tests.support import chain_env
-from tests.support.chain_env import CHAIN
+from tests.support.chain_env import CHAIN, FRAIL_CHAIN
 from tests.support.proxy import Proxy
 
 _GIB = 1 << 30
 _PLAYED_SLOTS = 2
-_SAID_OF_BROKEN_BYTES = ("Invalid UTF-8 sequence received from client", "Invalid encoding on")
+_SAID_OF_BROKEN_BYTES = ("Invalid UTF-8 sequence received from client", "Invalid encoding on", "'utf-8' codec")
 """By uvicorn, and by grpc."""
 _SESSION = str(uuid.uuid4())
 _RESPONSES: dict[str, type[Message]] = {
@@ -116,7 +116,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     alone = [("grpc.use_local_subchannel_pool", 1)]
     port = free_port()
     log = tmp_path_factory.mktemp("fuzz") / "log"
-    arguments = ("serve", CHAIN, "--port", "0", "--workers", "2", "--slots", "64", "--openenv-port", str(port))
+    arguments = ("serve", CHAIN, FRAIL_CHAIN, "--port=0", "--workers=2", "--slots=64", f"--openenv-port={port}")
     with ServiceProcess("overworld", *arguments, log=log, environment={"OVERWORLD_LOG_LEVEL": "WARNING"}) as process:
         with grpc.insecure_channel(process.address, alone) as one, grpc.insecure_channel(process.address, alone) as two:
             yield Server(process, [one, two], port)
@@ -133,7 +133,7 @@ class Neighbour:
         self._session = str(uuid.uuid4())
         self._slot = Slot()
         options = json.dumps({"max_turns": MAX_TURNS})
-        stub.Open(pb.OpenRequest(session=self._session, env_id="toy/Chain", slots=1, options_json=options))
+        stub.Open(pb.OpenRequest(session=self._session, env_id=ENV, slots=1, options_json=options))
 
     def step(self) -> None:
         """Plays a turn. Fails if the result is not the right one."""
@@ -142,7 +142,7 @@ class Neighbour:
             command = pb.Command(episode=0 if last is None else last.episode + 1, reset=pb.Reset(seed=3))
         else:
             command = pb.Command(episode=last.episode, turn=last.turn + 1, action=pb.Action(text="b"))
-        response = self._stub.Step(pb.StepRequest(session=self._session, commands=[command]), timeout=60)
+        response = self._stub.Step(pb.StepRequest(session=self._session, commands=[command]), timeout=table.PATIENCE)
         self._slot.accept(command)
         check(self._slot, response.results[0], response)
 
@@ -194,7 +194,7 @@ def _call(server: Server, rng: random.Random) -> str:
         sent = None
     call: Any = rng.choice(server.channels).unary_unary(f"/overworld.v1.EnvService/{name}")
     try:
-        answer = call(data, timeout=60)
+        answer = call(data, timeout=table.PATIENCE)
     except grpc.RpcError as error:
         if sent is None:
             return "not a message"
@@ -213,11 +213,12 @@ def test_mutated_messages_to_the_openenv_endpoint(server: Server, neighbour: Nei
     counts: Counter[str] = Counter()
     for seed in seeds(0.5):
         with reproducible(seed) as rng:
-            with contextlib.suppress(ConnectionClosed), connect(f"ws://127.0.0.1:{server.openenv_port}/ws") as socket:
+            url = f"ws://127.0.0.1:{server.openenv_port}/toy/Chain/ws"
+            with contextlib.suppress(ConnectionClosed), connect(url) as socket:
                 for _ in range(40):
                     message = mutated_json(json.dumps(rng.choice(_OPENENV)).encode(), rng)
                     socket.send(message, text=rng.random() < 0.95)
-                    counts[_answer(socket.recv(timeout=60))] += 1
+                    counts[_answer(socket.recv(timeout=table.PATIENCE))] += 1
             counts[_post(server.openenv_port, rng)] += 1
             neighbour.step()
     print(f"\n{counts.total():,} messages: {dict(counts.most_common())}")
@@ -279,10 +280,10 @@ def _answer(text: str | bytes) -> str:
 def _post(port: int, rng: random.Random) -> str:
     """Sends a mutated body, or asks for a mutated path."""
     body = mutated_json(json.dumps(_OPENENV[0]["data"]).encode(), rng)
-    path = "/reset" if rng.random() < 0.7 else urllib.parse.quote(mutated_bytes(b"/toy/Chain/reset", rng))
+    path = "/toy/Chain/reset" if rng.random() < 0.7 else urllib.parse.quote(mutated_bytes(b"/toy/Chain/reset", rng))
     request = urllib.request.Request(f"http://127.0.0.1:{port}/{path.lstrip('/')}", body, method="POST")
     try:
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=table.PATIENCE) as response:
             assert json.load(response)
             return f"HTTP {response.status}"
     except urllib.error.HTTPError as error:

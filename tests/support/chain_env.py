@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from dataclasses import replace
 
 import numpy as np
 from overworld import ActionSpec, End, Env, EnvSpec, Image, Observation, Transition
 
-WORDS = ("a", "b", "wait", "task", "rule", "raise", "crash")
+WORDS = ("a", "b", "wait", "task", "rule", "raise")
 ENDS = {"task": End.TASK, "rule": End.RULE}
 SPLITS = {"endless": 0, "four": 4}
 
@@ -35,7 +36,7 @@ def pixels(state: str) -> np.ndarray:
 
 
 class Chain(Env):
-    """Ends at once by `task` and `rule`; fails by `raise` and `crash`."""
+    """Ends at once by `task` and `rule`; fails by `raise`."""
 
     spec = EnvSpec(
         id="toy/Chain", task="Link.", success="by task", action=ActionSpec(WORDS), reward_max=16.0, splits=SPLITS
@@ -46,8 +47,6 @@ class Chain(Env):
         return self._look()
 
     def step(self, action: str) -> Transition:
-        if action == "crash":
-            os._exit(1)
         if action == "raise":
             raise RuntimeError("as asked")
         if action == "wait":
@@ -62,8 +61,20 @@ class Chain(Env):
         return Observation((self._state, Image("view", canvas)))
 
 
+class FrailChain(Chain):
+    """Whose worker dies by `crash`."""
+
+    spec = replace(Chain.spec, id="toy/FrailChain", action=ActionSpec((*WORDS, "crash")))
+
+    def step(self, action: str) -> Transition:
+        if action == "crash":
+            os._exit(1)
+        return super().step(action)
+
+
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 CHAIN = f"{__name__}:Chain"
+FRAIL_CHAIN = f"{__name__}:FrailChain"

@@ -249,6 +249,11 @@ class TrainerConfig(ClientSettings):
     envs: tuple[EnvConfig, ...] = Field(min_length=1)
     model: ModelConfig = ModelConfig()
     recipe: Recipe = Recipe()
+    blank_frames: bool = Field(
+        default=False,
+        description="show white pictures instead, in cloning, training and evaluation: a control that says what can be "
+        "learnt without sight",
+    )
     max_new_tokens: int = Field(default=128, ge=1, description="longest reply")
     temperature: float = Field(default=1.0, gt=0, description="of sampling and of scoring")
     max_batch: int = Field(default=64, ge=1, description="replies that are written at once")
@@ -342,6 +347,10 @@ class TrainerConfig(ClientSettings):
             raise ValueError("gamma = 1 with time_limit = bootstrap has any constant V as a solution: choose another")
         if self.time_limit == "penalty" and not self.recipe.turns_left:
             raise ValueError("time_limit = penalty punishes what the agent cannot see: set recipe.turns_left = true")
+        if self.blank_frames and self.evaluation.diagnose:
+            raise ValueError(
+                "a diagnosis shows the env's own frames: set evaluation.diagnose = false with blank_frames"
+            )
         if self.model.path == "tiny" and not self.clone.updates:
             raise ValueError(
                 "the tiny model starts from random weights and finds no format by itself: set clone.updates"

@@ -40,6 +40,14 @@ class Metric(enum.StrEnum):
     EVAL_SUCCESS_LOW = "eval/success_rate_low"
     EVAL_SUCCESS_RATE = "eval/success_rate"
 
+    LEDGER_DROPPED = "ledger/dropped"
+    LEDGER_EXECUTED = "ledger/executed"
+    LEDGER_FABRICATED = "ledger/fabricated"
+    LEDGER_FAILED = "ledger/failed"
+    LEDGER_REPEATED = "ledger/repeated"
+    LEDGER_REPLAYED = "ledger/replayed"
+    LEDGER_UNBALANCED = "ledger/unbalanced"
+
     ADVANTAGE_STD = "losses/advantage_std"
     CLIPFRAC = "losses/clipfrac"
     CRITIC_EPOCHS = "losses/critic_epochs"

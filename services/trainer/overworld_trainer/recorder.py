@@ -16,6 +16,7 @@ from overworld_trainer.evaluation import Evaluations
 from overworld_trainer.exporter import Exporter
 from overworld_trainer.guard import Guard
 from overworld_trainer.learner import Learner
+from overworld_trainer.ledger import Ledger
 from overworld_trainer.metrics import Metric, Metrics, seconds_by_part
 from overworld_trainer.rollout import Rollout
 from overworld_trainer.run import Run, TrainerState
@@ -55,6 +56,8 @@ class Recorder:
         self._guard = Guard(run.config.model.dtype)
         if state.guard is not None:
             self._guard.restore(state.guard)
+        restored = sum(len(slot["actions"]) for slot in state.slots or ())
+        self._ledger = Ledger(run.folder / "ledger.jsonl" if run.ranks.first else None, restored)
         self._saved = state.update
         self._saved_at = time.monotonic()
         self._stopwatch.take()  # what came before the first update is not part of it
@@ -69,6 +72,11 @@ class Recorder:
         seconds = self._stopwatch.take()
         metrics |= self.sampler.metrics(state.env_steps)
         metrics |= seconds_by_part(seconds) | self._throughput.metrics(rollout, seconds)
+
+        failed = sum(step.failed for step in rollout.all_records)
+        counts = self._episodes.counts()
+        entry = self._ledger.enter(state.update, samples=len(rollout) - failed, failed=failed, now=counts)
+        metrics |= entry.metrics
 
         state.env_steps += len(rollout)
         state.max_logprob_error = max(state.max_logprob_error, metrics.get(Metric.MAX_LOGPROB_ERROR, 0.0))

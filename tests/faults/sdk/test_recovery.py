@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 import xxhash
 from overworld import ContractError, Reset, Session, server_info
@@ -264,6 +265,26 @@ def test_a_server_out_of_descriptors_refuses_and_loses_no_slots(serve: Serve) ->
         session.close()
     resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
     assert server_info(server.address).slots_free == 400
+
+
+def test_a_server_short_of_memory_refuses_and_a_frozen_one_costs_time_only(serve: Serve) -> None:
+    server = serve(TOY, slots=400)
+    soft, hard = resource.prlimit(server.process.pid, resource.RLIMIT_AS)
+    with Session(server.address, "toy/Count", 1) as session:
+        session.step([Reset(seed=0)])
+        in_use = psutil.Process(server.process.pid).memory_info().vms
+        resource.prlimit(server.process.pid, resource.RLIMIT_AS, (in_use + (64 << 20), hard))
+        with pytest.raises(ContractError, match=r"NO_FREE_SLOTS.*no memory or files"):
+            Session(server.address, "toy/Count", 399, retry_budget=0.1)
+        assert session.step(["up"])[0].observation.text == "count 1"
+        resource.prlimit(server.process.pid, resource.RLIMIT_AS, (soft, hard))
+        assert server_info(server.address).slots_free == 399
+        server.process.send_signal(signal.SIGSTOP)
+        step = session.submit(["up"])
+        with pytest.raises(TimeoutError):
+            step.result(0.5)
+        server.process.send_signal(signal.SIGCONT)
+        assert step.result(60)[0].observation.text == "count 2"
 
 
 def test_services_end_with_the_process_that_started_them_but_not_with_its_thread(tmp_path: Path) -> None:

@@ -7,12 +7,15 @@ import io
 import itertools
 import json
 import math
+import os
+import resource
 import socket
 import statistics
 import struct
 import threading
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +25,6 @@ import httpx
 import PIL.Image
 import psutil
 import pytest
-import torch
 from overworld_policy.chat import ChatService
 from overworld_policy.config import PolicyServerConfig
 from overworld_policy.decoder import Decoder
@@ -33,10 +35,10 @@ from overworld_policy.models import Models
 from overworld_vlm.batch import encode
 from overworld_vlm.writer import Request
 
+from tests.fuzz.budget import reproducible, seeds
+from tests.fuzz.mutation import mutated_json
 from tests.integration.policy.conftest import Served, serve
 from tests.integration.policy.test_api import metric, part, text
-
-torch.set_num_threads(1)  # tests run side by side
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +114,8 @@ def test_nobody_waits_for_somebody_elses_large_request(bounded: Served) -> None:
         part(f"data:image/png;base64,{base64.b64encode(data).decode()}")
         for data in (buffer.getvalue(), buffer.getvalue()[:-200])
     )
+    process = psutil.Process(bounded.process.pid)
+    before = process.memory_info().rss
     done = threading.Event()
     large: list[float] = []
     small: list[float] = []
@@ -132,6 +136,10 @@ def test_nobody_waits_for_somebody_elses_large_request(bounded: Served) -> None:
         for one in pressing:
             one.result()
     assert statistics.median(small) < statistics.median(large) / 3
+    deadline = time.monotonic() + 30
+    while process.memory_info().rss > before + 50e6:
+        assert time.monotonic() < deadline, "memory does not come back"
+        time.sleep(0.1)
 
 
 def test_pixels_of_large_requests_are_bounded_for_all_together(runs: Path) -> None:
@@ -267,6 +275,50 @@ def test_heads_that_never_end_are_cut_off_and_idle_connections_are_kept(bounded:
         assert ask(kept).startswith(b"HTTP/1.1 200")
         assert all(5 < one.result() < 20 for one in dripping)
         assert ask(kept).startswith(b"HTTP/1.1 200")  # clients close after 5 s, as httpx does, or later
+
+
+def test_without_descriptors_new_connections_wait_and_the_others_are_served(bounded: Served) -> None:
+    bounded.chat()
+    pid = bounded.process.pid
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    in_use = len(os.listdir(f"/proc/{pid}/fd"))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (in_use + 2, hard))
+    try:
+        host, port = bounded.url.removeprefix("http://").removesuffix("/v1").split(":")
+        idle = [socket.create_connection((host, int(port))) for _ in range(10)]
+        for _ in range(3):
+            bounded.chat()
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+    for connection in idle:
+        connection.close()
+    with httpx.Client(base_url=bounded.url, timeout=60) as client:
+        assert client.get("/models").status_code == 200
+
+
+@pytest.mark.timeout(0)
+def test_mutated_bodies_get_a_reply_or_a_reason(bounded: Served) -> None:
+    buffer = io.BytesIO()
+    PIL.Image.new("RGB", (30, 30), "red").save(buffer, "PNG")
+    picture = part(f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}")
+    plain = {"model": "whole@0", "messages": user({"type": "text", "text": "Go."}, picture), "max_tokens": 3, "temperature": 0.5}
+    more = {"n": 2, "stop": ["."], "logit_bias": {"3": 1}, "seed": 1, "logprobs": True, "user": "me"}
+    bodies = [plain, plain | more, plain | {"stream": True}, plain | {"structured_outputs": {"choice": ["a", "b"]}}]
+    statuses: Counter[int] = Counter()
+    for seed in seeds():
+        with reproducible(seed) as rng:
+            for _ in range(20):
+                body = mutated_json(json.dumps(rng.choice(bodies)).encode(), rng)
+                try:
+                    response = bounded.http.post("/chat/completions", content=body, timeout=5)
+                except httpx.ReadTimeout:  # a long reply
+                    continue
+                statuses[response.status_code] += 1
+                assert response.status_code < 500, (body, response.text)
+                if response.status_code >= 400:
+                    assert response.json()["error"]["message"]
+        assert bounded.http.get(bounded.url.removesuffix("/v1") + "/health").status_code == 200
+    assert statuses[400]
 
 
 def test_extreme_numbers_fail_nobody_else(bounded: Served) -> None:

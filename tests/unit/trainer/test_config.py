@@ -27,6 +27,12 @@ def file(tmp_path: Path) -> str:
     return str(path)
 
 
+def test_a_diagnosis_of_an_agent_that_sees_nothing_is_refused(file: str) -> None:
+    with pytest.raises(SettingsError, match="blank_frames"):
+        TrainerConfig.load([file, "blank_frames=true", "evaluation.diagnose=true"])
+    assert TrainerConfig.load([file, "blank_frames=true"]).blank_frames
+
+
 def test_later_sources_override_earlier_ones(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "more.yaml"
     other.write_text("seed: 2\npolicy: {lr: 0.5, epochs: 7}\n")
