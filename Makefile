@@ -53,7 +53,7 @@ train: $(READY) ## train the tiny model in an env; ENV=gym_cards/EZPoints UPDATE
 test: $(READY) $(if $(shell command -v npm 2>/dev/null),$(NODE)) ## the tests that need minutes: unit, integration, faults, k8s/
 	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder -m "not demo and not soak and not compose and not peer"
 
-study: $(READY) ## five algorithms and five seeds in lab/Chain, half an hour; resumes in runs/studies; STUDY=headline: 12 CPU-hours
+study: $(READY) ## five algorithms and five seeds in lab/Chain: half an hour or more; resumes in runs/studies; STUDY=headline: 12 CPU-hours or so
 	nice $(BIN)/overworld study studies/$(or $(STUDY),short).yaml jobs=2 page=docs/results
 
 tutorial: $(READY) ## run docs/tutorial.md as it stands; PART=python, gymnasium or node: minutes
