@@ -19,6 +19,7 @@ from tests.support.proxy import Proxy
 
 _WRITING_SECONDS = 30.0
 _FULL_SECONDS = 6.0
+_PASSING_SECONDS = 30.0
 _POLL_SECONDS = 0.005
 
 
@@ -105,10 +106,11 @@ def _delay_network(stack: Stack, chance: random.Random) -> bool:
 
 def _flip_bits(stack: Stack, chance: random.Random) -> bool:
     proxy = chance.choice(stack.proxies)
-    flipped, proxy.flips = proxy.flipped, chance.randint(1, 3)
-    time.sleep(2.0)
-    proxy.flips = 0
-    return proxy.flipped > flipped
+    proxy.flips, until = chance.randint(1, 3), time.monotonic() + _PASSING_SECONDS
+    while proxy.flips and time.monotonic() < until:
+        time.sleep(_POLL_SECONDS)
+    flipped, proxy.flips = not proxy.flips, 0
+    return flipped
 
 
 def _fill_disk(stack: Stack, chance: random.Random) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _PAUSE_SECONDS = 0.5
+_APART = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 _TRAINED = 0
 _AGAIN = (-signal.SIGKILL, 70, 75, 128 + signal.SIGTERM)
 """Ends of a trainer that asks to be started again; any other one has said why it must not be."""
@@ -44,11 +46,14 @@ class Service:
         return process.pid if process is not None and process.poll() is None else None
 
     def signal(self, number: int) -> bool:
-        """Sends a signal; whether there was a process to get it."""
-        process = self._process
-        if process is None or process.poll() is not None:
+        """Sends a signal; whether there was a process to get it. Where it is `apart`, both processes get it."""
+        pid = self.pid
+        if pid is None:
             return False
-        process.send_signal(number)
+        inner = [child for child, parent in _parents() if parent == pid] if self._command[0] == _APART[0] else []
+        for receiver in (*inner, pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(receiver, number)
         return True
 
     def stop(self) -> None:
@@ -82,7 +87,7 @@ def python(*arguments: str) -> list[str]:
 
 def apart(command: Sequence[str]) -> list[str]:
     """The command with process numbers of its own, as in a container: its memory cannot be mapped from outside."""
-    return ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *command]
+    return [*_APART, *command]
 
 
 def trainer(command: Sequence[str], log: Path) -> Service:

@@ -30,7 +30,7 @@ def test_a_run_that_had_its_env_servers_may_be_started_again(
 
     monkeypatch.setattr("overworld_trainer.train.train", train)
     settings = tmp_path / "run.yaml"
-    settings.write_text(f"run: {tmp_path}\nenvs: [{{id: gym_cards/NumberLine}}]\n")
+    settings.write_text(f"run: {tmp_path}\nenvs: [{{id: gym_cards/NumberLine}}]\nclone: {{updates: 1}}\n")
     if begun:
         (tmp_path / "metrics.jsonl").touch()
     with pytest.raises(OverworldError, match="no answer") as caught:
