@@ -276,7 +276,7 @@ def test_heads_that_never_end_are_cut_off_and_idle_connections_are_kept(bounded:
 
 def test_without_descriptors_new_connections_wait_and_the_others_are_served(bounded: Served) -> None:
     bounded.chat()
-    pid = bounded.process.process.pid
+    pid = bounded.process.pid
     soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     in_use = len(os.listdir(f"/proc/{pid}/fd"))
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (in_use + 2, hard))
@@ -298,7 +298,12 @@ def test_mutated_bodies_get_a_reply_or_a_reason(bounded: Served) -> None:
     buffer = io.BytesIO()
     PIL.Image.new("RGB", (30, 30), "red").save(buffer, "PNG")
     picture = part(f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}")
-    plain = {"model": "whole@0", "messages": user(text("Go."), picture), "max_tokens": 3, "temperature": 0.5}
+    plain = {
+        "model": "whole@0",
+        "messages": user({"type": "text", "text": "Go."}, picture),
+        "max_tokens": 3,
+        "temperature": 0.5,
+    }
     more = {"n": 2, "stop": ["."], "logit_bias": {"3": 1}, "seed": 1, "logprobs": True, "user": "me"}
     bodies = [plain, plain | more, plain | {"stream": True}, plain | {"structured_outputs": {"choice": ["a", "b"]}}]
     statuses: Counter[int] = Counter()
