@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from overworld.contract import checksum
 from overworld.contract.status import status_code, trailing_metadata
-from overworld.errors import ContractError, Reason, ServiceError, SettingsError
+from overworld.errors import ContractError, Reason, ServiceError, SettingsError, TransientError
 from overworld.host import callers, outline
 from overworld.host.callers import Callers
 from overworld.host.config import ServerConfig
@@ -89,12 +89,9 @@ class Server:
             config.token, config.tokens, quota=config.quota, quotas=config.quotas, metrics=self._metrics
         )
         self._tls = TlsFolder(config.tls, server=True) if config.tls else None
-        interceptor = _BearerToken(self._callers, self._metrics)
-        # Whoever connects must leave descriptors for sessions, and for workers that are started again.
-        connections = min(bounds.CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
-        options = [*_CHANNEL_OPTIONS, ("grpc.max_allowed_incoming_connections", connections)]
-        self._grpc = grpc.aio.server(options=options, interceptors=[interceptor])
+        self._grpc: grpc.aio.Server | None = None
         self._health = Health()
+        self._listening: asyncio.Task[None] | None = None
         self._openenv: Endpoint | None = None
         self._telling: asyncio.Task[None] | None = None
         self._watchdog: Watchdog | None = None
@@ -103,20 +100,15 @@ class Server:
     async def start(self) -> None:
         """Loads the envs and begins to listen; `port` is set. Raises WorkerError or ServiceError."""
         config = self._config
-        self._grpc.add_generic_rpc_handlers((self._handlers(), self._health.handlers()))
-        reflection.enable_server_reflection((_SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME), self._grpc)
         host = bracketed(config.host)
         try:
-            if self._tls is None:
-                self.port = self._grpc.add_insecure_port(f"{host}:{config.port}")
-                if not is_loopback(config.host):
-                    _logger.warning("plaintext: tokens, actions and frames cross the network as they are")
-            else:
-                self.port = self._grpc.add_secure_port(f"{host}:{config.port}", _server_credentials(self._tls))
+            listener = self._grpc = self._bound(config.port)
         except RuntimeError as error:
             raise ServiceError(
                 f"cannot listen on {host}:{config.port} ({error}); is another server there, or the host unknown?"
             ) from None
+        if self._tls is None and not is_loopback(config.host):
+            _logger.warning("plaintext: tokens, actions and frames cross the network as they are")
         await self._front.start()
         if config.metrics_port:
             try:
@@ -133,7 +125,8 @@ class Server:
 
             app = OpenEnv(self._front, self._callers, self._metrics, config.slots).app
             self._openenv = Endpoint(app, config.host, config.openenv_port, self._tls)
-        await self._grpc.start()
+        await listener.start()
+        self._listening = asyncio.create_task(self._listen_on(listener))
         if config.registry:
             from overworld.redis_registry import announce  # only this needs the package redis
 
@@ -150,17 +143,22 @@ class Server:
         self._telling = asyncio.create_task(self._watch_health())
 
     async def run(self) -> None:
-        """Serves until SIGTERM or SIGINT, then drains. Raises TransientError if a worker cannot be replaced."""
+        """Serves until SIGTERM or SIGINT, then drains.
+
+        Raises TransientError if a worker cannot be replaced, or the port cannot be listened on any more.
+        """
         loop = asyncio.get_running_loop()
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
         signalled = asyncio.ensure_future(stopping.wait())
-        ends: list[asyncio.Future[Any]] = [self._front.failed, signalled]
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        if self._front.failed.done():
-            await self.stop(0)
-            self._front.failed.result()
+        assert self._listening is not None
+        failing: list[asyncio.Future[Any]] = [self._front.failed, self._listening]
+        await asyncio.wait([*failing, signalled], return_when=asyncio.FIRST_COMPLETED)
+        for failed in failing:
+            if failed.done():
+                await self.stop(0)
+                failed.result()
         _logger.info("stopping: running sessions have %g s", self._config.grace)
         await self.stop(self._config.grace)
 
@@ -175,10 +173,45 @@ class Server:
         await self._front.drain(grace)
         if self._openenv:
             await self._openenv.stop()
-        await self._grpc.stop(_STOP_SECONDS)
+        if self._listening:
+            self._listening.cancel()
+        if self._grpc:
+            await self._grpc.stop(_STOP_SECONDS)
         await self._front.stop()
         if self._watchdog:
             self._watchdog.stop()
+
+    def _bound(self, port: int) -> grpc.aio.Server:
+        """A gRPC server of all services, bound to the port. Raises RuntimeError."""
+        # Whoever connects must leave descriptors for sessions, and for workers that are started again.
+        connections = min(bounds.CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+        options = [*_CHANNEL_OPTIONS, ("grpc.max_allowed_incoming_connections", connections)]
+        server = grpc.aio.server(options=options, interceptors=[_BearerToken(self._callers, self._metrics)])
+        server.add_generic_rpc_handlers((self._handlers(), self._health.handlers()))
+        reflection.enable_server_reflection((_SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME), server)
+        address = f"{bracketed(self._config.host)}:{port}"
+        if self._tls is None:
+            self.port = server.add_insecure_port(address)
+        else:
+            self.port = server.add_secure_port(address, _server_credentials(self._tls))
+        return server
+
+    async def _listen_on(self, listener: grpc.aio.Server) -> None:
+        """Listens again each time that gRPC has given up. Raises TransientError if that does not work.
+
+        grpc.aio (1.85) ends when anybody, with or without a token, calls a method whose name is not UTF-8. That cuts
+        all connections; sessions are the front's, and stay.
+        """
+        while True:
+            try:
+                await asyncio.shield(listener.wait_for_termination())  # which would be cancelled with its future
+            except Exception as error:
+                _logger.error("gRPC has ended, and is started again: %r", error)
+            try:
+                listener = self._grpc = self._bound(self.port)
+            except RuntimeError as error:
+                raise TransientError(f"cannot listen on port {self.port} again ({error})") from None
+            await listener.start()
 
     def _healthy(self, loop: asyncio.AbstractEventLoop) -> Callable[[], bool]:
         """What another thread asks. The loop answers: while it hangs nobody is served."""

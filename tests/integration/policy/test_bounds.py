@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import functools
 import io
 import itertools
@@ -277,21 +278,24 @@ def test_heads_that_never_end_are_cut_off_and_idle_connections_are_kept(bounded:
         assert ask(kept).startswith(b"HTTP/1.1 200")  # clients close after 5 s, as httpx does, or later
 
 
-def test_without_descriptors_new_connections_wait_and_the_others_are_served(bounded: Served) -> None:
+def test_without_descriptors_requests_fail_alone_and_the_server_recovers(bounded: Served) -> None:
     bounded.chat()
     pid = bounded.process.pid
     soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     in_use = len(os.listdir(f"/proc/{pid}/fd"))
+    host, port = bounded.url.removeprefix("http://").removesuffix("/v1").split(":")
+    body = {"model": "whole@0", "messages": [{"role": "user", "content": "Go."}], "max_tokens": 3}
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (in_use + 2, hard))
     try:
-        host, port = bounded.url.removeprefix("http://").removesuffix("/v1").split(":")
-        idle = [socket.create_connection((host, int(port))) for _ in range(10)]
-        for _ in range(3):
-            bounded.chat()
+        with contextlib.ExitStack() as stack:
+            for _ in range(10):
+                stack.enter_context(socket.create_connection((host, int(port))))
+            for _ in range(3):
+                response = bounded.http.post("/chat/completions", json=body)
+                assert response.status_code == 200 or response.json()["error"]["message"]
     finally:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
-    for connection in idle:
-        connection.close()
+    bounded.chat()
     with httpx.Client(base_url=bounded.url, timeout=60) as client:
         assert client.get("/models").status_code == 200
 
