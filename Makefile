@@ -18,7 +18,7 @@ export CMAKE_POLICY_VERSION_MINIMUM := 3.5
 # Type checkers, those of projects that `overworld init` makes for one, follow paths and not the hooks of editable installs.
 VISIBLE := --config-settings editable_mode=compat
 
-.PHONY: help setup locks supply demo train tutorial test check-simulators audit-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist soak soak-policy lint format proto released-proto bench audit-learn branches changes diagnose-agents clean
+.PHONY: help setup locks supply demo train study tutorial test check-simulators audit-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist chaos soak soak-policy lint format proto released-proto bench audit-learn branches changes diagnose-agents fuzz vulnerabilities demo-miniworld clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -44,11 +44,17 @@ locks: ## resolve the packages of constraints.txt again, and write down their ha
 demo: $(READY) ## clone, train and evaluate an agent on this machine; SEED=0
 	$(BIN)/python -m demo --seed $(SEED)
 
+demo-miniworld: $(READY) ## an agent learns to walk to the box it sees, beside what blind ones reach: 25 CPU-minutes; SEED=0
+	$(BIN)/python -m demo --course hallway --seed $(SEED)
+
 train: $(READY) ## train the tiny model in an env; ENV=gym_cards/EZPoints UPDATES=3
 	$(BIN)/python -m demo.train --env $(ENV) --updates $(UPDATES) --seed $(SEED)
 
-test: $(READY) $(if $(shell command -v npm 2>/dev/null),$(NODE)) ## the tests that need minutes: unit, integration, faults, the demo, k8s/
+test: $(READY) $(if $(shell command -v npm 2>/dev/null),$(NODE)) ## the tests that need minutes: unit, integration, faults, k8s/
 	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder -m "not demo and not soak and not compose and not peer"
+
+study: $(READY) ## five algorithms and five seeds in lab/Chain: half an hour or more; resumes in runs/studies; STUDY=headline: 12 CPU-hours or so
+	nice $(BIN)/overworld study studies/$(or $(STUDY),short).yaml jobs=2 page=docs/results
 
 tutorial: $(READY) ## run docs/tutorial.md as it stands; PART=python, gymnasium or node: minutes
 	$(BIN)/python scripts/tutorial.py $(PART)
@@ -72,7 +78,7 @@ test-atari: .venv-atari/.ready ## an Atari game through every door, and a video 
 		ale-py==0.12.1 moviepy==2.2.1 pygame-ce pytest pytest-timeout pytest-xdist --editable 'sdk[gymnasium,host,openenv]'
 	touch $@
 
-test-demo: $(READY) ## the demo with three seeds, twice each: half an hour
+test-demo: $(READY) ## the demo to its end: minutes
 	$(BIN)/python -m pytest -m demo
 
 # The oldest libraries that vlm and trainer promise to work with, under Python 3.12 where there is one. PyPI's torch for
@@ -145,9 +151,14 @@ dist: $(READY) ## wheels of all packages, in dist/
 supply: $(READY) .venv-supply/.ready ## what images and wheels are made of: SBOMs in dist/sbom/, docs/licences.md
 	$(BIN)/python scripts/supply.py .venv-supply
 
-.venv-supply/.ready:
+vulnerabilities: .venv-supply/.ready ## those known of the packages in locks/; asks PyPI
+	for lock in locks/*.txt; do \
+		.venv-supply/bin/pip-audit --require-hashes --disable-pip --progress-spinner off --requirement $$lock || exit 1; \
+	done
+
+.venv-supply/.ready: Makefile
 	$(PYTHON) -m venv .venv-supply
-	.venv-supply/bin/pip install --quiet cyclonedx-bom==7.5.0 pip-licenses==5.5.5
+	.venv-supply/bin/pip install --quiet cyclonedx-bom==7.5.0 pip-audit==2.10.1 pip-licenses==5.5.5
 	touch $@
 
 check-simulators: $(READY) ## overworld check of the four simulators and of examples/own_env
@@ -156,8 +167,23 @@ check-simulators: $(READY) ## overworld check of the four simulators and of exam
 audit-simulators: $(READY) ## overworld audit of the same: writes docs/audits/
 	$(BIN)/python scripts/audit_simulators
 
-soak: $(READY) ## long runs that look for leaks
+CHAOS_FAULTS ?= 50
+chaos: $(READY) ## training while everything fails, against the same in peace: equal bytes; SEED=0, JSON=FILE; resumes in runs/chaos
+	nice $(BIN)/python benchmarks/chaos.py --seed $(SEED) --faults $(CHAOS_FAULTS) $(if $(JSON),--json $(JSON))
+
+soak: $(READY) ## long runs: leaks, the demo with three seeds, twice each, an hour of fuzzing, `make chaos` with 200 faults
 	$(BIN)/python -m pytest -m soak
+	FUZZ_SECONDS=900 $(BIN)/python -m pytest -s --show-capture=no tests/fuzz/test_wire.py
+	$(MAKE) chaos CHAOS_FAULTS=200
+
+fuzz: $(READY) .venv-atheris/.ready ## coverage-guided fuzzing of what reads foreign bytes; resumes in runs/fuzz; FUZZ_SECONDS=60 each
+	PYTHONPATH=.venv-atheris nice $(BIN)/python -m tests.fuzz.guided --seconds $(or $(FUZZ_SECONDS),60)
+
+# A folder on the path of .venv and no environment, since it needs all that is there. There are builds for Python 3.11 to 3.13.
+.venv-atheris/.ready: $(READY)
+	rm -rf .venv-atheris
+	$(BIN)/pip install --quiet --target .venv-atheris atheris==3.0.0
+	touch $@
 
 soak-policy: $(READY) ## of these, the policy server's: 10,000 requests while adapters come, change and go; minutes
 	$(BIN)/python -m pytest -m soak -s --show-capture=no tests/soak/test_policy.py
@@ -203,4 +229,4 @@ bench-%: $(READY) ## one benchmark, e.g. bench-transport; CHECK=1, JSON=FILE
 	$(BIN)/python benchmarks/$*.py $(if $(JSON),--json $(JSON))
 
 clean: ## remove what these targets made, runs/ excepted
-	rm -rf .venv .venv-atari .venv-proto .venv-openenv .venv-dm-env-rpc .venv-envpool .venv-oldest .venv-supply .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-atari .venv-proto .venv-openenv .venv-dm-env-rpc .venv-envpool .venv-oldest .venv-supply .venv-atheris .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded, here or in a child: tests run side by side
 
 import pytest
 from overworld.host.process import ServerProcess
@@ -13,6 +16,7 @@ from tests.support.toy_env import ENVS
 
 WHOLE = (
     "tests/faults/trainer/test_restarts.py",  # trains the runs that all others are compared with
+    "tests/fuzz/test_wire.py",  # starts a server that all its tests use
     "tests/integration/policy/test_api.py",  # starts a policy server, as the next three do
     "tests/integration/policy/test_bounds.py",
     "tests/integration/policy/test_hang_ups.py",

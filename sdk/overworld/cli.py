@@ -20,6 +20,7 @@ _VERBS = {
     "dev": ("serve a project, again after each change", "overworld[host]"),
     "serve": ("serve simulators over gRPC", "overworld[host]"),
     "train": ("train an agent with VL-DAC", "overworld-trainer"),
+    "study": ("run a study: configurations times seeds, and a page", "overworld-trainer[study]"),
     "policy": ("serve checkpoints through an OpenAI-compatible API", "overworld-policy"),
     "eval": ("play a model in an env and count its successes", "overworld[eval]"),
     "compare": ("compare two models that played the same episodes", "overworld[eval]"),

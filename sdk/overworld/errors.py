@@ -39,6 +39,7 @@ class Retry(enum.Enum):
     """What a client can do about an error."""
 
     NO = "no: the request is wrong"
+    REPEAT = "yes: send the same request again"
     LATER = "yes, later or on another server"
     REOPEN = "open the session again and replay its episodes with Reset.prefix"
     COLLECT = "after the slot's last command has been collected"
@@ -57,6 +58,7 @@ class Reason(enum.Enum):
 
     TOKEN_MISSING = _Row("UNAUTHENTICATED", Retry.NO, "the call carries no bearer token")
     TOKEN_WRONG = _Row("UNAUTHENTICATED", Retry.NO, "the bearer token is not the server's")
+    CORRUPTED = _Row("DATA_LOSS", Retry.REPEAT, "the request changed on the way: its checksum is wrong")
     REQUEST_INVALID = _Row("INVALID_ARGUMENT", Retry.NO, "a field is missing or out of its bounds")
     ENV_UNKNOWN = _Row("NOT_FOUND", Retry.NO, "the server does not host this env")
     ENV_FAILED = _Row("FAILED_PRECONDITION", Retry.NO, "the env could not be made with these options")

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from overworld.errors import SettingsError
 from overworld.registry import Announced
+from overworld.service import bounds
 from overworld.service.addresses import is_loopback
 from overworld.service.credentials import Credentials
 from overworld.service.extras import needs_extra
@@ -29,11 +30,7 @@ _ALIVE_SECONDS = 15
 _ANNOUNCE_SECONDS = 5.0
 _TIMEOUT_SECONDS = 5.0
 
-_MAX_SERVERS = 1024
-_MAX_SERVERS_OF_USER = 256
 _MAX_SCANNED = 20_000
-_MAX_ENTRY_BYTES = 64 << 10
-_MAX_ENVS = 1024
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}")
 _NAME = re.compile(r"[A-Za-z0-9._:-]{1,253}")
 _ENV = re.compile(r"[\x21-\x7e]{1,200}")
@@ -65,7 +62,7 @@ class RedisRegistry:
             keys = self._keys()
             with self._redis.pipeline(transaction=False) as asking:
                 for key in keys:
-                    asking.getrange(key, 0, _MAX_ENTRY_BYTES)  # not all of what is too long to be an entry
+                    asking.getrange(key, 0, bounds.ENTRY)  # not all of what is too long to be an entry
                 entries = asking.execute(raise_on_error=False)
         except redis.RedisError as error:
             _logger.warning("the registry in Redis cannot be reached: %s", _words(error, self._url, self._credentials))
@@ -80,7 +77,7 @@ class RedisRegistry:
         for scanned, key in enumerate(self._redis.scan_iter(f"{_PREFIX}*", count=1000)):
             user = key.removeprefix(_PREFIX.encode()).rpartition(b":")[0]
             of_user[user] += 1
-            if len(keys) == _MAX_SERVERS or (user and of_user[user] > _MAX_SERVERS_OF_USER):
+            if len(keys) == bounds.ENTRIES or (user and of_user[user] > bounds.ENTRIES_OF_USER):
                 passed_over += 1
             else:
                 keys.append(key)
@@ -89,7 +86,7 @@ class RedisRegistry:
         if passed_over:
             _logger.warning(
                 "the registry in Redis has too many entries (%d are read, %d of one user at most); %d were passed over",
-                _MAX_SERVERS, _MAX_SERVERS_OF_USER, passed_over,
+                bounds.ENTRIES, bounds.ENTRIES_OF_USER, passed_over,
             )  # fmt: skip
         return keys
 
@@ -161,7 +158,7 @@ def _words(error: redis.RedisError, url: str, credentials: Credentials) -> str:
 
 def _read(entry: object) -> tuple[Announced, list[str]] | None:
     """Address and env ids in an entry, if it is one of ours; whatever else is there is passed over."""
-    if not isinstance(entry, bytes) or not 0 < len(entry) <= _MAX_ENTRY_BYTES:
+    if not isinstance(entry, bytes) or not 0 < len(entry) <= bounds.ENTRY:
         return None
     try:
         fields = json.loads(entry)
@@ -172,7 +169,7 @@ def _read(entry: object) -> tuple[Announced, list[str]] | None:
         return None
     if not isinstance(name, str) or (name and not _NAME.fullmatch(name)):
         return None
-    if not isinstance(envs, list) or len(envs) > _MAX_ENVS:
+    if not isinstance(envs, list) or len(envs) > bounds.ENTRY_ENVS:
         return None
     if not all(isinstance(env, str) and _ENV.fullmatch(env) for env in envs):
         return None

@@ -188,7 +188,7 @@ def secrets(volume: Object) -> Iterator[str]:
 @functools.cache
 def made_secrets() -> frozenset[str]:
     """Names of what `docker/secrets kubernetes` makes, as k8s/README.md has it called."""
-    command = [sys.executable, "docker/secrets", "kubernetes", *SIMULATORS, "treasure"]
+    command = [sys.executable, "docker/secrets", "kubernetes", *SIMULATORS, "treasure", "lab"]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], check=True, capture_output=True, text=True)
     return frozenset(thing["metadata"]["name"] for thing in yaml.safe_load_all(done.stdout) if thing)
 

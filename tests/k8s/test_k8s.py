@@ -29,6 +29,7 @@ OVERLAYS = (
     MULTI_NODE,
     "overlays/multi-node-gpu",
     TRAIN_JOB,
+    "overlays/study",
 )
 ALL = (*OVERLAYS, "evaluation")
 KUBEFLOW = "trainer.kubeflow.org/"

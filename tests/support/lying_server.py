@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
+from overworld.contract.frames import join_response
 from overworld.errors import ContractError
 from overworld.host.config import ServerConfig
 from overworld.host.front import Front
@@ -101,7 +102,10 @@ class LyingServer:
                 self._lies.step_request(request)
                 response = pb.StepResponse.FromString(await step_(request, *more))
                 self._lies.step(original, response)
-                return response.SerializeToString()
+                frames = response.frames
+                response.ClearField("frames")
+                response.ClearField("checksum")
+                return join_response(response, [frames])
 
             try:
                 around = self._lies.around_step

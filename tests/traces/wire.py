@@ -34,6 +34,7 @@ LEFT_OUT = (
     ("Open", "shared.path"),  # an address on this machine
     ("Open", "shared.nonce"),  # random
     ("Step", "results.*.micros"),  # a time
+    *((method, "checksum") for method in ("GetServerInfo", "Open", "Step", "Close")),  # of these as well
 )
 """Method and field of all that is not recorded. (Sessions are named by the script, so their ids are. Leases are not
 measured, so they are, too.) The bytes of frames are recorded as their number and XXH64."""

@@ -246,7 +246,7 @@ class Runner:
 def choose_task(splits: Mapping[str, int], split: str, task: int | None, seed: int) -> tuple[str, int | None]:
     """The split and the number of the task that a reset means; the number is None where the split is endless."""
     if split not in splits:
-        raise ContractError(Reason.SPLIT_UNKNOWN, f"there is no split {split!r}; there are {sorted(splits)}")
+        raise ContractError(Reason.SPLIT_UNKNOWN, f"there is no split {split[:100]!r}; there are {sorted(splits)}")
     size = splits[split]
     if size == 0:
         if task is not None:

@@ -13,6 +13,8 @@ from google.rpc import error_details_pb2, status_pb2
 
 from overworld.check.findings import shortened, shown
 from overworld.client.endpoint import Endpoint
+from overworld.contract import checksum
+from overworld.contract.frames import split_response
 from overworld.contract.status import DOMAIN
 from overworld.v1 import env_pb2 as pb
 
@@ -52,7 +54,25 @@ class Answer:
     response: Any = None
     refusal: Refusal | None = None
     seconds: float
-    size: int = 0
+    data: bytes = b""
+    """The response as it came."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the response."""
+        return len(self.data)
+
+    @property
+    def corrupted(self) -> str:
+        """What is wrong with the response's checksum; empty if nothing is, or if it has none."""
+        try:
+            if isinstance(self.response, pb.StepResponse):
+                split_response(self.data)
+            elif self.response.HasField("checksum"):
+                checksum.check_response(self.method, self.data)
+        except checksum.CorruptedError as error:
+            return str(error)
+        return ""
 
     @property
     def sent(self) -> str:
@@ -108,10 +128,9 @@ class Running:
         return answer
 
     def _answer(self) -> Answer:
-        refusal, response, size = None, None, 0
+        refusal, response, data = None, None, b""
         try:
-            data: bytes = self._future.result()
-            size = len(data)
+            data = self._future.result()
             response = RESPONSES[self._method].FromString(data)
         except grpc.FutureCancelledError:
             refusal = Refusal(code="CANCELLED", message="given up by the checker")
@@ -125,7 +144,7 @@ class Running:
             response=response,
             refusal=refusal,
             seconds=(self._ended or time.monotonic()) - self._started,
-            size=size,
+            data=data,
         )
 
 
@@ -169,16 +188,19 @@ class Wire:
         """Hangs up."""
         self.channel.close()
 
-    def start(self, method: str, request: Message | bytes, timeout: float | None = None) -> Running:
-        """Sends a call."""
+    def start(
+        self, method: str, request: Message | bytes, timeout: float | None = None, *, header: str = ""
+    ) -> Running:
+        """Sends a call; `header` is its checksum."""
         data = request if isinstance(request, bytes) else request.SerializeToString()
         stub: Any = self.channel.unary_unary(f"/{SERVICE}/{method}")
-        future = stub.future(data, timeout=self.timeout if timeout is None else timeout, metadata=self.metadata)
+        metadata = (*self.metadata, (checksum.HEADER, header)) if header else self.metadata
+        future = stub.future(data, timeout=self.timeout if timeout is None else timeout, metadata=metadata)
         return Running(method, request, future, self.inspect)
 
-    def call(self, method: str, request: Message | bytes, timeout: float | None = None) -> Answer:
+    def call(self, method: str, request: Message | bytes, timeout: float | None = None, *, header: str = "") -> Answer:
         """Sends a call and waits for its answer."""
-        return self.start(method, request, timeout).wait()
+        return self.start(method, request, timeout, header=header).wait()
 
 
 def _refusal(error: Any) -> Refusal:

@@ -17,6 +17,8 @@ from google.protobuf.message import DecodeError, Message
 
 from overworld.authoring.env import EnvSpec
 from overworld.client.endpoint import Endpoint
+from overworld.contract import checksum
+from overworld.contract.checksum import CorruptedError
 from overworld.contract.status import DOMAIN, from_rpc_error
 from overworld.contract.wire import spec_from_proto
 from overworld.errors import (
@@ -25,6 +27,7 @@ from overworld.errors import (
     Reason,
     Retry,
     ServerBrokenError,
+    ServerError,
     ServerLostError,
     ServerStuckError,
 )
@@ -35,9 +38,12 @@ _logger = logging.getLogger(__name__)
 
 _SERVICE = "/" + pb.DESCRIPTOR.services_by_name["EnvService"].full_name
 _CALL_SECONDS = 20.0  # then the server is asked whether it is there, and the call is repeated, which joins it
+_FIRST_CALL_SECONDS = 5.0  # so long at first: on a link that is up, too, a request may have got lost
 _HANG_SECONDS = 60.0
 _PING_SECONDS = 5.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+_MAX_SPOILT = 5
+"""After so many answers to a call that may have been spoilt on the way, the server is taken at its word."""
 _LOST_IN_TRANSIT = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -45,7 +51,7 @@ _LOST_IN_TRANSIT = (
 )
 
 _DEFAULT_KEEPALIVE_SECONDS = 300.0  # what gRPC's servers put up with, if they are not told otherwise
-_LEAST_KEEPALIVE_SECONDS = 10.0
+_LEAST_KEEPALIVE_SECONDS = 3.0
 
 _OPTIONS = [
     ("grpc.max_receive_message_length", -1),
@@ -71,13 +77,22 @@ _keepalives: dict[str, float] = {}
 class CallLostError(Exception):
     """A call got no answer; it is worth trying again.
 
-    `late`: it was given up because it took too long; `explained`: the message says what is to be done.
+    `late`: it was given up because it took too long; `explained`: the message says what is to be done; `spoilt`: what
+    came makes no sense, and is raised if that happens again and again: bits may have flipped on the way.
     """
 
-    def __init__(self, message: str, *, late: bool = False, explained: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        late: bool = False,
+        explained: bool = False,
+        spoilt: ContractError | ServerError | None = None,
+    ) -> None:
         super().__init__(message)
         self.late = late
         self.explained = explained
+        self.spoilt = spoilt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -115,6 +130,9 @@ class Channel:
         self._limit = step_timeout
         self._keepalive = _keepalives.get(address, _DEFAULT_KEEPALIVE_SECONDS)
         self._connection = 0
+        self._accepted = False  # the server has answered: the token is right
+        self.checksums = False
+        """Whether the server's answers have checksums. Found out by `ask`."""
         self._channel = self._connect()
 
     def __repr__(self) -> str:
@@ -129,37 +147,55 @@ class Channel:
     def attempt(self, method: str, request: Message, timeout: float = _CALL_SECONDS) -> bytes:
         """The serialised response to one call.
 
-        Raises CallLostError, ContractError if the server refuses, and CallFailedError for any other failure.
+        Raises CallLostError, also for what may have been spoilt on the way, and ContractError if the server refuses.
         """
         channel = self._channel
+        data = request.SerializeToString()
         try:
-            stub: Any = channel.unary_unary(f"{_SERVICE}/{method}", _serialised, bytes)
-            response: bytes = stub(request, timeout=timeout, metadata=self._metadata())
+            stub: Any = channel.unary_unary(f"{_SERVICE}/{method}", bytes, bytes)
+            response: bytes = stub(data, timeout=timeout, metadata=self._metadata(method, data))
         except grpc.RpcError as error:
-            refusal = from_rpc_error(error)
-            if refusal is not None:
-                tokens, name = self._endpoint.credentials.tokens, self._endpoint.name
-                if refusal.reason is Reason.TOKEN_MISSING and tokens is not None:
-                    raise ContractError(
-                        refusal.reason,
-                        f"{self.address} asks for a token, and {tokens.path} has none for {name}: add a line "
-                        f"`{name}: token`",
-                    ) from None
-                raise refusal from None
-            hung_up = self.closed.is_set() or channel is not self._channel
-            if error.code() in _LOST_IN_TRANSIT or hung_up:
-                late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-                self._renew_certificates(channel)
-                why = "" if late or hung_up else self._endpoint.diagnose(str(error.details()))
-                message = why or f"{error.code().name}: {error.details()}"
-                raise CallLostError(message, late=late, explained=bool(why)) from None
-            raise CallFailedError(
-                f"{self.address} answered {method} with {error.code().name} ({error.details()}), which is not an error "
-                f"of {DOMAIN}: check that an env server listens there, and read its log"
-            ) from None
+            raise self._failure(method, channel, error) from None
         except ValueError as error:  # gRPC's way to say that the channel was closed by another thread
             raise CallLostError(str(error)) from None
+        self._accepted = True
+        if self.checksums and method in ("Open", "Close"):  # the others' answers are checked where they are read
+            with self.reading(method):
+                checksum.check_response(method, response)
         return response
+
+    def _failure(self, method: str, channel: grpc.Channel, error: grpc.RpcError) -> Exception:
+        """What is to be raised for a call that failed."""
+        refusal = from_rpc_error(error)
+        if refusal is not None:
+            tokens, name = self._endpoint.credentials.tokens, self._endpoint.name
+            if refusal.reason is Reason.TOKEN_MISSING and tokens is not None:
+                refusal = ContractError(
+                    refusal.reason,
+                    f"{self.address} asks for a token, and {tokens.path} has none for {name}: add a line "
+                    f"`{name}: token`",
+                )
+            header = self._accepted and refusal.reason in (Reason.TOKEN_MISSING, Reason.TOKEN_WRONG)
+            return self._spoilt(channel, refusal) if header or refusal.reason is Reason.CORRUPTED else refusal
+        hung_up = self.closed.is_set() or channel is not self._channel
+        if error.code() in _LOST_IN_TRANSIT or hung_up:
+            late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            self._renew_certificates(channel)
+            why = "" if late or hung_up else self._endpoint.diagnose(str(error.details()))
+            message = why or f"{error.code().name}: {error.details()}"
+            return CallLostError(message, late=late, explained=bool(why))
+        failure = CallFailedError(
+            f"{self.address} answered {method} with {error.code().name} ({error.details()}), which is not an error "
+            f"of {DOMAIN}: check that an env server listens there, and read its log"
+        )
+        return self._spoilt(channel, failure)
+
+    def _spoilt(self, channel: grpc.Channel, error: ContractError | ServerError) -> CallLostError:
+        """A call whose answer may have been spoilt on the way. What headers refer to may be spoilt for good: the next
+        call makes a new connection.
+        """
+        self._reconnect(channel, next(_connections))
+        return CallLostError(str(error), spoilt=error)
 
     def call(self, method: str, request: Message, budget: float | None = None) -> bytes:
         """As `attempt`, but tries again for `budget` seconds (the channel's by default).
@@ -184,20 +220,29 @@ class Channel:
 
     def ask(self, budget: float | None = None) -> pb.GetServerInfoResponse:
         """GetServerInfo as it was answered. Raises ServerBrokenError, and what `call` raises."""
-        data = self.call("GetServerInfo", pb.GetServerInfoRequest(), budget)
-        with self.reading("GetServerInfo"):
-            return pb.GetServerInfoResponse.FromString(data)
+        backoff = self.backoff("GetServerInfo", budget)
+        while True:
+            data = self.call("GetServerInfo", pb.GetServerInfoRequest(), budget)
+            try:
+                with self.reading("GetServerInfo"):
+                    info = _server_info(data)
+                    self.checksums = checksum.FEATURE in info.features
+                    return info
+            except CallLostError as error:
+                backoff.wait(error)
 
     def answers(self) -> bool:
-        """Whether the server answers within seconds. If not, the next call makes a new connection."""
-        asked = self._channel
-        try:
-            self.attempt("GetServerInfo", pb.GetServerInfoRequest(), _PING_SECONDS)
-        except CallLostError as error:
-            if error.late:  # gRPC takes a link that swallows everything for a good one
-                self._reconnect(asked, next(_connections))
-            return False
-        return True
+        """Whether the server answers within seconds, over a new connection if not over this one."""
+        for _ in range(2):
+            asked = self._channel
+            try:
+                self.attempt("GetServerInfo", pb.GetServerInfoRequest(), _PING_SECONDS)
+                return True
+            except CallLostError as error:
+                if not error.late:
+                    return False
+                self._reconnect(asked, next(_connections))  # gRPC takes a link that swallows everything for a good one
+        return False
 
     def keep_alive(self, info: pb.GetServerInfoResponse) -> None:
         """Pings as often from now on as the server says that it puts up with."""
@@ -223,9 +268,10 @@ class Channel:
             envs=envs,
         )
 
-    def _metadata(self) -> tuple[tuple[str, str], ...]:
+    def _metadata(self, method: str, data: bytes) -> tuple[tuple[str, str], ...]:
         token = self._endpoint.token
-        return (("authorization", f"Bearer {token}"),) if token else ()
+        metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        return (*metadata, (checksum.HEADER, checksum.request_checksum(method, data))) if self.checksums else metadata
 
     def _connect(self) -> grpc.Channel:
         return self._endpoint.connect(
@@ -252,9 +298,15 @@ class Channel:
 
     @contextlib.contextmanager
     def reading(self, method: str) -> Iterator[None]:
-        """Reports an answer to `method` that cannot be read within this context as ServerBrokenError."""
+        """Reports an answer to `method` that cannot be read within this context as ServerBrokenError, and one that was
+        spoilt on the way as CallLostError.
+        """
+        channel = self._channel
         try:
             yield
+        except CorruptedError as error:
+            broken = ServerBrokenError(f"{self.address} answered {method} in a way that makes no sense: {error}")
+            raise self._spoilt(channel, broken) from None
         except (DecodeError, LookupError, RecursionError, ValueError) as error:
             raise ServerBrokenError(f"{self.address} answered {method} in a way that makes no sense: {error}") from None
 
@@ -272,23 +324,36 @@ class Backoff:
         self._method = method
         self._deadline = time.monotonic() + budget
         self._pause = _FIRST_PAUSE
+        self._spoilt = 0
+        self._longest = _FIRST_CALL_SECONDS
         self._since = self._told = time.monotonic()
 
     @property
     def patience(self) -> float:
         """Seconds for which the next attempt should wait for its answer."""
+        longest = min(self._longest, _CALL_SECONDS)
         if self._limit is None:
-            return _CALL_SECONDS
-        return min(_CALL_SECONDS, max(self._since + self._limit - time.monotonic(), _FIRST_PAUSE))
+            return longest
+        return min(longest, max(self._since + self._limit - time.monotonic(), _FIRST_PAUSE))
 
     def wait(self, error: CallLostError | ContractError) -> None:
         """Pauses after a failed attempt.
 
-        Raises when the budget is used up: ServerLostError after a lost call, or the refusal itself. A call that was
+        Raises when the budget is used up: ServerLostError after a lost call, or the refusal itself; and what came of a
+        call that was spoilt again and again. A call that was
         given up because it took too long does not count against the budget while the server answers others, but
         against the limit: ServerStuckError.
         """
         channel = self._channel
+        if isinstance(error, CallLostError) and error.spoilt is not None:
+            self._spoilt += 1
+            if self._spoilt == _MAX_SPOILT:
+                raise error.spoilt
+            _logger.warning("%s %s: %s; trying again", channel.address, self._method, error)
+            return
+        self._spoilt = 0
+        if isinstance(error, CallLostError) and error.late:
+            self._longest *= 2
         if isinstance(error, CallLostError) and error.late and channel.answers():
             self._check_limit()
             self._deadline, self._pause = time.monotonic() + self.budget, _FIRST_PAUSE
@@ -332,5 +397,12 @@ def server_info(
         channel.close()
 
 
-def _serialised(message: Message) -> bytes:
-    return message.SerializeToString()
+def _server_info(data: bytes) -> pb.GetServerInfoResponse:
+    """Raises CorruptedError if its bytes changed on the way."""
+    try:
+        info = pb.GetServerInfoResponse.FromString(data)
+    except DecodeError as error:
+        raise CorruptedError(str(error)) from None
+    if info.HasField("checksum") or checksum.FEATURE in info.features:
+        checksum.check_response("GetServerInfo", data)
+    return info

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from overworld.authoring.runner import Result
 from overworld.client.channel import CallLostError, Channel
@@ -13,7 +13,7 @@ from overworld.client.gate import Gate
 from overworld.client.ledger import Ledger
 from overworld.client.opening import open_session
 from overworld.client.results import Results, read_response, read_results
-from overworld.errors import CallFailedError, ContractError, Reason, Retry, ServerError
+from overworld.errors import ContractError, Reason, Retry, ServerError
 from overworld.v1 import env_pb2 as pb
 
 _logger = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ class Connection:
         self._warned = False  # of a reward outside of its bounds
         self._closed = threading.Event()
         self._channel = connect(address)
+        ledger.server = address
         try:
             self.opened = self._open(self._channel, request, before=None)
             """What the server granted, the last time that the session was opened."""
@@ -128,9 +129,11 @@ class Connection:
         """One Step. Nothing is noted before all of the answer has been understood."""
         losses = [self._ledger.loss(command) for command in commands]
         sent = [command for command, loss in zip(commands, losses, strict=True) if loss is None]
+        self._ledger.send(sent)
         data = self._channel.attempt("Step", self._step_request(sent, min_ready), timeout)
         with self._channel.reading("Step"):
-            response, frames = read_response(data, sent, self.opened.vocabulary, min_ready)
+            checked = self._channel.checksums
+            response, frames = read_response(data, sent, self.opened.vocabulary, min_ready, checked=checked)
             opened = self.opened
             results = iter(read_results(response, frames, opened.shared, compressed=opened.compressed, copy=self._copy))
         self.draining = response.draining
@@ -175,7 +178,7 @@ class Connection:
             fitting = [replay for replay in replays if _size(replay) <= limit]
             parts = _parts(fitting, limit)
             try:
-                answers = [channel.attempt("Step", self._step_request(part), backoff.patience) for part in parts]
+                responses = [self._replay(channel, part, opened.vocabulary, backoff.patience) for part in parts]
                 break
             except CallLostError as error:
                 backoff.wait(error)
@@ -183,10 +186,7 @@ class Connection:
                 if error.reason is not Reason.SESSION_UNKNOWN and error.reason.retry is not Retry.LATER:
                     raise
                 backoff.wait(error)
-        with channel.reading("Step"):
-            responses = [
-                read_response(data, part, opened.vocabulary)[0] for data, part in zip(answers, parts, strict=True)
-            ]
+        self._ledger.server = channel.address
         for response in responses:
             for answer in response.results:
                 self._ledger.note_replayed(answer)
@@ -198,6 +198,13 @@ class Connection:
         self._channel, self.opened = channel, opened
         self._rebuilt += 1
 
+    def _replay(
+        self, channel: Channel, commands: Sequence[pb.Command], vocabulary: Collection[str], timeout: float
+    ) -> pb.StepResponse:
+        data = channel.attempt("Step", self._step_request(commands), timeout)
+        with channel.reading("Step"):
+            return read_response(data, commands, vocabulary, checked=channel.checksums)[0]
+
     def _step_request(self, commands: Sequence[pb.Command] = (), min_ready: int = 0) -> pb.StepRequest:
         return pb.StepRequest(session=self._request.session, commands=commands, min_ready=min_ready)
 
@@ -206,7 +213,7 @@ class Connection:
         while not self._closed.wait(self.opened.lease / 3):
             try:
                 self._channel.attempt("Step", self._step_request(), timeout=self.opened.lease)
-            except (CallFailedError, CallLostError, ContractError) as error:
+            except (CallLostError, ContractError) as error:
                 # The next step finds out for itself, and can do something about it.
                 _logger.debug("session %s: lease not renewed: %s", self._request.session, error)
 

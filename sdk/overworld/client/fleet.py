@@ -13,6 +13,7 @@ from typing import Any
 from overworld.authoring.env import EnvSpec
 from overworld.authoring.runner import Fallback, Result
 from overworld.client.channel import ServerInfo, server_info
+from overworld.client.counts import ByServer, together
 from overworld.client.moves import Move, Moves, Reset
 from overworld.client.results import Results
 from overworld.client.session import Session
@@ -28,6 +29,7 @@ from overworld.errors import (
     ServerUntrustedError,
 )
 from overworld.registry import Announced, Registry, StaticRegistry
+from overworld.service import bounds
 from overworld.service.credentials import Credentials
 
 _logger = logging.getLogger(__name__)
@@ -36,7 +38,6 @@ _MAX_CALLS = 8
 _FAILOVER_SECONDS = 15.0
 _PAUSE_SECONDS = 1.0
 _ASK_SECONDS = 2.0
-_MAX_ASKED = 32
 _PASSED_OVER = (
     CallFailedError, ContractError, ServerBrokenError, ServerLostError, ServerStuckError, ServerUntrustedError,
 )  # fmt: skip
@@ -139,6 +140,16 @@ class Fleet:
     def addresses(self) -> list[str]:
         """The servers in use."""
         return [part.session.address for part in self._parts]
+
+    @property
+    def counts(self) -> ByServer:
+        """As `Session.counts`."""
+        return together(part.session.counts for part in self._parts)
+
+    def attempts(self, slot: int) -> int:
+        """As `Session.attempts`."""
+        index, local = self._locate(slot)
+        return self._parts[index].session.attempts(local)
 
     def step(self, moves: Moves) -> Results:
         """As `Session.step`. If it raises, some servers may have moved their slots: call again with the same moves, and
@@ -284,7 +295,7 @@ class Fleet:
         """
         addresses = self._registry.servers(self._env_id)
         self._failures.clear()
-        with ThreadPoolExecutor(_MAX_ASKED, "fleet-ask") as asking:  # at once: those that are gone take their time
+        with ThreadPoolExecutor(bounds.ASKED, "fleet-ask") as asking:  # at once: those that are gone take their time
             answers = list(zip(addresses, asking.map(self._ask, addresses), strict=True))
         infos = {address: info for address, info in answers if info is not None}
         hosting = {address: info for address, info in infos.items() if self._env_id in info.envs}

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from overworld.authoring.env import Pixels
 from overworld.authoring.runner import Result
 from overworld.contract.checks import check_result
+from overworld.contract.checksum import CorruptedError
 from overworld.contract.compression import MAX_BYTES, decompress
 from overworld.contract.frames import block_array, pixels_hash, split_response
 from overworld.contract.wire import result_from_proto
@@ -68,18 +69,19 @@ def common_block(arrays: Sequence[NDArray[Any]]) -> NDArray[Any] | None:
 
 
 def read_response(
-    data: bytes, commands: Sequence[pb.Command], vocabulary: Collection[str], min_ready: int = 0
+    data: bytes, commands: Sequence[pb.Command], vocabulary: Collection[str], min_ready: int = 0, *, checked: bool
 ) -> tuple[pb.StepResponse, memoryview]:
     """The response to a Step with these commands, without frames, and the frames that it carries.
 
-    `vocabulary` is the one of the session's spec. Raises ValueError or DecodeError if it is not an answer to exactly
-    these commands, or breaks the contract.
+    `vocabulary` is the one of the session's spec; `checked`: it must have a checksum. Raises CorruptedError if its
+    bytes changed on the way, ValueError or DecodeError if it breaks the contract.
     """
-    response, frames = split_response(data)
+    response, frames = split_response(data, checked=checked)
     answered = [(result.slot, result.episode, result.turn) for result in response.results]
     expected = [(command.slot, command.episode, command.turn) for command in commands]
     if answered != expected:
-        raise ValueError(f"it answers {answered}, asked were {expected} (slot, episode, turn)")
+        # A bit in the frame of HTTP/2 that carries it may have sent it to another call.
+        raise CorruptedError(f"it answers {answered}, asked were {expected} (slot, episode, turn)")
     for result in response.results:
         check_result(result, vocabulary)
     pending = sum(result.state == pb.SLOT_STATE_PENDING for result in response.results)
@@ -95,7 +97,8 @@ def read_results(
     """The results with their pixels, from `shared` memory if there is one, else from `frames`.
 
     `compressed` says whether blocks may be. With `copy`, pixels are the caller's to keep, and their hashes are checked.
-    Raises ValueError or LookupError for a response that contradicts itself.
+    Raises CorruptedError for frames that are not those that the env drew, ValueError or LookupError for a response that
+    contradicts itself.
     """
     if compressed:
         frames = _decompressed(response, frames)
@@ -116,7 +119,7 @@ def read_results(
         row = rows[image.block][image.index] if detached else image.index
         pixels: Pixels = blocks[image.block][row]
         if copy and pixels_hash(pixels) != image.xxh64:
-            raise ValueError(f"image {image.name!r} is not the one that the env drew: its hash differs")
+            raise CorruptedError(f"image {image.name!r} is not the one that the env drew: its hash differs")
         return pixels
 
     return [result_from_proto(result, frame) for result in response.results]

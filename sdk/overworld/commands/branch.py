@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 
-from overworld.client.settings import ClientSettings
+from overworld.commands.model_settings import ModelSettings
 from overworld.errors import EvaluationError, SettingsError
 from overworld.evaluation.baselines import ExpertAgent, RandomAgent
 from overworld.evaluation.branching import Branching, Outlook, Point
@@ -20,11 +20,9 @@ from overworld.evaluation.conversation import Recipe
 from overworld.evaluation.episodes import Episode
 from overworld.evaluation.folder import EpisodeFolder
 from overworld.evaluation.model import Agent
-from overworld.evaluation.openai_client import OpenAIModel
 from overworld.evaluation.suite import Suite
 from overworld.registry import open_registry
 from overworld.service.extras import needs_extra
-from overworld.service.secret import secret
 
 with needs_extra("eval"):
     from rich.console import Console
@@ -41,7 +39,7 @@ def _words(value: Any) -> Any:
     return [name for word in words for name in str(word).split(",") if name]
 
 
-class BranchConfig(ClientSettings):
+class BranchConfig(ModelSettings):
     """Takes up a kept episode where one of its turns is to be decided, and has agents play on from there.
 
     What led there is replayed and compared with the record first. The model server's key is taken from OPENAI_API_KEY.
@@ -56,16 +54,10 @@ class BranchConfig(ClientSettings):
         min_length=1, description="names of models at their server, with commas; expert and random are baselines"
     )
     times: int = Field(default=32, ge=1, description="how often each plays on; the expert does so once")
-    url: str = Field(default="http://127.0.0.1:8000/v1", description="an OpenAI-compatible server")
-    servers: str = Field(default="127.0.0.1:50051", description="env servers: addresses, or rediss://host:port/0")
-    recipe: Recipe | None = Field(default=None, description="the prompt's recipe; null: the model's own")
     temperature: float = Field(default=1.0, ge=0, description="of sampling; 0 is greedy, and then times is 1")
-    max_tokens: int = Field(default=256, ge=1, description="longest reply")
     slots: int = Field(default=32, ge=1, description="episodes played at once")
-    compress: bool = Field(default=False, description="have env servers compress frames: worth it on slow links")
     keep: Path | None = Field(default=None, description="folder to keep the new episodes in")
     overwrite: bool = Field(default=False, description="delete what the folder holds of the same agents, if any")
-    timeout: float = Field(default=60.0, gt=0, description="seconds to wait for a lost server, of envs or of the model")
     json_file: Path | None = Field(default=None, alias="json", description="file to write the figures to")
 
 
@@ -140,7 +132,7 @@ def _agents(config: BranchConfig, folder: EpisodeFolder, stack: ExitStack) -> It
     """Each agent once, with the recipe of its prompts."""
     known = set()
     for word in config.model:
-        for name in [word] if word in (_EXPERT, _RANDOM) else _model(config, word, stack).names():
+        for name in [word] if word in (_EXPERT, _RANDOM) else config.names_of(word):
             if name in known:
                 continue
             known.add(name)
@@ -149,21 +141,8 @@ def _agents(config: BranchConfig, folder: EpisodeFolder, stack: ExitStack) -> It
             elif name == _RANDOM:
                 yield name, RandomAgent(folder.spec), folder.header.recipe
             else:
-                model = _model(config, name, stack)
+                model = stack.enter_context(config.open_model(name))
                 yield name, model, config.recipe or model.recipe() or folder.header.recipe
-
-
-def _model(config: BranchConfig, name: str, stack: ExitStack) -> OpenAIModel:
-    model = OpenAIModel(
-        config.url,
-        name,
-        api_key=secret("OPENAI_API_KEY"),
-        temperature=config.temperature,
-        max_tokens=config.max_tokens,
-        concurrency=config.slots,
-        retry_budget=config.timeout,
-    )
-    return stack.enter_context(model)
 
 
 def _rest(point: Point) -> Episode:

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from overworld.client.fleet import Fleet
 from overworld.client.moves import Reset
-from overworld.client.settings import ClientSettings
 from overworld.commands.eval import seed_numbers
+from overworld.commands.model_settings import ModelSettings
 from overworld.errors import ContractError, EvaluationError, Reason, SettingsError
 from overworld.evaluation.conversation import Recipe
 from overworld.evaluation.diagnosis.diagnose import PAGE, diagnose
@@ -19,10 +19,8 @@ from overworld.evaluation.diagnosis.diagnosis import TITLES, Diagnosis
 from overworld.evaluation.diagnosis.verdict import DEFECTS, UNEXPLAINED
 from overworld.evaluation.evaluate import tasks_of_split
 from overworld.evaluation.folder import to_json
-from overworld.evaluation.openai_client import OpenAIModel
 from overworld.registry import open_registry
 from overworld.service.extras import needs_extra
-from overworld.service.secret import secret
 
 with needs_extra("eval"):
     from rich.console import Console
@@ -30,7 +28,7 @@ with needs_extra("eval"):
     from rich.table import Table
 
 
-class DiagnoseConfig(ClientSettings):
+class DiagnoseConfig(ModelSettings):
     """Says whether a model fails in an env because of its sight, memory, planning, or the form of its replies.
 
     It plays the same tasks about ten times: as it is, with other pictures, and with more and more help from the
@@ -41,39 +39,23 @@ class DiagnoseConfig(ClientSettings):
 
     env: str = Field(description="env id, e.g. gym_cards/NumberLine")
     model: str = Field(description="the model's name at its server")
-    url: str = Field(default="http://127.0.0.1:8000/v1", description="an OpenAI-compatible server")
-    servers: str = Field(default="127.0.0.1:50051", description="env servers: addresses, or rediss://host:port/0")
     seeds: str = Field(default="0-199", description="seeds of the tasks, as in 0-99,500; not used with a split")
     split: str = Field(default="", description="play each task of this split")
     options: dict[str, Any] = Field(default={}, description="the env's options; none: those of the model's training")
-    recipe: Recipe | None = Field(default=None, description="the prompt's recipe; null: the model's own")
     long_history: int | None = Field(
         default=None, ge=2, le=64, description="turns that longer prompts show; null: four times the recipe's"
     )
     notes: int = Field(default=32, ge=1, description="most earlier turns that are written down for the model")
-    temperature: float = Field(default=0.0, ge=0, description="of sampling; 0 is greedy")
-    max_tokens: int = Field(default=256, ge=1, description="longest reply")
-    slots: int = Field(default=16, ge=1, description="episodes played at once")
-    compress: bool = Field(default=False, description="have env servers compress frames: worth it on slow links")
     keep: Path | None = Field(default=None, description="folder for the page, the figures and all episodes")
     overwrite: bool = Field(default=False, description="delete the diagnosis that the folder holds, if any")
     json_file: Path | None = Field(default=None, alias="json", description="file to write the figures to")
-    timeout: float = Field(default=60.0, gt=0, description="seconds to wait for a lost server, of envs or of the model")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Diagnoses and prints what was found."""
     config = DiagnoseConfig.load(arguments, "overworld diagnose")
     with (
-        OpenAIModel(
-            config.url,
-            config.model,
-            api_key=secret("OPENAI_API_KEY"),
-            temperature=config.temperature,
-            max_tokens=config.max_tokens,
-            concurrency=config.slots,
-            retry_budget=config.timeout,
-        ) as model,
+        config.open_model(config.model) as model,
         Progress(console=Console(stderr=True), transient=True) as progress,
     ):
         options = config.options or model.options(config.env)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from overworld.authoring.env import EnvSpec
 from overworld.client.fleet import Fleet
 from overworld.client.moves import Reset
-from overworld.client.settings import ClientSettings
+from overworld.commands.model_settings import ModelSettings
 from overworld.commands.report import write_report
 from overworld.errors import EvaluationError, NoCheckpointError, OverworldError, SettingsError
 from overworld.evaluation.baselines import ExpertAgent, PersonAgent, RandomAgent
@@ -26,13 +26,11 @@ from overworld.evaluation.conversation import Recipe
 from overworld.evaluation.episodes import Episode
 from overworld.evaluation.evaluate import evaluate, tasks_of_split
 from overworld.evaluation.model import Agent
-from overworld.evaluation.openai_client import OpenAIModel
 from overworld.evaluation.report import Report
 from overworld.evaluation.suite import Suite, pinned_in
 from overworld.evaluation.usage import Usage
 from overworld.registry import open_registry
 from overworld.service.extras import needs_extra
-from overworld.service.secret import secret
 
 with needs_extra("eval"):
     from rich.console import Console
@@ -73,7 +71,7 @@ def _envs(value: Any) -> Any:
     return [{"id": one} if isinstance(one, str) else one for one in words]
 
 
-class EvalConfig(ClientSettings):
+class EvalConfig(ModelSettings):
     """Plays models and baselines in envs and counts their successes, each in the same episodes.
 
     Several envs and models make a table. The model server's key is taken from OPENAI_API_KEY. An evaluation that was
@@ -95,8 +93,6 @@ class EvalConfig(ClientSettings):
         description="instead of models, the folder of a training run: each checkpoint is evaluated when it appears at "
         "the model server, into the run's metrics.jsonl and tensorboard/watch",
     )
-    url: str = Field(default="http://127.0.0.1:8000/v1", description="an OpenAI-compatible server")
-    servers: str = Field(default="127.0.0.1:50051", description="env servers: addresses, or rediss://host:port/0")
     seeds: str = Field(default="0-99", description="seeds of the episodes, as in 0-99,500; not used with a split")
     split: str = Field(default="", description="play each task of this split once")
     samples: int = Field(default=1, ge=1, description="how often each task is played, with other noise; for pass@k")
@@ -107,11 +103,6 @@ class EvalConfig(ClientSettings):
         description="reward of a turn without an admissible action; null: less than that of any action, "
         "min(reward_min, 0) - .1 x the reward scale",
     )
-    recipe: Recipe | None = Field(default=None, description="the prompt's recipe; null: the model's own")
-    temperature: float = Field(default=0.0, ge=0, description="of sampling; 0 is greedy")
-    max_tokens: int = Field(default=256, ge=1, description="longest reply")
-    slots: int = Field(default=16, ge=1, description="episodes played at once")
-    compress: bool = Field(default=False, description="have env servers compress frames: worth it on slow links")
     blank_frames: bool = Field(default=False, description="show white pictures instead, as a control")
     keep: Path | None = Field(
         default=None, description="folder for report, episodes and pictures; of several evaluations, for one of each"
@@ -120,7 +111,6 @@ class EvalConfig(ClientSettings):
     page: Path | None = Field(
         default=None, description="folder for a page of what was kept, with film strips, and tables as CSV"
     )
-    timeout: float = Field(default=60.0, gt=0, description="seconds to wait for a lost server, of envs or of the model")
 
 
 @dataclass(slots=True)
@@ -165,7 +155,7 @@ def _run(config: EvalConfig, stack: ExitStack) -> int:
             suite.finish()
         return int(failed)
     keep = None if config.overwrite else config.keep
-    (name,) = words if words[0] in _BASELINES else pinned_in(keep, words[0], partial(_names, config, words[0]))
+    (name,) = words if words[0] in _BASELINES else pinned_in(keep, words[0], partial(config.names_of, words[0]))
     outcome = _play(config, config.envs[0], name, _Agents(config, [name], stack), config.keep)
     _show(outcome)
     _warn(outcome)
@@ -215,7 +205,7 @@ def _watch(config: EvalConfig, run: Path, stack: ExitStack) -> int:
     logged = log.logged()
     while True:
         for name in _checkpoints(config, run.name):
-            with _model(config, name) as model:
+            with config.open_model(name) as model:
                 update, env_steps = model.progress()
             if update not in logged:
                 with ExitStack() as each:
@@ -232,7 +222,7 @@ def _watch(config: EvalConfig, run: Path, stack: ExitStack) -> int:
 def _checkpoints(config: EvalConfig, run: str) -> list[str]:
     """Those that a run has by now, by their updates."""
     try:
-        return _names(config, f"{run}@all")
+        return config.names_of(f"{run}@all")
     except NoCheckpointError:
         return []
 
@@ -242,7 +232,7 @@ class _Agents:
 
     def __init__(self, config: EvalConfig, names: Sequence[str], stack: ExitStack) -> None:
         self.names = names
-        self._models = {name: stack.enter_context(_model(config, name)) for name in names if name not in _BASELINES}
+        self._models = {name: stack.enter_context(config.open_model(name)) for name in names if name not in _BASELINES}
         if self._models and config.samples > 1 and config.temperature == 0:
             raise SettingsError(
                 f"samples: at temperature 0 the {config.samples} plays of a task would be the same: set temperature"
@@ -321,29 +311,11 @@ def _play(config: EvalConfig, env: EvalEnv, name: str, agents: _Agents, keep: Pa
     return _Outcome(env.id, name, report, episodes, [usages[episode.key] for episode in episodes])
 
 
-def _model(config: EvalConfig, name: str) -> OpenAIModel:
-    return OpenAIModel(
-        config.url,
-        name,
-        api_key=secret("OPENAI_API_KEY"),
-        temperature=config.temperature,
-        max_tokens=config.max_tokens,
-        concurrency=config.slots,
-        retry_budget=config.timeout,
-    )
-
-
-def _names(config: EvalConfig, name: str) -> list[str]:
-    """What a name means now."""
-    with _model(config, name) as model:
-        return model.names()
-
-
 def _expanded(config: EvalConfig, words: Sequence[str], suite: Suite | None) -> list[str]:
     """The agents that the words name, each once."""
     names: list[str] = []
     for word in words:
-        resolve = partial(_names, config, word)
+        resolve = partial(config.names_of, word)
         if word in _BASELINES:
             names.append(word)
         elif suite is None or config.overwrite:

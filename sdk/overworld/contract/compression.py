@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import lz4.frame
 
+from overworld.contract.checksum import CorruptedError
+
 MAX_BYTES = (1 << 31) - 1
 """Bound of what one response decompresses to: uncompressed, its frames would have to fit into a protobuf message."""
 
@@ -20,13 +22,14 @@ def compress(frames: Sequence[memoryview]) -> bytes:
 def decompress(data: memoryview, size: int) -> bytes:
     """The `size` bytes that `data`, one LZ4 frame, decompresses to.
 
-    Never takes more memory than that. Raises ValueError for data that is broken, or that holds another number of bytes.
+    Never takes more memory than that. Raises CorruptedError for data that is broken, or that holds another number of
+    bytes.
     """
     decompressor = lz4.frame.LZ4FrameDecompressor()
     try:
         pixels: bytes = decompressor.decompress(data, max_length=size)
     except (EOFError, RuntimeError) as error:
-        raise ValueError(f"a compressed block is broken: {error}") from None
+        raise CorruptedError(f"a compressed block is broken: {error}") from None
     if len(pixels) != size or not decompressor.eof or decompressor.unused_data:
-        raise ValueError(f"a compressed block of {len(data)} bytes does not hold exactly {size}")
+        raise CorruptedError(f"a compressed block of {len(data)} bytes does not hold exactly {size}")
     return pixels

@@ -20,6 +20,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from overworld.authoring.env import Pixels
+from overworld.contract import checksum
+from overworld.contract.checksum import CorruptedError
 from overworld.errors import ContractError, Reason
 from overworld.v1 import env_pb2 as pb
 
@@ -81,13 +83,15 @@ def map_for_reading(shared: pb.SharedMemory) -> mmap.mmap | None:
     try:
         # O_NONBLOCK: the path comes from the server, opening a pipe must not hang.
         fd = os.open(shared.path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
+    except (OSError, ValueError):  # the latter for a zero byte in the path
         return None
     try:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode) or info.st_size != shared.size or not 0 < len(shared.nonce) <= shared.size:
             return None
         memory = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+    except OSError:  # not every file can be mapped
+        return None
     finally:
         os.close(fd)
     return memory if memory[-len(shared.nonce) :] == shared.nonce else None
@@ -163,12 +167,13 @@ def block_array(block: pb.FrameBlock, memory: bytes | memoryview | mmap.mmap) ->
             f"with stride {block.stride} does not fit into {size} bytes"
         )
     row = block.width * block.channels
+    stride = block.stride if block.count > 1 else frame_bytes  # that of a single frame may be any number
     return np.ndarray(
         (block.count, block.height, block.width, block.channels),
         np.uint8,
         memory,
         block.offset,
-        (block.stride, row, block.channels, 1),
+        (stride, row, block.channels, 1),
     )
 
 
@@ -176,24 +181,27 @@ _FRAMES_TAG = pb.StepResponse.FRAMES_FIELD_NUMBER << 3 | 2
 
 
 def join_response(head: pb.StepResponse, frames: Sequence[Any]) -> bytes:
-    """The wire form of `head` followed by `frames`, in one copy instead of protobuf's several.
+    """The wire form of `head` with its checksum, followed by `frames`, in one copy instead of protobuf's several.
 
-    `frames` are contiguous buffers; `head.frames` must be empty.
+    `frames` are contiguous buffers; `head` must have neither frames nor a checksum.
     """
     size = sum(memoryview(frame).nbytes for frame in frames)
+    data = head.SerializeToString()
     if size == 0:
-        return head.SerializeToString()
-    return b"".join((head.SerializeToString(), _varint(_FRAMES_TAG), _varint(size), *frames))
+        return checksum.with_checksum("Step", data)
+    return b"".join((data, checksum.response_checksum("Step", data), _varint(_FRAMES_TAG), _varint(size), *frames))
 
 
-def split_response(data: bytes) -> tuple[pb.StepResponse, memoryview]:
+def split_response(data: bytes, *, checked: bool = False) -> tuple[pb.StepResponse, memoryview]:
     """The inverse of `join_response`: the message without frames, and the frames as a view of `data`.
 
-    Reads any valid encoding. Raises ValueError for one that is not.
+    Reads any valid encoding. Raises ValueError for one that is not: CorruptedError where its bytes cannot be what was
+    sent. `checked`: it must have a checksum.
     """
     view = memoryview(data)
     head, at = bytearray(), 0
     frames = memoryview(b"")
+    ended = False  # only frames come after the checksum
     while at < len(data):
         start = at
         tag, at = _read_varint(data, at)
@@ -206,13 +214,20 @@ def split_response(data: bytes) -> tuple[pb.StepResponse, memoryview]:
         elif kind in (1, 5):
             at += 8 if kind == 1 else 4
         else:
-            raise ValueError(f"a StepResponse has a field of wire type {kind}")
+            raise CorruptedError(f"a StepResponse has a field of wire type {kind}")
         if at > len(data):
-            raise ValueError("a StepResponse ends within a field")
+            raise CorruptedError("a StepResponse ends within a field")
         if tag == _FRAMES_TAG:
             frames = view[at - size : at]
-        else:
-            head += view[start:at]
+            continue
+        if ended:
+            raise CorruptedError("a StepResponse has something else than frames after its checksum")
+        if tag == checksum.TAG:
+            checksum.check_response("Step", view[:at])
+            ended = True
+        head += view[start:at]
+    if checked and not ended:
+        raise CorruptedError("a StepResponse has no checksum, though the server has that feature")
     return pb.StepResponse.FromString(bytes(head)), frames
 
 
@@ -234,4 +249,4 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
         shift += 7
-    raise ValueError("a StepResponse has a broken varint")
+    raise CorruptedError("a StepResponse has a broken varint")

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from overworld.authoring.env import Action, ActionSpec, End, EnvSpec, Expert, Image, Observation, Outcome, Pixels
 from overworld.authoring.runner import Result, SlotError
+from overworld.service import bounds
 from overworld.v1 import env_pb2 as pb
 
 CONTRACT_REVISION = 1
-MAX_REPLY_BYTES = 65_536
-"""The contract's limit for Action.reply."""
 
 _DTYPES = ("bool", "uint8", "int32", "int64", "float32", "float64")
 
@@ -41,7 +40,7 @@ def tensor_from_proto(tensor: pb.Tensor) -> NDArray[np.generic]:
 
 
 def action_to_proto(action: Action | None, reply: str = "") -> pb.Action:
-    """The action as a message; `reply` is cut to MAX_REPLY_BYTES."""
+    """The action as a message; `reply` is cut to its bound."""
     message = pb.Action()
     if isinstance(action, str):
         message.text = action
@@ -50,7 +49,7 @@ def action_to_proto(action: Action | None, reply: str = "") -> pb.Action:
     elif action is not None:
         message.tensor.CopyFrom(tensor_to_proto(action))
     if reply:
-        message.reply = reply.encode(errors="replace")[:MAX_REPLY_BYTES].decode(errors="ignore")
+        message.reply = reply.encode(errors="replace")[: bounds.REPLY].decode(errors="ignore")
     return message
 
 

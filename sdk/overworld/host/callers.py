@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hmac
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from overworld.errors import ContractError, Reason
 from overworld.host.metrics import ServerMetrics
+from overworld.service import bounds
 from overworld.service.tokens import TokenFile
 
 _ANYONE, _THE_CLIENT = "anyone", "client"
@@ -24,8 +27,51 @@ class Quota(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     slots: int | None = Field(default=None, ge=0, description="slots of all sessions together; null: all there are")
-    calls: int = Field(default=1024, ge=1, description="calls under way")
-    request_bytes: int = Field(default=256 << 20, ge=1, description="bytes of the requests of calls under way")
+    calls: int = Field(default=int(bounds.CALLS), ge=1, description="calls under way")
+    request_bytes: int = Field(
+        default=int(bounds.REQUESTS), ge=1, description="bytes of the requests of calls under way"
+    )
+
+
+class Share:
+    """So many bytes, for those who wait their turn. Who asks for more than there are gets them when all are there."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._taken = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    def __repr__(self) -> str:
+        return f"<Share: {self._taken:,} of {self._size:,} bytes taken, {len(self._waiting)} wait>"
+
+    async def take(self, size: int) -> None:
+        """Waits until there are so many bytes, and until all have got theirs who asked earlier."""
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append((size, turn))
+        self._serve()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._serve()  # it may have been the one that the next ones waited for
+            else:
+                self.give_back(size)
+            raise
+
+    def give_back(self, size: int) -> None:
+        """The inverse of `take`."""
+        self._taken -= size
+        self._serve()
+
+    def _serve(self) -> None:
+        while self._waiting:
+            size, turn = self._waiting[0]
+            if not turn.cancelled():
+                if self._taken and self._taken + size > self._size:
+                    return
+                self._taken += size
+                turn.set_result(None)
+            self._waiting.popleft()
 
 
 class Caller:
@@ -39,6 +85,9 @@ class Caller:
         self._received = metrics.client_received_bytes.labels(name)
         self.sent = metrics.client_sent_bytes.labels(name)
         """Counts bytes of Step responses."""
+        self.responses = Share(bounds.FRAMES)
+        """For the frames of responses that are made or sent."""
+        self._receiving = asyncio.Semaphore(bounds.RECEIVED)
 
     def __repr__(self) -> str:
         return f"<Caller {self.name}: {self._slots} slots, {self._calls} calls, {self._bytes} bytes>"
@@ -58,6 +107,27 @@ class Caller:
         """Counts slots that it has; negative where it has given them back."""
         self._slots += slots
         self._held.set(self._slots)
+
+    async def receive(self) -> Callable[[], None]:
+        """Waits until a request may be received for it. What it gives is to be called when the request is there.
+
+        A request that takes too long ends the running task, and so its call.
+        """
+        await self._receiving.acquire()
+        task = asyncio.current_task()
+        assert task is not None
+        late = asyncio.get_running_loop().call_later(bounds.RECEIVING, task.cancel)
+        received = False
+
+        def done(_: object = None) -> None:
+            nonlocal received
+            if not received:
+                received = True
+                late.cancel()
+                self._receiving.release()
+
+        task.add_done_callback(done)
+        return done
 
     @contextlib.contextmanager
     def calling(self, size: int) -> Iterator[None]:
@@ -133,3 +203,5 @@ class Callers:
 
 current: ContextVar[Caller] = ContextVar("caller")
 """Whose call is being answered."""
+received: ContextVar[Callable[[], None]] = ContextVar("received")
+"""To be called when its request is there."""

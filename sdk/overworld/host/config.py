@@ -8,6 +8,7 @@ from typing import ClassVar
 from pydantic import Field, model_validator
 
 from overworld.host.callers import Quota
+from overworld.service import bounds
 from overworld.service.addresses import is_loopback
 from overworld.service.credentials import Credentials
 from overworld.service.settings import Settings
@@ -38,10 +39,12 @@ class ServerConfig(Settings):
     plaintext: bool = Field(default=False, description="allow listening beyond loopback without TLS")
     insecure: bool = Field(default=False, description="allow listening beyond loopback without a token")
     allow_expert: bool = Field(default=False, description="give expert advice to sessions that ask for it")
-    slot_bytes: int = Field(default=16 << 20, ge=1, description="bound of the images of one observation")
+    slot_bytes: int = Field(default=int(bounds.SLOT_IMAGES), ge=1, description="bound of the images of one observation")
     quota: Quota = Field(default=Quota(), description="what each client may take, by its token's name")
     quotas: dict[str, Quota] = Field(default={}, description="the same for single names, as in quotas.team-a.slots=16")
-    step_timeout: float = Field(default=60.0, gt=0, description="seconds after which a hanging step is given up")
+    step_timeout: float = Field(
+        default=float(bounds.STEP), gt=0, description="seconds after which a hanging step is given up"
+    )
     grace: float = Field(default=30.0, ge=0, description="seconds that running sessions get after SIGTERM")
     metrics_port: int = Field(default=0, ge=0, le=65535, description="port of /metrics for Prometheus; 0: none")
     openenv_port: int = Field(

@@ -6,34 +6,37 @@ import asyncio
 import itertools
 import logging
 import math
+import re
 import time
 import uuid
 from collections.abc import Callable, Sequence
 
 from google.protobuf.duration_pb2 import Duration
 
+from overworld.authoring.env import EnvSpec
+from overworld.contract import checksum
 from overworld.contract.frames import FrameFile, join_response
 from overworld.contract.wire import CONTRACT_REVISION, spec_from_proto
 from overworld.errors import ContractError, Reason
 from overworld.host import callers
 from overworld.host.metrics import ServerMetrics
+from overworld.host.outline import Room
 from overworld.host.pool import Pool
 from overworld.host.session import HostedSession
+from overworld.service import bounds
 from overworld.v1 import env_pb2 as pb
 
 _logger = logging.getLogger(__name__)
 
-MAX_REQUEST_BYTES = 16 << 20
 MAX_RESPONSE_BYTES = (1 << 31) - 1
 """protobuf's own limit."""
 KEEPALIVE_SECONDS = 1
 """Between two pings of a client."""
 
 _TRANSPORTS = (pb.TRANSPORT_SHARED_MEMORY, pb.TRANSPORT_INLINE, pb.TRANSPORT_INLINE_LZ4)
-_MAX_LEASE_SECONDS = 120.0
-"""For so long a client that vanished keeps its slots at most; one that comes back later replays its episodes."""
 _DEFAULT_LEASE_SECONDS = 60.0
 _REAP_SECONDS = 0.25
+_SESSION_NAME = re.compile("[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
 
 class Front:
@@ -54,7 +57,13 @@ class Front:
         self.instance = str(uuid.uuid4())
         self._slot_bytes = slot_bytes
         self._allow_expert = allow_expert
-        self._features = ("prefix", "min_ready", "random_fallback", *(("expert",) if allow_expert else ()))
+        self._features = (
+            "prefix",
+            "min_ready",
+            "random_fallback",
+            checksum.FEATURE,
+            *(("expert",) if allow_expert else ()),
+        )
         self._metrics = metrics
         self._sessions: dict[str, HostedSession] = {}
         self._keys = itertools.count()
@@ -113,7 +122,7 @@ class Front:
             slots_total=self._pool.slots,
             slots_free=callers.current.get().free(self._pool.free),
             draining=self.draining,
-            max_request_bytes=MAX_REQUEST_BYTES,
+            max_request_bytes=bounds.STEP_REQUEST,
             max_response_bytes=MAX_RESPONSE_BYTES,
             keepalive=Duration(seconds=KEEPALIVE_SECONDS),
         )
@@ -149,19 +158,20 @@ class Front:
 
         What `on_done` is given is to be called when the response has been sent, or is not needed any more.
         """
-        session = self._sessions.get(request.session)
-        if session is None or session.spec is None or session.owner is not callers.current.get():
-            raise ContractError(
-                Reason.SESSION_UNKNOWN,
-                f"there is no session {request.session[:100]!r}: its lease ended, it was closed, or the server was "
-                "restarted; open it again",
-            )
+        session, _ = self._playing(request.session)
         transport = session.transport  # this call's client expects its frames there, whatever is negotiated meanwhile
-        self._pool.step(session, session.accept(request.commands))
+        fresh = session.accept(request.commands)
+        self._pool.step(session, fresh)
+        if len(fresh) < len(request.commands):
+            new = {command.slot for command in fresh}
+            self._pool.repeated(session, [command for command in request.commands if command.slot not in new])
         slots = [session.slots[command.slot] for command in request.commands]
         await session.wait(slots, request.min_ready)
         await session.responses.acquire()
         on_done(lambda _: session.responses.release())
+        size = session.frame_bytes(slots, transport)
+        await session.owner.responses.take(size)
+        on_done(lambda _: session.owner.responses.give_back(size))
         session.check_open()
         session.check_current(request.commands)
         response, frames = session.respond(slots, transport)
@@ -178,6 +188,22 @@ class Front:
         if session is not None and session.owner is callers.current.get():
             self._end(session)
         return pb.CloseResponse()
+
+    def room(self, name: str) -> Room:
+        """How much the caller's session of this name takes at a time. Raises ContractError if there is none."""
+        session, spec = self._playing(name)
+        return Room(len(session.slots), spec.max_turns or bounds.PREFIX)
+
+    def _playing(self, name: str) -> tuple[HostedSession, EnvSpec]:
+        """The caller's session of this name, and its env. Raises ContractError if there is none."""
+        session = self._sessions.get(name)
+        if session is None or session.spec is None or session.owner is not callers.current.get():
+            raise ContractError(
+                Reason.SESSION_UNKNOWN,
+                f"there is no session {name[:100]!r}: its lease ended, it was closed, or the server was restarted; "
+                "open it again",
+            )
+        return session, session.spec
 
     def _begin(self, request: pb.OpenRequest) -> HostedSession:
         self._check(request)
@@ -196,7 +222,7 @@ class Front:
             raise ContractError(
                 Reason.NO_FREE_SLOTS, f"the server has no memory or files for frames: {error}"
             ) from None
-        lease = min(request.lease.seconds + request.lease.nanos / 1e9, _MAX_LEASE_SECONDS)
+        lease = min(request.lease.seconds + request.lease.nanos / 1e9, bounds.LEASE)
         if not request.HasField("lease"):
             lease = _DEFAULT_LEASE_SECONDS
         session = HostedSession(
@@ -228,12 +254,12 @@ class Front:
         """Raises ContractError for a session that cannot be opened."""
         if self.draining:
             raise ContractError(Reason.DRAINING, "the server is shutting down; use another one")
-        try:
-            uuid.UUID(request.session)
-        except ValueError:
+        if not _SESSION_NAME.fullmatch(request.session):  # uuid.UUID takes much else, of any length
             raise ContractError(
                 Reason.REQUEST_INVALID, f"a session's name is a UUID in text form, not {request.session[:100]!r}"
-            ) from None
+            )
+        bounds.FEATURES.check(len(request.required_features))
+        bounds.OPTIONS.check(len(request.options_json.encode()))
         envs = {env.id: env for env in self._info.envs}
         if request.env_id not in envs:
             raise ContractError(
@@ -242,7 +268,9 @@ class Front:
         if not request.slots:
             raise ContractError(Reason.REQUEST_INVALID, "a session has at least 1 slot")
         if missing := sorted(set(request.required_features) - set(self._features)):
-            raise ContractError(Reason.FEATURE_MISSING, f"this server lacks {missing}; it has {self._features}")
+            raise ContractError(
+                Reason.FEATURE_MISSING, f"this server lacks {str(missing)[:1000]}; it has {self._features}"
+            )
         lease = request.lease
         if request.HasField("lease") and (min(lease.seconds, lease.nanos) < 0 or max(lease.seconds, lease.nanos) == 0):
             raise ContractError(Reason.REQUEST_INVALID, "a lease is longer than 0 seconds")

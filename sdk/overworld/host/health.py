@@ -8,13 +8,13 @@ from typing import Any
 
 import grpc
 
+from overworld.service import bounds
 from overworld.service.extras import needs_extra
 
 with needs_extra("host"):
     from grpc_health.v1 import health, health_pb2
 
 SERVICE: str = health.SERVICE_NAME
-_MAX_WATCHES = 256
 
 
 class Health:
@@ -57,7 +57,7 @@ class Health:
         yield _response(self._status)
 
     async def _watch(self, _: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-        if self._watches >= _MAX_WATCHES:
+        if self._watches >= bounds.WATCHES:
             await context.abort(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self._watches} clients watch this server's health; use Check"
             )

@@ -2,8 +2,8 @@
 
 A session is *up* on a worker from the worker's answer to its open until the worker's death. After a death each session
 that was up there is rebuilt: opened again, and each of its slots there replays its episode, which must lead to the
-state that the client knows. The slot whose command ended the worker fails; where many were running, it is found by
-repeating them one at a time.
+state that the client knows. The command that ended the worker is executed again with the others; if it ends the worker
+again, its slot fails. Where many were running, it is found by repeating them one at a time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from overworld.authoring.env import End
 from overworld.contract.replay import Lost, Playing
 from overworld.errors import ContractError, Reason, TransientError, WorkerError
 from overworld.host import pipe
-from overworld.host.metrics import ServerMetrics
+from overworld.host.metrics import Entry, ServerMetrics
 from overworld.host.session import HostedSession
 from overworld.host.slot import HostedSlot, Phase
 from overworld.host.worker_process import Death, Job, WorkerProcess
@@ -33,7 +33,11 @@ _logger = logging.getLogger(__name__)
 
 
 class _WorkerDiedError(Exception):
-    """The worker died of something else before it answered."""
+    """The worker died before it answered. `message` says how, if it was making the env that was asked for."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        self.message = message
 
 
 class Pool:
@@ -138,6 +142,7 @@ class Pool:
         by_worker: dict[WorkerProcess, list[tuple[int, pb.Command]]] = {}
         for command in commands:
             slot = session.slots[command.slot]
+            self._note(session, slot, "accepted")
             if isinstance(slot.episode, Lost):
                 self._fail(session, slot, slot.episode.reason, slot.episode.message)
             elif slot.phase is Phase.RUNNING:  # a command that is held is sent when the slot has been rebuilt
@@ -149,15 +154,20 @@ class Pool:
         """Frees the session's slots. May be called again."""
         if self._sessions.pop(session.key, None) is None:
             return
+        for slot in session.slots:
+            if slot.running:
+                self._note(session, slot, "dropped")
         self.give_back(session.slots)
         for worker in session.up:
             worker.close(session.key)
 
     async def _open_on(self, worker: WorkerProcess, session: HostedSession) -> pb.OpenResponse:
-        """Opens the session on a worker, again if it dies of something else meanwhile, and replays its episodes.
+        """Opens the session on a worker, again if it dies meanwhile, and replays its episodes.
 
-        Raises ContractError if its env cannot be made, or if the session is closed meanwhile.
+        Raises ContractError if its env cannot be made, as where the worker died of it twice, or if the session is
+        closed meanwhile.
         """
+        killed = False
         header = {
             "do": "open",
             "session": session.key,
@@ -175,7 +185,10 @@ class Pool:
             worker.open(header, session.request)
             try:
                 opened = await answer
-            except _WorkerDiedError:
+            except _WorkerDiedError as death:
+                if death.message and killed:
+                    raise ContractError(Reason.ENV_FAILED, f"{death.message}, twice, while the env was made") from None
+                killed = killed or bool(death.message)
                 continue
             if (worker.starts, worker.ready.is_set()) != (start, True):
                 continue
@@ -225,9 +238,19 @@ class Pool:
         self._metrics.step_seconds(env).observe(result.micros / 1e6)
         if result.end:
             self._metrics.episodes.labels(env, End(result.end).name).inc()
+        self._note(session, slot, "failed" if result.state == pb.SLOT_STATE_FAILED else "executed")
         if result.state == pb.SLOT_STATE_FAILED:
             self._metrics.failures.labels(env, result.error.reason).inc()
         slot.finish(result, places)
+
+    def repeated(self, session: HostedSession, commands: Sequence[pb.Command]) -> None:
+        """Notes that commands came again, which are not executed again."""
+        for command in commands:
+            self._note(session, session.slots[command.slot], "repeated")
+
+    def _note(self, session: HostedSession, slot: HostedSlot, entry: Entry, count: int = 1) -> None:
+        """Makes an entry in the ledger."""
+        self._metrics.commands(session.request.env_id, slot.worker.index, entry).inc(count)
 
     def _fail(self, session: HostedSession, slot: HostedSlot, reason: Reason, message: str) -> None:
         self._finish(session, slot, slot.failure(reason, message))
@@ -238,12 +261,8 @@ class Pool:
             if opener is worker:
                 del self._opening[key, opener]
                 guilty = Job(key, None) in death.jobs
-                answer.set_exception(
-                    ContractError(Reason.ENV_FAILED, f"{death.message}, while the env was made")
-                    if guilty
-                    else _WorkerDiedError()
-                )
-        lost = {(job.session, job.slot) for job in death.jobs}
+                answer.set_exception(_WorkerDiedError(death.message if guilty else ""))
+        guilty_jobs = {(job.session, job.slot): job for job in death.jobs}
         self._spawn(self._restart(worker))
         for session in self._sessions.values():
             if worker not in session.up:
@@ -251,9 +270,12 @@ class Pool:
             session.up.remove(worker)
             for slot in session.slots:
                 if slot.worker is worker:
+                    job = guilty_jobs.get((session.key, slot.index))
+                    if slot.phase is Phase.RUNNING:
+                        self._note(session, slot, "interrupted")
                     slot.worker_died()
-                    if (session.key, slot.index) in lost:
-                        self._lose(session, slot, death.reason, death.message)
+                    if job is not None and slot.kills_again(job):
+                        self._lose(session, slot, death.reason, f"{death.message}, and so it was when it was repeated")
             self._spawn(self._reopen_on(worker, session))
 
     async def _restart(self, worker: WorkerProcess) -> None:
@@ -283,6 +305,7 @@ class Pool:
     def _rebuild(self, session: HostedSession, slot: HostedSlot) -> None:
         """Replays the slot's episode, if one is running; `_replayed` takes the result."""
         if isinstance(slot.episode, Playing):
+            self._note(session, slot, "replayed", slot.episode.known.turn + 1)
             slot.worker.step(session.key, [(slot.lane, slot.episode.replay())], replay=True)
         else:
             self._rebuilt(session, slot)

@@ -5,27 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.message import DecodeError
 
+from overworld.contract import checksum
 from overworld.contract.status import status_code, trailing_metadata
-from overworld.errors import ContractError, Reason, ServiceError, SettingsError
-from overworld.host import callers
+from overworld.errors import ContractError, Reason, ServiceError, SettingsError, TransientError
+from overworld.host import callers, outline
 from overworld.host.callers import Callers
 from overworld.host.config import ServerConfig
-from overworld.host.front import KEEPALIVE_SECONDS, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, Front
+from overworld.host.front import KEEPALIVE_SECONDS, MAX_RESPONSE_BYTES, Front
 from overworld.host.health import SERVICE as HEALTH_SERVICE
 from overworld.host.health import Health
 from overworld.host.metrics import ServerMetrics
-from overworld.service import malloc
+from overworld.service import bounds, malloc
 from overworld.service.addresses import host_of, is_loopback
 from overworld.service.exposition import MetricsServer
 from overworld.service.extras import needs_extra
 from overworld.service.tls import TlsFolder
+from overworld.service.watchdog import Watchdog
 from overworld.v1 import env_pb2 as pb
 
 with needs_extra("host"):
@@ -40,20 +44,28 @@ _SERVICE = pb.DESCRIPTOR.services_by_name["EnvService"].full_name
 _STOP_SECONDS = 2.0
 _HEALTH_SECONDS = 0.5
 _PROBE_SECONDS = 4.0
+_TRIM_SECONDS = 10.0
+"""Between two looks at memory that has been freed and is kept: what a client made the server take comes back."""
+_STUCK_SECONDS = 60.0
+"""For so long the event loop may stand still before the server ends."""
+_PONG_SECONDS = 20
 
 _CHANNEL_OPTIONS = [
     ("grpc.so_reuseport", 0),  # else a second server on the port is not refused and takes half of the calls
-    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+    ("grpc.max_receive_message_length", int(bounds.STEP_REQUEST)),
     ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
-    ("grpc.max_concurrent_streams", 1024),  # of a connection
-    ("grpc.http2.bdp_probe", 0),  # a request that nobody reads takes 64 KiB of memory, not what the link can carry
-    ("grpc.server_handshake_timeout_ms", 5_000),  # who has connected says so in HTTP/2 by then
+    ("grpc.max_concurrent_streams", int(bounds.STREAMS)),
+    ("grpc.absolute_max_metadata_size", int(bounds.HEADERS)),
+    ("grpc.http2.lookahead_bytes", int(bounds.UNREAD)),
+    ("grpc.http2.bdp_probe", 0),  # else it is what the link can carry
+    ("grpc.server_handshake_timeout_ms", bounds.HANDSHAKE * 1000),
+    ("grpc.max_connection_idle_ms", bounds.IDLE * 1000),
     # Clients ping to notice a dead link; gRPC's default is to hang up on those that ping often.
     ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_SECONDS * 1000),
     ("grpc.keepalive_permit_without_calls", 1),
     # Who does not read answers no pings either, and loses the connection with all that waits to be sent.
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_time_ms", (bounds.UNREADABLE - _PONG_SECONDS) * 1000),
+    ("grpc.keepalive_timeout_ms", _PONG_SECONDS * 1000),
 ]
 
 
@@ -77,30 +89,26 @@ class Server:
             config.token, config.tokens, quota=config.quota, quotas=config.quotas, metrics=self._metrics
         )
         self._tls = TlsFolder(config.tls, server=True) if config.tls else None
-        interceptor = _BearerToken(self._callers, self._metrics)
-        self._grpc = grpc.aio.server(options=_CHANNEL_OPTIONS, interceptors=[interceptor])
+        self._grpc: grpc.aio.Server | None = None
         self._health = Health()
+        self._listening: asyncio.Task[None] | None = None
         self._openenv: Endpoint | None = None
         self._telling: asyncio.Task[None] | None = None
+        self._watchdog: Watchdog | None = None
         self._announcing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Loads the envs and begins to listen; `port` is set. Raises WorkerError or ServiceError."""
         config = self._config
-        self._grpc.add_generic_rpc_handlers((self._handlers(), self._health.handlers()))
-        reflection.enable_server_reflection((_SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME), self._grpc)
         host = bracketed(config.host)
         try:
-            if self._tls is None:
-                self.port = self._grpc.add_insecure_port(f"{host}:{config.port}")
-                if not is_loopback(config.host):
-                    _logger.warning("plaintext: tokens, actions and frames cross the network as they are")
-            else:
-                self.port = self._grpc.add_secure_port(f"{host}:{config.port}", _server_credentials(self._tls))
+            listener = self._grpc = self._bound(config.port)
         except RuntimeError as error:
             raise ServiceError(
                 f"cannot listen on {host}:{config.port} ({error}); is another server there, or the host unknown?"
             ) from None
+        if self._tls is None and not is_loopback(config.host):
+            _logger.warning("plaintext: tokens, actions and frames cross the network as they are")
         await self._front.start()
         if config.metrics_port:
             try:
@@ -117,7 +125,8 @@ class Server:
 
             app = OpenEnv(self._front, self._callers, self._metrics, config.slots).app
             self._openenv = Endpoint(app, config.host, config.openenv_port, self._tls)
-        await self._grpc.start()
+        await listener.start()
+        self._listening = asyncio.create_task(self._listen_on(listener))
         if config.registry:
             from overworld.redis_registry import announce  # only this needs the package redis
 
@@ -129,20 +138,27 @@ class Server:
                 )
             )
         await self._health.set(True)
+        # Workers are looked after by the front, and what looks after the front is this.
+        self._watchdog = Watchdog("overworld serve", "its event loop", lambda: asyncio.sleep(0), _STUCK_SECONDS)
         self._telling = asyncio.create_task(self._watch_health())
 
     async def run(self) -> None:
-        """Serves until SIGTERM or SIGINT, then drains. Raises TransientError if a worker cannot be replaced."""
+        """Serves until SIGTERM or SIGINT, then drains.
+
+        Raises TransientError if a worker cannot be replaced, or the port cannot be listened on any more.
+        """
         loop = asyncio.get_running_loop()
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
         signalled = asyncio.ensure_future(stopping.wait())
-        ends: list[asyncio.Future[Any]] = [self._front.failed, signalled]
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        if self._front.failed.done():
-            await self.stop(0)
-            self._front.failed.result()
+        assert self._listening is not None
+        failing: list[asyncio.Future[Any]] = [self._front.failed, self._listening]
+        await asyncio.wait([*failing, signalled], return_when=asyncio.FIRST_COMPLETED)
+        for failed in failing:
+            if failed.done():
+                await self.stop(0)
+                failed.result()
         _logger.info("stopping: running sessions have %g s", self._config.grace)
         await self.stop(self._config.grace)
 
@@ -157,8 +173,45 @@ class Server:
         await self._front.drain(grace)
         if self._openenv:
             await self._openenv.stop()
-        await self._grpc.stop(_STOP_SECONDS)
+        if self._listening:
+            self._listening.cancel()
+        if self._grpc:
+            await self._grpc.stop(_STOP_SECONDS)
         await self._front.stop()
+        if self._watchdog:
+            self._watchdog.stop()
+
+    def _bound(self, port: int) -> grpc.aio.Server:
+        """A gRPC server of all services, bound to the port. Raises RuntimeError."""
+        # Whoever connects must leave descriptors for sessions, and for workers that are started again.
+        connections = min(bounds.CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+        options = [*_CHANNEL_OPTIONS, ("grpc.max_allowed_incoming_connections", connections)]
+        server = grpc.aio.server(options=options, interceptors=[_BearerToken(self._callers, self._metrics)])
+        server.add_generic_rpc_handlers((self._handlers(), self._health.handlers()))
+        reflection.enable_server_reflection((_SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME), server)
+        address = f"{bracketed(self._config.host)}:{port}"
+        if self._tls is None:
+            self.port = server.add_insecure_port(address)
+        else:
+            self.port = server.add_secure_port(address, _server_credentials(self._tls))
+        return server
+
+    async def _listen_on(self, listener: grpc.aio.Server) -> None:
+        """Listens again each time that gRPC has given up. Raises TransientError if that does not work.
+
+        grpc.aio (1.85) ends when anybody, with or without a token, calls a method whose name is not UTF-8. That cuts
+        all connections; sessions are the front's, and stay.
+        """
+        while True:
+            try:
+                await asyncio.shield(listener.wait_for_termination())  # which would be cancelled with its future
+            except Exception as error:
+                _logger.error("gRPC has ended, and is started again: %r", error)
+            try:
+                listener = self._grpc = self._bound(self.port)
+            except RuntimeError as error:
+                raise TransientError(f"cannot listen on port {self.port} again ({error})") from None
+            await listener.start()
 
     def _healthy(self, loop: asyncio.AbstractEventLoop) -> Callable[[], bool]:
         """What another thread asks. The loop answers: while it hangs nobody is served."""
@@ -177,10 +230,14 @@ class Server:
     async def _watch_health(self) -> None:
         """Workers are pinged all the time, not when somebody asks: a check costs them nothing.
 
-        Files are looked at, too, so that what is wrong with new ones is said before somebody needs them.
+        What clients are done with is given back from time to time. Files are looked at, too, so that what is wrong with
+        new ones is said before somebody needs them.
         """
-        told = True
+        told, trimmed = True, time.monotonic()
         while True:
+            if time.monotonic() > trimmed + _TRIM_SECONDS:
+                await asyncio.to_thread(malloc.trim)
+                trimmed = time.monotonic()
             if self._tls is not None and (certificate := self._tls.files.certificate):
                 self._metrics.certificate_ends.set(certificate.ends)
             self._callers.refresh()
@@ -194,23 +251,32 @@ class Server:
         return grpc.method_handlers_generic_handler(
             _SERVICE,
             {
-                "GetServerInfo": self._unary(front.get_server_info, pb.GetServerInfoRequest),
-                "Open": self._unary(front.open, pb.OpenRequest),
-                "Step": self._unary(front.step, pb.StepRequest, large=True),
-                "Close": self._unary(front.close, pb.CloseRequest),
+                "GetServerInfo": self._unary(front.get_server_info, pb.GetServerInfoRequest, bounds.SMALL_REQUEST),
+                "Open": self._unary(front.open, pb.OpenRequest, bounds.OPEN_REQUEST),
+                "Step": self._unary(front.step, pb.StepRequest, bounds.STEP_REQUEST, large=True),
+                "Close": self._unary(front.close, pb.CloseRequest, bounds.SMALL_REQUEST),
             },
         )
 
     def _unary(
-        self, call: Callable[..., Awaitable[Any]], request_type: Any, *, large: bool = False
+        self, call: Callable[..., Awaitable[Any]], request_type: Any, bound: bounds.Bound, *, large: bool = False
     ) -> grpc.RpcMethodHandler[Any, Any]:
         """A handler. The response of a `large` call comes serialised, and the call learns when it has been sent."""
         name = call.__name__
+        method = request_type.DESCRIPTOR.name.removesuffix("Request")
+
+        def serialised(message: Any) -> bytes:
+            return checksum.with_checksum(method, message.SerializeToString())
 
         async def handle(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            callers.received.get()()
             caller = callers.current.get()
             try:
                 with caller.calling(len(data)):
+                    bound.check(len(data))
+                    if large and len(data) >= outline.LARGE_BYTES:
+                        await asyncio.to_thread(outline.check, data, self._front.room)
+                    _check(method, data, context)
                     request = _parsed(request_type, data)
                     response = await (call(request, context.add_done_callback) if large else call(request))
             except ContractError as error:
@@ -224,8 +290,20 @@ class Server:
         return grpc.unary_unary_rpc_method_handler(
             handle,
             request_deserializer=None,  # so that broken bytes get one of the contract's errors, too
-            response_serializer=None if large else lambda message: message.SerializeToString(),
+            response_serializer=None
+            if large
+            else lambda message: checksum.with_checksum(method, message.SerializeToString()),
         )
+
+
+def _check(method: str, data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    """Raises ContractError CORRUPTED for a request that is not the one that was sent."""
+    header = dict(context.invocation_metadata() or ()).get(checksum.HEADER)
+    if header is not None:
+        try:
+            checksum.check_request(method, data, str(header))
+        except checksum.CorruptedError as error:
+            raise ContractError(Reason.CORRUPTED, f"{error}; send it again") from None
 
 
 def _parsed(request_type: Any, data: bytes) -> Any:
@@ -252,6 +330,8 @@ class _BearerToken(grpc.aio.ServerInterceptor):
             self._metrics.client_calls.labels("", error.reason.name).inc()
             return _refusing(error)
         callers.current.set(caller)  # for the handler, which runs in the same task
+        if details.method.startswith(f"/{_SERVICE}/"):
+            callers.received.set(await caller.receive())
         return handler
 
 

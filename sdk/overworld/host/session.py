@@ -12,19 +12,13 @@ from overworld.authoring.env import EnvSpec
 from overworld.authoring.runner import choose_task
 from overworld.contract.compression import compress
 from overworld.contract.frames import FrameFile
-from overworld.contract.wire import MAX_REPLY_BYTES, tensor_from_proto
+from overworld.contract.wire import tensor_from_proto
 from overworld.errors import ContractError, Reason
 from overworld.host.callers import Caller
 from overworld.host.slot import HostedSlot, Waiter
 from overworld.host.worker_process import WorkerProcess
+from overworld.service import bounds
 from overworld.v1 import env_pb2 as pb
-
-_VOCABULARY_TEXT_BYTES = 4096
-"""Bound of an action's text where the env has a vocabulary."""
-
-_MAX_PREFIX = 100_000
-_MAX_RESPONSES = 2
-"""Step responses of a session that are made or sent at a time: a client that does not read them gets no more."""
 
 
 class HostedSession:
@@ -55,7 +49,7 @@ class HostedSession:
         """None until it is open."""
         self.up: set[WorkerProcess] = set()
         """Workers that have its envs."""
-        self.responses = asyncio.Semaphore(_MAX_RESPONSES)
+        self.responses = asyncio.Semaphore(bounds.RESPONSES)
         self.closed = False
         self._waiting = 0
         self._expires = math.inf
@@ -139,6 +133,13 @@ class HostedSession:
         finally:
             self._waiting -= 1
             self.renew()
+
+    def frame_bytes(self, slots: Iterable[HostedSlot], transport: pb.Transport) -> int:
+        """How much of a response with the slots' results its frames take, before they are compressed."""
+        if transport == pb.TRANSPORT_SHARED_MEMORY:
+            return 0
+        ready = (slot for slot in slots if slot.result is not None)
+        return sum(place.height * place.width * place.channels for slot in ready for place in slot.places)
 
     def respond(
         self, slots: Sequence[HostedSlot], transport: pb.Transport
@@ -230,13 +231,14 @@ class HostedSession:
         else:
             self._check_next(slot, command)
             self._check_action(spec, command, command.action)
+            self._check_recorded(spec, command, [command.action], slot.recorded)
         return True
 
     def _check_reset(self, spec: EnvSpec, last: pb.Command | None, command: pb.Command) -> None:
         reset = command.reset
         if last is not None and command.episode == last.episode:
             raise self._refusal(Reason.REQUEST_INVALID, command, "a reset needs a new episode number, above the last")
-        if len(reset.prefix) > (spec.max_turns or _MAX_PREFIX):
+        if len(reset.prefix) > (spec.max_turns or bounds.PREFIX):
             raise self._refusal(Reason.REQUEST_INVALID, command, f"a prefix of {len(reset.prefix)} actions is too long")
         if command.turn != len(reset.prefix):
             raise self._refusal(
@@ -249,6 +251,7 @@ class HostedSession:
             raise self._refusal(error.reason, command, error.message) from None
         for action in reset.prefix:
             self._check_action(spec, command, action)
+        self._check_recorded(spec, command, reset.prefix, 0)
 
     def _check_next(self, slot: HostedSlot, command: pb.Command) -> None:
         last = slot.command
@@ -263,16 +266,16 @@ class HostedSession:
             raise self._refusal(Reason.TURN_SKIPPED, command, f"the next turn is {last.turn + 1}")
 
     def _check_action(self, spec: EnvSpec, command: pb.Command, action: pb.Action) -> None:
-        bound = max(spec.action.max_text_bytes, _VOCABULARY_TEXT_BYTES if spec.action.vocabulary else 0)
+        bound = max(spec.action.max_text_bytes, bounds.VOCABULARY_TEXT if spec.action.vocabulary else 0)
         size = len(action.text.encode())
         if size > bound:
             raise self._refusal(
                 Reason.ACTION_TOO_LARGE, command, f"the action's text has {size:,} bytes, the bound is {bound:,}"
             )
         size = len(action.reply.encode())
-        if size > MAX_REPLY_BYTES:
+        if size > bounds.REPLY:
             raise self._refusal(
-                Reason.ACTION_TOO_LARGE, command, f"the reply has {size:,} bytes, the bound is {MAX_REPLY_BYTES:,}"
+                Reason.ACTION_TOO_LARGE, command, f"the reply has {size:,} bytes, the bound is {bounds.REPLY:,}"
             )
         if action.WhichOneof("value") == "tensor":
             low = spec.action.low
@@ -283,6 +286,17 @@ class HostedSession:
                 tensor_from_proto(action.tensor)
             except ValueError as error:
                 raise self._refusal(Reason.REQUEST_INVALID, command, str(error)) from None
+
+    def _check_recorded(self, spec: EnvSpec, command: pb.Command, actions: Sequence[pb.Action], recorded: int) -> None:
+        """Bounds what is kept of an episode. Its last action may be as long as any."""
+        size = command.ByteSize()
+        low = spec.action.low
+        bound = bounds.EPISODE + (spec.action.max_text_bytes if low is None else low.nbytes)
+        if recorded + size > bound:
+            size -= sum(len(action.reply.encode()) for action in actions)
+        if recorded + size > bound:
+            why = f"the episode's actions take {recorded + size:,} bytes, the bound is {bound:,}: reset the slot"
+            raise self._refusal(Reason.REQUEST_INVALID, command, why)
 
     @staticmethod
     def _refusal(reason: Reason, command: pb.Command, why: str) -> ContractError:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from overworld.contract.replay import Episode, Idle, Lost, advance
 from overworld.errors import Reason
-from overworld.host.worker_process import WorkerProcess
+from overworld.host.worker_process import Job, WorkerProcess
 from overworld.v1 import env_pb2 as pb
 
 
@@ -59,9 +59,11 @@ class HostedSlot:
     episode: Episode = field(default_factory=Idle)
     command: pb.Command | None = None  # the last one that was accepted, without replies
     digest: bytes = b""  # of that command as it was sent
+    recorded: int = 0  # bytes of the episode's commands, without replies
     result: pb.SlotResult | None = None  # what it gave; None while it is running
     places: Sequence[pb.FrameBlock] = ()  # of the result's images, in the session's file
     waiters: list[Waiter] = field(default_factory=list)
+    killed: set[bool] = field(default_factory=set)  # whether a replay, or the current command, has ended its worker
 
     def __repr__(self) -> str:
         return f"<HostedSlot {self.index} on worker {self.worker.index}: {self.phase.name}, {self.episode!r}>"
@@ -79,8 +81,11 @@ class HostedSlot:
         """Makes `command` the current one. Returns what is to be executed: the command without replies."""
         self.phase = _ON_ACCEPT[self.phase]
         self.command, self.digest, self.result = _without_replies(command), _digest(command), None
+        self.killed.discard(False)
         if command.HasField("reset"):
             self.episode = Idle()  # the last one need not be replayed any more
+            self.recorded = 0
+        self.recorded += self.command.ByteSize()
         return self.command
 
     def finish(self, result: pb.SlotResult, places: Sequence[pb.FrameBlock] = ()) -> None:
@@ -99,8 +104,18 @@ class HostedSlot:
         """Notes that the slot must be rebuilt."""
         self.phase = _ON_DEATH[self.phase]
 
+    def kills_again(self, job: Job) -> bool:
+        """Notes that `job`, one of this slot's, ended its worker; whether it has done so before.
+
+        Once may be chance, such as a lack of memory, so it is done again.
+        """
+        again = job.replay in self.killed
+        self.killed.add(job.replay)
+        return again
+
     def rebuilt(self) -> None:
         """Notes that the worker has the slot's env and episode (again). If a command was held, send it now."""
+        self.killed.discard(True)
         self.phase = _ON_REBUILT[self.phase]
 
     def lose(self, reason: Reason, message: str) -> None:

@@ -262,7 +262,7 @@ def parse_options(env_class: type[Env], options_json: str) -> Options:
             f"{'.'.join(map(str, problem['loc'])) or 'options'}: {problem['msg']}" for problem in error.errors()[:5]
         )
         known = ", ".join(env_class.options_model.model_fields)
-        raise ContractError(Reason.OPTIONS_INVALID, f"{env_class.spec.id}: {wrong} (options: {known})") from None
+        raise ContractError(Reason.OPTIONS_INVALID, f"{env_class.spec.id}: {wrong[:1000]} (options: {known})") from None
 
 
 def _complete(spec: EnvSpec, options: Options) -> EnvSpec:

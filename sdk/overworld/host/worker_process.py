@@ -23,6 +23,7 @@ from overworld.errors import Reason, WorkerError
 from overworld.host import pipe
 from overworld.host.heartbeat import Heartbeat, HeartbeatFile
 from overworld.host.lane import lane_count, lane_number
+from overworld.service import bounds
 from overworld.v1 import env_pb2 as pb
 
 _logger = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class _LaneJobs:
     jobs: deque[Job] = field(default_factory=deque)  # sent and not answered
     answered: int = 0
     waited: float = 0.0  # seconds without a sign of life
+    busy: float = 0.0  # seconds with one job
 
     def current(self, now: Heartbeat) -> Job | None:
         """The job that is being done. Answers come in the order of the jobs, so it is found by counting."""
@@ -323,6 +325,8 @@ class WorkerProcess:
                     lane.waited = 0.0
                 elif not (kept and beats[number].awaiting):
                     lane.waited += passed
+                same = lane.jobs and beats[number].working and beats[number].started == before[number].started
+                lane.busy = lane.busy + passed if same else 0.0
             before = beats
             idle = 0.0 if process.lanes[0].jobs or process.held else idle + passed
             if idle > _PING_SECONDS:
@@ -333,7 +337,8 @@ class WorkerProcess:
     def _hanging(self, process: _Process, beats: Sequence[Heartbeat]) -> Death | None:
         """What is wrong with a worker that has jobs and gives no sign of life; None: nothing."""
         working = any(beat.working for beat in beats)
-        late: dict[Job, float] = {}
+        late: dict[Job, str] = {}
+        whole = bounds.PREFIX_STEPS * self._step_timeout
         for number, lane in process.lanes.items():
             job = lane.current(beats[number])
             if job is None or job is _PING:
@@ -342,18 +347,19 @@ class WorkerProcess:
                     message = f"it was frozen: it did not begin its next job within {_BEGIN_SECONDS:g} s"
                     return Death(Reason.WORKER_DIED, message)
             elif lane.waited > (limit := self._limit(job)):
-                late[job] = limit
+                what = "making the env" if job.slot is None else "the step"
+                late[job] = f"{what} took longer than {limit:g} s (--step-timeout)"
+            elif lane.busy > whole and job.slot is not None:  # each turn of a prefix is a sign of life
+                late[job] = f"the prefix took longer than {whole:g} s ({bounds.PREFIX_STEPS} times --step-timeout)"
         if not late:
             return None
-        job, limit = next(iter(late.items()))
-        what = "making the env" if job.slot is None else "the step"
-        message = f"{what} took longer than {limit:g} s (--step-timeout)"
+        message = next(iter(late.values()))
         if process.lanes[0].waited > _PING_SECONDS and process.lanes[0].current(beats[0]) is None:
             return _blaming(process.running(), Reason.STEP_TIMEOUT, message)  # one of them keeps all from running
         return Death(Reason.STEP_TIMEOUT, message, late.keys())
 
     def _limit(self, job: Job) -> float:
-        return max(self._step_timeout, _START_SECONDS) if job.slot is None else self._step_timeout
+        return max(self._step_timeout, bounds.MAKING) if job.slot is None else self._step_timeout
 
 
 def _blaming(running: Collection[Job], reason: Reason, message: str) -> Death:

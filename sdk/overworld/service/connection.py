@@ -7,6 +7,7 @@ import contextlib
 import ssl
 
 from overworld.errors import SettingsError
+from overworld.service import bounds
 from overworld.service.extras import needs_extra
 from overworld.service.tls import TlsFolder
 
@@ -14,7 +15,6 @@ with needs_extra("openenv"):
     import h11
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
-_HEAD_SECONDS = 10.0
 _LOOK_SECONDS = 1.0
 
 
@@ -47,7 +47,7 @@ class Connection(H11Protocol):
 
     def _await_head(self) -> None:
         self._stop_waiting()
-        self._head_timer = self.loop.call_later(_HEAD_SECONDS, self.transport.close)
+        self._head_timer = self.loop.call_later(bounds.HTTP_HEAD, self.transport.close)
 
     def _stop_waiting(self) -> None:
         if self._head_timer is not None:

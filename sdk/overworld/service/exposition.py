@@ -17,6 +17,7 @@ from http import HTTPStatus
 from http.server import ThreadingHTTPServer
 from typing import Any
 
+from overworld.service import bounds
 from overworld.service.extras import needs_extra
 
 with needs_extra("host"):
@@ -24,10 +25,6 @@ with needs_extra("host"):
     from prometheus_client.exposition import MetricsHandler
 
 _logger = logging.getLogger(__name__)
-
-_MAX_CONNECTIONS = 16
-_SECONDS = 5.0
-"""For so long a client may be silent."""
 
 
 class MetricsServer(ThreadingHTTPServer):
@@ -46,7 +43,11 @@ class MetricsServer(ThreadingHTTPServer):
     ) -> None:
         self.address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         self._connections: deque[socket.socket] = deque()
-        values = {"registry": registry, "timeout": _SECONDS, "healthy": staticmethod(healthy) if healthy else None}
+        values = {
+            "registry": registry,
+            "timeout": bounds.METRICS,
+            "healthy": staticmethod(healthy) if healthy else None,
+        }
         handler = type("_Handler", (_Handler,), values)
         super().__init__((host, port), handler)
         self._thread = threading.Thread(target=self.serve_forever, name="metrics", daemon=True)
@@ -72,7 +73,7 @@ class MetricsServer(ThreadingHTTPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """As the base's, but closes the oldest connection if there are too many."""
         self._connections.append(request)
-        if len(self._connections) > _MAX_CONNECTIONS:
+        if len(self._connections) > bounds.METRICS_CONNECTIONS:
             with contextlib.suppress(OSError):  # it was closed just now
                 self._connections.popleft().shutdown(socket.SHUT_RDWR)
         super().process_request(request, client_address)

@@ -40,7 +40,7 @@ async def keep_trimming() -> None:
 
 
 def trim() -> None:
-    """Gives back all freed pages. Does nothing without glibc."""
+    """Gives back all freed pages, whatever is kept otherwise. Does nothing without glibc."""
     malloc_trim = _function("malloc_trim")
     if malloc_trim is not None:
         malloc_trim(0)

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from overworld.errors import ServiceError
 
@@ -102,6 +102,37 @@ class ServiceProcess:
         for _ in self.process.stdout:
             continue
         self.process.stdout.close()
+
+
+class Ended(NamedTuple):
+    """How a program ended, and what it has cost, with those of its children that it waited for."""
+
+    status: int
+    cpu_seconds: float
+
+
+class ProgramProcess:
+    """`python -m <module> <arguments>`, on its way to its end. What it says is added to the file `log`."""
+
+    def __init__(self, module: str, *arguments: str, log: Path, environment: Mapping[str, str] | None = None) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a") as output:
+            self._process, self._leash = _start(module, arguments, environment, stdout=output, stderr=subprocess.STDOUT)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._process.args!r}, process {self._process.pid}>"
+
+    def wait(self) -> Ended:
+        """Waits for its end; to be called once."""
+        _, status, usage = os.wait4(self._process.pid, 0)
+        self._process.returncode = os.waitstatus_to_exitcode(status)
+        _drop(self._leash)
+        return Ended(self._process.returncode, usage.ru_utime + usage.ru_stime)
+
+    def terminate(self) -> None:
+        """SIGTERM, if it has not ended."""
+        if self._process.returncode is None:  # Popen's own method may take the exit status away from `wait`
+            os.kill(self._process.pid, signal.SIGTERM)
 
 
 def run(module: str, *arguments: str) -> None:

@@ -14,12 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from overworld.errors import SettingsError
+from overworld.service import bounds
 from overworld.service.reload import Reloaded
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_MAX_NAMES = 256
-_MAX_TOKENS = 2
-_MAX_TOKEN_CHARS = 4096
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{bounds.CLIENT_NAME - 1:d}}}")
 _MAX_BYTES = 1 << 20
 
 
@@ -67,12 +65,14 @@ def read_tokens(path: Path) -> Mapping[str, tuple[str, ...]]:
         where = f"tokens: line {number} of {path}"
         if not colon or not _NAME.fullmatch(name):
             raise SettingsError(f"{where} must be `name: token`, with a name of 1 to 63 letters, digits and . _ -")
-        if not 0 < len(token) <= _MAX_TOKEN_CHARS or not token.isascii() or not token.isprintable():
-            raise SettingsError(f"{where}: a token is 1 to {_MAX_TOKEN_CHARS} printable ASCII characters")
+        if not 0 < len(token) <= bounds.TOKEN or not token.isascii() or not token.isprintable():
+            raise SettingsError(f"{where}: a token is 1 to {bounds.TOKEN} printable ASCII characters")
         known = tokens.get(name.lower(), ())
-        if len(known) == _MAX_TOKENS:
-            raise SettingsError(f"{where}: {name} has {_MAX_TOKENS} tokens already; delete the one that is out of use")
+        if len(known) == bounds.CLIENT_TOKENS:
+            raise SettingsError(
+                f"{where}: {name} has {bounds.CLIENT_TOKENS} tokens already; delete the one that is out of use"
+            )
         tokens[name.lower()] = (*known, token)
-    if not tokens or len(tokens) > _MAX_NAMES:
-        raise SettingsError(f"tokens: {path} has {len(tokens)} names; it must have 1 to {_MAX_NAMES}")
+    if not tokens or len(tokens) > bounds.CLIENT_NAMES:
+        raise SettingsError(f"tokens: {path} has {len(tokens)} names; it must have 1 to {bounds.CLIENT_NAMES}")
     return tokens

@@ -134,7 +134,7 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("instance", "revision", "features", "transports", "versions", "slots_total", "slots_free", "draining", "max_request_bytes", "envs", "max_response_bytes", "keepalive")
+    __slots__ = ("instance", "revision", "features", "transports", "versions", "slots_total", "slots_free", "draining", "max_request_bytes", "envs", "max_response_bytes", "keepalive", "checksum")
     class VersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -154,6 +154,7 @@ class GetServerInfoResponse(_message.Message):
     ENVS_FIELD_NUMBER: _ClassVar[int]
     MAX_RESPONSE_BYTES_FIELD_NUMBER: _ClassVar[int]
     KEEPALIVE_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
     instance: str
     revision: int
     features: _containers.RepeatedScalarFieldContainer[str]
@@ -166,7 +167,8 @@ class GetServerInfoResponse(_message.Message):
     envs: _containers.RepeatedCompositeFieldContainer[EnvSpec]
     max_response_bytes: int
     keepalive: _duration_pb2.Duration
-    def __init__(self, instance: _Optional[str] = ..., revision: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., transports: _Optional[_Iterable[_Union[Transport, str]]] = ..., versions: _Optional[_Mapping[str, str]] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ..., draining: bool = ..., max_request_bytes: _Optional[int] = ..., envs: _Optional[_Iterable[_Union[EnvSpec, _Mapping]]] = ..., max_response_bytes: _Optional[int] = ..., keepalive: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    checksum: int
+    def __init__(self, instance: _Optional[str] = ..., revision: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., transports: _Optional[_Iterable[_Union[Transport, str]]] = ..., versions: _Optional[_Mapping[str, str]] = ..., slots_total: _Optional[int] = ..., slots_free: _Optional[int] = ..., draining: bool = ..., max_request_bytes: _Optional[int] = ..., envs: _Optional[_Iterable[_Union[EnvSpec, _Mapping]]] = ..., max_response_bytes: _Optional[int] = ..., keepalive: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., checksum: _Optional[int] = ...) -> None: ...
 
 class OpenRequest(_message.Message):
     __slots__ = ("session", "env_id", "slots", "options_json", "transports", "lease", "fallback", "fallback_reward", "expert", "required_features")
@@ -203,20 +205,22 @@ class SharedMemory(_message.Message):
     def __init__(self, path: _Optional[str] = ..., size: _Optional[int] = ..., nonce: _Optional[bytes] = ...) -> None: ...
 
 class OpenResponse(_message.Message):
-    __slots__ = ("spec", "options_json", "provenance_digest", "transport", "shared", "lease")
+    __slots__ = ("spec", "options_json", "provenance_digest", "transport", "shared", "lease", "checksum")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_JSON_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     SHARED_FIELD_NUMBER: _ClassVar[int]
     LEASE_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
     spec: EnvSpec
     options_json: str
     provenance_digest: str
     transport: Transport
     shared: SharedMemory
     lease: _duration_pb2.Duration
-    def __init__(self, spec: _Optional[_Union[EnvSpec, _Mapping]] = ..., options_json: _Optional[str] = ..., provenance_digest: _Optional[str] = ..., transport: _Optional[_Union[Transport, str]] = ..., shared: _Optional[_Union[SharedMemory, _Mapping]] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    checksum: int
+    def __init__(self, spec: _Optional[_Union[EnvSpec, _Mapping]] = ..., options_json: _Optional[str] = ..., provenance_digest: _Optional[str] = ..., transport: _Optional[_Union[Transport, str]] = ..., shared: _Optional[_Union[SharedMemory, _Mapping]] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., checksum: _Optional[int] = ...) -> None: ...
 
 class Action(_message.Message):
     __slots__ = ("text", "index", "tensor", "reply")
@@ -387,18 +391,20 @@ class FrameBlock(_message.Message):
     def __init__(self, offset: _Optional[int] = ..., stride: _Optional[int] = ..., count: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., compressed_size: _Optional[int] = ...) -> None: ...
 
 class StepResponse(_message.Message):
-    __slots__ = ("results", "blocks", "draining", "lease_left", "frames")
+    __slots__ = ("results", "blocks", "draining", "lease_left", "checksum", "frames")
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     LEASE_LEFT_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
     FRAMES_FIELD_NUMBER: _ClassVar[int]
     results: _containers.RepeatedCompositeFieldContainer[SlotResult]
     blocks: _containers.RepeatedCompositeFieldContainer[FrameBlock]
     draining: bool
     lease_left: _duration_pb2.Duration
+    checksum: int
     frames: bytes
-    def __init__(self, results: _Optional[_Iterable[_Union[SlotResult, _Mapping]]] = ..., blocks: _Optional[_Iterable[_Union[FrameBlock, _Mapping]]] = ..., draining: bool = ..., lease_left: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., frames: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, results: _Optional[_Iterable[_Union[SlotResult, _Mapping]]] = ..., blocks: _Optional[_Iterable[_Union[FrameBlock, _Mapping]]] = ..., draining: bool = ..., lease_left: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., checksum: _Optional[int] = ..., frames: _Optional[bytes] = ...) -> None: ...
 
 class CloseRequest(_message.Message):
     __slots__ = ("session",)
@@ -407,5 +413,7 @@ class CloseRequest(_message.Message):
     def __init__(self, session: _Optional[str] = ...) -> None: ...
 
 class CloseResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("checksum",)
+    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    checksum: int
+    def __init__(self, checksum: _Optional[int] = ...) -> None: ...

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from overworld.service.watchdog import Watchdog
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
@@ -29,6 +30,9 @@ _OPEN_PATHS = ("/health", "/metrics")  # probes and Prometheus send no key
 _SEND_SECONDS = 60.0
 """How long a client may take to read a part of its reply."""
 
+_STUCK_SECONDS = 120.0
+"""For so long the decoder may write no token before the server ends: a long prompt takes a CPU its time."""
+
 _LARGE_BODY = 1 << 18  # bytes that take milliseconds to parse
 
 _IGNORED = "Overworld-Ignored-Fields"
@@ -44,7 +48,9 @@ def create_app(config: PolicyServerConfig, on_death: Callable[[], None]) -> Fast
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        watchdog = Watchdog("overworld policy", "the thread that writes replies", service.check, _STUCK_SECONDS)
         yield
+        watchdog.stop()
         await service.close()
 
     app = FastAPI(title="Overworld policy server", lifespan=lifespan, redirect_slashes=False)

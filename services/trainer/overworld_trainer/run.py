@@ -33,15 +33,16 @@ from overworld_trainer.config import PolicyConfig, TrainerConfig
 from overworld_trainer.episodes import PlayerState
 from overworld_trainer.learner import Learner
 from overworld_trainer.ranks import Ranks
+from overworld_trainer.sampling import EnvProgress
 
 _logger = logging.getLogger(__name__)
 
 _PRUNED = ".pruned"
 _CHANGEABLE_ON_RESUME = {
-    "run", "parallel", "rank_timeout", "updates", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints",
-    "keep_weights", "servers", "tokens", "tls", "plaintext", "threads", "retry_budget", "metrics_host", "metrics_port",
-    "wandb", "profile_update", "table", "evaluation.every", "evaluation.slots", "evaluation.patience",
-    "evaluation.diagnose", "max_batch",
+    "run", "parallel", "rank_timeout", "updates", "max_env_steps", "checkpoint_every", "checkpoint_minutes",
+    "keep_checkpoints", "keep_weights", "servers", "tokens", "tls", "plaintext", "threads", "retry_budget",
+    "metrics_host", "metrics_port", "wandb", "profile_update", "table", "evaluation.every", "evaluation.slots",
+    "evaluation.patience", "evaluation.diagnose", "max_batch",
     "model.batch_tokens", "model.cuda_graphs", "model.gradient_checkpointing", "model.vision_memory",
 }  # fmt: skip
 """These do not decide what is learnt; those that bound memory may change the last bits of numbers."""
@@ -49,13 +50,14 @@ _CHANGEABLE_ON_RESUME = {
 
 @dataclass(slots=True, kw_only=True)
 class TrainerState:
-    """How far a run is. `slots` and `guard` are what `Episodes.state` and `Guard.state` gave."""
+    """How far a run is. `slots`, `guard` and `sampler` are what `state` of Episodes, Guard and Sampler gave."""
 
     update: int = 0
     env_steps: int = 0
     max_logprob_error: float = 0.0
     slots: list[PlayerState] | None = None
     guard: dict[str, Any] | None = None
+    sampler: list[EnvProgress] | None = None
 
 
 class Run:
@@ -130,7 +132,13 @@ class Run:
 
     @property
     def _start_used_expert(self) -> bool:
-        return self.has_start and checkpoint.read(self.start, verify=False).used_expert
+        """Whether expert advice went into the model at the start of RL, also where another run has cloned it."""
+        weights, start = self.base.name, self.base.parent
+        return (
+            weights == "weights"
+            and (start / "manifest.json").exists()
+            and checkpoint.read(start, verify=False).used_expert
+        )
 
     def checkpoint(self, update: int) -> Path:
         """The folder of the checkpoint after so many updates."""

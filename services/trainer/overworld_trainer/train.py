@@ -96,13 +96,13 @@ def _improve(run: Run, display: Display, exporter: Exporter, stop: Stop) -> bool
         tables = Tables(config, episodes, state.update, ranks)
         collector = Collector(config, vlm, writer, episodes, stopwatch, stop, tables.take, ranks)
         recorder.evaluate(evaluations)  # what was killed before it was finished
-        while state.update < config.updates and not evaluations.exhausted(state.update):
+        while not _spent(config, state) and not evaluations.exhausted(state.update):
             with _traced(run, state.update, stopwatch):
                 with (
                     needing("max_batch", config.max_batch, f"model.batch_tokens = {vlm.batch_tokens // 2}"),
                     vlm.whole(),
                 ):
-                    rollout = collector.collect(config.steps_per_slot)
+                    rollout = collector.collect(config.steps_per_slot, recorder.sampler.slots(state.env_steps))
                 tables.write()
                 with needing("model.batch_tokens", vlm.batch_tokens, *checkpointing):
                     samples = make_samples(rollout, vlm, reference, critic, config, stopwatch, stop, ranks)
@@ -117,7 +117,13 @@ def _improve(run: Run, display: Display, exporter: Exporter, stop: Stop) -> bool
             evaluations.best(state.update),
         )
         return True
-    return state.update >= config.updates and not evaluations.due(state.update)
+    return _spent(config, state) and not evaluations.due(state.update)
+
+
+def _spent(config: TrainerConfig, state: TrainerState) -> bool:
+    """Whether the run has made all of its updates, or all of its env steps."""
+    bound = config.max_env_steps
+    return state.update >= config.updates or (bound is not None and state.env_steps >= bound)
 
 
 def _traced(run: Run, update: int, stopwatch: Stopwatch) -> AbstractContextManager[None]:

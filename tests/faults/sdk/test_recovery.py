@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 import xxhash
 from overworld import ContractError, Reset, Session, server_info
@@ -164,6 +165,19 @@ def test_a_worker_that_dies_while_another_still_opens_the_session(serve: Serve, 
     session.close()
 
 
+def test_a_worker_that_dies_once_while_it_makes_the_env_costs_nothing(serve: Serve, folder: Path) -> None:
+    server = serve(GATED)
+    (folder / "hold").touch()
+    with ThreadPoolExecutor(1) as executor:
+        opening = executor.submit(gated, server, 2, folder)
+        while not (folder / "made").exists():
+            time.sleep(0.01)
+        crash(server)
+        (folder / "hold").unlink()
+    with opening.result() as session:
+        assert [result.turn for result in session.reset([0] * 2)] == [0] * 2
+
+
 def test_an_env_that_cannot_be_made_again_ends_its_session_and_no_other(serve: Serve, folder: Path) -> None:
     server = serve(GATED, TOY)
     with Session(server.address, "toy/Count", 2) as bystander, gated(server, 2, folder, retry_budget=5) as session:
@@ -175,7 +189,7 @@ def test_an_env_that_cannot_be_made_again_ends_its_session_and_no_other(serve: S
         started = time.monotonic()
         with pytest.raises(ContractError, match="not any more"):
             session.step(["go", "go"])
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 60
         assert [result.turn for result in bystander.step(["up", "up"])] == [1, 1]
 
 
@@ -238,14 +252,14 @@ def test_an_env_that_prints_does_not_block_its_worker(serve: Serve) -> None:
 
 
 def test_sigterm_for_the_whole_group_lets_steps_finish(serve: Serve) -> None:
-    server = ServerProcess(SLOW, arguments=("--workers", "1", "--grace", "20"))
+    server = ServerProcess(SLOW, arguments=("--workers", "1", "--grace", "200"))
     with Session(server.address, "toy/Slow", 1) as session:
         session.reset([0])
         for pid in (*workers_of(server), server.process.pid):
             os.kill(pid, signal.SIGTERM)
         for turn in (1, 2, 3):
             assert session.step(["wait"])[0].turn == turn
-    assert server.process.wait(10) == 0
+    assert server.process.wait(60) == 0
     server.stop()
 
 
@@ -266,6 +280,26 @@ def test_a_server_out_of_descriptors_refuses_and_loses_no_slots(serve: Serve) ->
     assert server_info(server.address).slots_free == 400
 
 
+def test_a_server_short_of_memory_refuses_and_a_frozen_one_costs_time_only(serve: Serve) -> None:
+    server = serve(TOY, slots=400)
+    soft, hard = resource.prlimit(server.process.pid, resource.RLIMIT_AS)
+    with Session(server.address, "toy/Count", 1) as session:
+        session.step([Reset(seed=0)])
+        in_use = psutil.Process(server.process.pid).memory_info().vms
+        resource.prlimit(server.process.pid, resource.RLIMIT_AS, (in_use + (64 << 20), hard))
+        with pytest.raises(ContractError, match=r"NO_FREE_SLOTS.*no memory or files"):
+            Session(server.address, "toy/Count", 399, retry_budget=0.1)
+        assert session.step(["up"])[0].observation.text == "count 1"
+        resource.prlimit(server.process.pid, resource.RLIMIT_AS, (soft, hard))
+        assert server_info(server.address).slots_free == 399
+        server.process.send_signal(signal.SIGSTOP)
+        step = session.submit(["up"])
+        with pytest.raises(TimeoutError):
+            step.result(0.5)
+        server.process.send_signal(signal.SIGCONT)
+        assert step.result(60)[0].observation.text == "count 2"
+
+
 def test_services_end_with_the_process_that_started_them_but_not_with_its_thread(tmp_path: Path) -> None:
     started: dict[str, ServerProcess] = {}
     thread = threading.Thread(target=lambda: started.update(server=ServerProcess(TOY, arguments=("--workers", "1"))))
@@ -281,7 +315,7 @@ def test_services_end_with_the_process_that_started_them_but_not_with_its_thread
     pid = int(present(parent.stdout).readline())
     parent.kill()
     parent.communicate()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while os.path.exists(f"/proc/{pid}"):
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -1,9 +1,6 @@
 """Servers that are killed and started again, answers that get lost, servers that come back changed."""
 
-import contextlib
 import os
-import socket
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -15,6 +12,7 @@ from overworld import Fleet, Reset, Results, ServerChangedError, ServerLostError
 from overworld.client.moves import Move
 from overworld.host.process import ServerProcess
 
+from tests.support.proxy import Proxy
 from tests.support.toy_env import TOY
 
 
@@ -97,69 +95,6 @@ def test_a_server_that_comes_back_with_other_rules_is_not_used() -> None:
     server.stop()
 
 
-class Proxy:
-    """Passes bytes on between client and server. Can cut a link after so many of the server's bytes, or be cut off."""
-
-    def __init__(self, target: str) -> None:
-        self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self.cut_after: int | None = None
-        self.cuts = 0
-        self._off = self._swallow = False
-        self._links: list[socket.socket] = []
-        self._frozen: set[socket.socket] = set()
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def cut_off(self, swallow: bool = False) -> None:
-        """Nothing goes through, or with `swallow` only what clients send."""
-        self._off, self._swallow = True, swallow
-        if not swallow:
-            for link in self._links:
-                _shut(link)
-
-    def freeze(self) -> None:
-        """Of what servers send, nothing goes through the links that there are; new links work."""
-        self._frozen = set(self._links)
-
-    def restore(self) -> None:
-        self._off = self._swallow = False
-        for link in self._links:
-            _shut(link)
-
-    def _accept(self) -> None:
-        while True:
-            client, _ = self._listener.accept()
-            if self._off:
-                client.close()
-                continue
-            host, port = self._target.rsplit(":", 1)
-            server = socket.create_connection((host, int(port)))
-            self._links += [client, server]
-            threading.Thread(target=self._pass, args=(client, server, False), daemon=True).start()
-            threading.Thread(target=self._pass, args=(server, client, True), daemon=True).start()
-
-    def _pass(self, source: socket.socket, sink: socket.socket, from_server: bool) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                if from_server and (self._swallow or source in self._frozen):
-                    continue
-                if from_server and self.cut_after is not None:
-                    data = data[: self.cut_after]
-                    sink.sendall(data)
-                    self.cut_after = None
-                    self.cuts += 1
-                    break
-                sink.sendall(data)
-        for end in (source, sink):
-            _shut(end)
-
-
-def _shut(end: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        end.shutdown(socket.SHUT_RDWR)
-
-
 @pytest.mark.parametrize("cut_after", [0, 1, 30, 500])
 def test_lost_answers_do_not_make_steps_happen_twice(toy_server: ServerProcess, cut_after: int) -> None:
     proxy = Proxy(toy_server.address)
@@ -175,6 +110,23 @@ def test_lost_answers_do_not_make_steps_happen_twice(toy_server: ServerProcess, 
     assert proxy.cuts >= 3
     for ours, theirs in zip(seen, expected, strict=True):
         assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_flipped_bits_change_nothing(toy_server: ServerProcess, seed: int) -> None:
+    """In headers, texts, rewards, pixels, and in what HTTP/2 puts around them, of requests as of responses."""
+    proxy = Proxy(toy_server.address, seed=seed)
+    with Session(toy_server.address, "toy/Count", 3) as session:
+        expected = play(session)
+
+    def flip(turn: int) -> None:
+        proxy.flips = 2
+
+    with Session(proxy.address, "toy/Count", 3, shared_memory=False, retry_budget=20) as session:
+        for _ in range(5):
+            for ours, theirs in zip(play(session, flip), expected, strict=True):
+                assert np.array_equal(ours, theirs)
+    assert proxy.flipped >= 20
 
 
 def test_a_fleet_spreads_over_servers_and_gives_results_in_order() -> None:

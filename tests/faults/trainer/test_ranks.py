@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from overworld.host.process import ServerProcess
 from tests.support.ranks import run_ranks, start_ranks
 from tests.support.scripted_env import CHOICE, PUPPET
 from tests.support.scripted_model import lines, numbers, obedient_folder, progress, run_fields, tensors
+from tests.support.warm import WarmProcess
 
 UPDATES = 4
 
@@ -52,19 +52,17 @@ def same(folder: Path, expected: Path) -> None:
     assert progress(folder, UPDATES) == progress(expected, UPDATES)
 
 
-def wait_for(folder: Path, updates: int, processes: list[ForkServerProcess]) -> None:
+def wait_for(folder: Path, updates: int, processes: list[WarmProcess]) -> None:
     deadline = time.monotonic() + 60
     while len(lines(folder)) < updates:
-        assert all(process.is_alive() for process in processes), "it ended too early"
+        assert all(process.poll() is None for process in processes), "it ended too early"
         assert time.monotonic() < deadline
         time.sleep(0.002)
 
 
-def ends(processes: list[ForkServerProcess]) -> list[int | None]:
+def ends(processes: list[WarmProcess]) -> list[int]:
     """The exit statuses of ranks that end by themselves."""
-    for process in processes:
-        process.join(30)
-    return [process.exitcode for process in processes]
+    return [process.wait(60) for process in processes]
 
 
 def in_the_rollout() -> None:
@@ -99,7 +97,7 @@ def test_sigterm_to_one_rank_ends_all_after_a_checkpoint(
     settings = fields | {"run": str(tmp_path / "run"), "checkpoint_every": 100}
     processes = start_ranks(tmp_path, settings, 2)
     wait_for(tmp_path / "run", 1, processes)
-    processes[1].terminate()
+    processes[1].send_signal(signal.SIGTERM)
     assert ends(processes) == [143, 143]
     done = len(lines(tmp_path / "run"))
     assert 1 <= done < UPDATES
@@ -149,10 +147,8 @@ def test_a_rank_that_hangs_is_given_up_after_a_while(fields: dict[str, Any], tmp
     settings = fields | {"run": str(tmp_path / "run"), "rank_timeout": 3.0, "updates": 1000}
     processes = start_ranks(tmp_path, settings, 2)
     wait_for(tmp_path / "run", 1, processes)
-    assert processes[1].pid is not None
-    os.kill(processes[1].pid, signal.SIGSTOP)
-    processes[0].join(30)
-    assert processes[0].exitcode == os.EX_TEMPFAIL
+    processes[1].send_signal(signal.SIGSTOP)
+    assert processes[0].wait(60) == os.EX_TEMPFAIL
     assert "has not been heard of for 3 s (rank_timeout)" in (tmp_path / "rank-0.log").read_text()
     processes[1].kill()
 
@@ -164,6 +160,7 @@ def test_ranks_with_other_settings_are_refused(fields: dict[str, Any], tmp_path:
     assert "rank 1 has other settings than rank 0: start all ranks" in (tmp_path / "rank-0.log").read_text()
 
 
+@pytest.mark.soak  # in CI the ranks in containers do the same
 def test_torchrun_starts_all_ranks_again_when_one_has_died(
     fields: dict[str, Any], undisturbed: Path, tmp_path: Path
 ) -> None:

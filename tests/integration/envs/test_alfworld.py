@@ -33,7 +33,7 @@ def test_the_expert_wins_a_game_of_each_type_with_the_texts_of_the_engine(server
     with Session(server.address, "alfworld/all", 12, expert=True) as session:
         started = time.monotonic()
         session.step({0: Reset(seed=0)})
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 60
         results = session.reset(range(6, 18))
         local = make("alfworld/all")
         here: Result | None = local.reset(seed=6)

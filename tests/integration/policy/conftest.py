@@ -11,11 +11,11 @@ from typing import Any
 
 import httpx
 import pytest
-from overworld.service.process import ServiceProcess
 from overworld_vlm.tiny import make_tiny
 from overworld_vlm.tiny_config import TinyConfig
 
 from tests.support.checkpoints import TEXTS, with_adapter, write
+from tests.support.warm import WarmService
 
 TINY = TinyConfig(hidden_size=32, intermediate_size=64, vision_layers=1)
 
@@ -25,7 +25,7 @@ class Served:
     url: str
     runs: Path
     http: httpx.Client
-    process: ServiceProcess
+    process: WarmService
 
     def stop(self) -> None:
         self.http.close()
@@ -68,7 +68,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def serve(runs: Path, *arguments: str, log: Path | None = None, **environment: str) -> Served:
-    process = ServiceProcess(
+    process = WarmService(
         "overworld_policy", f"runs={runs}", "port=0", "threads=1", *arguments, log=log, environment=environment
     )
     http = httpx.Client(base_url=process.address, timeout=60)

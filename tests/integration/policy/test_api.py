@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import signal
 import threading
 import time
 from pathlib import Path
@@ -268,7 +269,7 @@ def test_decompression_bombs_are_refused(served: Served) -> None:
     started = time.monotonic()
     error = served.error([{"role": "user", "content": [part(url)]}])
     assert "too large" in error["message"] or "not a readable" in error["message"]
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 def test_bodies_that_are_no_requests(served: Served) -> None:
@@ -294,7 +295,7 @@ def test_a_client_that_hangs_up_does_not_keep_its_place(served: Served) -> None:
     with pytest.raises(httpx.ReadTimeout), httpx.Client(base_url=served.url, timeout=0.05) as http:
         for seed in range(50):
             http.post("/chat/completions", json=body | {"seed": seed})
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while metric(served, "overworld_chats_in_flight") > before:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -443,8 +444,8 @@ def test_sigterm_finishes_requests_in_flight(runs: Path) -> None:
     thread = threading.Thread(target=ask)
     thread.start()
     time.sleep(0.3)
-    served.process.process.terminate()
+    served.process.send_signal(signal.SIGTERM)
     thread.join()
-    assert served.process.process.wait(15) == 0
+    assert served.process.wait(15) == 0
     assert answer["text"]
     served.stop()

@@ -2,17 +2,21 @@
 
 import asyncio
 import base64
+import contextlib
 import functools
 import io
 import itertools
 import json
 import math
+import os
+import resource
 import socket
 import statistics
 import struct
 import threading
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +26,6 @@ import httpx
 import PIL.Image
 import psutil
 import pytest
-import torch
 from overworld_policy.chat import ChatService
 from overworld_policy.config import PolicyServerConfig
 from overworld_policy.decoder import Decoder
@@ -33,10 +36,10 @@ from overworld_policy.models import Models
 from overworld_vlm.batch import encode
 from overworld_vlm.writer import Request
 
+from tests.fuzz.budget import reproducible, seeds
+from tests.fuzz.mutation import mutated_json
 from tests.integration.policy.conftest import Served, serve
 from tests.integration.policy.test_api import metric, part, text
-
-torch.set_num_threads(1)  # tests run side by side
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +79,7 @@ def test_texts_are_measured_before_they_are_tokenised(bounded: Served) -> None:
     error = bounded.error("a b " * 2_000_000)
     assert error["code"] == "context_length_exceeded"
     assert "8000000 characters" in error["message"]
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20
     assert bounded.error("ab " * 16_000)["code"] == "context_length_exceeded"
     assert bounded.error(user(*[{"type": "text", "text": ""}] * 2000))["code"] == "too_many_parts"
 
@@ -91,7 +94,7 @@ def test_texts_are_measured_before_they_are_tokenised(bounded: Served) -> None:
     ids=["messages", "nested", "strings"],
 )
 def test_objects_are_counted_before_they_are_made(bounded: Served, body: bytes) -> None:
-    process = psutil.Process(bounded.process.process.pid)
+    process = psutil.Process(bounded.process.pid)
     before = process.memory_info().rss
     response = bounded.http.post("/chat/completions", content=body)
     assert response.status_code == 400
@@ -112,7 +115,7 @@ def test_nobody_waits_for_somebody_elses_large_request(bounded: Served) -> None:
         part(f"data:image/png;base64,{base64.b64encode(data).decode()}")
         for data in (buffer.getvalue(), buffer.getvalue()[:-200])
     )
-    process = psutil.Process(bounded.process.process.pid)
+    process = psutil.Process(bounded.process.pid)
     before = process.memory_info().rss
     done = threading.Event()
     large: list[float] = []
@@ -183,7 +186,7 @@ def test_requests_are_counted_before_their_bodies_are_read_and_told_when_to_come
         connection = socket.create_connection((host, int(port)))
         connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
         connections.append(connection)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while metric(bounded, "overworld_chats_in_flight") < 12:
         assert time.monotonic() < deadline
     refused = bounded.http.post("/chat/completions", json={"model": "whole@0", "messages": []})
@@ -273,6 +276,55 @@ def test_heads_that_never_end_are_cut_off_and_idle_connections_are_kept(bounded:
         assert ask(kept).startswith(b"HTTP/1.1 200")
         assert all(5 < one.result() < 20 for one in dripping)
         assert ask(kept).startswith(b"HTTP/1.1 200")  # clients close after 5 s, as httpx does, or later
+
+
+def test_without_descriptors_requests_fail_alone_and_the_server_recovers(bounded: Served) -> None:
+    bounded.chat()
+    pid = bounded.process.pid
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    in_use = len(os.listdir(f"/proc/{pid}/fd"))
+    host, port = bounded.url.removeprefix("http://").removesuffix("/v1").split(":")
+    body = {"model": "whole@0", "messages": [{"role": "user", "content": "Go."}], "max_tokens": 3}
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (in_use + 2, hard))
+    try:
+        with contextlib.ExitStack() as stack:
+            for _ in range(10):
+                stack.enter_context(socket.create_connection((host, int(port))))
+            for _ in range(3):
+                with contextlib.suppress(httpx.TransportError):
+                    response = bounded.http.post("/chat/completions", json=body)
+                    assert response.status_code == 200 or response.json()["error"]["message"]
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+    bounded.chat()
+    with httpx.Client(base_url=bounded.url, timeout=60) as client:
+        assert client.get("/models").status_code == 200
+
+
+@pytest.mark.timeout(0)
+def test_mutated_bodies_get_a_reply_or_a_reason(bounded: Served) -> None:
+    buffer = io.BytesIO()
+    PIL.Image.new("RGB", (30, 30), "red").save(buffer, "PNG")
+    picture = part(f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}")
+    said = user({"type": "text", "text": "Go."}, picture)
+    plain = {"model": "whole@0", "messages": said, "max_tokens": 3, "temperature": 0.5}
+    more = {"n": 2, "stop": ["."], "logit_bias": {"3": 1}, "seed": 1, "logprobs": True, "user": "me"}
+    bodies = [plain, plain | more, plain | {"stream": True}, plain | {"structured_outputs": {"choice": ["a", "b"]}}]
+    statuses: Counter[int] = Counter()
+    for seed in seeds():
+        with reproducible(seed) as rng:
+            for _ in range(20):
+                body = mutated_json(json.dumps(rng.choice(bodies)).encode(), rng)
+                try:
+                    response = bounded.http.post("/chat/completions", content=body, timeout=5)
+                except httpx.ReadTimeout:  # a long reply
+                    continue
+                statuses[response.status_code] += 1
+                assert response.status_code < 500, (body, response.text)
+                if response.status_code >= 400:
+                    assert response.json()["error"]["message"]
+        assert bounded.http.get(bounded.url.removesuffix("/v1") + "/health").status_code == 200
+    assert statuses[400]
 
 
 def test_extreme_numbers_fail_nobody_else(bounded: Served) -> None:

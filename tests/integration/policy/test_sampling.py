@@ -185,7 +185,7 @@ def test_json_follows_its_schema(served: Served, asked: dict[str, Any]) -> None:
 def test_grammars_that_cannot_be_followed_are_refused_soon(served: Served, asked: dict[str, Any], says: str) -> None:
     began = time.perf_counter()
     assert says in served.error(**asked)["message"]
-    assert time.perf_counter() - began < 5
+    assert time.perf_counter() - began < 30
 
 
 def test_fields_that_are_not_offered_are_refused_unless_they_ask_for_nothing(served: Served) -> None:

@@ -37,7 +37,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 def memory(served: Served) -> float:
     """MB of the server itself."""
-    return psutil.Process(served.process.process.pid).memory_info().rss / 1e6
+    return psutil.Process(served.process.pid).memory_info().rss / 1e6
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_template_that_goes_beyond_all_bounds_is_stopped_and_left_alone(served
     assert len(waited) > 5, "the others' chats waited for the template"
     began = time.monotonic()
     assert served.error(model=f"{name}@0", status=404)["message"] == errors[0]
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 1
 
 
 def test_a_template_that_writes_too_much_makes_a_prompt_that_is_too_long(served: Served) -> None:
@@ -88,7 +88,7 @@ def test_the_processes_of_templates_end_with_the_server(served: Served) -> None:
     served.chat(model="sound@0")
     others = serve(served.runs)
     others.chat(model="sound@0")
-    (renderer,) = psutil.Process(others.process.process.pid).children()
+    (renderer,) = psutil.Process(others.process.pid).children()
     others.process.kill()
-    renderer.wait(10)
+    renderer.wait(60)
     others.stop()

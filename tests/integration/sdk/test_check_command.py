@@ -164,7 +164,7 @@ def test_a_server_that_dies_meanwhile() -> None:
     server.stop()
     assert "S12" in report.broken
     assert len(checks) <= 9
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 90
 
 
 def test_a_process_that_takes_the_place_of_the_server() -> None:
@@ -191,7 +191,7 @@ def test_something_that_never_answers() -> None:
         started = time.monotonic()
         with pytest.raises(ServerError, match="GetServerInfo"):
             check_server(f"127.0.0.1:{listening.getsockname()[1]}", timeout=0.5)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 30
 
 
 def test_something_that_is_no_grpc() -> None:

@@ -17,6 +17,7 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 from overworld.check.running import check_server
+from overworld.contract import checksum
 from overworld.contract.status import status_code
 from overworld.errors import ContractError, Reason
 from overworld.host import server as host_server
@@ -601,6 +602,10 @@ def broken_bytes_are_taken(lies: Lies) -> None:
             return request_type()
 
     lies.patch.setattr(host_server, "_parsed", parse)
+
+
+def checksums_are_not_read(lies: Lies) -> None:
+    lies.patch.setattr(host_server, "_check", lambda method, data, context: None)
 
 
 def errors_are_grpcs_own(lies: Lies) -> None:
@@ -1325,6 +1330,22 @@ FAULTS = [
         "F5",
         "frames.are_the_same_in_shared_memory",
         draws_into_the_neighbours_memory,
+    ),
+    # Checksums
+    Fault(
+        "a checksum of other bytes",
+        "C1",
+        "checksums.responses_have_checksums",
+        lambda lies: setattr(lies, "raw", lambda data: data[:-1] + bytes([data[-1] ^ 1])),
+    ),
+    Fault(
+        "no checksums",
+        "C2",
+        "checksums.responses_have_checksums",
+        lambda lies: setattr(lies, "raw", lambda data: data[: -checksum.SIZE]),
+    ),
+    Fault(
+        "wrong checksums are taken", "C3", "checksums.requests_with_wrong_checksums_do_nothing", checksums_are_not_read
     ),
     # Errors and the rest
     Fault("errors of gRPC alone", "X1", "order.older_names_are_stale", errors_are_grpcs_own),

@@ -23,9 +23,9 @@ import xxhash
 from overworld import Session, server_info
 from overworld.host.config import ServerConfig
 from overworld.host.openenv import player
-from overworld.host.openenv.messages import MAX_MESSAGE_BYTES
 from overworld.host.process import ServerProcess
 from overworld.host.server import Server
+from overworld.service import bounds
 from overworld.service.credentials import Credentials
 from overworld.service.tls import TlsFolder
 from PIL import Image
@@ -40,6 +40,7 @@ from tests.support.toy_env import TOY
 ROOT = Path(__file__).parents[3]
 PYTHON = ROOT / ".venv-openenv" / "bin" / "python"
 PLAYER = ROOT / "tests" / "support" / "openenv_player.py"
+IMPATIENT = ROOT / "tests" / "support" / "openenv_impatient.py"
 RECORDED = Path(__file__).with_name("openenv_client.jsonl")
 """What `openenv_player.py` recorded of PLAN with the package openenv 0.10.0."""
 PLAN = [
@@ -188,6 +189,16 @@ def test_openenvs_own_client_plays_here(served: tuple[ServerProcess, int], tmp_p
         (f'{{"type": "step", "data": {{"text": "{"u" * 5000}"}}}}', "EXECUTION_ERROR ACTION_TOO_LARGE"),
     ],
 )
+@pytest.mark.peer
+@pytest.mark.skipif(not PYTHON.exists(), reason="OpenEnv is not installed; make test-openenv installs it")
+def test_openenvs_own_client_loses_its_episode_when_an_answer_is_late(served: tuple[ServerProcess, int]) -> None:
+    """It drops its connection then, and the episode with it; `Session` asks again, and loses nothing."""
+    command = [str(PYTHON), str(IMPATIENT), f"http://127.0.0.1:{served[1]}"]
+    played = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert played.returncode == 0, played.stderr
+    assert "no episode" in played.stdout
+
+
 def test_what_cannot_be_understood_is_refused_and_changes_nothing(
     served: tuple[ServerProcess, int], sent: str | bytes, wanted: str
 ) -> None:
@@ -204,7 +215,7 @@ def test_what_cannot_be_understood_is_refused_and_changes_nothing(
 def test_a_message_that_is_too_large_ends_its_connection(served: tuple[ServerProcess, int]) -> None:
     with open_socket(served[1]) as socket, open_socket(served[1]) as other:
         with pytest.raises(ConnectionClosed):  # while it is sent, or when the answer is awaited
-            socket.send("x" * (MAX_MESSAGE_BYTES + 1))
+            socket.send("x" * (bounds.OPENENV_MESSAGE + 1))
             socket.recv(timeout=20)
         assert ask(other, "state")["type"] == "state"
 
@@ -282,7 +293,7 @@ def test_http(served: tuple[ServerProcess, int]) -> None:
     assert (status, first["metadata"]["seed"], first["done"]) == (200, 3, False)
     assert server_info(server.address).slots_free == 2
     assert get(port, "/reset", b'{"seed": -3}')[0] == 422
-    assert get(port, "/reset", b" " * (MAX_MESSAGE_BYTES + 1))[0] == 400
+    assert get(port, "/reset", b" " * (bounds.OPENENV_MESSAGE + 1))[0] == 400
     status, refused = get(port, "/step", b'{"action": {"text": "up"}}')
     assert (status, "/ws" in refused["detail"]) == (409, True)
     status, refused = get(port, "/toy/Nothing/metadata")
@@ -353,14 +364,14 @@ def test_an_episode_lasts_as_long_as_its_connection(monkeypatch: pytest.MonkeyPa
 
 
 def test_sigterm_lets_episodes_finish_and_then_hangs_up() -> None:
-    with serving("--grace", "20") as (server, port), open_socket(port) as playing, open_socket(port) as late:
+    with serving("--grace", "200") as (server, port), open_socket(port) as playing, open_socket(port) as late:
         ask(playing, "reset", {"seed": 1})
         server.process.send_signal(signal.SIGTERM)
         eventually(lambda: get(port, "/health") == (503, {"status": "unhealthy"}))
         assert ask(playing, "step", {"text": "up"})["data"]["reward"] == 1.0
         assert code(ask(late, "reset", {})) == "CAPACITY_REACHED DRAINING"
         playing.close()
-        assert server.process.wait(10) == 0
+        assert server.process.wait(60) == 0
         with pytest.raises(ConnectionClosed):
             late.recv(timeout=10)
 

@@ -1,6 +1,7 @@
 """Servers that announce themselves in a real Redis."""
 
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from overworld import Fleet, Reset, ServerLostError, open_registry
+from overworld import Fleet, Reset, ServerLostError, open_registry, redis_registry
 from overworld.host.process import ServerProcess
 from overworld.redis_registry import connection_arguments
 from overworld.registry import Announced
@@ -63,7 +64,7 @@ def redis_server(program: str, tmp_path: Path) -> Iterator[RedisServer]:
     server.kill()
 
 
-def eventually(check: Callable[[], object], seconds: float = 10) -> None:
+def eventually(check: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < deadline
@@ -97,6 +98,20 @@ def test_a_server_announces_itself_again_after_redis_was_gone(
         assert found.servers("toy/Count") == []
         redis_server.start()
         eventually(lambda: found.servers("toy/Count") == ["envs.example:50051"])
+
+
+def test_a_frozen_redis_is_given_up_and_asked_again(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(redis_registry, "_TIMEOUT_SECONDS", 0.3)
+    redis.Redis.from_url(redis_server.url).set("overworld:server:1", '{"address": "host:1", "envs": ["toy/Count"]}')
+    found = open_registry(redis_server.url)
+    assert found.servers("toy/Count") == ["host:1"]
+    redis_server.process.send_signal(signal.SIGSTOP)
+    assert found.servers("toy/Count") == []
+    assert "the registry in Redis cannot be reached" in caplog.text
+    redis_server.process.send_signal(signal.SIGCONT)
+    assert found.servers("toy/Count") == ["host:1"]
 
 
 def test_an_env_that_nobody_announces_is_missed_with_those_on_offer(

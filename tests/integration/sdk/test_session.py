@@ -164,7 +164,7 @@ def test_a_lease_outlives_a_busy_client_but_not_a_vanished_one(toy_server: Serve
     assert session.step(["up"] * 3)[0].turn == 1
     free = server_info(toy_server.address).slots_free
     session._connection._closed.set()  # what happens when the process is killed: nobody renews the lease, nobody closes
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while server_info(toy_server.address).slots_free < free + 3:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -174,7 +174,7 @@ def test_a_server_that_is_not_there() -> None:
     started = time.monotonic()
     with pytest.raises(ServerLostError, match=r"127\.0\.0\.1:1 .* is it running"):
         Session("127.0.0.1:1", "toy/Count", 1, retry_budget=1.0)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 def test_refused_sessions_leave_no_threads(toy_server: ServerProcess) -> None:

@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,13 +16,13 @@ from overworld.errors import SettingsError
 from overworld.evaluation.comparison import compare
 from overworld.evaluation.folder import VARYING, EpisodeFolder
 from overworld.host.process import ServerProcess
-from overworld.service.process import ServiceProcess
 from overworld_trainer.train import train
 from overworld_vlm import checkpoint
 from overworld_vlm.load import VLM, save
 
 from tests.support.scripted_env import CHOICE, PUPPET
 from tests.support.scripted_model import lines, numbers, progress, run_fields, run_settings, tensors
+from tests.support.warm import WarmProcess, WarmService
 
 GAMES = ("NumberLine", "EZPoints")
 PLAYED = {"id": "puppet/Puppet", "slots": 4, "options": {"script": ["go", "fly", "go", "win"], "max_turns": 6}}
@@ -58,7 +56,7 @@ def test_the_figures_are_those_of_overworld_eval(
     )  # fmt: skip
     train(config)
     own = tmp_path / "runs" / "mine" / "evaluations" / "update-000002"
-    policy = ServiceProcess("overworld_policy", f"runs={tmp_path / 'runs'}", "port=0", "threads=1")
+    policy = WarmService("overworld_policy", f"runs={tmp_path / 'runs'}", "port=0", "threads=1")
     try:
         status = eval_command.main([
             "puppet/Puppet", "model=mine@2", f"url={policy.address}", f"servers={server.address}", "seeds=7-15",
@@ -218,7 +216,7 @@ def test_an_evaluation_that_sigterm_broke_off_is_made_by_the_resumed_run(
     }  # fmt: skip
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(run_fields(server, tmp_path / "run", obedient_folder, **changes)))
-    process = subprocess.Popen([sys.executable, "-m", "overworld_trainer", str(path)])
+    process = WarmProcess("overworld_trainer", str(path))
     folder = tmp_path / "run" / "evaluations" / "update-000002"
     deadline = time.monotonic() + 60
     while not ((folder / "episodes.jsonl").exists() and EpisodeFolder(folder).count()):

@@ -16,6 +16,7 @@ import yaml
 from overworld.host.process import ServerProcess
 from overworld.service.program import run
 from overworld_trainer import command
+from overworld_trainer.config import TrainerConfig
 from overworld_trainer.guard import RunStoppedError
 from overworld_trainer.train import train
 from overworld_vlm import checkpoint
@@ -23,6 +24,8 @@ from safetensors.torch import load_file
 
 from tests.support.scripted_env import CHOICE
 from tests.support.scripted_model import lines, numbers, progress, run_fields, run_settings, tensors
+
+SHIPPED = Path(__file__).parents[3] / "configs" / "tiny" / "gym_cards.yaml"
 
 LOGGED_ALWAYS = {
     "update", "env_steps", "charts/SPS", "charts/learning_rate", "charts/episodes", "charts/failed_steps",
@@ -148,6 +151,17 @@ def test_bf16_trains_within_its_bounds(server: ServerProcess, obedient_folder: P
     assert 0 < update["losses/mean_logprob_error"] < 0.05
     weights = load_file(tmp_path / "run" / "checkpoints" / "000001" / "weights" / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+
+
+def test_the_tiny_model_trains_in_all_card_games_at_once(server: ServerProcess, tmp_path: Path) -> None:
+    games = ("NumberLine", "EZPoints", "Points24", "Blackjack")
+    envs = [{"id": f"gym_cards/{game}", "slots": 4, "options": {"size": 56, "colours": True}} for game in games]
+    changes = [f"envs={json.dumps(envs)}", "updates=2", "clone.updates=2", "rollout_steps=2", "critic.warmup_updates=1"]
+    train(
+        TrainerConfig.load([str(SHIPPED), f"run={tmp_path}", f"servers={server.address}", *changes], "overworld train")
+    )
+    assert len(lines(tmp_path)) == 2
+    assert (tmp_path / "checkpoints" / "000002" / "manifest.json").exists()
 
 
 def test_a_policy_learns_what_is_rewarded(server: ServerProcess, tmp_path: Path) -> None:

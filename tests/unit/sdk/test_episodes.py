@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import resource
 import struct
 import zlib
 from pathlib import Path
@@ -236,6 +237,24 @@ def test_a_last_line_that_was_torn_is_dropped(tmp_path: Path) -> None:
         assert folder.count() == 2
     path.write_bytes(b"")
     assert (list(folder), folder.count()) == ([], 0)
+
+
+def test_a_full_disk_loses_no_episode_that_was_kept(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with EpisodeWriter(tmp_path, HEADER) as writer:
+        writer.append(episode(turn(), seed=0))
+        room = (tmp_path / "episodes.jsonl").stat().st_size + 10
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+        try:
+            with pytest.raises(OSError, match="is the disk full"):
+                writer.append(episode(turn(), seed=1))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "episodes.jsonl").stat().st_size == room
+    with EpisodeWriter(tmp_path, HEADER, resume=True) as writer:
+        assert [one.seed for one in writer.episodes] == [0]
+        writer.append(episode(turn(), seed=1))
+    assert [one.seed for one in EpisodeFolder(tmp_path)] == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 from numpy.typing import NDArray
 from overworld import ContractError, Reason
+from overworld.contract.checksum import CorruptedError
 from overworld.contract.frames import (
     FrameFile,
     Region,
@@ -112,6 +114,14 @@ def test_a_file_that_is_not_the_servers_is_not_mapped(file: FrameFile, tmp_path:
     no_nonce = shared(file)
     no_nonce.nonce = b""
     assert map_for_reading(no_nonce) is None
+    assert map_for_reading(pb.SharedMemory(path="/tmp\0/file", size=1, nonce=b"x")) is None
+    not_mappable = "/sys/kernel/mm/transparent_hugepage/enabled"  # a regular file
+    assert map_for_reading(pb.SharedMemory(path=not_mappable, size=4096, nonce=b"x")) is None
+
+
+def test_the_stride_of_a_single_frame_may_be_any_number() -> None:
+    block = pb.FrameBlock(offset=1, stride=2**63, count=1, height=1, width=2, channels=1)
+    assert block_array(block, b"123").tolist() == [[[[50], [51]]]]
 
 
 def test_readers_cannot_write(file: FrameFile) -> None:
@@ -148,9 +158,11 @@ def test_joined_responses_are_what_protobuf_makes() -> None:
     whole = pb.StepResponse()
     whole.CopyFrom(head)
     whole.frames = b"".join(frame.tobytes() for frame in frames)
+    whole.checksum = xxhash.xxh64_intdigest(b"/overworld.v1.EnvService/Step" + head.SerializeToString())
     data = join_response(head, [frame.data for frame in frames])
     assert data == whole.SerializeToString()
-    again, packed = split_response(data)
+    again, packed = split_response(data, checked=True)
+    again.ClearField("checksum")
     assert again == head
     assert packed == whole.frames
 
@@ -173,6 +185,21 @@ def test_broken_responses_are_refused(cut: int) -> None:
     data = join_response(pb.StepResponse(draining=True), [bytes(64)])
     with pytest.raises(ValueError, match="StepResponse"):
         split_response(data[:-cut])
+
+
+def test_a_flipped_bit_is_noticed_wherever_it_is() -> None:
+    """In frames the image's own hash notices it."""
+    observation = pb.Observation(parts=[pb.Part(text="the number is 95")])
+    head = pb.StepResponse(results=[pb.SlotResult(slot=3, reward=1.5, observation=observation)])
+    for frames in ([], [b"pixels"]):
+        data = join_response(head, frames)
+        for bit in range(8 * (len(data) - sum(map(len, frames)))):
+            spoilt = bytearray(data)
+            spoilt[bit // 8] ^= 1 << bit % 8
+            with pytest.raises(CorruptedError):
+                split_response(bytes(spoilt), checked=True)
+        response, packed = split_response(data, checked=True)
+        assert (response.results[0], bytes(packed)) == (head.results[0], b"".join(frames))
 
 
 def test_memory_is_used_only_where_frames_are_written() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from overworld.host.openenv import endpoint
 from overworld.host.openenv.endpoint import Endpoint
-from overworld.service import connection
+from overworld.service import bounds
 
 HANDSHAKE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
 EMPTY_TEXT, EMPTY_PART = b"\x01\x80aaaa", b"\x00\x80aaaa"  # the first one opens a message, neither ends it
@@ -103,7 +103,7 @@ def test_a_message_of_empty_parts_ends_its_connection() -> None:
 
 
 def test_a_connection_outlives_the_time_that_its_handshake_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(bounds, "HTTP_HEAD", 0.3)
 
     async def play(app: App, port: int) -> None:
         _, writer = await connected(port)

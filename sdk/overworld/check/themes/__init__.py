@@ -13,6 +13,7 @@ from overworld.check.themes import overlap  # isort: skip
 from overworld.check.themes import actions  # isort: skip
 from overworld.check.themes import ends  # isort: skip
 from overworld.check.themes import frames  # isort: skip
+from overworld.check.themes import checksums  # isort: skip
 from overworld.check.themes import leases  # isort: skip
 from overworld.check.themes import limits  # isort: skip
 from overworld.check.themes import connections  # isort: skip
@@ -21,6 +22,7 @@ from overworld.check.themes import drain  # isort: skip
 __all__ = (
     "actions",
     "batches",
+    "checksums",
     "connections",
     "determinism",
     "drain",

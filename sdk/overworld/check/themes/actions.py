@@ -8,7 +8,8 @@ from overworld.check.case import Case, check
 from overworld.check.histories import comparable, difference
 from overworld.check.play import NO_ACTION, inadmissible
 from overworld.check.session import Session
-from overworld.contract.wire import MAX_REPLY_BYTES, tensor_from_proto, tensor_to_proto
+from overworld.contract.wire import tensor_from_proto, tensor_to_proto
+from overworld.service import bounds
 from overworld.v1 import env_pb2 as pb
 
 _TEXT_BYTES = 4096
@@ -147,14 +148,14 @@ def texts_have_bounds(case: Case) -> None:
     session.step(session.start_of(episode))
     for text in ("x" * (bound + 1), "é" * (bound // 2 + 1)):
         case.refused(session.send(session.act(pb.Action(text=text))), "A6", "ACTION_TOO_LARGE")
-    for reply in ("r" * (MAX_REPLY_BYTES + 1), "é" * (MAX_REPLY_BYTES // 2 + 1)):
+    for reply in ("r" * (bounds.REPLY + 1), "é" * (bounds.REPLY // 2 + 1)):
         case.refused(session.send(session.act(pb.Action(reply=reply))), "A6", "ACTION_TOO_LARGE")
     if "prefix" in case.info.features:
         long = session.reset(0, 1, prefix=[pb.Action(text="x" * (bound + 1))])
         case.refused(session.send(long), "A6", "ACTION_TOO_LARGE")
     action = pb.Action()
     action.CopyFrom(episode.actions[0])
-    action.reply = "r" * MAX_REPLY_BYTES
+    action.reply = "r" * bounds.REPLY
     with session.blaming("A6"):
         session.ready(session.send(session.act(action)), "A6")
     if bound and not session.last[0].end:

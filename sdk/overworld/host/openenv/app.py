@@ -23,7 +23,6 @@ from overworld.host.callers import Callers
 from overworld.host.front import Front
 from overworld.host.metrics import ServerMetrics
 from overworld.host.openenv.messages import (
-    MAX_MESSAGE_BYTES,
     MESSAGES,
     CloseMessage,
     ErrorCode,
@@ -35,6 +34,7 @@ from overworld.host.openenv.messages import (
     action_schema,
 )
 from overworld.host.openenv.player import Player
+from overworld.service import bounds
 from overworld.service.extras import needs_extra
 from overworld.v1 import env_pb2 as pb
 
@@ -46,12 +46,6 @@ with needs_extra("openenv"):
     from starlette.types import ASGIApp, Receive, Scope, Send
     from starlette.websockets import WebSocket, WebSocketDisconnect
 
-_BODY_SECONDS = 10.0
-"""How long a client may take to send a request's body."""
-_UNSEATED_SECONDS = 60.0
-"""How long a connection stays that plays no episode."""
-_MORE_CONNECTIONS = 64
-"""WebSockets beyond one for each slot, for those that wait for a slot."""
 
 _STATUS = {
     "UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403, "NOT_FOUND": 404, "RESOURCE_EXHAUSTED": 429, "UNAVAILABLE": 503,
@@ -65,7 +59,7 @@ class OpenEnv:
         self._front = front
         self._metrics = metrics
         self._connections = 0
-        self._max_connections = slots + _MORE_CONNECTIONS
+        self._max_connections = slots + bounds.OPENENV_WAITING
         endpoints: dict[str, tuple[str, Callable[[Request], Awaitable[Response]]]] = {
             "/health": ("GET", self._health),
             "/metadata": ("GET", self._metadata),
@@ -179,10 +173,10 @@ class OpenEnv:
     async def _converse(self, socket: WebSocket, player: Player) -> None:
         while True:
             try:
-                async with asyncio.timeout(None if player.seated else _UNSEATED_SECONDS):
+                async with asyncio.timeout(None if player.seated else bounds.OPENENV_UNSEATED):
                     text = await socket.receive_text()
             except TimeoutError:
-                message = f"no episode was started within {_UNSEATED_SECONDS:g} s; connect again to play"
+                message = f"no episode was started within {bounds.OPENENV_UNSEATED:d} s; connect again to play"
                 await socket.send_text(_error(ErrorCode.SESSION_ERROR, message))
                 return
             except KeyError:
@@ -292,15 +286,15 @@ async def _body(request: Request) -> bytes:
     """The request's body. Raises ContractError for one that is too large or takes too long."""
     body = bytearray()
     try:
-        async with asyncio.timeout(_BODY_SECONDS):
+        async with asyncio.timeout(bounds.OPENENV_BODY):
             async for part in request.stream():
                 body += part
-                if len(body) > MAX_MESSAGE_BYTES:
-                    message = f"the body is larger than {MAX_MESSAGE_BYTES:,} bytes"
+                if len(body) > bounds.OPENENV_MESSAGE:
+                    message = f"the body is larger than {bounds.OPENENV_MESSAGE:,} bytes"
                     raise ContractError(Reason.REQUEST_INVALID, message)
     except (TimeoutError, ClientDisconnect):
         raise ContractError(
-            Reason.REQUEST_INVALID, f"the body was not sent within {_BODY_SECONDS:g} s; send it at once"
+            Reason.REQUEST_INVALID, f"the body was not sent within {bounds.OPENENV_BODY:d} s; send it at once"
         ) from None
     return bytes(body)
 

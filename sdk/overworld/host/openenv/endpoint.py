@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from overworld.errors import ServiceError
-from overworld.host.openenv.messages import MAX_MESSAGE_BYTES
+from overworld.service import bounds
 from overworld.service.connection import Connection, renew
 from overworld.service.extras import needs_extra
 from overworld.service.tls import TlsFolder
@@ -51,7 +51,7 @@ class Endpoint:
                 app,
                 http=Connection,
                 ws=_Socket,
-                ws_max_size=MAX_MESSAGE_BYTES,
+                ws_max_size=int(bounds.OPENENV_MESSAGE),
                 ws_ping_interval=_PING_SECONDS,
                 ws_ping_timeout=_PONG_SECONDS,
                 ws_per_message_deflate=False,  # what is large is a PNG already

@@ -16,8 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_v
 from overworld.authoring.env import Action, ActionSpec, EnvSpec
 from overworld.errors import ContractError, Reason
 
-MAX_MESSAGE_BYTES = 4 << 20
-
 _UInt32 = Annotated[StrictInt, Field(ge=0, lt=2**32)]
 _UInt64 = Annotated[StrictInt, Field(ge=0, lt=2**64)]
 

@@ -139,7 +139,7 @@ class Player:
         finally:
             for release in releases:
                 release(None)
-        response, frames = read_response(data, commands, self._spec.action.vocabulary)
+        response, frames = read_response(data, commands, self._spec.action.vocabulary, checked=True)
         (result,) = read_results(response, frames, None, compressed=False, copy=True)
         self._ledger.note(commands[0], response.results[0])
         if result.error is not None:

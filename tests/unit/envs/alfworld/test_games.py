@@ -118,7 +118,7 @@ def test_a_translation_has_a_time_limit(game_file: MakeGame, monkeypatch: pytest
     started = time.monotonic()
     with pytest.raises(GameError, match=r"game.tw-pddl: its PDDL takes longer than 0\.05 s"):
         open_game(file)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
 
 
 def test_a_deadline_interrupts_and_leaves_others_alone() -> None:

@@ -15,6 +15,7 @@ const [ErrorInfo, Status] = ["ErrorInfo", "Status"].map((name) => root.lookupTyp
 const CODES = {
   TOKEN_MISSING: status.UNAUTHENTICATED,
   TOKEN_WRONG: status.UNAUTHENTICATED,
+  CORRUPTED: status.DATA_LOSS,
   REQUEST_INVALID: status.INVALID_ARGUMENT,
   ENV_UNKNOWN: status.NOT_FOUND,
   OPTIONS_INVALID: status.INVALID_ARGUMENT,

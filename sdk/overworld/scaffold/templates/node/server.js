@@ -10,11 +10,10 @@ import * as grpc from "@grpc/grpc-js";
 import { loadSync } from "@grpc/proto-loader";
 import { ReflectionService } from "@grpc/reflection";
 import { HealthImplementation } from "grpc-health-check";
-import createXxHash from "xxhash-wasm";
 import { ID, MAX_FRAME_BYTES, makeSpec, readOptions } from "./env.js";
 import { Refusal, quoted } from "./refusal.js";
 import { Session, contentOf } from "./session.js";
-import { strict } from "./wire.js";
+import { CHECKSUM, h64Raw, strict } from "./wire.js";
 
 const VERSION = JSON.parse(readFileSync(new URL("package.json", import.meta.url), "utf8")).version;
 const PROTO = fileURLToPath(new URL("proto", import.meta.url));
@@ -31,7 +30,6 @@ const definition = loadSync("overworld/v1/env.proto", {
   defaults: true,
   oneofs: true,
 });
-const { h64Raw } = await createXxHash();
 
 class EnvServer {
   #sessions = new Map(); // name -> Session
@@ -47,7 +45,7 @@ class EnvServer {
     this.slotsTotal = slots;
     this.expert = expert;
     this.credentials = tokens.map((token) => digest(`Bearer ${token}`));
-    this.features = ["prefix", "random_fallback", ...(expert ? ["expert"] : [])];
+    this.features = ["prefix", "random_fallback", "checksum", ...(expert ? ["expert"] : [])];
     this.maxResponseBytes = slots * (MAX_FRAME_BYTES + 8192);
   }
 
@@ -202,6 +200,8 @@ function handler(server, name) {
   return async (call, callback) => {
     try {
       server.authorise(call.metadata);
+      const [checksum = call.request[CHECKSUM]] = call.metadata.get("overworld-checksum");
+      if (checksum !== call.request[CHECKSUM]) throw new Refusal("CORRUPTED", "the request changed on its way: send it again");
       callback(null, await server[name](call.request));
     } catch (error) {
       if (!(error instanceof Refusal)) console.error(error);
