@@ -18,7 +18,7 @@ export CMAKE_POLICY_VERSION_MINIMUM := 3.5
 # Type checkers, those of projects that `overworld init` makes for one, follow paths and not the hooks of editable installs.
 VISIBLE := --config-settings editable_mode=compat
 
-.PHONY: help setup locks supply demo train study tutorial test check-simulators audit-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist soak soak-policy fuzz vulnerabilities lint format proto released-proto bench audit-learn branches changes diagnose-agents clean
+.PHONY: help setup locks supply demo train study tutorial test check-simulators audit-simulators test-compose test-openenv test-atari test-demo test-oldest up up-train down dist chaos soak soak-policy lint format proto released-proto bench audit-learn branches changes diagnose-agents fuzz vulnerabilities demo-miniworld clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -44,13 +44,16 @@ locks: ## resolve the packages of constraints.txt again, and write down their ha
 demo: $(READY) ## clone, train and evaluate an agent on this machine; SEED=0
 	$(BIN)/python -m demo --seed $(SEED)
 
+demo-miniworld: $(READY) ## an agent learns to walk to the box it sees, beside what blind ones reach: 25 CPU-minutes; SEED=0
+	$(BIN)/python -m demo --course hallway --seed $(SEED)
+
 train: $(READY) ## train the tiny model in an env; ENV=gym_cards/EZPoints UPDATES=3
 	$(BIN)/python -m demo.train --env $(ENV) --updates $(UPDATES) --seed $(SEED)
 
 test: $(READY) $(if $(shell command -v npm 2>/dev/null),$(NODE)) ## the tests that need minutes: unit, integration, faults, k8s/
 	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder -m "not demo and not soak and not compose and not peer"
 
-study: $(READY) ## five algorithms and five seeds in lab/Chain, half an hour; resumes in runs/studies; STUDY=headline: 12 CPU-hours
+study: $(READY) ## five algorithms and five seeds in lab/Chain: half an hour or more; resumes in runs/studies; STUDY=headline: 12 CPU-hours or so
 	nice $(BIN)/overworld study studies/$(or $(STUDY),short).yaml jobs=2 page=docs/results
 
 tutorial: $(READY) ## run docs/tutorial.md as it stands; PART=python, gymnasium or node: minutes
@@ -164,9 +167,14 @@ check-simulators: $(READY) ## overworld check of the four simulators and of exam
 audit-simulators: $(READY) ## overworld audit of the same: writes docs/audits/
 	$(BIN)/python scripts/audit_simulators
 
-soak: $(READY) ## long runs: leaks, the demo with three seeds, twice each, and an hour of fuzzing
+CHAOS_FAULTS ?= 50
+chaos: $(READY) ## training while everything fails, against the same in peace: equal bytes; SEED=0, JSON=FILE; resumes in runs/chaos
+	nice $(BIN)/python benchmarks/chaos.py --seed $(SEED) --faults $(CHAOS_FAULTS) $(if $(JSON),--json $(JSON))
+
+soak: $(READY) ## long runs: leaks, the demo with three seeds, twice each, an hour of fuzzing, `make chaos` with 200 faults
 	$(BIN)/python -m pytest -m soak
 	FUZZ_SECONDS=900 $(BIN)/python -m pytest -s --show-capture=no tests/fuzz/test_wire.py
+	$(MAKE) chaos CHAOS_FAULTS=200
 
 fuzz: $(READY) .venv-atheris/.ready ## coverage-guided fuzzing of what reads foreign bytes; resumes in runs/fuzz; FUZZ_SECONDS=60 each
 	PYTHONPATH=.venv-atheris nice $(BIN)/python -m tests.fuzz.guided --seconds $(or $(FUZZ_SECONDS),60)

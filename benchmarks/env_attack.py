@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import functools
 import itertools
+import json
 import os
 import random
 import statistics
@@ -38,7 +39,7 @@ from overworld.v1 import env_pb2 as pb
 from report import Row, finish, parser
 
 ROUNDS = 3
-RATE = 4
+RATE = 2
 NEIGHBOURS, SLOTS, PAUSE = 4, 2, 0.05
 """Sessions, slots of each, and seconds from one of its steps to the next."""
 PEAK_MB, KEPT_MB = 1024, 200
@@ -47,6 +48,7 @@ SETTLE_SECONDS = 20.0
 ATTACK, BUSY_LOOP = "all attacks", "a busy loop"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 LARGE = 15 << 20
+LARGE_OPTIONS = {"width": 1024, "height": 1024}
 LARGE_SESSION = str(uuid.UUID(int=1))
 FRAMES = pb.StepRequest(
     session=LARGE_SESSION, commands=[pb.Command(slot=slot, reset=pb.Reset()) for slot in range(4)]
@@ -100,6 +102,11 @@ def measure(server: ServerProcess, seconds: float) -> list[Row]:
         ]
         for session in neighbours:
             session.reset([0] * SLOTS)
+        # The worker keeps a renderer of the size that the attacker is going to use: that is the simulator's memory.
+        with Session(
+            server.address, "miniworld/Hallway", 4, options=LARGE_OPTIONS, token="n", retry_budget=60
+        ) as first:
+            first.reset([0] * 4)
         at_first = memory(server)
         for _ in range(ROUNDS):
             for name, one in seen.items():
@@ -154,7 +161,7 @@ def watch(server: ServerProcess) -> Iterator[list[int]]:
     largest, stop = [memory(server)], threading.Event()
 
     def look() -> None:
-        while not stop.wait(0.1):
+        while not stop.wait(0.25):
             largest[0] = max(largest[0], memory(server))
 
     looking = threading.Thread(target=look)
@@ -228,14 +235,16 @@ class Attacks:
         features = [f"{number:x}" for number in range(2_000_000)]
         replies = pb.Reset(prefix=[pb.Action(text="+", reply="r" * 60_000)] * 240)
         texts = pb.Reset(prefix=[pb.Action(text="x" * 4096)] * 3600)
-        nothing = field_of(4, field_of(4, b"\x22\x00" * (LARGE // 2)))
+        empty_actions = field_of(2, field_of(4, b"\x22\x00" * (LARGE // 2)))
+        empty_replies = field_of(2, field_of(4, field_of(4, b"\x22\x00" * (LARGE // 2))))
         step = pb.StepRequest(session=name).SerializeToString()
         bodies = {
             "a session's name of 15 MB": ("Open", pb.OpenRequest(session="5" * LARGE).SerializeToString()),
             "two million features": ("Open", changed(opening, required_features=features)),
             "ten megabytes of options": ("Open", changed(opening, options_json=f"{{{keys}}}")),
             "15 MB of empty commands": ("Step", step + empty),
-            "a prefix of 15 MB of empty actions": ("Step", step + field_of(2, nothing)),
+            "a prefix of 15 MB of empty actions": ("Step", step + empty_actions),
+            "an action of 15 MB of empty replies": ("Step", step + empty_replies),
             "a prefix with 15 MB of replies": ("Step", reset(name, replies)),
             "a prefix with 15 MB of texts": ("Step", reset(name, texts)),
             "15 MB of nothing": ("GetServerInfo", b"\x7a" + varint(LARGE) + bytes(LARGE)),
@@ -244,7 +253,7 @@ class Attacks:
         for kind, (method, body) in bodies.items():
             kinds[kind] = functools.partial(self._call, self._owner, method, body)
         await self._call(self._owner, "Open", changed(opening, options_json='{"max_turns": 5000}'))
-        options = '{"width": 1024, "height": 1024}'
+        options = json.dumps(LARGE_OPTIONS)
         large = pb.OpenRequest(session=LARGE_SESSION, env_id="miniworld/Hallway", slots=4, options_json=options)
         await self._call(self._owner, "Open", large.SerializeToString())
         await self._call(self._owner, "Step", FRAMES)  # what is asked for later is there

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from overworld.evaluation.folder import EpisodeFolder
 from overworld.evaluation.report import Report
 from overworld_trainer.metrics import Metric
 
+from demo.verdict import Verdict
+
 _HERE = Path(__file__).parent
 _STRIPS_PER_MODEL = 3
 _CURVES = {
@@ -26,24 +29,49 @@ _CURVES = {
     "KL to the clone, per token": [Metric.KL_K3],
 }
 
-Evaluations = Mapping[str, tuple[Report, Sequence[Episode]]]
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A policy's episodes, the report on them, and the folder in which they are kept."""
+
+    report: Report
+    episodes: Sequence[Episode]
+    folder: Path
+
+
+Evaluations = Mapping[str, Evaluation]
+"""By their names in the report."""
+
+
+def invalid_replies(folder: Path) -> float:
+    """The share of the sampled replies in a run's last update that held no admissible action."""
+    last = _updates(folder)[-1]
+    return float(last.get(Metric.REPLIES_UNPARSEABLE, 0.0)) + float(last.get(Metric.REPLIES_INADMISSIBLE, 0.0))
 
 
 def write_report(
-    folder: Path, seed: int, evaluations: Evaluations, cpu_seconds: float, wall_seconds: float
+    folder: Path,
+    seed: int,
+    evaluations: Evaluations,
+    verdict: Verdict | None,
+    cpu_seconds: float,
+    wall_seconds: float,
 ) -> dict[str, Any]:
     """Writes both reports into the run's folder and returns what report.json holds."""
-    updates = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    updates = _updates(folder)
     summary: dict[str, Any] = {
         "seed": seed,
-        "env": next(iter(evaluations.values()))[0].env,
+        "env": next(iter(evaluations.values())).report.env,
         "env_steps": updates[-1]["env_steps"],
         "updates": len(updates),
         "cpu_seconds": round(cpu_seconds, 1),
         "wall_seconds": round(wall_seconds, 1),
         "max_rollout_train_logprob_error": max(one.get(Metric.MAX_LOGPROB_ERROR, 0.0) for one in updates),
     }
-    for name, (report, _) in evaluations.items():
+    if verdict is not None:
+        summary["verdict"] = verdict.to_json()
+    for name, evaluation in evaluations.items():
+        report = evaluation.report
         summary[name] = {
             "model": report.model,
             "weights": report.fingerprint,
@@ -61,12 +89,17 @@ def write_report(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     ).get_template("report.html.j2")
     strips = {
-        name: [_strip(EpisodeFolder(folder / "evaluations" / name), episode) for episode in _telling(episodes)]
-        for name, (_, episodes) in evaluations.items()
+        name: [_strip(EpisodeFolder(one.folder), episode) for episode in _telling(one.episodes)]
+        for name, one in evaluations.items()
     }
     html = page.render(summary=summary, names=list(evaluations), curves=_curves(updates), strips=strips)
     (folder / "report.html").write_text(html)
     return summary
+
+
+def _updates(folder: Path) -> list[dict[str, Any]]:
+    """The metrics of a run's updates."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def _telling(episodes: Sequence[Episode]) -> list[Episode]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded, here or in a child: tests run side by side
 
 import pytest
 from overworld.host.process import ServerProcess

@@ -12,7 +12,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 VERSION = (ROOT / "VERSION").read_text().strip()
-FILES = ("docker-compose.yml", "examples/own_env/compose.yml", "tests/compose/ranks.yml")
+FILES = ("docker-compose.yml", "examples/own_env/compose.yml", "tests/compose/ranks.yml", "tests/compose/frail.yml")
 SERVERS = ("redis", "gym-cards", "miniworld", "alfworld", "webshop", "treasure", "policy-server")
 """What `docker compose up` starts."""
 SECONDS = 180.0
@@ -130,6 +130,11 @@ class Stack:
         """Whether its container runs, and the status that it ended with last."""
         state = self.container(service)["State"]
         return state["Status"], state["ExitCode"]
+
+    def restarts(self, service: str) -> int:
+        """How often its container was started again."""
+        count: int = self.container(service)["RestartCount"]
+        return count
 
     def healthy(self, service: str) -> bool:
         """Whether its container is up and well."""

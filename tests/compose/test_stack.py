@@ -247,6 +247,24 @@ def test_a_checkpoint_is_evaluated_from_outside_through_the_published_port(stack
     assert report.fingerprint == card(stack, "killed@latest")["weights"]
 
 
+def test_chats_that_are_cut_leave_no_place_taken(stack: Stack) -> None:
+    """As many as the policy server takes at a time, and more: if any kept its place, it would refuse all in the end."""
+    message = [{"role": "user", "content": "Say something."}]
+    body = json.dumps({"model": "killed@latest", "messages": message, "max_tokens": 256, "stream": True}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {stack.policy_key}\r\n"
+    for number in range(300):
+        with socket.create_connection(("127.0.0.1", stack.port), timeout=30) as connection:
+            connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            time.sleep(number % 10 / 500)
+
+    def free() -> bool:
+        return "overworld_chats_in_flight 0.0" in httpx.get(f"http://127.0.0.1:{stack.port}/metrics").text
+
+    stack.wait("every place free", free, 60)
+    with OpenAIModel(f"http://127.0.0.1:{stack.port}/v1", "killed@latest", api_key=stack.policy_key) as model:
+        assert model.recipe()
+
+
 def test_sigterm_stops_every_service_within_its_grace(stack: Stack) -> None:
     """The trainer in the middle of a run, which then goes on."""
     stack.up("trainer", TRAIN_RUN="stopped", TRAIN_ARGUMENTS="updates=100000")

@@ -2,10 +2,13 @@
 
 SIGUSR1  a SystemExit is raised in the thread, wherever it is
 SIGUSR2  the thread stands still for FREEZE_SECONDS
+
+The variable STUCK_SECONDS says after how long the server ends itself then.
 """
 
 import ctypes
 import gc
+import os
 import signal
 import sys
 import threading
@@ -15,7 +18,7 @@ from types import FrameType
 from overworld.service.program import run
 from overworld_policy.command import main
 
-FREEZE_SECONDS = 13.0
+FREEZE_SECONDS = float(os.environ.get("FREEZE_SECONDS", "13"))
 
 
 def kill(_signal: int, _frame: FrameType | None) -> None:
@@ -33,4 +36,8 @@ def freeze(_signal: int, _frame: FrameType | None) -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGUSR1, kill)
     signal.signal(signal.SIGUSR2, freeze)
+    if seconds := os.environ.get("STUCK_SECONDS"):
+        from overworld_policy import app
+
+        app._STUCK_SECONDS = float(seconds)
     run(main, sys.argv[1:], "frail_policy")

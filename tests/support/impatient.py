@@ -1,4 +1,4 @@
-"""`overworld` with an env server that is impatient: what takes it seconds to a minute elsewhere takes 2 s at most.
+"""`overworld` with an env server that is impatient: what takes it seconds to a minute elsewhere takes 5 s at most.
 
 SIGUSR1 makes its event loop stand still.
 """
@@ -18,7 +18,7 @@ def hang(_signal: int, _frame: FrameType | None) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGUSR1, hang)
-    server._STUCK_SECONDS = 2.0
+    server._STUCK_SECONDS = 5.0
     pool._REPLACE_SECONDS = 1.0
     worker_process._PING_SECONDS = 0.3
     worker_process._BEGIN_SECONDS = 2.0

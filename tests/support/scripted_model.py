@@ -22,7 +22,7 @@ from tests.support.scripted_env import REPLIES, WORDS, Puppet, PuppetOptions
 from tests.support.shared_folder import shared_folder
 from tests.support.tiny_vlm import SIZES
 
-CHANGING = ("time/", "throughput/", "memory/", "charts/SPS")
+CHANGING = ("time/", "throughput/", "memory/", "charts/SPS", "ledger/")
 """Prefixes of metrics that differ between any two runs."""
 
 
@@ -107,6 +107,11 @@ def numbers(folder: Path) -> list[str]:
         json.dumps({name: value for name, value in json.loads(line).items() if not name.startswith(CHANGING)})
         for line in lines(folder)
     ]
+
+
+def ledger(folder: Path) -> list[dict[str, Any]]:
+    """The entries of ledger.jsonl: one per update, and more for updates that were made again."""
+    return [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
 
 
 def tensors(folder: Path, update: int) -> dict[str, str]:

@@ -9,8 +9,6 @@ from overworld_vlm.tiny import make_tiny
 from overworld_vlm.tiny_config import TinyConfig
 from overworld_vlm.vision import joined, rgb
 
-torch.set_num_threads(1)  # tests run side by side
-
 TEXTS = [
     f'Count to three.\ncount {count}\nActions: "up", "down", "raise"\nReply: {{"thoughts": "...", "action": "..."}}'
     for count in range(3)

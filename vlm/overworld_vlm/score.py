@@ -112,6 +112,22 @@ def prompt_features(hidden: Tensor, prompt_lengths: Tensor, value_input: str) ->
 
 
 @torch.no_grad()
+def token_features(vlm: VLM, prompts: Sequence[Prompt], replies: Sequence[Tensor]) -> list[Tensor]:
+    """What a critic of tokens sees before each token of replies, fp32 [T_b, hidden] on the CPU: the last layer's hidden
+    states from which they are predicted. The first one is that of the prompt, see `prompt_features`.
+    """
+    features: dict[int, Tensor] = {}
+    lengths = [len(prompt) + len(reply) for prompt, reply in zip(prompts, replies, strict=True)]
+    for rows in split(lengths, vlm.batch_tokens):
+        batch = collate(vlm, [prompts[row] for row in rows], [replies[row] for row in rows])
+        hidden = hidden_states(vlm, batch)
+        for place, row in enumerate(rows):
+            start = int(batch.prompt_lengths[place]) - 1
+            features[row] = hidden[place, start : start + len(replies[row])].float().cpu()
+    return [features[row] for row in range(len(replies))]
+
+
+@torch.no_grad()
 def prefill_features(vlm: VLM, prompts: Sequence[Prompt], value_input: str) -> Tensor:
     """Features of prompts without replies, fp32 [B, hidden] on the CPU; see `prompt_features`."""
     features = torch.empty(len(prompts), vlm.hidden_size)

@@ -2,7 +2,8 @@
 
 Measured to make it learn to see: initial weights with a standard deviation of 0.08 (not 0.02), images normalised about
 their background (`image_mean`; white), and coloured symbols in the picture. If any one of the three is missing, it
-stays at chance.
+stays at chance. Frames of little contrast, such as MiniWorld's, need their own `image_std`, too: see
+docs/results/looking.md.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from overworld_vlm.load import VLM
 from overworld_vlm.tiny_config import TinyConfig
 
 _INITIALIZER_RANGE = 0.08
-_IMAGE_STD = 0.4
 _PATCH = 14
 _SPECIAL = (
     "<|endoftext|>",
@@ -88,7 +88,7 @@ def make_tiny(texts: Iterable[str], config: TinyConfig | None = None, seed: int 
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     image_processor = Qwen2VLImageProcessorPil(
-        image_mean=[config.image_mean] * 3, image_std=[_IMAGE_STD] * 3, patch_size=_PATCH
+        image_mean=[config.image_mean] * 3, image_std=[config.image_std] * 3, patch_size=_PATCH
     )
     return VLM(model.eval(), tokenizer, image_processor)
 

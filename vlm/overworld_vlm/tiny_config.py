@@ -17,3 +17,6 @@ class TinyConfig(BaseModel):
     vision_layers: int = Field(default=2, ge=1, description="layers of the vision tower")
     vocab_size: int = Field(default=512, ge=300, description="tokens, special ones and the 256 bytes included")
     image_mean: float = Field(default=1.0, ge=0, le=1, description="brightness of an image's background; 1 is white")
+    image_std: float = Field(
+        default=0.4, gt=0, description="how far brightness strays from image_mean: that of the env's frames, roughly"
+    )

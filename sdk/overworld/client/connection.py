@@ -52,6 +52,7 @@ class Connection:
         self._warned = False  # of a reward outside of its bounds
         self._closed = threading.Event()
         self._channel = connect(address)
+        ledger.server = address
         try:
             self.opened = self._open(self._channel, request, before=None)
             """What the server granted, the last time that the session was opened."""
@@ -128,6 +129,7 @@ class Connection:
         """One Step. Nothing is noted before all of the answer has been understood."""
         losses = [self._ledger.loss(command) for command in commands]
         sent = [command for command, loss in zip(commands, losses, strict=True) if loss is None]
+        self._ledger.send(sent)
         data = self._channel.attempt("Step", self._step_request(sent, min_ready), timeout)
         with self._channel.reading("Step"):
             checked = self._channel.checksums
@@ -184,6 +186,7 @@ class Connection:
                 if error.reason is not Reason.SESSION_UNKNOWN and error.reason.retry is not Retry.LATER:
                     raise
                 backoff.wait(error)
+        self._ledger.server = channel.address
         for response in responses:
             for answer in response.results:
                 self._ledger.note_replayed(answer)

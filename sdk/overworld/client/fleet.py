@@ -13,6 +13,7 @@ from typing import Any
 from overworld.authoring.env import EnvSpec
 from overworld.authoring.runner import Fallback, Result
 from overworld.client.channel import ServerInfo, server_info
+from overworld.client.counts import ByServer, together
 from overworld.client.moves import Move, Moves, Reset
 from overworld.client.results import Results
 from overworld.client.session import Session
@@ -139,6 +140,16 @@ class Fleet:
     def addresses(self) -> list[str]:
         """The servers in use."""
         return [part.session.address for part in self._parts]
+
+    @property
+    def counts(self) -> ByServer:
+        """As `Session.counts`."""
+        return together(part.session.counts for part in self._parts)
+
+    def attempts(self, slot: int) -> int:
+        """As `Session.attempts`."""
+        index, local = self._locate(slot)
+        return self._parts[index].session.attempts(local)
 
     def step(self, moves: Moves) -> Results:
         """As `Session.step`. If it raises, some servers may have moved their slots: call again with the same moves, and

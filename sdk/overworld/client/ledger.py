@@ -1,4 +1,4 @@
-"""The ledger of a session: which commands its slots were given, what they answered, and what must be replayed.
+"""The ledger of a session: which commands its slots were given, what became of them, and what must be replayed.
 
 It knows nothing of connections and threads. Different slots may be used from different threads at once.
 """
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from overworld.authoring.runner import Result, SlotError
+from overworld.client.counts import ByServer, Counts, together
 from overworld.client.moves import Act, Moves, Reset
 from overworld.contract.replay import Episode, Idle, Lost, Playing, advance
 from overworld.contract.wire import action_from_proto, action_to_proto
@@ -25,12 +26,21 @@ class _Slot:
     last_number: int = -1  # of the last episode that a command was made for, answered or not
     episode: Episode = field(default_factory=Idle)
     pending: pb.Command | None = None  # accepted, its result not collected yet
+    sent: tuple[int, int] = (-1, 0)  # episode and turn of the last command that was sent
+    answered: bool = True  # that one
+    attempts: int = 0  # at the episode
+    counts: ByServer = field(default_factory=dict)
+
+    def count(self, server: str) -> Counts:
+        """What is counted at this server."""
+        return self.counts.setdefault(server, Counts())
 
 
 class Ledger:
-    """The ledger of `slots` slots, of which none has played an episode yet."""
+    """The ledger of `slots` slots, of which none has played an episode yet. `server` is where they are now."""
 
     def __init__(self, slots: int) -> None:
+        self.server = ""
         self._slots = [_Slot() for _ in range(slots)]
 
     def __len__(self) -> int:
@@ -40,6 +50,19 @@ class Ledger:
         kinds = [type(slot.episode).__name__.lower() for slot in self._slots]
         counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
         return f"<Ledger of {len(self)} slots: {counts}>"
+
+    @property
+    def counts(self) -> ByServer:
+        """What became of the commands, by server."""
+        counts = together(slot.counts for slot in self._slots)
+        waiting = sum(not slot.answered for slot in self._slots)
+        if waiting:
+            counts[self.server] = counts.get(self.server, Counts()) + Counts(waiting=waiting)
+        return counts
+
+    def attempts(self, index: int) -> int:
+        """How often the slot's latest episode was begun: once, and once more each time that it was brought back."""
+        return self._slot(index).attempts
 
     def number(self, moves: Moves) -> list[pb.Command]:
         """The commands that make these moves, each named by slot, episode and turn.
@@ -73,8 +96,21 @@ class Ledger:
         """Why `command` must not be sent: it is an action of an episode that was lost."""
         episode = self._slots[command.slot].episode
         if isinstance(episode, Lost) and command.HasField("action"):
+            self._slots[command.slot].count(self.server).refused += 1
             return SlotError(episode.reason.name, episode.message)
         return None
+
+    def send(self, commands: Sequence[pb.Command]) -> None:
+        """Notes that the commands are being sent, perhaps not for the first time."""
+        for command in commands:
+            slot, name = self._slots[command.slot], (command.episode, command.turn)
+            counts = slot.count(self.server)
+            counts.sent += 1
+            if name == slot.sent:
+                counts.repeated += 1
+            else:
+                counts.dropped += not slot.answered
+                slot.sent, slot.answered = name, False
 
     def note(self, command: pb.Command, result: pb.SlotResult) -> None:
         """Notes what the server answered. An answer that was noted before changes nothing."""
@@ -85,6 +121,8 @@ class Ledger:
         slot.pending = None
         if (command.episode, command.turn) > (slot.number, slot.turn):
             slot.number, slot.turn = command.episode, command.turn
+            slot.answered = True
+            self._count(slot, command, result)
             slot.episode = advance(slot.episode, command, result)
 
     def replays(self) -> list[pb.Command]:
@@ -95,6 +133,8 @@ class Ledger:
         """Notes what a replay led to. If that is another state than before, the episode is lost."""
         slot = self._slots[result.slot]
         assert isinstance(slot.episode, Playing)
+        slot.attempts += 1
+        slot.count(self.server).replayed += result.turn + 1
         if why := slot.episode.mismatch(result):
             slot.episode = Lost(Reason.REBUILD_MISMATCH, f"the episode could not be rebuilt: {why}")
 
@@ -110,6 +150,17 @@ class Ledger:
         reset = episode.reset
         actions = [action_from_proto(action) for action in reset.prefix]
         return Reset(reset.seed, reset.split, reset.task if reset.HasField("task") else None, actions)
+
+    def _count(self, slot: _Slot, command: pb.Command, result: pb.SlotResult) -> None:
+        counts, begins = slot.count(self.server), command.HasField("reset")
+        if begins:
+            slot.attempts = 1
+        if result.state == pb.SLOT_STATE_FAILED:
+            counts.failed += 1
+        elif begins:
+            counts.begun += 1
+        else:
+            counts.acted += 1
 
     def _slot(self, index: int) -> _Slot:
         if not 0 <= index < len(self._slots):

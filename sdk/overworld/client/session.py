@@ -21,6 +21,7 @@ from overworld.authoring.env import EnvSpec
 from overworld.authoring.runner import Fallback, Result
 from overworld.client.channel import Channel
 from overworld.client.connection import Connection
+from overworld.client.counts import ByServer
 from overworld.client.ledger import Ledger
 from overworld.client.moves import Moves, Reset
 from overworld.client.results import Results
@@ -137,6 +138,15 @@ class Session:
     def shares_memory(self) -> bool:
         """Whether frames come through shared memory."""
         return self._connection.opened.shared is not None
+
+    @property
+    def counts(self) -> ByServer:
+        """What became of all commands, by the servers' addresses: see `Counts`."""
+        return self._ledger.counts
+
+    def attempts(self, slot: int) -> int:
+        """How often the slot's latest episode was begun: once, and once more each time that it was brought back."""
+        return self._ledger.attempts(slot)
 
     def reset(self, seeds: Sequence[int]) -> Results:
         """Starts an episode with each of the seeds in slots 0, 1, ...; `step` takes `Reset`s for anything else."""

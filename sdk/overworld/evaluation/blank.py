@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 
-from overworld.authoring.env import Image
+from overworld.authoring.env import Image, Observation
 from overworld.contract.frames import pixels_hash
 from overworld.evaluation.episodes import ImageRecord
 
@@ -14,6 +14,12 @@ BLANK_FRAMES = "blank_frames"
 """The word for it in `Header.substitution`."""
 
 _WHITE = 255
+
+
+def without_pictures(observation: Observation) -> Observation:
+    """The same with white pictures of the same sizes."""
+    parts = tuple(white(part) if isinstance(part, Image) else part for part in observation.parts)
+    return Observation(parts, observation.admissible)
 
 
 def white(image: Image) -> Image:

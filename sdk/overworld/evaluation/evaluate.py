@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from overworld.authoring.env import EnvSpec
+from overworld.client.counts import since
 from overworld.client.fleet import Fleet
 from overworld.client.moves import Move, Reset
 from overworld.client.results import Results
@@ -68,7 +69,7 @@ def evaluate(
     header = _header(agent, fleet, recipe, BLANK_FRAMES if blank_frames else "")
     if keep is not None and not overwrite and (keep / REPORT).exists():
         return _finished(keep, header, plays, on_episode)
-    started, clock = datetime.now(UTC), time.monotonic()
+    started, clock, counted = datetime.now(UTC), time.monotonic(), fleet.counts
     ended: dict[Key, tuple[Episode, Usage]] = {}
     with ExitStack() as stack:
         writer = None
@@ -109,7 +110,9 @@ def evaluate(
         episodes = [episode for episode, _ in played]
         report = report_of(header, episodes)
         if writer is not None:
-            writer.finish(played, report.to_json(), attempt | {"seconds": round(time.monotonic() - clock, 3)})
+            ledger = {address: counts.to_json() for address, counts in since(counted, fleet.counts).items()}
+            took = {"seconds": round(time.monotonic() - clock, 3), "ledger": ledger}
+            writer.finish(played, report.to_json(), attempt | took)
     return report, episodes
 
 
@@ -156,11 +159,14 @@ class Table:
                 observing, over = self._take_results([one for one in self._calls if one in done])
                 moves |= self._ask(observing)
                 free.extend(over)
-                yield [(over[slot], self._seats.pop(slot).usage) for slot in over]
+                yield [(over[slot], self._usage(slot, self._seats.pop(slot))) for slot in over]
         finally:
             for reply in self._replies:
                 reply.cancel()
             wait(self._calls)  # the fleet may be used again
+
+    def _usage(self, slot: int, game: Game) -> Usage:
+        return game.usage.model_copy(update={"attempts": self._fleet.attempts(slot)})
 
     def _take_results(self, calls: Sequence[Future[Results]]) -> tuple[list[int], dict[int, Episode]]:
         """The slots whose agent is to choose, and the episodes that are over by their slots."""

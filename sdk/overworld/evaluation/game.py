@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from overworld.authoring.env import Image, Observation
+from overworld.authoring.env import Observation
 from overworld.authoring.runner import Result
 from overworld.client.moves import Act, Move, Reset
-from overworld.evaluation.blank import white
+from overworld.evaluation.blank import without_pictures
 from overworld.evaluation.conversation import Conversation, Reply
 from overworld.evaluation.episodes import Episode
 from overworld.evaluation.model import Answer, Baseline, Prompt
@@ -90,7 +90,7 @@ class Game:
 
     def shown(self, result: Result) -> Observation:
         """What the agent is shown of a result; called once for each."""
-        return _without_pictures(result.observation) if self._blank else result.observation
+        return without_pictures(result.observation) if self._blank else result.observation
 
     def prompt(self) -> Prompt:
         """What a model is to reply to now."""
@@ -127,12 +127,6 @@ def noise_of(seed: int, split: str, task: int | None, turn: int, sample: int) ->
         name = (*name, sample)
     # 53 bits: what JSON numbers hold exactly everywhere.
     return int.from_bytes(hashlib.blake2b(repr(name).encode(), digest_size=8).digest()) >> 11
-
-
-def _without_pictures(observation: Observation) -> Observation:
-    """The same with white pictures of the same sizes."""
-    parts = tuple(white(part) if isinstance(part, Image) else part for part in observation.parts)
-    return Observation(parts, observation.admissible)
 
 
 def _total(counts: list[int | None]) -> int | None:

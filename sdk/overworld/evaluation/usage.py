@@ -20,6 +20,8 @@ class Usage(BaseModel):
     agent_seconds      Of those, while the agent was to reply; the others went to the env and to waiting for others.
     prompt_tokens      Of all its prompts, and
     completion_tokens  of all replies, as the model's server counts them.
+    attempts           How often it was begun: once, and again each time that its server was lost. (A server brings
+                       back the episodes of its own workers by itself, and counts that in its metrics.)
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
@@ -28,6 +30,7 @@ class Usage(BaseModel):
     agent_seconds: Seconds | None = None
     prompt_tokens: Count | None = None
     completion_tokens: Count | None = None
+    attempts: Count | None = None
 
     def to_line(self) -> bytes:
         """One line of JSON."""

@@ -160,7 +160,11 @@ class Front:
         """
         session, _ = self._playing(request.session)
         transport = session.transport  # this call's client expects its frames there, whatever is negotiated meanwhile
-        self._pool.step(session, session.accept(request.commands))
+        fresh = session.accept(request.commands)
+        self._pool.step(session, fresh)
+        if len(fresh) < len(request.commands):
+            new = {command.slot for command in fresh}
+            self._pool.repeated(session, [command for command in request.commands if command.slot not in new])
         slots = [session.slots[command.slot] for command in request.commands]
         await session.wait(slots, request.min_ready)
         await session.responses.acquire()

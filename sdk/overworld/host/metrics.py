@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import functools
+from typing import Literal
 
 from overworld.service.extras import needs_extra
 
 with needs_extra("host"):
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+Entry = Literal["accepted", "executed", "failed", "dropped", "interrupted", "replayed", "repeated"]
+"""Of the ledger: accepted = executed + failed + dropped + the commands that run now."""
 
 _STEP_BUCKETS = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 
@@ -29,6 +33,12 @@ class ServerMetrics:
             "overworld_worker_start_failures", "Failed attempts to replace a worker", registry=registry
         )
         self.worker_restarts = Counter("overworld_worker_restarts", "Workers replaced", registry=registry)
+        self._commands = Counter(
+            "overworld_commands",
+            "Commands by what became of them (docs/reliability.md): accepted = executed + failed + dropped + running",
+            ["env", "worker", "entry"],
+            registry=registry,
+        )
         self.sent_bytes = Counter("overworld_sent_bytes", "Bytes of Step responses", registry=registry)
         self.client_slots = Gauge("overworld_client_slots", "Slots by the token's name", ["client"], registry=registry)
         self.client_received_bytes = Counter(
@@ -55,6 +65,11 @@ class ServerMetrics:
             registry=registry,
             buckets=_STEP_BUCKETS,
         )
+
+    @functools.cache  # noqa: B019 - as below
+    def commands(self, env: str, worker: int, entry: Entry) -> Counter:
+        """The counter of an entry of the ledger."""
+        return self._commands.labels(env, worker, entry)
 
     @functools.cache  # noqa: B019 - one per process; `labels` takes a lock, and every step comes here
     def step_seconds(self, env: str) -> Histogram:

@@ -18,7 +18,7 @@ from overworld.authoring.env import End
 from overworld.contract.replay import Lost, Playing
 from overworld.errors import ContractError, Reason, TransientError, WorkerError
 from overworld.host import pipe
-from overworld.host.metrics import ServerMetrics
+from overworld.host.metrics import Entry, ServerMetrics
 from overworld.host.session import HostedSession
 from overworld.host.slot import HostedSlot, Phase
 from overworld.host.worker_process import Death, Job, WorkerProcess
@@ -142,6 +142,7 @@ class Pool:
         by_worker: dict[WorkerProcess, list[tuple[int, pb.Command]]] = {}
         for command in commands:
             slot = session.slots[command.slot]
+            self._note(session, slot, "accepted")
             if isinstance(slot.episode, Lost):
                 self._fail(session, slot, slot.episode.reason, slot.episode.message)
             elif slot.phase is Phase.RUNNING:  # a command that is held is sent when the slot has been rebuilt
@@ -153,6 +154,9 @@ class Pool:
         """Frees the session's slots. May be called again."""
         if self._sessions.pop(session.key, None) is None:
             return
+        for slot in session.slots:
+            if slot.running:
+                self._note(session, slot, "dropped")
         self.give_back(session.slots)
         for worker in session.up:
             worker.close(session.key)
@@ -234,9 +238,19 @@ class Pool:
         self._metrics.step_seconds(env).observe(result.micros / 1e6)
         if result.end:
             self._metrics.episodes.labels(env, End(result.end).name).inc()
+        self._note(session, slot, "failed" if result.state == pb.SLOT_STATE_FAILED else "executed")
         if result.state == pb.SLOT_STATE_FAILED:
             self._metrics.failures.labels(env, result.error.reason).inc()
         slot.finish(result, places)
+
+    def repeated(self, session: HostedSession, commands: Sequence[pb.Command]) -> None:
+        """Notes that commands came again, which are not executed again."""
+        for command in commands:
+            self._note(session, session.slots[command.slot], "repeated")
+
+    def _note(self, session: HostedSession, slot: HostedSlot, entry: Entry, count: int = 1) -> None:
+        """Makes an entry in the ledger."""
+        self._metrics.commands(session.request.env_id, slot.worker.index, entry).inc(count)
 
     def _fail(self, session: HostedSession, slot: HostedSlot, reason: Reason, message: str) -> None:
         self._finish(session, slot, slot.failure(reason, message))
@@ -257,6 +271,8 @@ class Pool:
             for slot in session.slots:
                 if slot.worker is worker:
                     job = guilty_jobs.get((session.key, slot.index))
+                    if slot.phase is Phase.RUNNING:
+                        self._note(session, slot, "interrupted")
                     slot.worker_died()
                     if job is not None and slot.kills_again(job):
                         self._lose(session, slot, death.reason, f"{death.message}, and so it was when it was repeated")
@@ -289,6 +305,7 @@ class Pool:
     def _rebuild(self, session: HostedSession, slot: HostedSlot) -> None:
         """Replays the slot's episode, if one is running; `_replayed` takes the result."""
         if isinstance(slot.episode, Playing):
+            self._note(session, slot, "replayed", slot.episode.known.turn + 1)
             slot.worker.step(session.key, [(slot.lane, slot.episode.replay())], replay=True)
         else:
             self._rebuilt(session, slot)

@@ -29,7 +29,8 @@ class Bound(int):
         """Raises ContractError for a size beyond it."""
         if size > self:
             assert isinstance(self.beyond, Reason)
-            raise ContractError(self.beyond, f"{self.what}: {size:,}; at most {self:,} {self.unit}".rstrip())
+            what = self.what.partition(";")[0]
+            raise ContractError(self.beyond, f"{what}: {size:,}; at most {self:,} {self.unit}".rstrip())
 
     @property
     def amount(self) -> str:
@@ -69,7 +70,7 @@ FEATURES = Bound(32, "", "required features", Reason.REQUEST_INVALID)
 OPTIONS = Bound(64 * _KIB, "bytes", "options_json, and so its keys", Reason.OPTIONS_INVALID)
 LEASE = Bound(120, "s", "a lease", "it is shortened")
 COMMANDS = Bound(
-    65_536, "", "commands of a Step, and its session's slots, counted before they are parsed", Reason.REQUEST_INVALID
+    65_536, "", "commands of a Step, counted before they are parsed; its session's slots", Reason.REQUEST_INVALID
 )
 PREFIX = Bound(100_000, "", "actions in a prefix; max_turns, where the env has that", Reason.REQUEST_INVALID)
 PREFIXES = Bound(

@@ -114,10 +114,10 @@ class Ended(NamedTuple):
 class ProgramProcess:
     """`python -m <module> <arguments>`, on its way to its end. What it says is added to the file `log`."""
 
-    def __init__(self, module: str, *arguments: str, log: Path) -> None:
+    def __init__(self, module: str, *arguments: str, log: Path, environment: Mapping[str, str] | None = None) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a") as output:
-            self._process, self._leash = _start(module, arguments, stdout=output, stderr=subprocess.STDOUT)
+            self._process, self._leash = _start(module, arguments, environment, stdout=output, stderr=subprocess.STDOUT)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._process.args!r}, process {self._process.pid}>"

@@ -202,9 +202,10 @@ async def _unless_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> Non
             raise ApiError(499, "the client has hung up", code="client_closed_request")
         await working
     finally:
-        for task in (working, hanging_up):
-            task.cancel()
+        working.cancel()
+        hanging_up.cancel()
         await asyncio.wait([working, hanging_up])
+        del working  # its error's traceback holds this frame, and all that the request held
 
 
 async def _hung_up(receive: Receive) -> None:

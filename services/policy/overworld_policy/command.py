@@ -15,7 +15,7 @@ from overworld.errors import ServiceError, SettingsError
 from overworld.service import log
 from overworld.service.addresses import is_loopback
 from overworld.service.connection import Connection, renew
-from overworld.service.malloc import give_freed_memory_back
+from overworld.service.malloc import give_freed_memory_back, keep_trimming
 from overworld.service.tls import TlsFolder
 
 from overworld_policy.config import PolicyServerConfig
@@ -98,10 +98,12 @@ def main(arguments: Sequence[str]) -> int:
     )
 
     async def run() -> None:
-        renewing = asyncio.create_task(renew(folder, context)) if folder and context else None
+        tasks = [asyncio.create_task(keep_trimming())]
+        if folder and context:
+            tasks.append(asyncio.create_task(renew(folder, context)))
         await server.serve(sockets=[listener])
-        if renewing is not None:
-            renewing.cancel()
+        for task in tasks:
+            task.cancel()
 
     asyncio.run(run())
     return server.status

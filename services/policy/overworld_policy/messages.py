@@ -155,9 +155,9 @@ class SentImage(StoredImage):
         return self.shape[0] * self.shape[1]
 
     def read(self) -> np.ndarray:
-        """uint8 [height, width, 3]."""
-        with self._refusing(), self._image as image:
-            return np.array(image.convert("RGB"))
+        """uint8 [height, width, 3]. Can be called once: the decoded image is not kept besides."""
+        with self._refusing(), contextlib.closing(self._image) as image:
+            return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
     @contextlib.contextmanager
     def _refusing(self) -> Iterator[None]:
@@ -168,7 +168,8 @@ class SentImage(StoredImage):
                 f"{self._where} is too large: {error}", code="image_too_large", param=self._where
             ) from None
         except (binascii.Error, OSError, SyntaxError, ValueError) as error:
-            reason = "it is of another format" if isinstance(error, PIL.UnidentifiedImageError) else error
+            # Its text: the error itself would be kept by this frame, and this frame by its traceback, with the image.
+            reason = "it is of another format" if isinstance(error, PIL.UnidentifiedImageError) else str(error)
             raise bad_request(
                 f"{self._where} is not a readable {', '.join(_FORMATS)} image: {reason}",
                 code="invalid_image",

@@ -59,6 +59,22 @@ def gae(valuation: Valuation, discount: Discount) -> Tensor:
     return _accumulate(deltas, valuation.continues, gamma * lam)
 
 
+def token_gae(values: Tensor, step_return: float, lam: float) -> Tensor:
+    """The lower level of bi-level GAE (VAGEN, arXiv 2510.16907): GAE over a reply's tokens, [T].
+
+    The reply is an episode of its own, whose reward comes with its last token and is the step's return by the upper
+    level: `gae` plus the value of the prompt. Tokens take no time in the env, so that nothing is discounted.
+
+    delta_t = V_{t+1} - V_t, and return - V_t at the last token;  A_t = delta_t + lam A_{t+1}
+
+    values  fp64 [T]: V before each token is drawn; the first one is the prompt's
+    """
+    deltas = torch.cat([values[1:], values.new_tensor([step_return])]) - values
+    continues = torch.ones(1, len(values), dtype=torch.bool)
+    continues[0, -1] = False
+    return _accumulate(deltas[None], continues, lam)[0]
+
+
 def reward_to_go(valuation: Valuation, discount: Discount) -> Tensor:
     """The discounted rewards from each step to its episode's end, [N, T]: G_t = r_t + gamma d_t G_{t+1}."""
     return _accumulate(valuation.rewards.double(), valuation.continues, discount.gamma)

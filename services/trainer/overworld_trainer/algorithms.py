@@ -22,7 +22,7 @@ from overworld_trainer.advantages import (
     reward_to_go,
 )
 
-AlgorithmName = Literal["vl_dac", "rl4vlm", "reward_to_go", "loop", "rloo", "grpo", "gigpo"]
+AlgorithmName = Literal["vl_dac", "rl4vlm", "bilevel_gae", "reward_to_go", "loop", "rloo", "grpo", "gigpo"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +35,7 @@ class Algorithm:
     critic      whether values are learnt. Without one nothing can be bootstrapped: every slot plays one whole episode
                 per update, and what a time limit cuts off counts as nothing
     grouped     whether an env's slots play each task `group_size` times
+    of_tokens   whether each token has a value and an advantage of its own, by `token_gae` from its step's return
     """
 
     advantages: Callable[[Valuation, Discount], Tensor]
@@ -42,6 +43,7 @@ class Algorithm:
     ratio: Literal["token", "reply", "weighted reply"]
     critic: bool
     grouped: bool
+    of_tokens: bool = False
 
 
 ALGORITHMS: dict[AlgorithmName, Algorithm] = {
@@ -49,6 +51,10 @@ ALGORITHMS: dict[AlgorithmName, Algorithm] = {
     "vl_dac": Algorithm(advantages=gae, normalised=True, ratio="token", critic=True, grouped=False),
     # arXiv 2405.10292, Eq. 4: log pi(a | o) = thought_weight x log pi(thoughts) + log pi(action | thoughts)
     "rl4vlm": Algorithm(advantages=gae, normalised=True, ratio="weighted reply", critic=True, grouped=False),
+    # VAGEN, arXiv 2510.16907
+    "bilevel_gae": Algorithm(
+        advantages=gae, normalised=True, ratio="token", critic=True, grouped=False, of_tokens=True
+    ),
     # VL-DAC's returns without its critic
     "reward_to_go": Algorithm(advantages=reward_to_go, normalised=True, ratio="token", critic=False, grouped=False),
     # arXiv 2502.01600, with a ratio per token

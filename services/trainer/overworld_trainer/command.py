@@ -7,21 +7,21 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from overworld.errors import SettingsError, TransientError
+from overworld.errors import ServerLostError, ServerStuckError, SettingsError, TransientError
 from overworld.service import log, malloc
 
 from overworld_trainer.config import TrainerConfig
 
 _INTERRUPTED = 128 + signal.SIGTERM
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_AGAIN = "make room there, and start the run again: it resumes from its newest checkpoint"
+_AGAIN = "start the run again: it resumes from its newest checkpoint"
 
 
 def main(arguments: Sequence[str]) -> int:
     """Trains. Status 0: the run is finished; 1: it cannot continue until somebody does what the last line says.
 
     After these the same command resumes the run: 143, SIGTERM came first; 75, the last line says what may pass, such as
-    a full volume; 70, a defect, whose traceback is logged.
+    a full volume, or env servers that a run had and lost; 70, a defect, whose traceback is logged.
     """
     config = TrainerConfig.load(arguments, "overworld train")
     # Only now: torch and transformers take seconds to import, which a wrong setting or --help need not wait for.
@@ -41,9 +41,13 @@ def main(arguments: Sequence[str]) -> int:
     except (ModelError, PromptError) as error:  # overworld_vlm knows nothing of Overworld's errors
         raise SettingsError(str(error)) from error
     except WriteError as error:
-        raise TransientError(f"{error}; {_AGAIN}") from error
+        raise TransientError(f"{error}; make room there, and {_AGAIN}") from error
+    except (ServerLostError, ServerStuckError) as error:
+        if not (config.run / "metrics.jsonl").exists():
+            raise  # it may never have been there
+        raise TransientError(f"{error}; if it was there before, {_AGAIN}") from error
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        raise TransientError(f"run: {config.run} cannot be written: {error}; {_AGAIN}") from error
+        raise TransientError(f"run: {config.run} cannot be written: {error}; make room there, and {_AGAIN}") from error
     return 0 if finished else _INTERRUPTED

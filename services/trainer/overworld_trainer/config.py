@@ -29,6 +29,14 @@ class EnvConfig(_Section):
         default="", description="split to evaluate on; empty: that of training, with other seeds if it is endless"
     )
     weight: float = Field(default=1.0, gt=0, description="weight of this env's steps in the policy's loss")
+    share: float = Field(default=1.0, gt=0, description="its share of sampling.slots, in proportion to other envs'")
+    from_env_steps: int = Field(default=0, ge=0, description="env steps of the run after which it is played")
+    until_env_steps: int | None = Field(
+        default=None, ge=1, description="env steps of the run after which it is played no more; null: to the end"
+    )
+    from_success: float | None = Field(
+        default=None, gt=0, le=1, description="success rate of the env before it from which it is played; null: any"
+    )
     fallback_reward: float | None = Field(
         default=None,
         description="reward of a turn whose reply held no admissible action, in training and in evaluation; null: less "
@@ -165,6 +173,17 @@ class TableConfig(_Section):
     episodes: int = Field(default=4, ge=1, le=1000, description="episodes of each env in a table")
 
 
+class SamplingConfig(_Section):
+    """How an update's slots are divided among the envs."""
+
+    slots: int | None = Field(default=None, ge=1, description="slots that play in an update; null: all of them")
+    by: Literal["share", "progress"] = Field(
+        default="share",
+        description="what divides them: the envs' shares; or these times how fast each env's return is changing, "
+        "but for a fifth of the slots",
+    )
+
+
 class EvaluationConfig(_Section):
     """Evaluation on episodes held out from training."""
 
@@ -230,6 +249,11 @@ class TrainerConfig(ClientSettings):
     envs: tuple[EnvConfig, ...] = Field(min_length=1)
     model: ModelConfig = ModelConfig()
     recipe: Recipe = Recipe()
+    blank_frames: bool = Field(
+        default=False,
+        description="show white pictures instead, in cloning, training and evaluation: a control that says what can be "
+        "learnt without sight",
+    )
     max_new_tokens: int = Field(default=128, ge=1, description="longest reply")
     temperature: float = Field(default=1.0, gt=0, description="of sampling and of scoring")
     max_batch: int = Field(default=64, ge=1, description="replies that are written at once")
@@ -243,6 +267,7 @@ class TrainerConfig(ClientSettings):
     kl: KlConfig = KlConfig()
     policy: PolicyConfig = PolicyConfig()
     critic: CriticConfig = CriticConfig()
+    sampling: SamplingConfig = SamplingConfig()
     table: TableConfig = TableConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     parallel: Literal["none", "replicate", "shard"] = Field(
@@ -282,6 +307,35 @@ class TrainerConfig(ClientSettings):
         """First updates, in which only the critic learns."""
         return self.critic.warmup_updates if self.parts.critic else 0
 
+    @property
+    def is_sampled(self) -> bool:
+        """Whether some slots may not play in some updates."""
+        return self.sampling.slots is not None or any(
+            env.from_env_steps or env.until_env_steps is not None or env.from_success is not None for env in self.envs
+        )
+
+    @model_validator(mode="after")
+    def _check_sampling(self) -> TrainerConfig:
+        if self.is_sampled and self.parallel != "none":
+            raise ValueError("sampling, from_* and until_env_steps work in one process only: set parallel = none")
+        if self.envs[0].from_success is not None:
+            raise ValueError(f"envs.0.from_success: there is no env before {self.envs[0].id}")
+        certain = [env for env in self.envs if env.from_success is None]
+        borders = {0, *(env.until_env_steps for env in certain if env.until_env_steps is not None)}
+        for steps in sorted(borders):
+            if not any(_is_due(env, steps) for env in certain):
+                raise ValueError(
+                    f"after {steps} env steps no env is certain to be played: give one without from_success another "
+                    "from_env_steps or until_env_steps"
+                )
+        needed = len(self.envs) * self.slots_per_task
+        if self.sampling.slots is not None and self.sampling.slots < needed:
+            raise ValueError(
+                f"sampling.slots = {self.sampling.slots} cannot give each of {len(self.envs)} envs a task: at least "
+                f"{needed} are needed"
+            )
+        return self
+
     @model_validator(mode="after")
     def _check(self) -> TrainerConfig:
         if self.keep_weights is not None and self.keep_weights < self.keep_checkpoints:
@@ -293,12 +347,23 @@ class TrainerConfig(ClientSettings):
             raise ValueError("gamma = 1 with time_limit = bootstrap has any constant V as a solution: choose another")
         if self.time_limit == "penalty" and not self.recipe.turns_left:
             raise ValueError("time_limit = penalty punishes what the agent cannot see: set recipe.turns_left = true")
+        if self.blank_frames and self.evaluation.diagnose:
+            raise ValueError(
+                "a diagnosis shows the env's own frames: set evaluation.diagnose = false with blank_frames"
+            )
         if self.model.path == "tiny" and not self.clone.updates:
             raise ValueError(
                 "the tiny model starts from random weights and finds no format by itself: set clone.updates"
             )
         if self.clone.episodes and not self.clone.updates:
             raise ValueError("clone.episodes are to be cloned, in no update: set clone.updates")
+        if self.parts.of_tokens and (
+            self.parallel != "none" or not self.critic.stop_gradient or self.critic.input != "last_prompt_token"
+        ):
+            raise ValueError(
+                f"algorithm = {self.algorithm} has a value for each token: it takes parallel = none, "
+                "critic.stop_gradient = true and critic.input = last_prompt_token"
+            )
         for env in self.envs if self.parts.grouped else ():
             if env.slots % self.group_size:
                 raise ValueError(
@@ -310,3 +375,7 @@ class TrainerConfig(ClientSettings):
         if self.evaluation.diagnose and not self.evaluation.every:
             raise ValueError("evaluation.diagnose goes with evaluations, and there are none: set evaluation.every")
         return self
+
+
+def _is_due(env: EnvConfig, env_steps: int) -> bool:
+    return env.from_env_steps <= env_steps and (env.until_env_steps is None or env_steps < env.until_env_steps)

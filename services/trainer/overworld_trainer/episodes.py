@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import queue
 import threading
@@ -15,7 +16,9 @@ from typing import Any, TypedDict
 import numpy as np
 from overworld import Act, End, EnvSpec, Fallback, Fleet, Reset, Result, open_registry
 from overworld.authoring.env import Action
+from overworld.client.counts import ByServer, Counts, together
 from overworld.errors import OverworldError
+from overworld.evaluation.blank import without_pictures
 from overworld.evaluation.conversation import Conversation, Message
 
 from overworld_trainer.config import EnvConfig, TrainerConfig
@@ -69,6 +72,7 @@ class Player:
     turn     moves made in this episode
     reward   sum of this episode's rewards
     result   the latest
+    blank    whether white pictures are shown
     """
 
     env: int
@@ -81,6 +85,7 @@ class Player:
     turn: int = 0
     actions: list[JsonAction] = field(default_factory=list)
     reward: float = 0.0
+    blank: bool = False
 
     def messages(self) -> list[Message]:
         """The prompt for the next move."""
@@ -88,7 +93,7 @@ class Player:
 
     def observe(self, result: Result) -> None:
         """Takes in a result."""
-        self.conversation.observe(result)
+        self.conversation.observe(_shown(result, self.blank))
         self.result = result
 
     def __repr__(self) -> str:
@@ -215,6 +220,14 @@ class Episodes:
         gathered = [entry for part in self._ranks.gather(json.dumps(own).encode()) for entry in json.loads(part)]
         return [state for _, _, state in sorted(gathered, key=lambda entry: entry[:2])]
 
+    def counts(self) -> ByServer:
+        """What became of all commands, on all ranks. All of them must ask for it."""
+        own = {
+            address: counts.to_json() for address, counts in together(fleet.counts for fleet in self._fleets).items()
+        }
+        parts = [json.loads(part) for part in self._ranks.gather(json.dumps(own).encode())]
+        return together({address: Counts(**counts) for address, counts in part.items()} for part in parts)
+
     def task(self, player: Player) -> Reset:
         """The move that began a player's episode."""
         return self._reset(player.env, player.slot, player.episode)
@@ -307,6 +320,11 @@ class Episodes:
         raise EnvError(f"{player.fleet.spec.id}: {_MAX_RESETS} episodes in a row could not be started: {fresh.error}")
 
 
+def _shown(result: Result, blank: bool) -> Result:
+    """A result as the model is shown it."""
+    return dataclasses.replace(result, observation=without_pictures(result.observation)) if blank else result
+
+
 def _as_json(action: Action | None) -> JsonAction:
     """An action as a model names it: in words, or as a tensor."""
     if isinstance(action, np.ndarray):
@@ -373,7 +391,7 @@ def _restore(
                 if result.error or result.end:
                     verb = "replayed" if entries[n][2]["actions"] else "started"
                     raise EnvError(f"{fleet.spec.id}: an episode could not be {verb}: {result.error or result.end}")
-                conversations[n].observe(result)
+                conversations[n].observe(_shown(result, config.blank_frames))
                 latest[n] = result
     return [
         Player(
@@ -387,6 +405,7 @@ def _restore(
             turn=len(entry["actions"]),
             actions=list(entry["actions"]),
             reward=entry["reward"],
+            blank=config.blank_frames,
         )
         for n, (env, slot, entry) in enumerate(entries)
     ]

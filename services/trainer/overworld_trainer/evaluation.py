@@ -164,6 +164,7 @@ class Evaluations:
                         fleet,
                         tasks,
                         recipe=config.recipe,
+                        blank_frames=config.blank_frames,
                         keep=folder,
                         overwrite=True,
                         on_progress=self._check_interrupted,

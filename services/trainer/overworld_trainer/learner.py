@@ -110,7 +110,7 @@ class Learner:
         """Regression on the rollout's features, which takes no forward pass of the model."""
         data, means = self._critic_data(samples), _RunningMeans()
         for epoch in range(self._config.critic.epochs):
-            self._fit_epoch(data, update, epoch, means)
+            self._fit_epoch(data, len(samples), update, epoch, means)
         return means.means() | {Metric.CRITIC_EPOCHS: self._config.critic.epochs}
 
     def _warm_up_critic(self, samples: Samples, update: int) -> Metrics:
@@ -123,7 +123,7 @@ class Learner:
         features, targets, _ = self._critic_data(samples.select(held_out))
         best = BestEpoch(self.critic, self.critic_optimizer)
         for epoch in range(config.warmup_epochs):
-            self._fit_epoch(data, update, epoch, means)
+            self._fit_epoch(data, len(fitted), update, epoch, means)
             with torch.no_grad():
                 error = (self.critic(features) - targets).square().mean().item()
             if epoch + 1 >= config.epochs and not best.add(epoch + 1, error):
@@ -136,13 +136,17 @@ class Learner:
         }
 
     def _critic_data(self, samples: Samples) -> _CriticData:
-        return _CriticData(
-            *(tensor.to(self._device) for tensor in (samples.features, samples.targets, samples.old_values))
-        )
+        """Of each step, or of each of its tokens."""
+        tensors = [samples.features, samples.targets, samples.old_values]
+        if self._config.parts.of_tokens:
+            tokens = [one.tokens for one in samples.decisions.values() if one.tokens is not None]
+            tensors = [torch.cat([getattr(one, name) for one in tokens]) for name in ("features", "targets", "values")]
+        return _CriticData(*(tensor.to(self._device) for tensor in tensors))
 
-    def _fit_epoch(self, data: _CriticData, update: int, epoch: int, means: _RunningMeans) -> None:
+    def _fit_epoch(self, data: _CriticData, steps: int, update: int, epoch: int, means: _RunningMeans) -> None:
         config = self._config.critic
-        for chosen in self._minibatches("critic", len(data.targets), config.minibatch, update, epoch):
+        size = config.minibatch * len(data.targets) // steps  # as many optimizer steps for tokens as for steps
+        for chosen in self._minibatches("critic", len(data.targets), size, update, epoch):
             self._stop.check()
             features, targets, old_values = (tensor[chosen] for tensor in data)
             loss = value_loss(self.critic(features), old_values, targets, config.clip).mean()
@@ -197,7 +201,7 @@ class Learner:
             self._padded([one.old_logps for one in decisions]),
             self._padded([one.ref_logps for one in decisions]),
             scores.mask,
-            samples.advantages.to(self._device),
+            self._advantages(samples),
             clip=config.policy.clip,
             dual_clip=config.policy.dual_clip,
             kl=config.kl.kind,
@@ -208,6 +212,12 @@ class Learner:
         if config.parts.critic and not config.critic.stop_gradient:
             loss = loss + config.critic.coefficient * self._shared_value_loss(samples, scores)
         return scores, policy, (samples.weights.to(self._device) * loss).sum()
+
+    def _advantages(self, samples: Samples) -> Tensor:
+        """One for each step, fp32 [B], or for each token, [B, T]."""
+        if not self._config.parts.of_tokens:
+            return samples.advantages.to(self._device)
+        return self._padded([one.tokens.advantages for one in samples.decisions.values() if one.tokens is not None])
 
     def _token_weights(self, samples: Samples, mask: Tensor) -> Tensor | None:
         """What each token's log-prob weighs in that of its reply, fp32 [B, T]; None where each token has a ratio."""

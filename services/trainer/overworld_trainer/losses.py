@@ -57,14 +57,14 @@ def policy_loss(
 
     logps, old_logps, ref_logps  fp32 [B, T]: now, at the rollout, of the reference
     mask                         bool [B, T]: the tokens of each reply
-    advantages                   fp32 [B], one for all tokens of a step
+    advantages                   fp32 [B], one for all tokens of a step, or [B, T], one for each
     token_weights                fp32 [B, T]
     """
     log_ratio = logps - old_logps
     if token_weights is not None:
         log_ratio = (log_ratio * token_weights * mask).sum(1, keepdim=True).expand_as(logps)
     ratio = log_ratio.exp()
-    advantage = advantages[:, None]
+    advantage = advantages if advantages.ndim == 2 else advantages[:, None]
     surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
     if dual_clip is not None:
         surrogate = torch.where(advantage < 0, torch.maximum(surrogate, dual_clip * advantage), surrogate)

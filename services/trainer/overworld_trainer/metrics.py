@@ -17,6 +17,7 @@ class Metric(enum.StrEnum):
     EPISODIC_RETURN = "charts/episodic_return"
     FAILED_STEPS = "charts/failed_steps"
     LEARNING_RATE = "charts/learning_rate"
+    PLAYED_SLOTS = "charts/played_slots"
     STEPS_PER_SECOND = "charts/SPS"
     SUCCESS_RATE = "charts/success_rate"
     VALUE_AT_START = "charts/value_at_start"
@@ -38,6 +39,14 @@ class Metric(enum.StrEnum):
     EVAL_SUCCESS_HIGH = "eval/success_rate_high"
     EVAL_SUCCESS_LOW = "eval/success_rate_low"
     EVAL_SUCCESS_RATE = "eval/success_rate"
+
+    LEDGER_DROPPED = "ledger/dropped"
+    LEDGER_EXECUTED = "ledger/executed"
+    LEDGER_FABRICATED = "ledger/fabricated"
+    LEDGER_FAILED = "ledger/failed"
+    LEDGER_REPEATED = "ledger/repeated"
+    LEDGER_REPLAYED = "ledger/replayed"
+    LEDGER_UNBALANCED = "ledger/unbalanced"
 
     ADVANTAGE_STD = "losses/advantage_std"
     CLIPFRAC = "losses/clipfrac"

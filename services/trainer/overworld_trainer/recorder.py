@@ -16,10 +16,12 @@ from overworld_trainer.evaluation import Evaluations
 from overworld_trainer.exporter import Exporter
 from overworld_trainer.guard import Guard
 from overworld_trainer.learner import Learner
+from overworld_trainer.ledger import Ledger
 from overworld_trainer.metrics import Metric, Metrics, seconds_by_part
 from overworld_trainer.rollout import Rollout
 from overworld_trainer.run import Run, TrainerState
 from overworld_trainer.samples import Samples
+from overworld_trainer.sampling import Sampler
 from overworld_trainer.sinks import Sink, open_sinks
 from overworld_trainer.stop import InterruptionError, Stop
 from overworld_trainer.summary import rollout_metrics, sample_metrics
@@ -29,7 +31,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Recorder:
-    """Records a run's updates and keeps its `state` up to date. Its parts are `record` and `checkpoint`."""
+    """Records a run's updates and keeps its `state` up to date; its `sampler` learns from them which envs to play."""
 
     def __init__(
         self,
@@ -50,9 +52,12 @@ class Recorder:
         self._sinks = sinks
         self._stopwatch = stopwatch
         self._throughput = Throughput(vlm, run.config.policy.epochs, run.ranks.size)
+        self.sampler = Sampler(run.config, state.sampler)
         self._guard = Guard(run.config.model.dtype)
         if state.guard is not None:
             self._guard.restore(state.guard)
+        restored = sum(len(slot["actions"]) for slot in state.slots or ())
+        self._ledger = Ledger(run.folder / "ledger.jsonl" if run.ranks.first else None, restored)
         self._saved = state.update
         self._saved_at = time.monotonic()
         self._stopwatch.take()  # what came before the first update is not part of it
@@ -65,7 +70,13 @@ class Recorder:
         metrics |= sample_metrics(samples, max(rollout.reward_scales))
         metrics[Metric.STEPS_PER_SECOND] = len(rollout) / (time.perf_counter() - self._began)
         seconds = self._stopwatch.take()
+        metrics |= self.sampler.metrics(state.env_steps)
         metrics |= seconds_by_part(seconds) | self._throughput.metrics(rollout, seconds)
+
+        failed = sum(step.failed for step in rollout.all_records)
+        counts = self._episodes.counts()
+        entry = self._ledger.enter(state.update, samples=len(rollout) - failed, failed=failed, now=counts)
+        metrics |= entry.metrics
 
         state.env_steps += len(rollout)
         state.max_logprob_error = max(state.max_logprob_error, metrics.get(Metric.MAX_LOGPROB_ERROR, 0.0))
@@ -75,6 +86,8 @@ class Recorder:
         state.update += 1
         # Kept now: when a checkpoint of this update is written, the next one's moves may have been made.
         state.slots, state.guard = self._episodes.state(), self._guard.state()
+        self.sampler.learn(rollout.episodes, rollout.reward_scales)
+        state.sampler = self.sampler.state()
         due = state.update % config.checkpoint_every == 0 or self._checkpoint_is_due()
         if self._run.ranks.largest(due)[0]:  # clocks may differ
             self.save()

@@ -104,7 +104,7 @@ class Rollout:
 
     steps          those played here, a row per slot
     next_prompts   what each of these slots shows after its last step
-    rows           for each rank, which of the N slots it has played; slots are counted env by env
+    rows           for each rank, which of the N slots it has played; slots that play are counted env by env
     rank           which of these is this one
     records        of all steps of all slots
     episodes       those that ended, in any slot
@@ -179,13 +179,15 @@ class Collector:
         self._writing: dict[Request, Player] = {}
         self._shown: dict[Player, tuple[int, int]] = {}  # the task, and the state that the reply is to
 
-    def collect(self, steps: int | None) -> Rollout:
+    def collect(self, steps: int | None, slots: Sequence[int] | None = None) -> Rollout:
         """Plays `steps` steps in every slot; episodes continue across the border to the next rollout. None: plays one
-        whole episode in every slot, however long the others take.
+        whole episode in every slot, however long the others take. With `slots`, the first so many of each env play, and
+        the others stay where they are.
 
         Raises EnvError if all of this rank's fail, InterruptionError, RankError, and what writer and episodes raise.
         """
-        rows: dict[Player, list[Step]] = {player: [] for player in self._episodes.players}
+        chosen = [one for one in self._episodes.players if slots is None or one.slot < slots[one.env]]
+        rows: dict[Player, list[Step]] = {player: [] for player in chosen}
         ended: dict[Player, list[EpisodeStatistics]] = {player: [] for player in rows}
         requests = {player: self._ask(player) for player in rows}
         missing = set(rows)
@@ -220,10 +222,11 @@ class Collector:
         for share in shares:
             records |= dict(zip(share.rows, share.records, strict=True))
             episodes |= dict(zip(share.rows, share.episodes, strict=True))
+        numbers = {row: number for number, row in enumerate(sorted(records))}
         return Rollout(
             steps=list(rows.values()),
             next_prompts=[self._prompts[player] for player in rows],
-            rows=[share.rows for share in shares],
+            rows=[[numbers[row] for row in share.rows] for share in shares],
             rank=self._ranks.number,
             records=[records[row] for row in sorted(records)],
             episodes=[episode for row in sorted(episodes) for episode in episodes[row]],

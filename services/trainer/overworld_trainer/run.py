@@ -33,6 +33,7 @@ from overworld_trainer.config import PolicyConfig, TrainerConfig
 from overworld_trainer.episodes import PlayerState
 from overworld_trainer.learner import Learner
 from overworld_trainer.ranks import Ranks
+from overworld_trainer.sampling import EnvProgress
 
 _logger = logging.getLogger(__name__)
 
@@ -49,13 +50,14 @@ _CHANGEABLE_ON_RESUME = {
 
 @dataclass(slots=True, kw_only=True)
 class TrainerState:
-    """How far a run is. `slots` and `guard` are what `Episodes.state` and `Guard.state` gave."""
+    """How far a run is. `slots`, `guard` and `sampler` are what `state` of Episodes, Guard and Sampler gave."""
 
     update: int = 0
     env_steps: int = 0
     max_logprob_error: float = 0.0
     slots: list[PlayerState] | None = None
     guard: dict[str, Any] | None = None
+    sampler: list[EnvProgress] | None = None
 
 
 class Run:

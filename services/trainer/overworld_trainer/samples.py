@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from overworld import End
 from overworld_vlm.load import VLM
-from overworld_vlm.score import prefill_features
+from overworld_vlm.score import prefill_features, token_features
 from overworld_vlm.stopwatch import Stopwatch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from overworld_trainer.advantages import Discount, Valuation, idle_tasks, normalise
+from overworld_trainer.advantages import Discount, Valuation, idle_tasks, normalise, token_gae
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.losses import kl_rewards
 from overworld_trainer.ranks import Ranks
@@ -34,6 +34,19 @@ ValueFunction = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class TokenSamples:
+    """What each of a reply's T tokens teaches, where tokens have values: fp32 [T], features [T, features].
+
+    advantages  as the policy learns from them
+    """
+
+    features: Tensor
+    values: Tensor
+    advantages: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Decision:
     """A step played on this rank. old_logps, ref_logps: fp32 [T], of the rollout's policy as the training kernels see
     it, and of the reference.
@@ -42,6 +55,7 @@ class Decision:
     step: Step
     old_logps: Tensor
     ref_logps: Tensor
+    tokens: TokenSamples | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -124,7 +138,8 @@ def make_samples(
             old_logps = [step.logps for step in steps] if exact else score_all(vlm, steps, config, stop)
         with stopwatch("values"):
             valuation = estimate_values(rollout, vlm, value, config, stop, ranks)
-    return assemble(rollout, valuation, old_logps, ref_logps, config, stop, ranks)
+            samples = assemble(rollout, valuation, old_logps, ref_logps, config, stop, ranks)
+            return with_token_samples(samples, vlm, value, config, rollout.reward_scales)
 
 
 @torch.no_grad()
@@ -240,6 +255,44 @@ def assemble(
         idle_tasks=idle_tasks(valuation, discount) if parts.grouped else None,
         value_at_start=value_at_start,
     )
+
+
+@torch.no_grad()
+def with_token_samples(
+    samples: Samples, vlm: VLM, value: ValueFunction, config: TrainerConfig, reward_scales: Sequence[float]
+) -> Samples:
+    """The samples with what each token teaches, if the algorithm has values of tokens. All steps were played here.
+
+    Advantages are normalised over all tokens of an env.
+    """
+    if not config.parts.of_tokens:
+        return samples
+    steps = samples.steps
+    features = token_features(vlm, [step.prompt for step in steps], [step.reply for step in steps])
+    values = [value(one.to(vlm.device)).cpu().double() for one in features]
+    returns = samples.targets.tolist()
+    advantages = [token_gae(own, end, config.lam) for own, end in zip(values, returns, strict=True)]
+    learnt = list(advantages)
+    for env, scale in enumerate(reward_scales):
+        chosen = [number for number, step in enumerate(steps) if step.env == env]
+        if chosen:
+            together = normalise(torch.cat([advantages[number] for number in chosen]), scale)
+            parts = together.split([len(advantages[number]) for number in chosen])
+            for number, part in zip(chosen, parts, strict=True):
+                learnt[number] = part
+    decisions = {
+        number: dataclasses.replace(
+            decision,
+            tokens=TokenSamples(
+                features[number],
+                values[number].float(),
+                learnt[number].float(),
+                (advantages[number] + values[number]).float(),
+            ),
+        )
+        for number, decision in samples.decisions.items()
+    }
+    return dataclasses.replace(samples, decisions=decisions)
 
 
 def _column(

@@ -102,7 +102,7 @@ def _improve(run: Run, display: Display, exporter: Exporter, stop: Stop) -> bool
                     needing("max_batch", config.max_batch, f"model.batch_tokens = {vlm.batch_tokens // 2}"),
                     vlm.whole(),
                 ):
-                    rollout = collector.collect(config.steps_per_slot)
+                    rollout = collector.collect(config.steps_per_slot, recorder.sampler.slots(state.env_steps))
                 tables.write()
                 with needing("model.batch_tokens", vlm.batch_tokens, *checkpointing):
                     samples = make_samples(rollout, vlm, reference, critic, config, stopwatch, stop, ranks)

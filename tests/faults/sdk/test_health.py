@@ -53,7 +53,7 @@ def serving(server: ServiceProcess) -> Iterator[Callable[[], bool]]:
         stub: Any = health_pb2_grpc.HealthStub(channel)  # its types name no methods
 
         def ask() -> bool:
-            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=60).status
             return bool(answer == health_pb2.HealthCheckResponse.SERVING)
 
         assert ask()
@@ -71,7 +71,7 @@ def no_new_files(server: ServiceProcess) -> Iterator[None]:
 
 
 def metric(port: int, name: str) -> float:
-    page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
+    page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60).read().decode()
     (line,) = (line for line in page.splitlines() if line.startswith(f"{name} "))
     return float(line.split()[1])
 
@@ -86,15 +86,35 @@ def test_a_worker_that_cannot_be_restarted_at_once_is_tried_again() -> None:
         session.reset([1, 2])
         with no_new_files(server):
             os.kill(workers_of(server)[0], signal.SIGKILL)
-            within(2, lambda: not healthy())
+            within(60, lambda: not healthy())
             going_on = session.submit(["up", "up"])
             time.sleep(1)
             assert not healthy()
-        results = going_on.result(20)
+        results = going_on.result(60)
         assert [(result.turn, result.error) for result in results] == [(1, None), (1, None)]
-        within(2, healthy)
+        within(60, healthy)
         assert metric(port, "overworld_worker_start_failures_total") >= 2
         assert metric(port, "overworld_workers_ready") == 1
+
+
+def test_connections_of_strangers_leave_files_for_a_worker_that_is_started_again() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, limits[1]))
+    try:
+        server = ServerProcess(TOY, arguments=("--workers", "1", "--slots", "2"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    with server, Session(server.address, "toy/Count", 2) as session, contextlib.ExitStack() as strangers:
+        session.reset([1, 2])
+        host, _, port = server.address.rpartition(":")
+        connections = [strangers.enter_context(socket.create_connection((host, int(port)), 60)) for _ in range(200)]
+        for connection in connections:  # each is greeted or hung up on: none waits for a file
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+                connection.recv(1)
+        assert 64 < len(list(Path(f"/proc/{server.process.pid}/fd").iterdir())) < 120
+        os.kill(workers_of(server)[0], signal.SIGKILL)
+        assert [result.error for result in session.step(["up", "up"])] == [None, None]
 
 
 def test_a_server_whose_worker_cannot_be_replaced_ends_itself_and_says_so_in_one_line(tmp_path: Path) -> None:
@@ -103,7 +123,7 @@ def test_a_server_whose_worker_cannot_be_replaced_ends_itself_and_says_so_in_one
     try:
         with no_new_files(server):
             os.kill(workers_of(server)[0], signal.SIGKILL)
-            status = server.process.wait(15)
+            status = server.process.wait(60)
     finally:
         server.stop()
     assert status == os.EX_TEMPFAIL
@@ -119,15 +139,15 @@ def test_a_server_whose_event_loop_stands_still_ends_itself_and_says_so_in_one_l
     server = impatient(TOY, "--workers", "1", log=log)
     try:
         server.process.send_signal(signal.SIGSTOP)
-        time.sleep(3)  # a pause of the whole process is none of its event loop
+        time.sleep(6)  # a pause of the whole process is none of its event loop
         server.process.send_signal(signal.SIGCONT)
         with serving(server) as healthy:
             assert healthy()
         server.process.send_signal(signal.SIGUSR1)
-        assert server.process.wait(30) == STUCK == 69
+        assert server.process.wait(60) == STUCK == 69
     finally:
         server.stop()
-    said = "overworld serve: its event loop has not answered for 3 s; start the server again"
+    said = "overworld serve: its event loop has not answered for 6 s; start the server again"
     assert log.read_text().splitlines().count(said) == 1
 
 
@@ -147,13 +167,21 @@ def test_frozen_workers_are_replaced_and_a_busy_one_is_left_alone() -> None:
         for worker in (idle, frozen):
             os.kill(worker, signal.SIGSTOP)
         meanwhile = session.submit({2: "up"})
-        within(10, lambda: not healthy())
-        within(5, lambda: len(workers_of(server)) == 3 and not {idle, frozen} & set(workers_of(server)) and healthy())
+        within(60, lambda: not healthy())
+        within(60, lambda: len(workers_of(server)) == 3 and not {idle, frozen} & set(workers_of(server)) and healthy())
         assert busy in workers_of(server)
         assert not hanging.done()
         for results in (session.step({1: "up"}), meanwhile.result(60)):
             assert [(result.turn, result.reward, result.error) for result in results] == [(1, 1.0, None)]
-        os.kill(busy, signal.SIGKILL)
+        others = set(workers_of(server)) - {busy}
+        for _ in range(5):  # its step is repeated once, as soon as there is another worker
+            (guilty,) = set(workers_of(server)) - others
+            os.kill(guilty, signal.SIGKILL)
+            within(60, lambda: not healthy())
+            within(60, healthy)
+            time.sleep(1)
+            if hanging.done():
+                break
         assert present(hanging.result(60)[0].error).reason == "WORKER_DIED"
 
 
@@ -166,7 +194,7 @@ def test_idle_connections_to_the_metrics_port_are_bounded() -> None:
         for connection in connections[-4:]:
             connection.sendall(b"GET /metr")
         assert metric(port, "overworld_workers_ready") == 1
-        within(3, lambda: len(list(threads.iterdir())) <= before + 20)
-        within(10, lambda: len(list(threads.iterdir())) <= before + 1)
+        within(60, lambda: len(list(threads.iterdir())) <= before + 20)
+        within(60, lambda: len(list(threads.iterdir())) <= before + 1)
         for connection in connections:
             connection.close()

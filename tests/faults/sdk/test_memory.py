@@ -85,18 +85,20 @@ def test_replies_in_a_prefix_are_not_kept(server: ServerProcess) -> None:
         stub.Close(pb.CloseRequest(session=name))
 
 
-def test_a_client_that_does_not_read_gets_no_more_than_two_responses_made(server: ServerProcess) -> None:
+@pytest.mark.parametrize("sessions", [1, 3], ids=["of_its_session", "of_all_its_sessions"])
+def test_a_client_that_does_not_read_gets_few_responses_made(server: ServerProcess, sessions: int) -> None:
     way = Deaf(server.address)
     with grpc.insecure_channel(way.address, [("grpc.max_receive_message_length", -1)]) as channel:
         stub = env_pb2_grpc.EnvServiceStub(channel)
-        name = str(uuid.uuid4())
-        stub.Open(pb.OpenRequest(session=name, env_id="toy/Count", slots=4, options_json='{"size": 2000}'))
+        names = [str(uuid.uuid4()) for _ in range(sessions)]
         commands = [pb.Command(slot=slot, reset=pb.Reset()) for slot in range(4)]
-        step = pb.StepRequest(session=name, commands=commands)
-        assert len(stub.Step(step).frames) == 4 * 2000 * 2000 * 3
+        steps = [pb.StepRequest(session=name, commands=commands) for name in names]
+        for name, step in zip(names, steps, strict=True):
+            stub.Open(pb.OpenRequest(session=name, env_id="toy/Count", slots=4, options_json='{"size": 2000}'))
+            assert len(stub.Step(step).frames) == 4 * 2000 * 2000 * 3
         before = resident(server)
         way.deaf.set()
-        calls = [stub.Step.future(step) for _ in range(20)]  # 48 MB each
+        calls = [stub.Step.future(step) for step in steps for _ in range(20)]  # 48 MB each
         until = time.monotonic() + 4
         while time.monotonic() < until:
             assert resident(server) < before + 300
@@ -104,9 +106,43 @@ def test_a_client_that_does_not_read_gets_no_more_than_two_responses_made(server
         assert not any(call.done() for call in calls)
         with grpc.insecure_channel(server.address) as other:  # nobody else waits for it
             stub = env_pb2_grpc.EnvServiceStub(other)
-            assert stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=5).slots_free == 28
-            stub.Close(pb.CloseRequest(session=name), timeout=5)
+            assert stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=60).slots_free == 32 - 4 * sessions
+            for name in names:
+                stub.Close(pb.CloseRequest(session=name), timeout=60)
     way.close()
+
+
+def test_what_is_beyond_a_bound_is_refused_and_costs_next_to_nothing(server: ServerProcess) -> None:
+    name, other = str(uuid.uuid4()), str(uuid.uuid4())
+    opening = pb.OpenRequest(session=name, env_id="toy/Count", slots=2, options_json='{"max_turns": 1000}')
+    empty, large = b"\x00", 15 * MEGABYTE
+    commands = pb.StepRequest(session=name).SerializeToString() + b"\x12\x00" * (large // 2)
+    texts = [pb.Action(text="x" * 4096)] * 600
+    prefix = pb.StepRequest(
+        session=name, commands=[pb.Command(episode=1, turn=len(texts), reset=pb.Reset(prefix=texts))]
+    )
+    attacks = {
+        "GetServerInfo or Close": ("GetServerInfo", b"\x7a\x80\x80\xc0\x07" + empty * large),
+        "a request of Open": ("Open", pb.OpenRequest(session="5" * large).SerializeToString()),
+        "required features": ("Open", pb.OpenRequest(session=other, required_features=["x"] * 40).SerializeToString()),
+        "options_json": ("Open", pb.OpenRequest(session=other, options_json=" " * 70_000).SerializeToString()),
+        "commands of a Step": ("Step", commands),
+        "the episode's actions take": ("Step", prefix.SerializeToString()),
+    }
+    for spelled in (name.replace("-", ""), f"{{{name}}}", f"urn:uuid:{name}", name[:-1] + "\N{ARABIC-INDIC DIGIT ONE}"):
+        request = pb.OpenRequest(session=spelled, env_id="toy/Count", slots=1)
+        attacks[f"is a UUID in text form, not {spelled!r}"] = ("Open", request.SerializeToString())
+    with grpc.insecure_channel(server.address) as channel:
+        stub = env_pb2_grpc.EnvServiceStub(channel)
+        stub.Open(opening)
+        before = resident(server)
+        for words, (method, data) in attacks.items():
+            call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE}/{method}")
+            with pytest.raises(grpc.RpcError, match="INVALID") as refused:
+                call(data, timeout=60)
+            assert words in str(refused.value)
+        assert resident(server) < before + 120
+        stub.Close(pb.CloseRequest(session=name))
 
 
 def test_a_call_without_the_token_is_refused_before_its_request_is_read() -> None:
@@ -124,7 +160,7 @@ def test_a_call_without_the_token_is_refused_before_its_request_is_read() -> Non
         for method in ("GetServerInfo", "Open", "Step", "Close"):
             channel = channels.enter_context(grpc.insecure_channel(server.address, options))
             call: grpc.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(f"/{SERVICE}/{method}")
-            assert call.future(never(), timeout=5).code() is grpc.StatusCode.UNAUTHENTICATED
+            assert call.future(never(), timeout=25).code() is grpc.StatusCode.UNAUTHENTICATED
         done.set()
         before = resident(server)
         futures = []

@@ -165,6 +165,19 @@ def test_a_worker_that_dies_while_another_still_opens_the_session(serve: Serve, 
     session.close()
 
 
+def test_a_worker_that_dies_once_while_it_makes_the_env_costs_nothing(serve: Serve, folder: Path) -> None:
+    server = serve(GATED)
+    (folder / "hold").touch()
+    with ThreadPoolExecutor(1) as executor:
+        opening = executor.submit(gated, server, 2, folder)
+        while not (folder / "made").exists():
+            time.sleep(0.01)
+        crash(server)
+        (folder / "hold").unlink()
+    with opening.result() as session:
+        assert [result.turn for result in session.reset([0] * 2)] == [0] * 2
+
+
 def test_an_env_that_cannot_be_made_again_ends_its_session_and_no_other(serve: Serve, folder: Path) -> None:
     server = serve(GATED, TOY)
     with Session(server.address, "toy/Count", 2) as bystander, gated(server, 2, folder, retry_budget=5) as session:

@@ -1,9 +1,12 @@
 """A worker that dies or hangs costs nothing, unless its step does so again: then that slot, and nobody else."""
 
 import os
+import re
 import signal
 import subprocess
 import time
+import urllib.request
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,12 +16,19 @@ from overworld import ContractError, Reset, Results, Session
 from overworld.host.process import ServerProcess
 
 from tests.support.optional import present
+from tests.support.ports import free_port
 from tests.support.toy_env import TOY
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ServerProcess]:
-    with ServerProcess(TOY, arguments=("--workers", "1", "--slots", "8", "--step-timeout", "1.5")) as server:
+def metrics_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def server(metrics_port: int) -> Iterator[ServerProcess]:
+    arguments = ("--workers", "1", "--slots", "8", "--step-timeout", "1.5", "--metrics-port", str(metrics_port))
+    with ServerProcess(TOY, arguments=arguments) as server:
         yield server
 
 
@@ -32,6 +42,13 @@ def session(server: ServerProcess) -> Iterator[Session]:
 def worker_pid(server: ServerProcess) -> int:
     found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(server.process.pid)], capture_output=True, text=True)
     return int(found.stdout)
+
+
+def counted(port: int) -> Counter[str]:
+    """The server's ledger."""
+    page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+    entries = re.findall(r'^overworld_commands_total{entry="(\w+)",[^}]*} (\S+)$', page, re.MULTILINE)
+    return Counter({entry: int(float(count)) for entry, count in entries})
 
 
 def undisturbed(server: ServerProcess, moves: Sequence[Sequence[str | None]]) -> list[Results]:
@@ -74,8 +91,11 @@ def test_a_crash_without_a_guilty_slot_costs_nothing(server: ServerProcess, sess
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_worker_that_dies_in_mid_step_costs_nothing(server: ServerProcess, session: Session, number: int) -> None:
+def test_a_worker_that_dies_in_mid_step_costs_nothing(
+    server: ServerProcess, session: Session, metrics_port: int, number: int
+) -> None:
     """The step was not what killed it, or not for good: it is executed again."""
+    before = counted(metrics_port)
     expected = undisturbed(server, [["slow", "up", "up", "up"], ["up"] * 4])
     running = session.submit(["slow", "up", "up", "up"])
     time.sleep(0.2)
@@ -85,6 +105,11 @@ def test_a_worker_that_dies_in_mid_step_costs_nothing(server: ServerProcess, ses
         assert [result.error for result in results] == [None] * 4
         assert [result.metrics for result in results] == [result.metrics for result in wanted]
         assert np.array_equal(results.frames(), wanted.frames())
+    ledger = counted(metrics_port)
+    assert ledger["accepted"] == ledger["executed"] + ledger["failed"] + ledger["dropped"]
+    noted = ledger - before
+    assert (noted["accepted"], noted["failed"]) == (20, 0)
+    assert min(noted["interrupted"], noted["replayed"]) >= 4  # more where a loaded machine made the worker late
 
 
 def test_cached_results_survive_a_crash(server: ServerProcess, session: Session) -> None:

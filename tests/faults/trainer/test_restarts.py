@@ -20,7 +20,16 @@ from overworld_trainer.config import TrainerConfig
 from overworld_trainer.train import train
 
 from tests.support.scripted_env import CHOICE, PUPPET
-from tests.support.scripted_model import lines, numbers, obedient_folder, progress, run_fields, run_settings, tensors
+from tests.support.scripted_model import (
+    ledger,
+    lines,
+    numbers,
+    obedient_folder,
+    progress,
+    run_fields,
+    run_settings,
+    tensors,
+)
 from tests.support.warm import WarmProcess
 
 ARGUMENTS = ("--workers", "2", "--slots", "64", "--allow-expert")
@@ -73,12 +82,14 @@ def undisturbed(
 
 
 def same(folder: Path, expected: Path) -> None:
-    """Whether a run came to the same numbers, weights, optimizers and open episodes."""
+    """Whether a run came to the same numbers, weights, optimizers and open episodes, and its ledger balances."""
     assert numbers(folder) == numbers(expected)
     assert len(numbers(folder)) == UPDATES
     assert tensors(folder, UPDATES) == tensors(expected, UPDATES)
     assert len(tensors(folder, UPDATES)) == 3
     assert progress(folder, UPDATES) == progress(expected, UPDATES)
+    assert {entry["update"] for entry in ledger(folder)} == set(range(UPDATES))
+    assert all(entry["balanced"] and entry["samples"] and not entry["fabricated"] for entry in ledger(folder))
 
 
 class Command:

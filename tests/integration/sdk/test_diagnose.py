@@ -19,7 +19,7 @@ from overworld.commands.diagnose import main
 from overworld.errors import ContractError, EvaluationError, Reason
 from overworld.evaluation.comparison import compare_folders
 from overworld.evaluation.conversation import Message, Recipe
-from overworld.evaluation.diagnosis.diagnose import DIAGNOSIS, PAGE, diagnose
+from overworld.evaluation.diagnosis.diagnose import DIAGNOSIS, PAGE, diagnose, play_controls
 from overworld.evaluation.episodes import ImageRecord
 from overworld.evaluation.folder import REPORT, EpisodeFolder, decisions
 from overworld.evaluation.model import Answer
@@ -49,6 +49,18 @@ def test_the_defect_of_an_agent_is_named_and_no_other(name: str, server: ServerP
     assert sum(found.shares.values()) == pytest.approx(1 - found.conditions["as_is"].success.value)
     if name != "healthy":
         assert found.shares[name] > 0.4
+
+
+def test_the_controls_alone_say_whether_success_depends_on_the_pictures(server: ServerProcess, tmp_path: Path) -> None:
+    model = ScriptedAgent("healthy", AGENTS["healthy"])
+    with opening(server, 8)(False) as fleet:
+        played = play_controls(model, fleet, TASKS[:8], recipe=RECIPE, keep=tmp_path)
+    assert list(played) == ["as_is", "blank_frames", "swapped_frames"]
+    success = {name: report.success.value for name, (report, _) in played.items()}
+    assert success["as_is"] > max(success["blank_frames"], success["swapped_frames"])
+    for name, (report, episodes) in played.items():
+        assert [episode.seed for episode in episodes] == list(range(8))
+        assert report.substitution == EpisodeFolder(tmp_path / name).header.substitution == name.replace("as_is", "")
 
 
 class Remembering(ScriptedAgent):

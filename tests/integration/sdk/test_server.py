@@ -103,6 +103,10 @@ def test_metrics() -> None:
                 session.step(["up"])
             with pytest.raises(ContractError):
                 session.step(["up"])
+            session.reset([0])
+            last = session._ledger.number(["up"])
+            session._connection.execute(last)
+            session._connection.execute(last)  # as if the answer had been lost
             page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
             assert urllib.request.urlopen(f"http://127.0.0.1:{port}/health").read() == b"ok\n"
             os.kill(server.process.pid, signal.SIGTERM)
@@ -113,7 +117,10 @@ def test_metrics() -> None:
         "overworld_sessions 1.0",
         "overworld_slots_free 3.0",
         'overworld_episodes_total{end="TASK",env="toy/Count"} 1.0',
-        'overworld_step_seconds_count{env="toy/Count"} 4.0',
+        'overworld_step_seconds_count{env="toy/Count"} 6.0',
+        'overworld_commands_total{entry="accepted",env="toy/Count",worker="0"} 6.0',
+        'overworld_commands_total{entry="executed",env="toy/Count",worker="0"} 6.0',
+        'overworld_commands_total{entry="repeated",env="toy/Count",worker="0"} 1.0',
         'overworld_calls_total{method="step",reason="EPISODE_ENDED"} 1.0',
     ):
         assert line in page.splitlines()

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 from overworld.host.process import ServerProcess
-from overworld_trainer.algorithms import AlgorithmName
+from overworld_trainer.algorithms import ALGORITHMS, AlgorithmName
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.episodes import Episodes
 from overworld_trainer.rollout import Collector, Rollout
@@ -90,7 +90,12 @@ def test_each_algorithm_trains_in_any_env_by_one_setting(
     server: ServerProcess, obedient_folder: Path, tmp_path: Path, name: AlgorithmName
 ) -> None:
     config = configured(
-        server, tmp_path / "run", obedient_folder, algorithm=name, updates=1 + (name == "rl4vlm"), max_new_tokens=10
+        server,
+        tmp_path / "run",
+        obedient_folder,
+        algorithm=name,
+        updates=1 + ALGORITHMS[name].critic,
+        max_new_tokens=10,
     )
     train(config)
     last = numbers(tmp_path / "run")[-1]

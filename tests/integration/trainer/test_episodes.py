@@ -52,6 +52,19 @@ def test_a_move_has_a_result_and_the_player_sees_the_next_prompt(server: ServerP
         assert repr(episodes.players[1]) == "Player(puppet/Puppet, slot 1: episode 0, turn 1, reward 1.125)"
 
 
+def test_without_sight_every_prompt_shows_white_pictures(server: ServerProcess) -> None:
+    number_line = {"id": "gym_cards/NumberLine", "slots": 2, "options": {"size": 56}}
+
+    def darkest(**changes: object) -> list[int]:
+        with opened(settings(server, number_line, **changes)) as episodes:
+            shown = [player.messages()[-1]["content"][0]["image"].pixels.min() for player in episodes.players]
+            play(episodes, "+")
+            return shown + [player.messages()[-1]["content"][0]["image"].pixels.min() for player in episodes.players]
+
+    assert darkest(blank_frames=True) == [255] * 4
+    assert max(darkest()) < 255
+
+
 def test_an_episode_that_ends_leaves_its_statistics_and_the_next_has_begun(server: ServerProcess) -> None:
     with opened(settings(server, puppet(script=["go", "win"]))) as episodes:
         play(episodes, "go")

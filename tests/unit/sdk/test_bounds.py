@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from overworld.errors import ContractError, Reason
 from overworld.host import outline
-from overworld.host.callers import Share
+from overworld.host.callers import Caller, Quota, Share
+from overworld.host.metrics import ServerMetrics
 from overworld.service import bounds
 from overworld.v1 import env_pb2 as pb
 
@@ -97,6 +98,33 @@ def test_a_share_is_given_out_in_turn_and_whatever_is_larger_goes_alone() -> Non
         share.give_back(30)
         await asyncio.gather(asking[2])
         assert order == [5, 30, 1]
+
+    asyncio.run(run())
+
+
+def test_few_requests_of_a_client_are_received_at_a_time_and_none_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "RECEIVED", 2)
+
+    async def run() -> None:
+        caller = Caller("one", Quota(), ServerMetrics())
+        arrived = asyncio.Event()
+
+        async def call() -> None:
+            there = await caller.receive()
+            await arrived.wait()
+            there()
+
+        calls = [asyncio.create_task(call()) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        assert caller._receiving.locked()
+        calls[0].cancel()
+        arrived.set()
+        await asyncio.gather(*calls, return_exceptions=True)
+        assert caller._receiving._value == 2, "whether it has come or not"
+        monkeypatch.setattr(bounds, "RECEIVING", 0.05)
+        arrived.clear()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(asyncio.create_task(call()), 30)
 
     asyncio.run(run())
 

@@ -17,6 +17,7 @@ from overworld.service.program import run
 VERBS = (
     "serve",
     "train",
+    "study",
     "policy",
     "eval",
     "compare",

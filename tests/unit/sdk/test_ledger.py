@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from overworld import Act, Reason, Reset, Result
+from overworld.client.counts import Counts, total
 from overworld.client.ledger import Ledger
 from overworld.client.moves import Moves
 from overworld.v1 import env_pb2 as pb
@@ -256,3 +257,62 @@ def test_its_repr_counts_episodes() -> None:
     play(ledger, {0: Reset(), 1: Reset(), 2: Reset()})
     ledger.note_replayed(ready(ledger.replays()[1], "elsewhere"))
     assert repr(ledger) == "<Ledger of 4 slots: 2 playing, 1 lost, 1 idle>"
+
+
+def counted(ledger: Ledger) -> Counts:
+    """What it counted, which balances."""
+    counts = total(ledger.counts)
+    assert counts.balanced
+    return counts
+
+
+def test_each_command_is_accounted_for() -> None:
+    ledger = Ledger(3)
+    ledger.server = "one:1"
+    commands = ledger.number([Reset(), Reset(), Reset()])
+    ledger.send(commands)
+    assert counted(ledger) == Counts(sent=3, waiting=3)
+    ledger.send(commands)  # the answer was lost
+    ledger.note(commands[0], ready(commands[0]))
+    ledger.note(commands[1], pending(commands[1]))
+    ledger.note(commands[2], failed(commands[2]))
+    ledger.note(commands[2], failed(commands[2]))  # it came twice
+    assert counted(ledger) == Counts(sent=6, repeated=3, begun=1, failed=1, waiting=1)
+    ledger.send([commands[1]])
+    ledger.note(commands[1], ready(commands[1]))
+    (act,) = ledger.number({1: "up"})
+    ledger.send([act])
+    assert counted(ledger) == Counts(sent=8, repeated=4, begun=2, failed=1, waiting=1)
+    (other,) = ledger.number({1: Reset()})  # the caller gave the action up
+    ledger.send([other])
+    ledger.note(other, ready(other))
+    assert counted(ledger) == Counts(sent=9, repeated=4, begun=3, failed=1, dropped=1)
+
+
+def test_what_was_executed_again_is_counted_where_it_was() -> None:
+    ledger = Ledger(2)
+    ledger.server = "one:1"
+    for moves in ([Reset(), Reset()], ["up", "up"], ["up", None]):
+        commands = ledger.number(moves)
+        ledger.send(commands)
+        for command in commands:
+            ledger.note(command, ready(command))
+    assert [ledger.attempts(slot) for slot in (0, 1)] == [1, 1]
+    ledger.server = "other:1"
+    replays = ledger.replays()
+    ledger.note_replayed(ready(replays[0]))
+    ledger.note_replayed(ready(replays[1], "elsewhere"))
+    (act, *_) = commands = ledger.number(["up", "up"])
+    assert [ledger.loss(command) is None for command in commands] == [True, False]
+    ledger.send([act])
+    ledger.note(act, ready(act))
+    assert ledger.counts == {
+        "one:1": Counts(sent=6, begun=2, acted=4),
+        "other:1": Counts(sent=1, acted=1, replayed=6, refused=1),
+    }
+    assert counted(ledger).acted == 5
+    assert [ledger.attempts(slot) for slot in (0, 1)] == [2, 2]
+    (again,) = ledger.number({0: Reset()})
+    ledger.send([again])
+    ledger.note(again, ready(again))
+    assert ledger.attempts(0) == 1

@@ -6,10 +6,14 @@ import socket
 import struct
 import tempfile
 from collections.abc import Awaitable, Callable
+from unittest.mock import Mock
 
-from overworld.host import pipe
+import pytest
+from overworld.errors import Reason
+from overworld.host import pipe, worker_process
 from overworld.host.heartbeat import HeartbeatFile
-from overworld.host.worker_process import Job, _Process
+from overworld.host.worker_process import Job, WorkerProcess, _Process
+from overworld.service import bounds
 from overworld.v1 import env_pb2 as pb
 
 Test = Callable[[_Process, HeartbeatFile, socket.socket], Awaitable[None]]
@@ -94,6 +98,29 @@ def test_what_waits_for_the_event_loop_is_not_running() -> None:
         assert process.running() == {Job(1, 0), Job(1, 1)}  # what none of them does, another task of theirs may
         second.turn()
         assert process.running() == {Job(1, 1)}
+
+    with_a_process(test)
+
+
+def test_a_prefix_whose_turns_are_signs_of_life_has_a_limit_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_process, "_WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(bounds, "PREFIX_STEPS", 0.01)
+    nothing = Mock()
+    worker = WorkerProcess(0, [], capacity=1, step_timeout=30, on_message=nothing, on_death=nothing)
+
+    async def test(process: _Process, heartbeats: HeartbeatFile, _: socket.socket) -> None:
+        job = Job(1, 0)
+        process.send({"do": "step"}, pb.StepRequest(), [(0, job)])
+        beats = heartbeats.line(0)
+        beats.start()
+        watching = asyncio.create_task(worker._watch(process))
+        async with asyncio.timeout(60):
+            while not watching.done():
+                beats.beat()
+                await asyncio.sleep(0.005)
+        death = watching.result()
+        assert (death.reason, list(death.jobs)) == (Reason.STEP_TIMEOUT, [job])
+        assert death.message == "the prefix took longer than 0.3 s (0.01 times --step-timeout)"
 
     with_a_process(test)
 

@@ -16,6 +16,7 @@ from overworld_trainer.advantages import (
     leave_one_out,
     normalise,
     reward_to_go,
+    token_gae,
 )
 
 
@@ -164,3 +165,12 @@ def test_the_noise_of_an_env_without_rewards_is_not_blown_up() -> None:
 
 def test_a_single_step_has_no_advantage_over_itself() -> None:
     assert normalise(torch.tensor([5.0]), 1.0).tolist() == [0.0]
+
+
+def test_the_tokens_of_a_reply_by_hand() -> None:
+    values = torch.tensor([1.0, 3.0, 2.0], dtype=torch.float64)
+    # deltas: 3 - 1, 2 - 3, 5 - 2
+    assert token_gae(values, 5.0, 0.5).tolist() == [2.0 + 0.5 * (-1.0 + 0.5 * 3.0), -1.0 + 0.5 * 3.0, 3.0]
+    assert token_gae(values, 5.0, 1.0).tolist() == [4.0, 2.0, 3.0], "the return less each token's value"
+    assert token_gae(values, 5.0, 0.0).tolist() == [2.0, -1.0, 3.0]
+    assert token_gae(values[:1], 5.0, 0.9).tolist() == [4.0], "one token: the step's own advantage"

@@ -7,7 +7,7 @@ step that failed, and episodes that the rollout's border cuts or, without a crit
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import get_args
 
 import pytest
@@ -17,8 +17,8 @@ from overworld_trainer.algorithms import ALGORITHMS, AlgorithmName
 from overworld_trainer.config import TrainerConfig
 from overworld_trainer.losses import policy_loss
 from overworld_trainer.rollout import Rollout, Step
-from overworld_trainer.samples import assemble, estimate_values
-from overworld_vlm.batch import Prompt
+from overworld_trainer.samples import assemble, estimate_values, with_token_samples
+from overworld_vlm.batch import Prompt, collate, hidden_states
 from overworld_vlm.load import VLM
 from overworld_vlm.score import prefill_features, score
 from torch import Tensor
@@ -60,7 +60,9 @@ class Played:
     now: list[float]
     old: list[float]
     ref: list[float]
+    token_values: list[float]
     advantage: float = 0.0
+    token_advantages: list[float] = field(default_factory=list)
 
 
 def value(features: Tensor) -> Tensor:
@@ -105,6 +107,12 @@ def as_played(vlm: VLM, made: Rollout, refs: Sequence[Tensor]) -> list[list[Play
     def valued(prompt: Prompt) -> float:
         return float(value(prefill_features(vlm, [prompt], "last_prompt_token")))
 
+    def token_values(step: Step) -> list[float]:
+        batch = collate(vlm, [step.prompt], [step.reply])
+        start = len(step.prompt) - 1
+        hidden = hidden_states(vlm, batch).detach()
+        return [float(value(hidden[:, start + token])) for token in range(len(step.reply))]
+
     rows, left = [], list(refs)
     for steps, following in zip(made.steps, made.next_prompts, strict=True):
         prompts = [step.prompt for step in steps[1:]] + [following]
@@ -115,7 +123,7 @@ def as_played(vlm: VLM, made: Rollout, refs: Sequence[Tensor]) -> list[list[Play
                     value=valued(step.prompt), following=valued(step.final or after),
                     task=step.task, state=step.state, thinking=step.thinking,
                     now=score(vlm, [step.prompt], [step.reply]).logps[0].tolist(),
-                    old=step.logps.tolist(), ref=left.pop(0).tolist(),
+                    old=step.logps.tolist(), ref=left.pop(0).tolist(), token_values=token_values(step),
                 )
                 for step, after in zip(steps, prompts, strict=True)
             ]
@@ -148,12 +156,28 @@ def gae_of(row: list[Played], turn: int) -> float:
     return total
 
 
+def tokens_of(values: list[float], step_return: float) -> list[float]:
+    """Of each token: a mixture of the differences between its value and those that came after it, the return last."""
+    following = [*values[1:], step_return]
+    advantages = []
+    for token, own in enumerate(values):
+        later = following[token:]
+        mixed = math.fsum((1 - LAMBDA) * LAMBDA**ahead * one for ahead, one in enumerate(later[:-1]))
+        advantages.append(mixed + LAMBDA ** (len(later) - 1) * later[-1] - own)
+    return advantages
+
+
 def learnt_from(name: AlgorithmName, rows: list[list[Played]]) -> list[Played]:
     """The steps that count, with their advantages."""
-    if name in ("vl_dac", "rl4vlm"):
+    if name in ("vl_dac", "rl4vlm", "bilevel_gae"):
         for row in rows:
             for turn, step in enumerate(row):
                 step.advantage = gae_of(row, turn)
+                step.token_advantages = tokens_of(step.token_values, step.advantage + step.value)
+        counted = [step for row in rows for step in row if step.ended != FAILED]
+        raw = {env: [one for step in counted if step.env == env for one in step.token_advantages] for env in range(2)}
+        for step in counted:
+            step.token_advantages = [relative(one, raw[step.env], SCALES[step.env]) for one in step.token_advantages]
         return normalised([step for row in rows for step in row if step.ended != FAILED])
     whole = [row for row in rows if row[-1].ended != FAILED]
     for row in whole:
@@ -189,9 +213,10 @@ def loss_of(name: AlgorithmName, step: Played) -> float:
         whole = weight * math.fsum(differences[: step.thinking]) + math.fsum(differences[step.thinking :])
         differences = [whole] * len(differences)
     terms = []
-    for difference, now, ref in zip(differences, step.now, step.ref, strict=True):
+    advantages = step.token_advantages if name == "bilevel_gae" else [step.advantage] * len(differences)
+    for difference, now, ref, advantage in zip(differences, step.now, step.ref, advantages, strict=True):
         ratio = math.exp(difference)
-        kept = min(ratio * step.advantage, min(max(ratio, 1 - CLIP), 1 + CLIP) * step.advantage)
+        kept = min(ratio * advantage, min(max(ratio, 1 - CLIP), 1 + CLIP) * advantage)
         terms.append(-kept + BETA * (math.exp(ref - now) - (ref - now) - 1))
     return WEIGHTS[step.env] * math.fsum(terms) / len(terms)
 
@@ -212,6 +237,7 @@ def test_the_loss_is_that_of_a_plain_implementation(vlm: VLM, name: AlgorithmNam
     olds = [step.logps for step in made.flat]
     refs = [old + 0.2 * torch.randn(len(old), generator=random) for old in olds]
     samples = assemble(made, estimate_values(made, vlm, value, config), olds, refs, config)
+    samples = with_token_samples(samples, vlm, value, config, made.reward_scales)
     expected = learnt_from(name, as_played(vlm, made, refs))
     assert len(expected) == len(samples) < len(made)
     assert samples.advantages.tolist() == pytest.approx([step.advantage for step in expected], abs=1e-6)
@@ -225,6 +251,25 @@ def test_the_loss_is_that_of_a_plain_implementation(vlm: VLM, name: AlgorithmNam
         assert samples.old_values.tolist() == pytest.approx(targets, abs=1e-6)
     else:
         assert not samples.features.numel()
+
+
+def test_a_critic_of_tokens_learns_the_returns_of_each_of_them(vlm: VLM) -> None:
+    config = configured("bilevel_gae")
+    made = rollout(vlm, whole=False)
+    logps = [step.logps for step in made.flat]
+    samples = assemble(made, estimate_values(made, vlm, value, config), logps, logps, config)
+    samples = with_token_samples(samples, vlm, value, config, made.reward_scales)
+    learner = make_learner(vlm, config)
+    data = learner._critic_data(samples)
+    tokens = [one.tokens for one in samples.decisions.values() if one.tokens is not None]
+    assert len(data.targets) == sum(len(step.reply) for step in samples.steps) > len(samples)
+    assert data.old_values.tolist() == pytest.approx(value(data.features).tolist(), abs=1e-6)
+    for one, prompt_value, target in zip(tokens, samples.old_values, samples.targets, strict=True):
+        assert float(one.values[0]) == pytest.approx(float(prompt_value), abs=1e-5), "the first is the prompt's"
+        # The last token's target is what the step returned; the others mix it with the values on the way.
+        assert float(one.targets[-1]) == pytest.approx(float(target), abs=1e-5)
+    metrics = learner.update(samples, 5)
+    assert metrics["losses/value_grad_norm"] > 0
 
 
 def test_the_gradient_of_a_steps_ratio_is_that_of_its_weighted_log_prob(vlm: VLM) -> None:

@@ -27,6 +27,12 @@ def file(tmp_path: Path) -> str:
     return str(path)
 
 
+def test_a_diagnosis_of_an_agent_that_sees_nothing_is_refused(file: str) -> None:
+    with pytest.raises(SettingsError, match="blank_frames"):
+        TrainerConfig.load([file, "blank_frames=true", "evaluation.diagnose=true"])
+    assert TrainerConfig.load([file, "blank_frames=true"]).blank_frames
+
+
 def test_later_sources_override_earlier_ones(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "more.yaml"
     other.write_text("seed: 2\npolicy: {lr: 0.5, epochs: 7}\n")
@@ -87,6 +93,8 @@ def test_defaults_are_those_of_the_specification(file: str) -> None:
         ({"critic": {"warmup_updates": -1}}, "warmup_updates"),
         ({"critic": {"warmup_epochs": 0}}, "warmup_epochs"),
         ({"critic": {"coefficient": 0}}, "critic.coefficient"),
+        ({"algorithm": "bilevel_gae", "critic": {"stop_gradient": False}}, "a value for each token"),
+        ({"max_env_steps": 0}, "max_env_steps"),
         ({"policy": {"lr_updates": 0}}, "lr_updates"),
         ({"policy": {"dual_clip": 1.0}}, "dual_clip"),
         ({"critic": {"input": "last_token"}}, "critic.input"),

@@ -17,6 +17,7 @@ from overworld_trainer.learner import Learner
 from overworld_trainer.policy import _with_new_adapter, load_policy
 from overworld_trainer.reference import Reference, score_all
 from overworld_trainer.run import Run, TrainerState, read_state, restore_learner
+from overworld_trainer.train import _spent
 from overworld_vlm import checkpoint
 from overworld_vlm.load import VLM, ModelError, save
 from torch import Tensor
@@ -399,3 +400,19 @@ def test_scores_come_in_the_order_of_the_steps(vlm: VLM, batch_tokens: int, monk
     samples = make_samples(vlm, temperature=0.7)
     config = settings(temperature=0.7)
     assert equal(score_all(vlm, samples.steps, config), [step.logps for step in samples.steps])
+
+
+def test_a_run_that_begins_at_anothers_clone_knows_that_expert_advice_went_into_it(run: Run, tmp_path: Path) -> None:
+    model = {"path": str(run.start / "weights")}
+    other = Run.open(settings(run=tmp_path / "other", model=model, clone={"updates": 0}))
+    vlm = make_vlm()
+    folder = other.save(vlm, state_after(2), {"toy/Count": {"rules": "toy 1"}}, trained(vlm, other.config))
+    assert checkpoint.read(folder).used_expert
+
+
+def test_a_run_is_over_after_its_updates_or_its_env_steps() -> None:
+    config = settings(updates=5, max_env_steps=100)
+    assert not _spent(config, TrainerState(update=4, env_steps=99))
+    assert _spent(config, TrainerState(update=4, env_steps=100))
+    assert _spent(config, TrainerState(update=5, env_steps=3))
+    assert not _spent(settings(updates=5), TrainerState(update=4, env_steps=10**9))

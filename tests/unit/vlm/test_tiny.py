@@ -94,3 +94,9 @@ def test_images_are_normalised_about_their_background() -> None:
     dark = make_tiny(TEXTS, TinyConfig(image_mean=0.25)).image_processor
     background = dark(PIL.Image.new("RGB", (28, 28), (64, 64, 64)), return_tensors="pt")["pixel_values"]
     assert background.abs().max() < 0.01
+
+
+def test_images_of_little_contrast_can_be_spread() -> None:
+    faint = make_tiny(TEXTS, TinyConfig(image_mean=0.4, image_std=0.1)).image_processor
+    spread = faint(PIL.Image.new("RGB", (28, 28), (128, 128, 128)), return_tensors="pt")["pixel_values"]
+    assert spread.mean().item() == pytest.approx((128 / 255 - 0.4) / 0.1, abs=1e-3)

@@ -10,7 +10,7 @@ from overworld.client.fleet import Fleet
 from overworld.client.moves import Reset
 from overworld.errors import EvaluationError
 from overworld.evaluation.conversation import Recipe
-from overworld.evaluation.diagnosis.conditions import AS_IS, SWAPPED, Condition, aids, controls
+from overworld.evaluation.diagnosis.conditions import AS_IS, BLANK, SWAPPED, Condition, aids, controls
 from overworld.evaluation.diagnosis.diagnosis import Diagnosis, diagnosis_of
 from overworld.evaluation.diagnosis.page import as_html
 from overworld.evaluation.diagnosis.trial import Trial
@@ -20,7 +20,7 @@ from overworld.evaluation.evaluate import Table
 from overworld.evaluation.folder import EpisodeWriter, to_json
 from overworld.evaluation.model import Model
 from overworld.evaluation.recording import header_of
-from overworld.evaluation.report import report_of
+from overworld.evaluation.report import Report, report_of
 
 OpenFleet = Callable[[bool], Fleet]
 """Opens slots of the env, with the expert's advice or without."""
@@ -80,6 +80,21 @@ def diagnose(
     if keep is not None:
         write(found, keep)
     return found
+
+
+def play_controls(
+    model: Model, fleet: Fleet, tasks: Sequence[Reset], *, recipe: Recipe, keep: Path
+) -> dict[str, tuple[Report, list[Episode]]]:
+    """Plays each task as it is, with white pictures and with another episode's, with the same noise.
+
+    The keys are the names of these conditions, and of the folders in `keep`. Raises what model and fleet raise,
+    ModelChangedError, EvaluationError and OSError.
+    """
+    sitting = _Sitting(model, tasks, recipe, 0, keep, False, lambda done: None)
+    sitting.play(fleet, [AS_IS, BLANK])
+    sitting.play(fleet, [SWAPPED])
+    played = sitting.played
+    return {name: (report_of(sitting.headers[name], episodes), episodes) for name, episodes in played.items()}
 
 
 def write(found: Diagnosis, folder: Path) -> None:

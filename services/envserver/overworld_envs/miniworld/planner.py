@@ -1,4 +1,4 @@
-"""The expert: plans on the true world, and says what the picture shows.
+"""The expert: plans on the true world, and says what the picture shows, not what follows from it.
 
 Once per episode it computes how far every grid point is from the goal, round walls and things. Then, whenever a plan is
 used up or the agent left it, it compares every heading and every straight way along it, and takes the one that leaves
@@ -58,12 +58,12 @@ class Planner:
         self._left, self._ways_on = _distances(free, free & self._reached(points))
 
     def advise(self) -> tuple[str, str]:
-        """The next action, in words, and the reasoning of someone who sees the picture."""
+        """The next action, in words, and what someone who sees the picture would say of it."""
         if not self._on_the_way():
             self._heading, self._target = self._plan()
         turn = math.remainder(self._heading - self._world.agent.dir, 2 * math.pi)
         action = FORWARD if abs(turn) <= self._turn / 2 else TURN_LEFT if turn > 0 else TURN_RIGHT
-        return action, self._thoughts(action)
+        return action, self._thoughts()
 
     def _on_the_way(self) -> bool:
         """Whether the last plan still leads from here straight to its target."""
@@ -140,18 +140,15 @@ class Planner:
         ways_on = np.take_along_axis(self._ways_on[column, row], best, -1)[..., 0]
         return np.take_along_axis(left, best, -1)[..., 0], ways_on
 
-    def _thoughts(self, action: str) -> str:
+    def _thoughts(self) -> str:
+        """Where the box is in the picture, and not what to do about it."""
         agent, box = self._world.agent, self._world.box
-        turn = {TURN_LEFT: "turn left", TURN_RIGHT: "turn right"}.get(action)
         x, z = float(box.pos[0] - agent.pos[0]), float(box.pos[2] - agent.pos[2])
         bearing = math.remainder(math.atan2(-z, x) - agent.dir, 2 * math.pi)
         if not self._in_sight(bearing):
-            return f"I do not see the red box here, so I {turn or 'go on'}."
+            return "I do not see the red box."
         side = "ahead" if abs(bearing) <= self._turn / 2 else "on the left" if bearing > 0 else "on the right"
-        if turn is None:
-            return f"The red box is {side} and the way is clear, so I move forward."
-        straight = (bearing > 0) == (action == TURN_LEFT)
-        return f"The red box is {side}, {'so' if straight else 'but the way leads round, so'} I {turn}."
+        return f"The red box is {side}."
 
     def _in_sight(self, bearing: float) -> bool:
         """Whether the middle of the box is in the picture and no wall is in front of it."""

@@ -22,7 +22,7 @@ _STYLE: Any = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "overworld",
 }  # fmt: skip
 _COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
-_PER_ROW = 5
+_PER_ROW = 6
 
 
 def draw_curves(path: Path, arms: Mapping[str, Sequence[Result]], budget: int, label: str) -> None:
@@ -62,6 +62,7 @@ def draw_curves(path: Path, arms: Mapping[str, Sequence[Result]], budget: int, l
             points.plot([number] * len(areas), areas, "o", color=colour, markersize=4, alpha=0.6)
             if areas:
                 points.plot([number - 0.3, number + 0.3], [np.mean(areas)] * 2, color=colour, linewidth=2.2)
+        points.set_xlim(-0.5, len(arms) - 0.5)
         points.set_xticks(range(len(arms)), list(arms), rotation=30, ha="right", fontsize=8)
         points.set_title("area under the curve", fontsize=9, loc="left")
         points.grid(alpha=0.25)

@@ -73,7 +73,7 @@ class Runner:
                 return
             try:
                 self._do(key)
-            except OverworldError as error:
+            except (OverworldError, OSError) as error:
                 _logger.error("%s: %s", key, error)
                 self._failures.append(f"{key}: {error}")
 
@@ -98,7 +98,11 @@ class Runner:
         note_attempt(folder)
         _logger.info("%s begins", folder)
         program = ProgramProcess(
-            "overworld_trainer", str(folder / _SETTINGS), *self._connection(env), log=folder / _LOG
+            "overworld_trainer",
+            str(folder / _SETTINGS),
+            *self._connection(env),
+            log=folder / _LOG,
+            environment=self._secrets(),
         )
         with self._lock:
             self._programs.add(program)
@@ -123,6 +127,11 @@ class Runner:
         words = [f"servers={study.servers or self._servers[_simulator(study, env)]}"]
         words += [f"{name}={value}" for name in ("tokens", "tls") if (value := getattr(study, name)) is not None]
         return words + (["plaintext=true"] if study.plaintext else [])
+
+    def _secrets(self) -> dict[str, str]:
+        """What no list of processes should show."""
+        secrets = {"OVERWORLD_TOKEN": self._study.token, "OVERWORLD_REDIS_PASSWORD": self._study.redis_password}
+        return {name: secret for name, secret in secrets.items() if secret}
 
     @contextlib.contextmanager
     def _env_servers(self, envs: set[str]) -> Iterator[None]:

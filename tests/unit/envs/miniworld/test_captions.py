@@ -34,10 +34,14 @@ def test_the_box_is_where_the_caption_says(task: str) -> None:
                 column = float(np.nonzero(red)[1].mean()) - (pixels.shape[1] - 1) / 2
                 if found[1] and int(found[1]) > 8:
                     assert (column < 0) == (found[2] == "left"), caption
+                middle = int(found[1] or 0) < 22  # degrees: half a turn
+                side = "ahead" if middle else f"on the {found[2]}"
+                assert result.expert.thoughts in (f"The red box is {side}.", "I do not see the red box.")
             else:
                 unseen += 1
                 assert "The red box is not in sight." in caption
                 assert red.sum() <= 40, caption  # a corner of it may show where its sides do not
+                assert result.expert.thoughts == "I do not see the red box."
             stray = chance.choice(("turn left", "turn right", "move forward"))
             result = runner.step(stray if chance.random() < 0.3 else result.expert.action)
     assert seen > 5
