@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Iterator
 
-SECONDS = float(os.environ.get("FUZZ_SECONDS", "3"))
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "1"))
 AGAIN = "FUZZ_SEED" in os.environ
 """Whether a failure is looked for that is known."""
 LONG = SECONDS >= 20 or AGAIN

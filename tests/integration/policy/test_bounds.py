@@ -291,7 +291,7 @@ def test_without_descriptors_requests_fail_alone_and_the_server_recovers(bounded
             for _ in range(10):
                 stack.enter_context(socket.create_connection((host, int(port))))
             for _ in range(3):
-                with contextlib.suppress(httpx.TransportError):
+                with contextlib.suppress(httpx.TransportError):  # its connection was a new one
                     response = bounded.http.post("/chat/completions", json=body)
                     assert response.status_code == 200 or response.json()["error"]["message"]
     finally:
