@@ -290,9 +290,7 @@ class Server:
         return grpc.unary_unary_rpc_method_handler(
             handle,
             request_deserializer=None,  # so that broken bytes get one of the contract's errors, too
-            response_serializer=None
-            if large
-            else lambda message: checksum.with_checksum(method, message.SerializeToString()),
+            response_serializer=None if large else serialised,
         )
 
 
