@@ -160,6 +160,16 @@ def test_openenvs_own_client_plays_here(served: tuple[ServerProcess, int], tmp_p
     assert "Verdict: PASS" in validated.stdout, validated.stdout + validated.stderr
 
 
+@pytest.mark.peer
+@pytest.mark.skipif(not PYTHON.exists(), reason="OpenEnv is not installed; make test-openenv installs it")
+def test_openenvs_own_client_loses_its_episode_when_an_answer_is_late(served: tuple[ServerProcess, int]) -> None:
+    """It drops its connection then, and the episode with it; `Session` asks again, and loses nothing."""
+    command = [str(PYTHON), str(IMPATIENT), f"http://127.0.0.1:{served[1]}"]
+    played = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert played.returncode == 0, played.stderr
+    assert "no episode" in played.stdout
+
+
 @pytest.mark.parametrize(
     ("sent", "wanted"),
     [
@@ -189,16 +199,6 @@ def test_openenvs_own_client_plays_here(served: tuple[ServerProcess, int], tmp_p
         (f'{{"type": "step", "data": {{"text": "{"u" * 5000}"}}}}', "EXECUTION_ERROR ACTION_TOO_LARGE"),
     ],
 )
-@pytest.mark.peer
-@pytest.mark.skipif(not PYTHON.exists(), reason="OpenEnv is not installed; make test-openenv installs it")
-def test_openenvs_own_client_loses_its_episode_when_an_answer_is_late(served: tuple[ServerProcess, int]) -> None:
-    """It drops its connection then, and the episode with it; `Session` asks again, and loses nothing."""
-    command = [str(PYTHON), str(IMPATIENT), f"http://127.0.0.1:{served[1]}"]
-    played = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert played.returncode == 0, played.stderr
-    assert "no episode" in played.stdout
-
-
 def test_what_cannot_be_understood_is_refused_and_changes_nothing(
     served: tuple[ServerProcess, int], sent: str | bytes, wanted: str
 ) -> None:
