@@ -29,13 +29,12 @@ class WarmProcess:
         log: Path | None = None,
         environment: dict[str, str] | None = None,
         first: Callable[[], None] | None = None,
+        stdout: Connection | None = None,
     ) -> None:
-        self._stdout, stdout = _context.Pipe(duplex=False)
         self._process = _context.Process(
             target=_run, args=(module, arguments, os.environ | (environment or {}), stdout, log, first), daemon=True
         )
         self._process.start()
-        stdout.close()
         assert self._process.pid is not None
         self.pid = self._process.pid
 
@@ -63,7 +62,9 @@ class WarmService(WarmProcess):
     def __init__(
         self, module: str, *arguments: str, log: Path | None = None, environment: dict[str, str] | None = None
     ) -> None:
-        super().__init__(module, *arguments, log=log, environment=environment)
+        self._stdout, stdout = _context.Pipe(duplex=False)
+        with stdout:
+            super().__init__(module, *arguments, log=log, environment=environment, stdout=stdout)
         with open(self._stdout.fileno(), closefd=False) as said:
             found = next((found for line in said if (found := re.search(r"listening on (\S+)", line))), None)
         assert found is not None, f"{module} did not start: status {self.wait(30)}"
@@ -73,20 +74,22 @@ class WarmService(WarmProcess):
         self.send_signal(signal.SIGTERM)
         self._process.join(15)
         self.kill()
+        self._stdout.close()
 
 
 def _run(
     module: str,
     arguments: tuple[str, ...],
     environment: dict[str, str],
-    stdout: Connection,
+    stdout: Connection | None,
     log: Path | None,
     first: Callable[[], None] | None,
 ) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.clear()
     os.environ.update(environment)
-    os.dup2(stdout.fileno(), sys.stdout.fileno())
+    if stdout is not None:
+        os.dup2(stdout.fileno(), sys.stdout.fileno())
     if log is not None:
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), sys.stderr.fileno())
     if first is not None:

@@ -91,7 +91,7 @@ def test_a_file_that_cannot_be_made_leaves_no_descriptor() -> None:
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(OSError, match="Cannot allocate"):
         FrameFile(slots=1, slot_bytes=2**61)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # what other tests left may have been collected meanwhile
 
 
 def test_strided_blocks_span_the_slots(file: FrameFile) -> None:
