@@ -15,6 +15,7 @@ class Proxy:
     cut_after  bytes of the server's next answer after which its link is cut; None again once that was done
     delay      seconds for which each piece is held back, in both directions
     drip       bytes that are passed on at a time; None: as they come
+    inserted   bytes that reach the client ahead of the server's next answer
     flips      bits that are still to be flipped: one in each of the next pieces, at a place that `seed` decides
     repeats    pieces that are still to be passed on twice
 
@@ -28,6 +29,7 @@ class Proxy:
         self.cut_after: int | None = None
         self.delay = 0.0
         self.drip: int | None = None
+        self.inserted = b""
         self.flips = 0
         self.repeats = 0
         self.cuts = 0
@@ -110,6 +112,9 @@ class Proxy:
                     self.cut_after = None
                     self.cuts += 1
                     break
+                if from_server and self.inserted:
+                    sink.sendall(self.inserted)
+                    self.inserted = b""
                 data = self._spoilt(data)
                 step = self.drip or len(data)
                 for start in range(0, len(data), step):

@@ -41,10 +41,10 @@ def from_rpc_error(error: grpc.RpcError) -> ContractError | None:
             continue
         try:
             status = status_pb2.Status.FromString(value)
-        except DecodeError:
+            for detail in status.details:
+                info = error_details_pb2.ErrorInfo()
+                if detail.Unpack(info) and info.domain == DOMAIN and info.reason in Reason.__members__:
+                    return ContractError(Reason[info.reason], status.message)
+        except DecodeError:  # not ours, or spoilt on the way
             return None
-        for detail in status.details:
-            info = error_details_pb2.ErrorInfo()
-            if detail.Unpack(info) and info.domain == DOMAIN and info.reason in Reason.__members__:
-                return ContractError(Reason[info.reason], status.message)
     return None

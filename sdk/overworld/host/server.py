@@ -199,7 +199,7 @@ class Server:
     async def _listen_on(self, listener: grpc.aio.Server) -> None:
         """Listens again each time that gRPC has given up. Raises TransientError if that does not work.
 
-        grpc.aio (1.85) ends when anybody, with or without a token, calls a method whose name is not UTF-8. That cuts
+        grpc.aio (1.83) ends when anybody, with or without a token, calls a method whose name is not UTF-8. That cuts
         all connections; sessions are the front's, and stay.
         """
         while True:

@@ -275,6 +275,20 @@ def change(path: str, value: float) -> Callable[[pb.StepResponse], None]:
     return spoil
 
 
+def test_a_server_that_goes_away_for_a_reason_that_nobody_knows(toy_server: ServerProcess) -> None:
+    """An unknown code means nothing special (RFC 9113, section 7); gRPC 1.84 and 1.85 abort the client for it."""
+    last_stream, code = (2**31 - 1).to_bytes(4), (70007).to_bytes(4)
+    goaway = (8).to_bytes(3) + b"\x07\x00" + bytes(4) + last_stream + code
+    proxy = Proxy(toy_server.address)
+    with Session(proxy.address, "toy/Count", 1, shared_memory=False, retry_budget=20) as session:
+        session.reset([1])
+        proxy.inserted = goaway
+        assert session.step(["up"])[0].metrics == {"count": 1.0}
+        assert session.step(["up"])[0].metrics == {"count": 2.0}
+    assert not proxy.inserted
+
+
+
 @pytest.mark.parametrize(
     "spoil",
     [

@@ -3,6 +3,8 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import any_pb2
+from google.rpc import status_pb2
 from overworld.contract.status import from_rpc_error, trailing_metadata
 from overworld.errors import ContractError, Reason
 
@@ -36,6 +38,20 @@ def test_errors_survive_the_wire(reason: Reason) -> None:
     assert (error.reason, error.message) == (reason, "what happened")
 
 
-@pytest.mark.parametrize("metadata", [None, (), (("grpc-status-details-bin", b"\xff\xff"),), (("other", "x"),)])
+def _spoilt_detail() -> bytes:
+    detail = any_pb2.Any(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff")
+    return status_pb2.Status(details=[detail]).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        None,
+        (),
+        (("grpc-status-details-bin", b"\xff\xff"),),
+        (("grpc-status-details-bin", _spoilt_detail()),),
+        (("other", "x"),),
+    ],
+)
 def test_other_failures_are_not_the_contracts(metadata: Metadata) -> None:
     assert from_rpc_error(Failed(metadata)) is None
