@@ -153,11 +153,16 @@ class Channel:
         data = request.SerializeToString()
         try:
             stub: Any = channel.unary_unary(f"{_SERVICE}/{method}", bytes, bytes)
-            response: bytes = stub(data, timeout=timeout, metadata=self._metadata(method, data))
+            response: bytes | None = stub(data, timeout=timeout, metadata=self._metadata(method, data))
         except grpc.RpcError as error:
             raise self._failure(method, channel, error) from None
         except ValueError as error:  # gRPC's way to say that the channel was closed by another thread
             raise CallLostError(str(error)) from None
+        if response is None:
+            words = (
+                f"{self.address} answered {method} with OK and no message; the contract has one message in each answer"
+            )
+            raise self._spoilt(channel, CallFailedError(words))
         self._accepted = True
         if self.checksums and method in ("Open", "Close"):  # the others' answers are checked where they are read
             with self.reading(method):

@@ -288,7 +288,6 @@ def test_a_server_that_goes_away_for_a_reason_that_nobody_knows(toy_server: Serv
     assert not proxy.inserted
 
 
-
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -588,6 +587,18 @@ def test_errors_that_are_not_the_contracts_say_which_server_answered_which_call(
         assert [result.turn for result in session.step(["go", "go"])] == [1, 1]
         liar.failing = "Close"
     assert "was not closed" in caplog.text  # which raises nothing: the lease ends by itself
+
+
+def test_an_answer_without_a_message_is_not_taken_for_one() -> None:
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(1))
+    nothing: Any = grpc.unary_stream_rpc_method_handler(lambda request, context: iter(()))
+    service = pb.DESCRIPTOR.services_by_name["EnvService"].full_name
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"GetServerInfo": nothing}),))
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    with pytest.raises(CallFailedError, match=f"{address} answered GetServerInfo with OK and no message"):
+        server_info(address)
+    server.stop(0)
 
 
 def test_a_call_that_hangs_is_said_every_minute_and_ends_by_the_setting(
