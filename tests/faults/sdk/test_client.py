@@ -23,8 +23,10 @@ from overworld import (
     Session,
     server_info,
 )
+from overworld.client.channel import Channel
 from overworld.contract.compression import compress
 from overworld.host.process import ServerProcess
+from overworld.service.credentials import Credentials
 from overworld.v1 import env_pb2 as pb
 from overworld.v1 import env_pb2_grpc
 
@@ -286,6 +288,20 @@ def test_a_server_that_goes_away_for_a_reason_that_nobody_knows(toy_server: Serv
         assert session.step(["up"])[0].metrics == {"count": 1.0}
         assert session.step(["up"])[0].metrics == {"count": 2.0}
     assert not proxy.inserted
+
+
+def test_an_answer_without_its_message_is_asked_for_again() -> None:
+    """A bit that flips in a frame's header can have gRPC skip the message and report success."""
+    answers = [[], [], [b"a message"]]
+    method = grpc.unary_stream_rpc_method_handler(lambda request, context: iter(answers.pop(0)))
+    handler = grpc.method_handlers_generic_handler("overworld.v1.EnvService", {"Close": method})
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(1), [handler])
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    channel = Channel(address, Credentials(), retry_budget=120)
+    assert channel.call("Close", pb.CloseRequest()) == b"a message"
+    channel.close()
+    server.stop(0)
 
 
 @pytest.mark.parametrize(
@@ -587,18 +603,6 @@ def test_errors_that_are_not_the_contracts_say_which_server_answered_which_call(
         assert [result.turn for result in session.step(["go", "go"])] == [1, 1]
         liar.failing = "Close"
     assert "was not closed" in caplog.text  # which raises nothing: the lease ends by itself
-
-
-def test_an_answer_without_a_message_is_not_taken_for_one() -> None:
-    server = grpc.server(concurrent.futures.ThreadPoolExecutor(1))
-    nothing: Any = grpc.unary_stream_rpc_method_handler(lambda request, context: iter(()))
-    service = pb.DESCRIPTOR.services_by_name["EnvService"].full_name
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"GetServerInfo": nothing}),))
-    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    server.start()
-    with pytest.raises(CallFailedError, match=f"{address} answered GetServerInfo with OK and no message"):
-        server_info(address)
-    server.stop(0)
 
 
 def test_a_call_that_hangs_is_said_every_minute_and_ends_by_the_setting(
