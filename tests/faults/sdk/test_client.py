@@ -292,8 +292,8 @@ def test_a_server_that_goes_away_for_a_reason_that_nobody_knows(toy_server: Serv
 
 def test_an_answer_without_its_message_is_asked_for_again() -> None:
     """A bit that flips in a frame's header can have gRPC skip the message and report success."""
-    answers = [[], [], [b"a message"]]
-    method = grpc.unary_stream_rpc_method_handler(lambda request, context: iter(answers.pop(0)))
+    answers: list[list[bytes]] = [[], [], [b"a message"]]
+    method: Any = grpc.unary_stream_rpc_method_handler(lambda request, context: iter(answers.pop(0)))
     handler = grpc.method_handlers_generic_handler("overworld.v1.EnvService", {"Close": method})
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(1), [handler])
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
