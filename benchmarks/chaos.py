@@ -53,6 +53,8 @@ FAULTS_PER_UPDATE = 1.25
 """So many happen in the time that an undisturbed update takes."""
 VOLUME = "256m"
 MOST_TIMES = 3.0
+MOST_STARTS = 100
+"""Of the evaluation, which ends when it cannot be kept and is started again."""
 CALM_SHARE = 0.8
 """Of the calm run's time, in which the faults are spread."""
 MUST_BE_0 = ("fabricated", "failed steps", "not balanced")
@@ -112,7 +114,11 @@ def stack(folder: Path, seed: int, updates: int) -> Iterator[Stack]:
 
 
 def finished(stack: Stack) -> bool:
-    """Whether training and evaluation are over. Raises RuntimeError if the trainer has given up."""
+    """Whether training and evaluation are over. Raises RuntimeError if the trainer has given up, or the evaluation
+    gets nowhere.
+    """
+    if stack.evaluator.starts > MOST_STARTS:
+        raise RuntimeError(f"the evaluation was started {stack.evaluator.starts} times and is not over: read its log")
     return has_trained(stack.trainer) and stack.evaluator.ended is not None
 
 
