@@ -112,7 +112,9 @@ def read_results(
                 raise ValueError(f"image {image.name!r} is not in any block")
             used[image.block][image.index] = None
     if not copy:
-        return [result_from_proto(result, lambda image: blocks[image.block][image.index]) for result in response.results]
+        return [
+            result_from_proto(result, lambda image: blocks[image.block][image.index]) for result in response.results
+        ]
     taken = [_taken(block, rows, copied=shared is not None) for block, rows in zip(blocks, used, strict=True)]
 
     def frame(image: pb.Image) -> Pixels:
