@@ -6,15 +6,20 @@ import mmap
 import struct
 from typing import NamedTuple
 
-_COUNTERS = struct.Struct("<QQQQ")
+_LINE = struct.Struct("<qqQQQQ")
+_NOTHING = -1
 
 
 class Heartbeat(NamedTuple):
-    """Of one lane: jobs started, jobs finished, beats (signs of life within a long job), and turns on the event loop.
+    """Of one lane: the last job that was started, jobs started, jobs finished, beats (signs of life within a long job),
+    and turns on the event loop.
 
-    `turns` counts when a job on an event loop gets hold of it and when it lets go; 0 on threads.
+    A job is named by its session's key and its slot's index; None for what is no session's, or no slot's. `turns`
+    counts when a job on an event loop gets hold of it and when it lets go; 0 on threads.
     """
 
+    session: int | None = None
+    slot: int | None = None
     started: int = 0
     finished: int = 0
     beats: int = 0
@@ -37,7 +42,7 @@ class Heartbeat(NamedTuple):
 
     def progressed(self, before: Heartbeat) -> bool:
         """Whether a job began, ended or gave a sign of life since `before`."""
-        return self[:3] != before[:3]
+        return self[:5] != before[:5]
 
 
 class HeartbeatFile:
@@ -49,15 +54,18 @@ class HeartbeatFile:
     @staticmethod
     def size(lanes: int) -> int:
         """Bytes of the file."""
-        return lanes * _COUNTERS.size
+        return lanes * _LINE.size
 
     def read(self) -> list[Heartbeat]:
         """For the front: all lanes."""
-        return [Heartbeat(*counters) for counters in _COUNTERS.iter_unpack(self._memory)]
+        return [
+            Heartbeat(_named(session), _named(slot), *counters)
+            for session, slot, *counters in _LINE.iter_unpack(self._memory)
+        ]
 
     def line(self, lane: int) -> HeartbeatLine:
         """For the worker: one lane."""
-        return HeartbeatLine(self._memory, lane * _COUNTERS.size)
+        return HeartbeatLine(self._memory, lane * _LINE.size)
 
 
 class HeartbeatLine:
@@ -66,10 +74,13 @@ class HeartbeatLine:
     def __init__(self, memory: mmap.mmap, at: int) -> None:
         self._memory = memory
         self._at = at
+        self._session = self._slot = _NOTHING
         self._started = self._finished = self._beats = self._turns = 0
 
-    def start(self) -> None:
-        """The next job begins."""
+    def start(self, session: int | None, slot: int | None) -> None:
+        """A job of the session's slot begins, or goes on after others."""
+        self._session = _NOTHING if session is None else session
+        self._slot = _NOTHING if slot is None else slot
         self._started += 1
         self._write()
 
@@ -79,7 +90,7 @@ class HeartbeatLine:
         self._write()
 
     def finish(self) -> None:
-        """The job is done."""
+        """The job is done, or others are done before it goes on."""
         self._finished = self._started
         self._write()
 
@@ -89,4 +100,17 @@ class HeartbeatLine:
         self._write()
 
     def _write(self) -> None:
-        _COUNTERS.pack_into(self._memory, self._at, self._started, self._finished, self._beats, self._turns)
+        _LINE.pack_into(
+            self._memory,
+            self._at,
+            self._session,
+            self._slot,
+            self._started,
+            self._finished,
+            self._beats,
+            self._turns,
+        )
+
+
+def _named(number: int) -> int | None:
+    return None if number == _NOTHING else number
