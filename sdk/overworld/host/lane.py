@@ -86,6 +86,13 @@ class Turns:
         if jobs:
             self._jobs[client] = jobs
 
+    def drop(self) -> None:
+        """Forgets all jobs."""
+        for jobs in self._jobs.values():
+            for job in jobs:
+                job.close()
+        self._jobs.clear()
+
 
 class _SharedLane(Lane):
     """A lane whose clients have their turns without an event loop."""

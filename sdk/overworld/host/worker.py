@@ -122,6 +122,7 @@ class Worker:
                 case "ping":
                     lane = self._lane(0)
                     lane.submit(self._pong(lane), "")
+        self._turns.drop()
 
     def _receive(self) -> tuple[pipe.Header, bytes] | None:
         """The next message; until there is one, jobs are done."""

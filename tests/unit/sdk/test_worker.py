@@ -13,7 +13,7 @@ from overworld import ActionSpec, Env, EnvSpec, Observation, Transition
 from overworld.contract.frames import FrameFile
 from overworld.host import pipe
 from overworld.host.heartbeat import HeartbeatFile
-from overworld.host.lane import lane_count
+from overworld.host.lane import ThreadLane, lane_count
 from overworld.host.worker import Worker
 from overworld.v1 import env_pb2 as pb
 
@@ -47,8 +47,8 @@ class Threaded(Serial):
 
 
 @contextmanager
-def running(*classes: type[Env]) -> Iterator[pipe.Blocking]:
-    """The front's end of a worker that has these envs."""
+def running(*classes: type[Env]) -> Iterator[tuple[pipe.Blocking, Worker]]:
+    """A worker that has these envs, and the front's end of its pipe."""
     ours, theirs = socket.socketpair()
     with tempfile.TemporaryFile() as file:
         file.truncate(HeartbeatFile.size(lane_count(CAPACITY)))
@@ -57,7 +57,7 @@ def running(*classes: type[Env]) -> Iterator[pipe.Blocking]:
         serving = threading.Thread(target=worker.serve)
         serving.start()
         with theirs:
-            yield pipe.Blocking(ours)
+            yield pipe.Blocking(ours), worker
             ours.close()
             serving.join(60)
 
@@ -97,12 +97,14 @@ def test_clients_that_share_a_lane_have_a_turn_each(classes: tuple[type[Env], ..
     held.clear()
     begun.clear()
     frames = FrameFile(CAPACITY, 1 << 12)
-    with running(*classes) as front:
+    with running(*classes) as (front, worker):
         session(front, ADA, "ada", 6, frames)
         session(front, BOB, "bob", 2, frames)
         send(front, ADA, steps(6, "hold"))
         assert begun.wait(60)
         send(front, BOB, steps(2))
+        if isinstance(lane := worker._lanes[0], ThreadLane):
+            lane._submitted.put(lane._submitted.get(timeout=60))  # it has come
         held.set()
         order: list[tuple[int, int]] = []
         while len(order) < 8:
