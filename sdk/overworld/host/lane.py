@@ -70,7 +70,7 @@ class Turns:
         self._jobs: dict[str, deque[Job]] = {}  # by client, in the order of their turns
 
     def __len__(self) -> int:
-        """How many clients have jobs; without the one whose turn it is."""
+        """How many clients have jobs, with the one whose turn it is."""
         return len(self._jobs)
 
     def add(self, job: Job, client: str) -> None:
@@ -78,11 +78,11 @@ class Turns:
         self._jobs.setdefault(client, deque()).append(job)
 
     def take(self) -> None:
-        """Has the next client's job done for one turn."""
-        client = next(iter(self._jobs))
-        jobs = self._jobs.pop(client)
+        """Has the next client's job done for one turn. It may add others."""
+        client, jobs = next(iter(self._jobs.items()))
         if advance(jobs[0]):
-            jobs.popleft()
+            del jobs[0]
+        del self._jobs[client]
         if jobs:
             self._jobs[client] = jobs
 
@@ -104,7 +104,7 @@ class _SharedLane(Lane):
     @property
     def contended(self) -> bool:
         """As the base class says."""
-        return bool(self._turns)
+        return len(self._turns) > 1
 
     async def end_turn(self) -> None:
         """As the base class says."""

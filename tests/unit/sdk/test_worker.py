@@ -10,10 +10,11 @@ from contextlib import contextmanager
 
 import pytest
 from overworld import ActionSpec, Env, EnvSpec, Observation, Transition
+from overworld.authoring.concurrency import pause
 from overworld.contract.frames import FrameFile
 from overworld.host import pipe
 from overworld.host.heartbeat import HeartbeatFile
-from overworld.host.lane import ThreadLane, lane_count
+from overworld.host.lane import ThreadLane, Turns, lane_count
 from overworld.host.worker import Worker
 from overworld.v1 import env_pb2 as pb
 
@@ -60,6 +61,22 @@ def running(*classes: type[Env]) -> Iterator[tuple[pipe.Blocking, Worker]]:
             yield pipe.Blocking(ours), worker
             ours.close()
             serving.join(60)
+
+
+def test_a_job_may_add_others() -> None:
+    turns, done = Turns(), []
+
+    async def work(name: str, *then: str) -> None:
+        for one in then:
+            turns.add(work(one), "ada")
+        await pause()
+        done.append(name)
+
+    turns.add(work("first", "second", "third"), "ada")
+    turns.add(work("other"), "bob")
+    while turns:
+        turns.take()
+    assert done == ["first", "other", "second", "third"]
 
 
 def session(front: pipe.Blocking, key: int, client: str, slots: int, frames: FrameFile) -> None:
