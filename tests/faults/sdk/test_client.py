@@ -288,7 +288,6 @@ def test_a_server_that_goes_away_for_a_reason_that_nobody_knows(toy_server: Serv
     assert not proxy.inserted
 
 
-
 @pytest.mark.parametrize(
     "spoil",
     [
