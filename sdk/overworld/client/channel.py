@@ -63,8 +63,9 @@ _OPTIONS = [
     ("grpc.http2.max_pings_without_data", 0),
     # Find a restarted server soon.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    # gRPC's limit on an attempt to connect, whatever its name says: on a slow link several round trips are needed.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.enable_retries", 0),  # gRPC's own retries would repeat calls that must not be
 ]
 
@@ -153,11 +154,13 @@ class Channel:
         data = request.SerializeToString()
         try:
             stub: Any = channel.unary_unary(f"{_SERVICE}/{method}", bytes, bytes)
-            response: bytes = stub(data, timeout=timeout, metadata=self._metadata(method, data))
+            response: bytes | None = stub(data, timeout=timeout, metadata=self._metadata(method, data))
         except grpc.RpcError as error:
             raise self._failure(method, channel, error) from None
         except ValueError as error:  # gRPC's way to say that the channel was closed by another thread
             raise CallLostError(str(error)) from None
+        if response is None:  # bits of a frame's header flipped: gRPC takes the end of the call for all of the answer
+            raise self._spoilt(channel, ServerBrokenError(f"{self.address} answered {method} without a message"))
         self._accepted = True
         if self.checksums and method in ("Open", "Close"):  # the others' answers are checked where they are read
             with self.reading(method):

@@ -23,8 +23,10 @@ from overworld import (
     Session,
     server_info,
 )
+from overworld.client.channel import Channel
 from overworld.contract.compression import compress
 from overworld.host.process import ServerProcess
+from overworld.service.credentials import Credentials
 from overworld.v1 import env_pb2 as pb
 from overworld.v1 import env_pb2_grpc
 
@@ -275,6 +277,14 @@ def change(path: str, value: float) -> Callable[[pb.StepResponse], None]:
     return spoil
 
 
+def test_a_slow_link_is_waited_for(toy_server: ServerProcess) -> None:
+    """A round trip takes .8 s: attempts to connect that were given up after a tenth of that would be made in rows."""
+    proxy = Proxy(toy_server.address)
+    proxy.delay = 0.4
+    assert server_info(proxy.address, retry_budget=120).slots_total
+    assert proxy.accepted < 10
+
+
 def test_a_server_that_goes_away_for_a_reason_that_nobody_knows(toy_server: ServerProcess) -> None:
     """An unknown code means nothing special (RFC 9113, section 7); gRPC 1.84 and 1.85 abort the client for it."""
     last_stream, code = (2**31 - 1).to_bytes(4), (70007).to_bytes(4)
@@ -286,6 +296,20 @@ def test_a_server_that_goes_away_for_a_reason_that_nobody_knows(toy_server: Serv
         assert session.step(["up"])[0].metrics == {"count": 1.0}
         assert session.step(["up"])[0].metrics == {"count": 2.0}
     assert not proxy.inserted
+
+
+def test_an_answer_without_its_message_is_asked_for_again() -> None:
+    """A bit that flips in a frame's header can have gRPC skip the message and report success."""
+    answers: list[list[bytes]] = [[], [], [b"a message"]]
+    method: Any = grpc.unary_stream_rpc_method_handler(lambda request, context: iter(answers.pop(0)))
+    handler = grpc.method_handlers_generic_handler("overworld.v1.EnvService", {"Close": method})
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(1), [handler])
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    channel = Channel(address, Credentials(), retry_budget=120)
+    assert channel.call("Close", pb.CloseRequest()) == b"a message"
+    channel.close()
+    server.stop(0)
 
 
 @pytest.mark.parametrize(
