@@ -50,9 +50,13 @@ demo-miniworld: $(READY) ## an agent learns to walk to the box it sees, beside w
 train: $(READY) ## train the tiny model in an env; ENV=gym_cards/EZPoints UPDATES=3
 	$(BIN)/python -m demo.train --env $(ENV) --updates $(UPDATES) --seed $(SEED)
 
-# A worker that crashes ends the run: pytest-xdist 3.8 hangs when it replaces one that tests are sent to in groups.
+# Bytecode is kept, whatever the environment says: tests start hundreds of processes that import the same modules.
+test: export PYTHONDONTWRITEBYTECODE =
+
+# Four workers, since many tests wait: two cores are busy then. A worker that crashes ends the run: pytest-xdist 3.8 hangs
+# when it replaces one that tests are sent to in groups.
 test: $(READY) $(if $(shell command -v npm 2>/dev/null),$(NODE)) ## the tests that need minutes: unit, integration, faults, k8s/
-	$(BIN)/python -m pytest -n 3 --max-worker-restart=0 --no-loadscope-reorder -m "not demo and not soak and not compose and not peer"
+	$(BIN)/python -m pytest -n 4 --max-worker-restart=0 --no-loadscope-reorder -m "not demo and not soak and not compose and not peer"
 
 study: $(READY) ## five algorithms and five seeds in lab/Chain: half an hour or more; resumes in runs/studies; STUDY=headline: 12 CPU-hours or so
 	nice $(BIN)/overworld study studies/$(or $(STUDY),short).yaml jobs=2 page=docs/results

@@ -15,12 +15,14 @@ from xdist.scheduler import LoadScopeScheduling
 from tests.support.toy_env import ENVS
 
 WHOLE = (
-    "tests/faults/trainer/test_restarts.py",  # trains the runs that all others are compared with
+    "tests/faults/trainer/test_ranks.py",  # trains the run that all others are compared with, as the next one does
+    "tests/faults/trainer/test_restarts.py",
     "tests/fuzz/test_wire.py",  # starts a server that all its tests use
     "tests/integration/policy/test_api.py",  # starts a policy server, as the next three do
     "tests/integration/policy/test_bounds.py",
     "tests/integration/policy/test_hang_ups.py",
     "tests/integration/policy/test_images.py",
+    "tests/k8s/test_k8s.py",  # has kubectl render all overlays
     "tests/unit/envs/miniworld/test_pixels.py",  # has stock MiniWorld draw all episodes
 )
 """Files whose fixtures take long to make: one worker runs all their tests."""

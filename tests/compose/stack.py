@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
+
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 VERSION = (ROOT / "VERSION").read_text().strip()
@@ -31,13 +32,6 @@ def run(*command: str, check: bool = True, environment: dict[str, str] | None = 
         said = done.stdout[-3000:] + done.stderr[-3000:]
         raise AssertionError(f"{' '.join(command)} ended with {done.returncode}: {said}")
     return done
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 class Stack:

@@ -47,9 +47,14 @@ def rendered(overlay: str) -> str:
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
+@functools.cache
+def parsed(overlay: str) -> list[Object]:
+    return [one for one in yaml.safe_load_all(rendered(overlay)) if one]
+
+
 def objects(overlay: str) -> list[Object]:
-    """What an overlay holds; `evaluation` goes with the local one."""
-    found = [one for one in yaml.safe_load_all(rendered(overlay)) if one]
+    """What an overlay holds, to be changed at will; `evaluation` goes with the local one."""
+    found = copy.deepcopy(parsed(overlay))
     return found if overlay in OVERLAYS else found + objects(OVERLAYS[0])
 
 
@@ -248,7 +253,7 @@ MISTAKES_OF_TRAIN_JOBS = {
     + [(TRAIN_JOB, one) for one in MISTAKES_OF_TRAIN_JOBS],
 )
 def test_a_mistake_is_noticed(overlay: str, expected: str) -> None:
-    broken = copy.deepcopy(objects(overlay))
+    broken = objects(overlay)
     (MISTAKES | MISTAKES_OF_RANKS | MISTAKES_OF_TRAIN_JOBS)[expected](broken)
     check, _, words = expected.partition(": ")
     said = list(getattr(checks, check)(broken))

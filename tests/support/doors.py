@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import io
 import json
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,8 @@ from overworld.bridges.gymnasium import OverworldEnv, OverworldVectorEnv
 from overworld.host.process import ServerProcess
 from PIL import Image
 from websockets.sync.client import connect
+
+from tests.support.ports import free_port
 
 MAX_TURNS = 25
 
@@ -56,9 +57,7 @@ class Served:
 @contextlib.contextmanager
 def serving(*names: str, slots: int = 8) -> Iterator[tuple[str, int]]:
     """A server with these envs of Gymnasium: its address, and the port for OpenEnv."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     arguments = ("--workers", "1", "--slots", str(slots), "--openenv-port", str(port))
     with ServerProcess(*(f"gymnasium:{name}" for name in names), arguments=arguments) as server:
         yield server.address, port

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tests.support.ports import free_port
 from tests.support.warm import WarmProcess
 
 
@@ -27,8 +27,7 @@ def start_ranks(
     paths = [folder / f"rank-{number}.yaml" for number in range(size)]
     for number, path in enumerate(paths):
         path.write_text(yaml.safe_dump(fields | (of_rank or {}).get(number, {})))
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
     return [
         WarmProcess(
             "overworld_trainer",

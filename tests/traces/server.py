@@ -19,7 +19,7 @@ _WORKERS = {"gym_cards": 2}
 
 @contextmanager
 def serving(simulator: str, cache: Path) -> Iterator[ServerProcess]:
-    """`overworld serve <simulator>` with everything set that answers depend on; `cache` is an empty folder."""
+    """`overworld serve <simulator>` with everything set that answers depend on; `cache` is a folder for it."""
     settings = {
         "OVERWORLD_ALFWORLD_CACHE": str(cache / "alfworld"),
         "OVERWORLD_WEBSHOP_CACHE": str(cache / "webshop"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.shared_folder import shared_folder
 from tests.traces.compare import differences, drawn_by, without_pixels
 from tests.traces.server import SIMULATORS, serving
 from tests.traces.wire import Line, Wire, read_trace
@@ -26,9 +27,9 @@ def trace(simulator: str) -> list[Line]:
 
 @pytest.mark.filterwarnings("default::tests.traces.test_traces.OtherPixelsWarning")
 @pytest.mark.parametrize("simulator", SIMULATORS)
-def test_a_server_answers_as_recorded(simulator: str, tmp_path: Path) -> None:
+def test_a_server_answers_as_recorded(simulator: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     recorded = trace(simulator)
-    with serving(simulator, tmp_path) as server, Wire(server) as wire:
+    with serving(simulator, shared_folder(tmp_path_factory)) as server, Wire(server) as wire:
         replayed = [wire.call(line) for line in recorded]
     before, now = drawn_by(simulator, recorded), drawn_by(simulator, replayed)
     if before != now:

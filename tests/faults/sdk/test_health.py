@@ -20,6 +20,7 @@ from overworld.service.process import ServiceProcess
 from overworld.service.watchdog import STUCK
 
 from tests.support.optional import present
+from tests.support.ports import free_port
 from tests.support.toy_env import SLOW, TOY
 
 
@@ -31,12 +32,6 @@ def impatient(*arguments: str, log: Path | None = None) -> ServiceProcess:
 def workers_of(server: ServiceProcess) -> list[int]:
     listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(server.process.pid)], capture_output=True, text=True)
     return [int(pid) for pid in listed.stdout.split()]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def within(seconds: float, condition: Callable[[], bool]) -> None:

@@ -12,11 +12,12 @@ from overworld.errors import ServiceError
 from overworld.host.process import ServerProcess
 
 from tests.support.optional import present
+from tests.support.shared_folder import shared_folder
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("cache")
+    folder = shared_folder(tmp_path_factory) / "alfworld"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OVERWORLD_ALFWORLD_CACHE", str(folder))
         patch.delenv("ALFWORLD_DATA", raising=False)

@@ -8,7 +8,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -37,6 +36,7 @@ from overworld.v1 import env_pb2_grpc
 
 from tests.support.certificates import Authority
 from tests.support.optional import present
+from tests.support.ports import free_port
 from tests.support.shared_folder import shared_folder
 
 ROOT = Path(__file__).parents[3]
@@ -350,9 +350,7 @@ def test_tls_and_a_token_for_each_client(tmp_path: Path) -> None:
 
 
 def test_a_probe_that_does_not_speak_grpc_is_told_of_its_health() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with NodeServer("--health-port", str(port)) as probed:
         session = Session(probed.address, ENV, 1)
         assert httpx.get(f"http://127.0.0.1:{port}/").status_code == 200

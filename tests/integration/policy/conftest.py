@@ -1,9 +1,7 @@
 """A policy server over checkpoints that the tests make: two whole models and an adapter, of a tiny model each."""
 
-import os
 import shutil
-import subprocess
-import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from overworld_vlm.tiny import make_tiny
 from overworld_vlm.tiny_config import TinyConfig
 
 from tests.support.checkpoints import TEXTS, with_adapter, write
-from tests.support.warm import WarmService
+from tests.support.warm import WarmProcess, WarmService
 
 TINY = TinyConfig(hidden_size=32, intermediate_size=64, vision_layers=1)
 
@@ -92,12 +90,7 @@ def copied(runs: Path, tmp_path: Path) -> Path:
 
 def start_and_fail(*arguments: str, **environment: str) -> str:
     """The last line of a policy server that must not start."""
-    failed = subprocess.run(
-        [sys.executable, "-m", "overworld_policy", *arguments],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert failed.returncode == 1
-    return failed.stderr.strip().splitlines()[-1]
+    with tempfile.NamedTemporaryFile("r") as log:
+        failed = WarmProcess("overworld_policy", *arguments, log=Path(log.name), environment=environment)
+        assert failed.wait(60) == 1
+        return log.read().strip().splitlines()[-1]

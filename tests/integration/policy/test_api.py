@@ -418,18 +418,14 @@ def test_more_models_than_memory_holds_take_turns(runs: Path) -> None:
         served.stop()
 
 
-def test_bounds_of_image_sizes_are_applied(runs: Path) -> None:
+def test_bounds_of_image_sizes_are_applied(served: Served) -> None:
     url, _ = picture((280, 280))
-    served = serve(runs, "max_pixels=3136")
+    large = served.chat([{"role": "user", "content": [part(url)]}])["usage"]["prompt_tokens"]
+    bounded = serve(served.runs, "max_pixels=3136")
     try:
-        small = served.chat([{"role": "user", "content": [part(url)]}])["usage"]["prompt_tokens"]
+        small = bounded.chat([{"role": "user", "content": [part(url)]}])["usage"]["prompt_tokens"]
     finally:
-        served.stop()
-    served = serve(runs)
-    try:
-        large = served.chat([{"role": "user", "content": [part(url)]}])["usage"]["prompt_tokens"]
-    finally:
-        served.stop()
+        bounded.stop()
     assert large - small == 100 - 4
 
 

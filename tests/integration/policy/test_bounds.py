@@ -292,7 +292,7 @@ def test_without_descriptors_requests_fail_alone_and_the_server_recovers(bounded
                 stack.enter_context(socket.create_connection((host, int(port))))
             for _ in range(3):
                 with contextlib.suppress(httpx.TransportError):  # its connection was a new one
-                    response = bounded.http.post("/chat/completions", json=body)
+                    response = bounded.http.post("/chat/completions", json=body, timeout=3)  # it may not be accepted
                     assert response.status_code == 200 or response.json()["error"]["message"]
     finally:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))

@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from overworld.evaluation.verification import Status, verify
 from overworld.host.process import ServerProcess
 
 from tests.support.errand import AGENTS, ERRAND, RECIPE, Abilities, ScriptedAgent
+from tests.support.json_endpoint import JsonHandler, serving_json
 
 TASKS = [Reset(seed=seed) for seed in range(40)]
 SLOTS = 40
@@ -175,32 +174,22 @@ def test_what_cannot_be_compared_is_refused(server: ServerProcess, arguments: di
         diagnose(ScriptedAgent("any", Abilities()), opening(server, 2), recipe=RECIPE, **arguments)
 
 
-class Endpoint(BaseHTTPRequestHandler):
+class Endpoint(JsonHandler):
     """The blind agent as an OpenAI-compatible server."""
 
     agent = ScriptedAgent("sight", AGENTS["sight"])
 
     def do_GET(self) -> None:
-        self._send({"data": [{"id": "blind"}]})
+        self.send({"data": [{"id": "blind"}]})
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.read()
         content = [
             {"type": "image", "image": decoded(part["image_url"]["url"])} if part["type"] == "image_url" else part
             for part in body["messages"][0]["content"]
         ]
         (answer,) = self.agent.answer_all([([{"role": "user", "content": content}], body["seed"])])
-        self._send({"choices": [{"message": {"content": answer.text}, "finish_reason": "stop"}]})
-
-    def _send(self, content: object) -> None:
-        data = json.dumps(content).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+        self.send({"choices": [{"message": {"content": answer.text}, "finish_reason": "stop"}]})
 
 
 def decoded(url: str) -> Image:
@@ -210,10 +199,8 @@ def decoded(url: str) -> Image:
 
 @pytest.fixture
 def endpoint() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Endpoint) as model:
-        threading.Thread(target=model.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{model.server_port}/v1"
-        model.shutdown()
+    with serving_json(Endpoint) as url:
+        yield url
 
 
 def test_the_command(server: ServerProcess, endpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,6 +37,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util import tensor_util
 
 from tests.support import mortal_evaluation
+from tests.support.json_endpoint import JsonHandler, serving_json
 from tests.support.toy_env import ENVS, Toy
 
 SMALL = ("--workers", "1", "--slots", "32")
@@ -551,7 +551,7 @@ def test_the_command_says_what_was_wrong(toy_server: ServerProcess, arguments: l
     assert "Traceback" not in failed.stderr
 
 
-class Replies(BaseHTTPRequestHandler):
+class Replies(JsonHandler):
     """An OpenAI-compatible server whose replies are those of `actions`, then "up"; "mine@3" always goes down.
 
     It has the checkpoints `updates` of the run "mine", as ours would.
@@ -563,24 +563,14 @@ class Replies(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         runs = [{"id": f"mine@{update}", "overworld": described(update)} for update in self.updates]
         latest = [{"id": "mine@latest", "overworld": described(self.updates[-1])}] if self.updates else []
-        self._send({"data": [{"id": "m"}, {"id": "silent"}, *runs, *latest]})
+        self.send({"data": [{"id": "m"}, {"id": "silent"}, *runs, *latest]})
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.read()
         action = self.actions.pop() if self.actions else "down" if body["model"] == "mine@3" else "up"
         reply = "hm" if body["model"] == "silent" else act(action)
         usage = {"prompt_tokens": 11, "completion_tokens": 7}
-        self._send({"choices": [{"message": {"content": reply}, "finish_reason": "stop"}], "usage": usage})
-
-    def _send(self, content: object) -> None:
-        data = json.dumps(content).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+        self.send({"choices": [{"message": {"content": reply}, "finish_reason": "stop"}], "usage": usage})
 
 
 def described(update: int) -> dict[str, Any]:
@@ -592,10 +582,8 @@ def model_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Where `Replies` is served."""
     monkeypatch.setattr(Replies, "actions", [])
     monkeypatch.setattr(Replies, "updates", [])
-    with ThreadingHTTPServer(("127.0.0.1", 0), Replies) as model:
-        threading.Thread(target=model.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{model.server_port}/v1"
-        model.shutdown()
+    with serving_json(Replies) as url:
+        yield url
 
 
 def rows(shown: str) -> list[list[str]]:

@@ -18,6 +18,7 @@ from overworld.service.credentials import Credentials
 from overworld.service.tls import TlsFolder
 
 from tests.support.certificates import Authority
+from tests.support.ports import free_port
 from tests.support.toy_env import SLOW, TOY
 
 
@@ -25,9 +26,7 @@ class RedisServer:
     """A Redis without persistence, on a port of its own; `start` also starts it again."""
 
     def __init__(self, program: str, folder: Path, *arguments: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        self._port = free_port()
         port = ["--port", "0", "--tls-port", str(self._port)] if arguments else ["--port", str(self._port)]
         self._command = [program, *port, "--save", "", "--dir", str(folder), *arguments]
         self.address = f"127.0.0.1:{self._port}"

@@ -18,6 +18,7 @@ from overworld import ContractError, Reason, ServerLostError, Session, server_in
 from overworld.host.config import ServerConfig
 from overworld.host.process import ServerProcess
 
+from tests.support.ports import free_port
 from tests.support.toy_env import TOY
 
 
@@ -25,14 +26,6 @@ def health(address: str, service: str = "") -> int:
     with grpc.insecure_channel(address) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)  # its types name no methods
         return stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5).status
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def serve(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

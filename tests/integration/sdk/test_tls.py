@@ -25,6 +25,7 @@ from overworld.service.process import ServiceProcess
 from overworld.service.tls import TlsFolder
 
 from tests.support.certificates import Authority
+from tests.support.ports import free_port
 from tests.support.toy_env import TOY
 
 BUDGET = 0.3
@@ -266,13 +267,6 @@ def test_a_client_uses_its_new_certificate_when_it_connects_again(tmp_path: Path
         stack.enter_context(ServerProcess(TOY, arguments=arguments, port=port))
         assert session.step(["up"])[0].turn == 1
         session.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_a_token_goes_only_where_a_certificate_proves_that_it_is_meant_to_go(

@@ -14,6 +14,8 @@ from overworld.host.openenv import endpoint
 from overworld.host.openenv.endpoint import Endpoint
 from overworld.service import bounds
 
+from tests.support.ports import free_port
+
 HANDSHAKE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
 EMPTY_TEXT, EMPTY_PART = b"\x01\x80aaaa", b"\x00\x80aaaa"  # the first one opens a message, neither ends it
 
@@ -49,9 +51,7 @@ def served(app_size: int, play: Callable[[App, int], Awaitable[None]]) -> None:
     """Has `play(app, port)` play with an endpoint."""
 
     async def run() -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         app = App(app_size)
         end = Endpoint(app, "127.0.0.1", port)
         try:

@@ -9,11 +9,7 @@ from overworld.errors import SettingsError
 from overworld_trainer.exporter import Exporter, serve_metrics
 from prometheus_client.parser import text_string_to_metric_families
 
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+from tests.support.ports import free_port
 
 
 def test_the_newest_metrics_are_served_by_name_and_env() -> None:

@@ -32,7 +32,7 @@ def pytest_report_header() -> str | None:
 @pytest.fixture(autouse=True, scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One cache for all test processes; no data set by the environment."""
-    folder = shared_folder(tmp_path_factory) / "alfworld-cache"
+    folder = shared_folder(tmp_path_factory) / "alfworld"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OVERWORLD_ALFWORLD_CACHE", str(folder))
         patch.delenv("ALFWORLD_DATA", raising=False)
