@@ -12,7 +12,7 @@ from overworld.check.findings import Finding, ServerGoneError, SkipCheckError, S
 from overworld.check.rules import RULES
 from overworld.check.wire import Wire
 from overworld.client.endpoint import Endpoint
-from overworld.errors import ServerError
+from overworld.errors import MissingExtraError, ServerError
 from overworld.service.credentials import Credentials
 from overworld.v1 import env_pb2 as pb
 
@@ -127,7 +127,7 @@ def _run(run: Run, each: Check, spec: pb.EnvSpec, outcomes: _Outcomes) -> None:
         outcomes.skipped.update(dict.fromkeys(each.rules, f"{spec.id}: {error}"))
     except StopCheckError:
         outcomes.skipped.update(dict.fromkeys(each.rules, f"{spec.id}: {each.name} was cut short"))
-    except ServerGoneError:
+    except (MissingExtraError, ServerGoneError):  # neither of which the server's answers are to blame for
         raise
     except Exception as error:  # what a server may send is not bounded by what a check was written for
         _logger.debug("%s", each.name, exc_info=True)

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from overworld.check.case import CHECKS
 from overworld.check.rules import ADVICE, RULES
 from overworld.check.running import check_server
 from overworld.commands.check import main
-from overworld.errors import ServerError
+from overworld.errors import MissingExtraError, ServerError
 from overworld.host.front import Front
 from overworld.host.process import ServerProcess
 
@@ -51,6 +52,19 @@ def test_a_server_that_conforms(
     assert set(report["held"]) | set(report["not_checked"]) == set(RULES) - {"P1", "P2", "P3", "P4"}
     assert {"D1", "T1", "H3", "L1", "F5"} <= set(report["held"])
     assert set(report["not_checked"]) <= {"H4", "K1", "K2", "L3", "O4", "T4"}
+
+
+def test_a_package_that_is_missing_here_is_no_fault_of_the_server(
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def misses_one(_: object) -> None:
+        raise MissingExtraError("jsonschema is not installed; it comes with: pip install 'overworld[check]'")
+
+    (chosen,) = (each for each in CHECKS if each.name == "specs.options_fit_the_schema")
+    monkeypatch.setattr(running, "CHECKS", [replace(chosen, run=misses_one)])
+    monkeypatch.setenv("OVERWORLD_TOKEN", "s3cret")
+    assert main([server.address]) == 2
+    assert "pip install 'overworld[check]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
