@@ -48,7 +48,7 @@ SETTINGS = (
     "retry_budget=120",
 )
 """A short run of the demo's; what it leaves is the checkpoint that the demo's trainer would leave."""
-EVALUATION = ("gym_cards/NumberLine", "model=run@0", "seeds=0-63", "slots=4", "temperature=0.7", "max_tokens=64")
+EVALUATION = ("gym_cards/NumberLine", "model=run@0", "seeds=0-127", "slots=2", "temperature=0.7", "max_tokens=64")
 FAULTS_PER_UPDATE = 1.25
 """So many happen in the time that an undisturbed update takes."""
 VOLUME = "256m"
