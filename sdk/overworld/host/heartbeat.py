@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 _COUNTERS = struct.Struct("<QQQQ")
 
@@ -26,18 +30,62 @@ class Heartbeat(NamedTuple):
         return self.started > self.finished
 
     @property
-    def on_loop(self) -> bool:
-        """Whether a job holds the event loop now."""
-        return self.turns % 2 == 1
-
-    @property
     def awaiting(self) -> bool:
         """Whether a job waits for something, and others have the event loop."""
-        return self.working and self.turns > 0 and not self.on_loop
+        return self.working and self.turns > 0 and self.turns % 2 == 0
 
-    def progressed(self, before: Heartbeat) -> bool:
+
+class Heartbeats:
+    """The heartbeats of all lanes at one moment: `counters`, uint64 [lanes, fields of a Heartbeat]."""
+
+    def __init__(self, counters: NDArray[np.uint64]) -> None:
+        self._counters = counters
+        self.started, finished, _, self._turns = counters.T
+        self.working = self.started > finished
+        """As `Heartbeat.working`, bool [lanes]; so are the others."""
+        self._on_loop = self._turns % 2 == 1
+        self.awaiting = self.working & (self._turns > 0) & ~self._on_loop
+
+    def __len__(self) -> int:
+        return len(self._counters)
+
+    def __getitem__(self, lane: int) -> Heartbeat:
+        return Heartbeat(*self._counters[lane].tolist())
+
+    def progressed(self, before: Heartbeats) -> NDArray[np.bool_]:
         """Whether a job began, ended or gave a sign of life since `before`."""
-        return self[:3] != before[:3]
+        changed: NDArray[np.bool_] = (self._counters[:, :3] != before._counters[:, :3]).any(axis=1)
+        return changed
+
+    def holds_loop(self, before: Heartbeats) -> bool:
+        """Whether a job has had the event loop to itself since `before`."""
+        return bool((self._on_loop & (self._turns == before._turns)).any())
+
+
+class Silence:
+    """For how long each of so many lanes has been silent."""
+
+    def __init__(self, lanes: int) -> None:
+        self.waited = np.zeros(lanes)
+        """Seconds without a sign of life, of lanes that have jobs."""
+        self.busy = np.zeros(lanes)
+        """Seconds with one job."""
+
+    def passed(self, seconds: float, before: Heartbeats, now: Heartbeats, lanes: Sequence[int]) -> None:
+        """Notes that so much time has passed; `lanes` are those that have jobs."""
+        have_jobs = np.zeros(len(now), np.bool_)
+        have_jobs[lanes] = True
+        # Whoever waits for the event loop while another one does not let go of it, is not the one that hangs.
+        blamed = np.True_ if not now.holds_loop(before) else ~now.awaiting
+        self.waited += seconds * blamed
+        self.waited[now.progressed(before) | ~have_jobs] = 0
+        self.busy += seconds
+        self.busy[~have_jobs | ~now.working | (now.started != before.started)] = 0
+
+    def longer(self, waited: float, busy: float) -> list[int]:
+        """The lanes that have waited, or been busy, for longer than that."""
+        lanes: list[int] = np.flatnonzero((self.waited > waited) | (self.busy > busy)).tolist()
+        return lanes
 
 
 class HeartbeatFile:
@@ -45,15 +93,16 @@ class HeartbeatFile:
 
     def __init__(self, fd: int, lanes: int) -> None:
         self._memory = mmap.mmap(fd, self.size(lanes))
+        self._counters: NDArray[np.uint64] = np.frombuffer(self._memory, np.uint64).reshape(lanes, -1)
 
     @staticmethod
     def size(lanes: int) -> int:
         """Bytes of the file."""
         return lanes * _COUNTERS.size
 
-    def read(self) -> list[Heartbeat]:
+    def read(self) -> Heartbeats:
         """For the front: all lanes."""
-        return [Heartbeat(*counters) for counters in _COUNTERS.iter_unpack(self._memory)]
+        return Heartbeats(self._counters.copy())
 
     def line(self, lane: int) -> HeartbeatLine:
         """For the worker: one lane."""

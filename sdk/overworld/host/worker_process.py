@@ -21,7 +21,7 @@ from google.protobuf.message import Message
 from overworld.authoring.concurrency import Concurrency
 from overworld.errors import Reason, WorkerError
 from overworld.host import pipe
-from overworld.host.heartbeat import Heartbeat, HeartbeatFile
+from overworld.host.heartbeat import Heartbeat, HeartbeatFile, Heartbeats, Silence
 from overworld.host.lane import lane_count, lane_number
 from overworld.service import bounds
 from overworld.v1 import env_pb2 as pb
@@ -66,8 +66,6 @@ class _LaneJobs:
 
     jobs: deque[Job] = field(default_factory=deque)  # sent and not answered
     answered: int = 0
-    waited: float = 0.0  # seconds without a sign of life
-    busy: float = 0.0  # seconds with one job
 
     def current(self, now: Heartbeat) -> Job | None:
         """The job that is being done. Answers come in the order of the jobs, so it is found by counting."""
@@ -312,49 +310,42 @@ class WorkerProcess:
     async def _watch(self, process: _Process) -> Death:
         """Pings the worker while lane 0 is idle. Returns when a lane hangs, or the whole process."""
         before, last = process.heartbeats.read(), time.monotonic()
+        silence = Silence(len(before))
         idle = 0.0
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
             beats, now = process.heartbeats.read(), time.monotonic()
             # A pause of this process counts for little: it may have been the whole container's.
             passed, last = min(now - last, 5 * _WATCH_SECONDS), now
-            # Whoever waits for the event loop while another one does not let go of it, is not the one that hangs.
-            kept = any(beat.on_loop and beat.turns == old.turns for beat, old in zip(beats, before, strict=True))
-            for number, lane in process.lanes.items():
-                if not lane.jobs or beats[number].progressed(before[number]):
-                    lane.waited = 0.0
-                elif not (kept and beats[number].awaiting):
-                    lane.waited += passed
-                same = lane.jobs and beats[number].working and beats[number].started == before[number].started
-                lane.busy = lane.busy + passed if same else 0.0
+            silence.passed(passed, before, beats, [number for number, lane in process.lanes.items() if lane.jobs])
             before = beats
             idle = 0.0 if process.lanes[0].jobs or process.held else idle + passed
             if idle > _PING_SECONDS:
                 process.send({"do": "ping"}, jobs=[(0, _PING)])
-            if death := self._hanging(process, beats):
+            if death := self._hanging(process, beats, silence):
                 return death
 
-    def _hanging(self, process: _Process, beats: Sequence[Heartbeat]) -> Death | None:
+    def _hanging(self, process: _Process, beats: Heartbeats, silence: Silence) -> Death | None:
         """What is wrong with a worker that has jobs and gives no sign of life; None: nothing."""
-        working = any(beat.working for beat in beats)
         late: dict[Job, str] = {}
         whole = bounds.PREFIX_STEPS * self._step_timeout
-        for number, lane in process.lanes.items():
-            job = lane.current(beats[number])
+        for number in silence.longer(min(_BEGIN_SECONDS, self._step_timeout), whole):
+            job = process.lanes[number].current(beats[number])
+            waited = silence.waited[number]
             if job is None or job is _PING:
                 # While others work, they may be what keeps it from beginning: then it is their limit that counts.
-                if lane.waited > _BEGIN_SECONDS and not working:
+                if waited > _BEGIN_SECONDS and not beats.working.any():
                     message = f"it was frozen: it did not begin its next job within {_BEGIN_SECONDS:g} s"
                     return Death(Reason.WORKER_DIED, message)
-            elif lane.waited > (limit := self._limit(job)):
+            elif waited > (limit := self._limit(job)):
                 what = "making the env" if job.slot is None else "the step"
                 late[job] = f"{what} took longer than {limit:g} s (--step-timeout)"
-            elif lane.busy > whole and job.slot is not None:  # each turn of a prefix is a sign of life
+            elif silence.busy[number] > whole and job.slot is not None:  # each turn of a prefix is a sign of life
                 late[job] = f"the prefix took longer than {whole:g} s ({bounds.PREFIX_STEPS} times --step-timeout)"
         if not late:
             return None
         message = next(iter(late.values()))
-        if process.lanes[0].waited > _PING_SECONDS and process.lanes[0].current(beats[0]) is None:
+        if silence.waited[0] > _PING_SECONDS and process.lanes[0].current(beats[0]) is None:
             return _blaming(process.running(), Reason.STEP_TIMEOUT, message)  # one of them keeps all from running
         return Death(Reason.STEP_TIMEOUT, message, late.keys())
 

@@ -282,7 +282,7 @@ def test_a_slow_link_is_waited_for(toy_server: ServerProcess) -> None:
     proxy = Proxy(toy_server.address)
     proxy.delay = 0.4
     assert server_info(proxy.address, retry_budget=120).slots_total
-    assert proxy.accepted < 4
+    assert proxy.accepted < 10
 
 
 def test_a_server_that_goes_away_for_a_reason_that_nobody_knows(toy_server: ServerProcess) -> None:
@@ -300,8 +300,8 @@ def test_a_server_that_goes_away_for_a_reason_that_nobody_knows(toy_server: Serv
 
 def test_an_answer_without_its_message_is_asked_for_again() -> None:
     """A bit that flips in a frame's header can have gRPC skip the message and report success."""
-    answers = [[], [], [b"a message"]]
-    method = grpc.unary_stream_rpc_method_handler(lambda request, context: iter(answers.pop(0)))
+    answers: list[list[bytes]] = [[], [], [b"a message"]]
+    method: Any = grpc.unary_stream_rpc_method_handler(lambda request, context: iter(answers.pop(0)))
     handler = grpc.method_handlers_generic_handler("overworld.v1.EnvService", {"Close": method})
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(1), [handler])
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
