@@ -50,13 +50,13 @@ SETTINGS = (
 """A short run of the demo's; what it leaves is the checkpoint that the demo's trainer would leave."""
 EVALUATION = ("gym_cards/NumberLine", "model=run@0", "seeds=0-127", "slots=2", "temperature=0.7", "max_tokens=64")
 FAULTS_PER_UPDATE = 1.25
-"""So many happen in the time that an undisturbed update takes."""
+"""So many happen in each."""
 VOLUME = "256m"
 MOST_TIMES = 3.0
 MOST_STARTS = 100
 """Of the evaluation, which ends when it cannot be kept and is started again."""
 CALM_SHARE = 0.8
-"""Of the calm run's time, in which the faults are spread."""
+"""Of the run, over which the faults are spread."""
 MUST_BE_0 = ("fabricated", "failed steps", "not balanced")
 """Of the ledger."""
 _INSIDE = "OVERWORLD_CHAOS_INSIDE"
@@ -132,25 +132,28 @@ def run_calm(folder: Path, seed: int, updates: int) -> float:
 
 
 def run_chaos(folder: Path, seed: int, updates: int, faults: int, pause: float) -> tuple[float, Counter[str]]:
-    """Trains while `faults` faults happen, about every `pause` seconds. Returns seconds, and faults by kind."""
+    """Trains while `faults` faults happen, `pause` seconds apart on average, or more: all parts of the run get their
+    share, however fast they are. Returns seconds, and faults by kind.
+    """
     chance = random.Random(f"chaos {seed}")
     done: Counter[str] = Counter()
     began = time.monotonic()
     with stack(folder, seed, updates) as chaotic:
         deck: list[str] = []
+        until = began
         while not finished(chaotic):
-            until = time.monotonic() + chance.uniform(0.5, 1.5) * pause
-            while time.monotonic() < until and not finished(chaotic):
-                time.sleep(0.05)
-            if done.total() == faults:
+            time.sleep(0.05)
+            made = len(lines(folder / "run"))
+            due = min(faults * (made + 1) / (updates * CALM_SHARE), faults)
+            if done.total() >= due or time.monotonic() < until:
                 continue
             deck = deck or chance.sample(sorted(FAULTS), len(FAULTS))
             kind = deck.pop()
             at = time.monotonic() - began
             if FAULTS[kind](chaotic, chance):
                 done[kind] += 1
-                made = len(lines(folder / "run"))
                 CONSOLE.print(f"{at:6.1f} s  {done.total():3}/{faults}  update {made:2}  {kind}", highlight=False)
+            until = time.monotonic() + chance.uniform(0.5, 1.5) * pause
         services = (chaotic.trainer, chaotic.policy, chaotic.evaluator, chaotic.redis, *chaotic.servers)
         starts = {service.name: service.starts for service in services}
         CONSOLE.print(f"starts: {starts}; bits flipped: {sum(proxy.flipped for proxy in chaotic.proxies)}")
