@@ -48,15 +48,15 @@ SETTINGS = (
     "retry_budget=120",
 )
 """A short run of the demo's; what it leaves is the checkpoint that the demo's trainer would leave."""
-EVALUATION = ("gym_cards/NumberLine", "model=run@0", "seeds=0-63", "slots=4", "temperature=0.7", "max_tokens=64")
+EVALUATION = ("gym_cards/NumberLine", "model=run@0", "seeds=0-127", "slots=2", "temperature=0.7", "max_tokens=64")
 FAULTS_PER_UPDATE = 1.25
-"""So many happen in the time that an undisturbed update takes."""
+"""On average."""
 VOLUME = "256m"
 MOST_TIMES = 3.0
 MOST_STARTS = 100
 """Of the evaluation, which ends when it cannot be kept and is started again."""
-CALM_SHARE = 0.8
-"""Of the calm run's time, in which the faults are spread."""
+FAULTY_SHARE = 0.8
+"""Of the updates, and of the calm run's time: the faults are spread over it."""
 MUST_BE_0 = ("fabricated", "failed steps", "not balanced")
 """Of the ledger."""
 _INSIDE = "OVERWORLD_CHAOS_INSIDE"
@@ -132,25 +132,28 @@ def run_calm(folder: Path, seed: int, updates: int) -> float:
 
 
 def run_chaos(folder: Path, seed: int, updates: int, faults: int, pause: float) -> tuple[float, Counter[str]]:
-    """Trains while `faults` faults happen, about every `pause` seconds. Returns seconds, and faults by kind."""
+    """Trains while `faults` faults happen, spread over the updates, with `pause` seconds or more between two of them on
+    average. Returns seconds, and faults by kind.
+    """
     chance = random.Random(f"chaos {seed}")
     done: Counter[str] = Counter()
     began = time.monotonic()
     with stack(folder, seed, updates) as chaotic:
         deck: list[str] = []
+        until = began
         while not finished(chaotic):
-            until = time.monotonic() + chance.uniform(0.5, 1.5) * pause
-            while time.monotonic() < until and not finished(chaotic):
-                time.sleep(0.05)
-            if done.total() == faults:
+            time.sleep(0.05)
+            made = len(lines(folder / "run"))
+            due = min(faults * (made + 1) / (updates * FAULTY_SHARE), faults)
+            if done.total() >= due or time.monotonic() < until:
                 continue
             deck = deck or chance.sample(sorted(FAULTS), len(FAULTS))
             kind = deck.pop()
             at = time.monotonic() - began
             if FAULTS[kind](chaotic, chance):
                 done[kind] += 1
-                made = len(lines(folder / "run"))
                 CONSOLE.print(f"{at:6.1f} s  {done.total():3}/{faults}  update {made:2}  {kind}", highlight=False)
+            until = time.monotonic() + chance.uniform(0.5, 1.5) * pause
         services = (chaotic.trainer, chaotic.policy, chaotic.evaluator, chaotic.redis, *chaotic.servers)
         starts = {service.name: service.starts for service in services}
         CONSOLE.print(f"starts: {starts}; bits flipped: {sum(proxy.flipped for proxy in chaotic.proxies)}")
@@ -228,7 +231,7 @@ def trial(seed: int, faults: int, kept: Path) -> dict[str, Any]:
                 shutil.rmtree(volume / left, ignore_errors=True)
             CONSOLE.print(f"seed {seed}: {faults} faults ({calm_seconds:.0f} s without)")
             try:
-                seconds, done = run_chaos(volume, seed, updates, faults, CALM_SHARE * calm_seconds / faults)
+                seconds, done = run_chaos(volume, seed, updates, faults, FAULTY_SHARE * calm_seconds / faults)
             finally:
                 _keep(volume, chaotic)
             trained = {
