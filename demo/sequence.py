@@ -11,6 +11,8 @@ from overworld import make
 _CANDIDATES = 250
 _KEPT = 40
 """Random sequences that are compared before the best one is improved."""
+_TAUGHT = 40
+"""Sequences of the expert's that are compared with them: where few sequences succeed at all, random ones never do."""
 
 
 class Sequences:
@@ -28,12 +30,13 @@ class Sequences:
         return [self._succeeds(sequence, seed) for seed in seeds]
 
     def best(self, seeds: Sequence[int], seed: int) -> list[str]:
-        """The best sequence found on these seeds: of random ones the best, then one change at a time while none is
-        worse. `seed` decides the draws.
+        """The best sequence found on these seeds: the best of random ones and of what the expert does there, then one
+        change at a time while none is worse. `seed` decides the draws.
         """
         chance = random.Random(seed)
         first = [chance.choices(self._actions, k=self._turns) for _ in range(_KEPT - len(self._actions))]
         first += [[action] * self._turns for action in self._actions]
+        first += [self._padded(self._taught(one), chance) for one in seeds[:_TAUGHT]]
         best = max(first, key=lambda one: sum(self.successes(one, seeds)))
         most = sum(self.successes(best, seeds))
         for _ in range(_CANDIDATES - _KEPT):
@@ -52,8 +55,21 @@ class Sequences:
         kind = chance.choice(("replace", "drop", "insert"))
         action = [chance.choice(self._actions)] * length
         after = sequence[start:] if kind == "insert" else sequence[start + length :]
-        changed = [*sequence[:start], *(action if kind != "drop" else ()), *after]
-        return (changed + chance.choices(self._actions, k=self._turns))[: self._turns]
+        return self._padded([*sequence[:start], *(action if kind != "drop" else ()), *after], chance)
+
+    def _padded(self, sequence: list[str], chance: random.Random) -> list[str]:
+        """As many actions as an episode has turns; random ones are appended."""
+        return (sequence + chance.choices(self._actions, k=self._turns))[: self._turns]
+
+    def _taught(self, seed: int) -> list[str]:
+        """What the expert does in an episode."""
+        self._env.reset(seed, self._env.spec.default_split, None)
+        actions: list[str] = []
+        while len(actions) < self._turns:
+            actions.append(self._env.expert().action)
+            if self._env.step(actions[-1]).end is not None:
+                break
+        return actions
 
     def _succeeds(self, sequence: Sequence[str], seed: int) -> bool:
         self._env.reset(seed, self._env.spec.default_split, None)
