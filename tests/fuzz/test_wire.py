@@ -37,9 +37,9 @@ from tests.fuzz import table
 from tests.fuzz.budget import reproducible, seeds
 from tests.fuzz.mutation import mutated_bytes, mutated_json, mutated_message
 from tests.fuzz.oracle import ENV, EXECUTED, MAX_TURNS, REPEATED, Slot, check
-from tests.integration.sdk.test_server import free_port
 from tests.support import chain_env
 from tests.support.chain_env import CHAIN, FRAIL_CHAIN
+from tests.support.ports import free_port
 from tests.support.proxy import Proxy
 
 _GIB = 1 << 30

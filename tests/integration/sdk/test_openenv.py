@@ -32,9 +32,9 @@ from PIL import Image
 from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from tests.integration.sdk.test_server import free_port
 from tests.integration.sdk.test_tls import eventually
 from tests.support.certificates import Authority
+from tests.support.ports import free_port
 from tests.support.toy_env import TOY
 
 ROOT = Path(__file__).parents[3]

@@ -20,8 +20,9 @@ from overworld.service.process import ServiceProcess
 from overworld.v1 import env_pb2 as pb
 from overworld.v1 import env_pb2_grpc
 
-from tests.integration.sdk.test_server import free_port, health
+from tests.integration.sdk.test_server import health
 from tests.integration.sdk.test_tls import Load, eventually
+from tests.support.ports import free_port
 from tests.support.toy_env import TOY
 
 MEGABYTE = 1 << 20
