@@ -108,9 +108,9 @@ class Proxy:
                 if self.delay:
                     time.sleep(self.delay)
                 if from_server and self.cut_after is not None:
-                    sink.sendall(data[: self.cut_after])
-                    self.cut_after = None
-                    self.cuts += 1
+                    data, self.cut_after = data[: self.cut_after], None
+                    self.cuts += 1  # before the client has all that it waits for
+                    sink.sendall(data)
                     break
                 if from_server and self.inserted:
                     sink.sendall(self.inserted)
