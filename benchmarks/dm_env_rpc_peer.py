@@ -10,7 +10,6 @@ A slot is a stream of its own, as the protocol has it. All requests are written 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,6 +21,7 @@ from dm_env_rpc.v1 import dm_env_rpc_pb2_grpc as services
 from dm_env_rpc.v1 import tensor_utils
 from dm_env_rpc.v1.connection import StreamReaderWriter
 from noise import PICTURES, bank, spin
+from stopwatch import answer
 
 _OPTIONS = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 _PICTURE, _LOOK = 1, 1
@@ -71,14 +71,7 @@ def play(port: int, slots: int) -> None:
                 stream.write(request)
             np.stack([tensor_utils.unpack_tensor(stream.read().step.observations[_PICTURE]) for stream in streams])
 
-        step()
-        print("ready", flush=True)
-        for line in sys.stdin:
-            times = [time.perf_counter()]
-            for _ in range(int(line)):
-                step()
-                times.append(time.perf_counter())
-            print(times[-1] - times[0], max(np.diff(times)), flush=True)
+        answer(step)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ It moves frames from C++ threads into this process. Its simulators are its own: 
 from __future__ import annotations
 
 import sys
-import time
 
 import envpool
 import numpy as np
+from stopwatch import answer
 
 
 def play(slots: int) -> None:
@@ -25,14 +25,7 @@ def play(slots: int) -> None:
         info = pool.recv()[-1]
         pool.send(actions, info["env_id"])
 
-    step()
-    print("ready", flush=True)
-    for line in sys.stdin:
-        times = [time.perf_counter()]
-        for _ in range(int(line)):
-            step()
-            times.append(time.perf_counter())
-        print(times[-1] - times[0], max(np.diff(times)), flush=True)
+    answer(step)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from packaging.utils import canonicalize_name
+from packaging.utils import NormalizedName, canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 PROJECTS = {
@@ -95,7 +95,7 @@ def needed(requirements: list[str]) -> Iterator[str]:
         yield from needed(PROJECTS[name]["dependencies"])
 
 
-def pins(text: str) -> dict[str, str]:
+def pins(text: str) -> dict[NormalizedName, str]:
     """Package -> version."""
     return {
         canonicalize_name(name): version for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE)
