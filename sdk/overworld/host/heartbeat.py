@@ -54,7 +54,8 @@ class Heartbeats:
 
     def progressed(self, before: Heartbeats) -> NDArray[np.bool_]:
         """Whether a job began, ended or gave a sign of life since `before`."""
-        return (self._counters[:, :3] != before._counters[:, :3]).any(axis=1)
+        changed: NDArray[np.bool_] = (self._counters[:, :3] != before._counters[:, :3]).any(axis=1)
+        return changed
 
     def holds_loop(self, before: Heartbeats) -> bool:
         """Whether a job has had the event loop to itself since `before`."""
