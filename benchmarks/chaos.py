@@ -1,8 +1,9 @@
 """Trains calmly, and trains while everything fails: both must end in the same bytes. `make chaos SEED=0`.
 
-The tiny model learns NumberLine as in the demo, from two env servers that are found through Redis; every few seconds
-something is killed, frozen, cut, delayed, spoilt or filled up. Weights, critic, optimizers, open episodes and metrics
-must come out equal, durations aside. What was finished is kept in runs/chaos and not repeated.
+The tiny model learns NumberLine as in the demo, from two env servers that are found through Redis, while its first
+checkpoint is evaluated through a policy server; every few seconds something is killed, frozen, cut, delayed, spoilt or
+filled up. Weights, critic, optimizers, open episodes, metrics and the evaluation must come out equal, durations aside.
+What was finished is kept in runs/chaos and not repeated.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from chaos_faults import FAULTS, Stack
-from chaos_stack import Service, apart, has_trained, python, trainer
+from chaos_stack import Service, apart, evaluator, has_trained, python, trainer
 from overworld.client.counts import Counts, together, total
+from overworld.evaluation.folder import VARYING
 from report import CONSOLE
 from rich.table import Table
 
@@ -40,16 +42,19 @@ SETTINGS = (
     "envs.0.slots=16",
     "rollout_steps=6",
     "policy.minibatch=32",
-    "clone.updates=10",
+    "clone.updates=50",
     "checkpoint_every=1",
     "table.every=4",
     "retry_budget=120",
 )
 """A short run of the demo's; what it leaves is the checkpoint that the demo's trainer would leave."""
-FAULTS_PER_UPDATE = 2.5
+EVALUATION = ("gym_cards/NumberLine", "model=run@0", "seeds=0-63", "slots=4", "temperature=0.7", "max_tokens=64")
+FAULTS_PER_UPDATE = 1.25
 """So many happen in the time that an undisturbed update takes."""
 VOLUME = "256m"
 MOST_TIMES = 3.0
+MOST_STARTS = 100
+"""Of the evaluation, which ends when it cannot be kept and is started again."""
 CALM_SHARE = 0.8
 """Of the calm run's time, in which the faults are spread."""
 MUST_BE_0 = ("fabricated", "failed steps", "not balanced")
@@ -62,6 +67,7 @@ def stack(folder: Path, seed: int, updates: int) -> Iterator[Stack]:
     """The services, with a run of so many updates in `folder`/run."""
     logs = folder / "logs"
     ports = [free_port() for _ in range(3)]
+    policy_port = free_port()
     redis_url = f"redis://127.0.0.1:{ports[0]}/0"
     with ExitStack() as running:
 
@@ -81,7 +87,7 @@ def stack(folder: Path, seed: int, updates: int) -> Iterator[Stack]:
         for number, (port, proxy) in enumerate(zip(ports[1:], proxies, strict=True)):
             running.callback(proxy.close)
             command = python(
-                "overworld", "serve", "gym_cards", "--port", str(port), "--slots", "40", "--workers", "1",
+                "overworld", "serve", "gym_cards", "--port", str(port), "--slots", "64", "--workers", "1",
                 "--step-timeout", "10", "--allow-expert", "--registry", redis_url, "--advertise", proxy.address,
             )  # fmt: skip
             # The frames of the second one cross the network; the first one's are in memory that both sides map.
@@ -91,20 +97,36 @@ def stack(folder: Path, seed: int, updates: int) -> Iterator[Stack]:
             "overworld_trainer", str(CONFIG), f"run={folder / 'run'}", f"seed={seed}", f"servers={redis_url}",
             f"updates={updates}", *SETTINGS,
         )  # fmt: skip
+        serving = python("overworld_policy", f"runs={folder}", f"port={policy_port}", "threads=1")
+        asking = python(
+            "overworld", "eval", *EVALUATION, f"url=http://127.0.0.1:{policy_port}/v1", f"servers={redis_url}",
+            "timeout=120", f"keep={folder / 'evaluation'}",
+        )  # fmt: skip
         yield Stack(
             redis=redis,
             servers=servers,
             proxies=proxies,
             trainer=started(trainer(command, logs / "trainer.log")),
+            policy=started(Service("policy", serving, logs / "policy.log")),
+            evaluator=started(evaluator(asking, logs / "evaluator.log", folder / "run" / "checkpoints" / "000000")),
             run=folder / "run",
         )
+
+
+def finished(stack: Stack) -> bool:
+    """Whether training and evaluation are over. Raises RuntimeError if the trainer has given up, or the evaluation
+    gets nowhere.
+    """
+    if stack.evaluator.starts > MOST_STARTS:
+        raise RuntimeError(f"the evaluation was started {stack.evaluator.starts} times and is not over: read its log")
+    return has_trained(stack.trainer) and stack.evaluator.ended is not None
 
 
 def run_calm(folder: Path, seed: int, updates: int) -> float:
     """Trains undisturbed. Returns the seconds that it took."""
     began = time.monotonic()
     with stack(folder, seed, updates) as calm:
-        while not has_trained(calm.trainer):
+        while not finished(calm):
             time.sleep(0.2)
     return time.monotonic() - began
 
@@ -116,9 +138,9 @@ def run_chaos(folder: Path, seed: int, updates: int, faults: int, pause: float) 
     began = time.monotonic()
     with stack(folder, seed, updates) as chaotic:
         deck: list[str] = []
-        while not has_trained(chaotic.trainer):
+        while not finished(chaotic):
             until = time.monotonic() + chance.uniform(0.5, 1.5) * pause
-            while time.monotonic() < until and not has_trained(chaotic.trainer):
+            while time.monotonic() < until and not finished(chaotic):
                 time.sleep(0.05)
             if done.total() == faults:
                 continue
@@ -129,14 +151,23 @@ def run_chaos(folder: Path, seed: int, updates: int, faults: int, pause: float) 
                 done[kind] += 1
                 made = len(lines(folder / "run"))
                 CONSOLE.print(f"{at:6.1f} s  {done.total():3}/{faults}  update {made:2}  {kind}", highlight=False)
-        starts = {service.name: service.starts for service in (chaotic.trainer, chaotic.redis, *chaotic.servers)}
+        services = (chaotic.trainer, chaotic.policy, chaotic.evaluator, chaotic.redis, *chaotic.servers)
+        starts = {service.name: service.starts for service in services}
         CONSOLE.print(f"starts: {starts}; bits flipped: {sum(proxy.flipped for proxy in chaotic.proxies)}")
     return time.monotonic() - began, done
+
+
+def evaluation(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of an evaluation that does not differ between any two of them."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in VARYING]
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def differences(calm: Path, chaotic: Path, updates: int) -> list[str]:
     """What the two runs do not have in common, of what must be equal."""
     found = []
+    if evaluation(chaotic.with_name("evaluation")) != evaluation(calm.with_name("evaluation")):
+        found.append("the evaluation differs: report or episodes")
     ours, theirs = tensors(chaotic, updates), tensors(calm, updates)
     found += [f"{name} differs" for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
     if progress(chaotic, updates) != progress(calm, updates):
@@ -168,8 +199,9 @@ def accounts(run: Path) -> dict[str, Any]:
 
 def code() -> str:
     """A digest of what decides about the numbers: results of other code are not kept."""
-    digest = hashlib.sha256(repr(SETTINGS).encode())
-    for part in (CONFIG, *sorted((ROOT / "services" / "trainer").rglob("*.py")), *sorted((ROOT / "vlm").rglob("*.py"))):
+    digest = hashlib.sha256(repr((SETTINGS, EVALUATION)).encode())
+    folders = (ROOT / "services" / "trainer", ROOT / "services" / "policy", ROOT / "vlm")
+    for part in (CONFIG, *(file for folder in folders for file in sorted(folder.rglob("*.py")))):
         digest.update(part.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -192,8 +224,8 @@ def trial(seed: int, faults: int, kept: Path) -> dict[str, Any]:
             calm_file.write_text(json.dumps({"code": code(), "seconds": seconds}))
         calm_seconds = json.loads(calm_file.read_text())["seconds"]
         if not file.exists():
-            shutil.rmtree(volume / "run", ignore_errors=True)
-            shutil.rmtree(volume / "logs", ignore_errors=True)
+            for left in ("run", "logs", "evaluation"):
+                shutil.rmtree(volume / left, ignore_errors=True)
             CONSOLE.print(f"seed {seed}: {faults} faults ({calm_seconds:.0f} s without)")
             try:
                 seconds, done = run_chaos(volume, seed, updates, faults, CALM_SHARE * calm_seconds / faults)
@@ -238,7 +270,8 @@ def show(row: dict[str, Any]) -> list[str]:
         wrong.append(f"{happened} faults happened before the run was over; {row['wanted']} were wanted")
     if times > MOST_TIMES:
         wrong.append(f"it took {times:.2f} times as long; {MOST_TIMES:g} are allowed")
-    CONSOLE.print("weights, critic, optimizers, open episodes and metrics are equal" if not row["differences"] else "")
+    if not row["differences"]:
+        CONSOLE.print("weights, critic, optimizers, open episodes, metrics and the evaluation are equal")
     return wrong
 
 

@@ -25,12 +25,16 @@ _POLL_SECONDS = 0.005
 
 @dataclass(frozen=True, kw_only=True)
 class Stack:
-    """What can fail: each server is behind the proxy of the same number, and `run` is on a volume of its own."""
+    """What can fail: each server is behind the proxy of the same number, and `run` is on a volume of its own. The
+    evaluator asks the policy server.
+    """
 
     redis: Service
     servers: list[Service]
     proxies: list[Proxy]
     trainer: Service
+    policy: Service
+    evaluator: Service
     run: Path
 
 
@@ -72,7 +76,7 @@ def _kill_trainer(stack: Stack, chance: random.Random) -> bool:
 def _kill_trainer_that_writes(stack: Stack, chance: random.Random) -> bool:
     """While a checkpoint is being written."""
     until = time.monotonic() + _WRITING_SECONDS
-    while time.monotonic() < until:
+    while time.monotonic() < until and stack.trainer.ended is None:
         if any((stack.run / "checkpoints").glob(".*.unfinished")):
             time.sleep(chance.uniform(0, 0.03))
             return stack.trainer.signal(signal.SIGKILL)
@@ -82,6 +86,14 @@ def _kill_trainer_that_writes(stack: Stack, chance: random.Random) -> bool:
 
 def _freeze_trainer(stack: Stack, chance: random.Random) -> bool:
     return _freeze(stack.trainer, chance)
+
+
+def _kill_policy(stack: Stack, chance: random.Random) -> bool:
+    return stack.evaluator.ended is None and stack.policy.signal(signal.SIGKILL)
+
+
+def _freeze_policy(stack: Stack, chance: random.Random) -> bool:
+    return stack.evaluator.ended is None and _freeze(stack.policy, chance)
 
 
 def _cut_network(stack: Stack, chance: random.Random) -> bool:
@@ -139,6 +151,8 @@ FAULTS: dict[str, Fault] = {
     "kill the trainer": _kill_trainer,
     "kill the trainer while it writes a checkpoint": _kill_trainer_that_writes,
     "freeze the trainer": _freeze_trainer,
+    "kill the policy server": _kill_policy,
+    "freeze the policy server": _freeze_policy,
     "cut the network": _cut_network,
     "delay the network": _delay_network,
     "flip bits on the network": _flip_bits,

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 _PAUSE_SECONDS = 0.5
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+"""In an image, too, what is started again finds its modules compiled."""
 _APART = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 _TRAINED = 0
 _AGAIN = (-signal.SIGKILL, 70, 75, 128 + signal.SIGTERM)
@@ -20,12 +22,15 @@ _AGAIN = (-signal.SIGKILL, 70, 75, 128 + signal.SIGTERM)
 
 
 class Service:
-    """A command that is started again whenever it ends, until `stop`, or until it ends with a status that is `final`.
+    """A command that is started again when it ends, until `stop`, or until it ends with a status that is not one to
+    start it `again` after.
 
     `starts` counts; what the process says is added to the file `log`.
     """
 
-    def __init__(self, name: str, command: Sequence[str], log: Path, *, again: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], log: Path, *, again: Callable[[int], bool] = lambda status: True
+    ) -> None:
         self.name = name
         self.starts = 0
         self.ended: int | None = None
@@ -67,13 +72,14 @@ class Service:
             with self._log.open("ab") as log:
                 self._process = subprocess.Popen(
                     ["setpriv", "--pdeathsig", "KILL", *self._command],
+                    env=_ENVIRONMENT,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                 )
                 self.starts += 1
                 status = self._process.wait()
-            if self._again is not None and status not in self._again and not self._stopping:
+            if not self._again(status) and not self._stopping:
                 self.ended = status
                 return
             if not self._stopping:
@@ -92,7 +98,13 @@ def apart(command: Sequence[str]) -> list[str]:
 
 def trainer(command: Sequence[str], log: Path) -> Service:
     """A trainer, until it has trained or gives up."""
-    return Service("trainer", command, log, again=_AGAIN)
+    return Service("trainer", command, log, again=_AGAIN.__contains__)
+
+
+def evaluator(command: Sequence[str], log: Path, checkpoint: Path) -> Service:
+    """An evaluation of a checkpoint, which begins when that is there, until it has been finished."""
+    wait = f'until test -e "{checkpoint}/manifest.json"; do sleep 0.2; done; exec "$@"'
+    return Service("evaluator", ["sh", "-c", wait, "sh", *command], log, again=bool)
 
 
 def has_trained(service: Service) -> bool:

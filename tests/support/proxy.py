@@ -19,7 +19,7 @@ class Proxy:
     flips      bits that are still to be flipped: one in each of the next pieces, at a place that `seed` decides
     repeats    pieces that are still to be passed on twice
 
-    `cuts`, `flipped` and `repeated` count what was done, `port` fixes where it listens.
+    `accepted` counts links, `cuts`, `flipped` and `repeated` what was done; `port` fixes where it listens.
     """
 
     def __init__(self, target: str, *, port: int = 0, seed: int = 0) -> None:
@@ -32,6 +32,7 @@ class Proxy:
         self.inserted = b""
         self.flips = 0
         self.repeats = 0
+        self.accepted = 0
         self.cuts = 0
         self.flipped = 0
         self.repeated = 0
@@ -75,6 +76,7 @@ class Proxy:
         with contextlib.suppress(OSError):  # it was closed
             while True:
                 client, _ = self._listener.accept()
+                self.accepted += 1
                 try:
                     if self._off:
                         raise ConnectionRefusedError

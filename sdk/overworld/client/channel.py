@@ -63,8 +63,9 @@ _OPTIONS = [
     ("grpc.http2.max_pings_without_data", 0),
     # Find a restarted server soon.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    # gRPC's limit on an attempt to connect, whatever its name says: on a slow link several round trips are needed.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.enable_retries", 0),  # gRPC's own retries would repeat calls that must not be
 ]
 

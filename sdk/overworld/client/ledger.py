@@ -33,7 +33,10 @@ class _Slot:
 
     def count(self, server: str) -> Counts:
         """What is counted at this server."""
-        return self.counts.setdefault(server, Counts())
+        counts = self.counts.get(server)
+        if counts is None:
+            counts = self.counts[server] = Counts()
+        return counts
 
 
 class Ledger:

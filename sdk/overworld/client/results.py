@@ -15,7 +15,7 @@ from overworld.authoring.runner import Result
 from overworld.contract.checks import check_result
 from overworld.contract.checksum import CorruptedError
 from overworld.contract.compression import MAX_BYTES, decompress
-from overworld.contract.frames import block_array, pixels_hash, split_response
+from overworld.contract.frames import address, block_array, pixels_hash, split_response
 from overworld.contract.wire import result_from_proto
 from overworld.v1 import env_pb2 as pb
 
@@ -63,8 +63,8 @@ def common_block(arrays: Sequence[NDArray[Any]]) -> NDArray[Any] | None:
     base = arrays[0].base
     if not isinstance(base, np.ndarray) or base.ndim != arrays[0].ndim + 1 or len(base) != len(arrays):
         return None
-    start, stride = base.ctypes.data, base.strides[0]
-    rows = all(one.base is base and one.ctypes.data == start + i * stride for i, one in enumerate(arrays))
+    start, stride = address(base), base.strides[0]
+    rows = all(one.base is base and address(one) == start + i * stride for i, one in enumerate(arrays))
     return base if rows else None
 
 
@@ -105,24 +105,39 @@ def read_results(
     elif any(block.compressed_size for block in response.blocks):
         raise ValueError("a block is compressed; the session was opened without TRANSPORT_INLINE_LZ4")
     blocks = [block_array(block, frames if shared is None else shared) for block in response.blocks]
-    rows: list[dict[int, int]] = [{} for _ in blocks]  # of each block: image.index -> its row among those in use
+    used: list[dict[int, None]] = [{} for _ in blocks]  # of each block: image.index, in order
     for result in response.results:
         for image in result.observation.images:
             if image.block >= len(blocks) or image.index >= len(blocks[image.block]):
                 raise ValueError(f"image {image.name!r} is not in any block")
-            rows[image.block].setdefault(image.index, len(rows[image.block]))
-    detached = shared is not None and copy
-    if detached:
-        blocks = [block[list(used)] for block, used in zip(blocks, rows, strict=True)]
+            used[image.block][image.index] = None
+    if not copy:
+        return [
+            result_from_proto(result, lambda image: blocks[image.block][image.index]) for result in response.results
+        ]
+    taken = [_taken(block, rows, copied=shared is not None) for block, rows in zip(blocks, used, strict=True)]
 
     def frame(image: pb.Image) -> Pixels:
-        row = rows[image.block][image.index] if detached else image.index
-        pixels: Pixels = blocks[image.block][row]
-        if copy and pixels_hash(pixels) != image.xxh64:
+        pixels, digest = taken[image.block][image.index]
+        if digest != image.xxh64:
             raise CorruptedError(f"image {image.name!r} is not the one that the env drew: its hash differs")
         return pixels
 
     return [result_from_proto(result, frame) for result in response.results]
+
+
+def _taken(block: Pixels, rows: Collection[int], *, copied: bool) -> dict[int, tuple[Pixels, int]]:
+    """These rows with their hashes; those that are copied are the rows of a new block, each hashed while it is in the
+    cache.
+    """
+    taken = {}
+    own = np.empty((len(rows), *block.shape[1:]), np.uint8) if copied else block
+    for place, row in enumerate(rows):
+        if copied:
+            own[place] = block[row]
+        pixels: Pixels = own[place if copied else row]
+        taken[row] = pixels, pixels_hash(pixels)
+    return taken
 
 
 def _decompressed(response: pb.StepResponse, frames: memoryview) -> memoryview:

@@ -103,7 +103,7 @@ class Region:
     def __init__(self, memory: mmap.mmap, slot: int, stride: int) -> None:
         self.start = slot * stride
         self._bytes: Pixels = np.frombuffer(memory, np.uint8, stride, self.start)
-        self._address = _address(self._bytes)
+        self._address = address(self._bytes)
         self._canvas_end = 0
 
     def canvas(self, height: int, width: int) -> Pixels:
@@ -125,7 +125,7 @@ class Region:
         offsets = []
         end = self._canvas_end
         for pixels in images:
-            at = _address(pixels) - self._address
+            at = address(pixels) - self._address
             if not (0 <= at < self._canvas_end and pixels.flags.c_contiguous):
                 at = end
                 self._take(at, pixels.size).reshape(pixels.shape)[...] = pixels
@@ -143,9 +143,10 @@ class Region:
         return self._bytes[at : at + size]
 
 
-def _address(array: Pixels) -> int:
-    address: int = array.__array_interface__["data"][0]  # a third of the time of array.ctypes.data
-    return address
+def address(array: NDArray[Any]) -> int:
+    """Where the array's first element is."""
+    found: int = array.__array_interface__["data"][0]  # a third of the time of array.ctypes.data
+    return found
 
 
 def pixels_hash(pixels: Pixels) -> int:

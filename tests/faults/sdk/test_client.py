@@ -277,6 +277,14 @@ def change(path: str, value: float) -> Callable[[pb.StepResponse], None]:
     return spoil
 
 
+def test_a_slow_link_is_waited_for(toy_server: ServerProcess) -> None:
+    """A round trip takes .8 s: attempts to connect that were given up after a tenth of that would be made in rows."""
+    proxy = Proxy(toy_server.address)
+    proxy.delay = 0.4
+    assert server_info(proxy.address, retry_budget=120).slots_total
+    assert proxy.accepted < 10
+
+
 def test_a_server_that_goes_away_for_a_reason_that_nobody_knows(toy_server: ServerProcess) -> None:
     """An unknown code means nothing special (RFC 9113, section 7); gRPC 1.84 and 1.85 abort the client for it."""
     last_stream, code = (2**31 - 1).to_bytes(4), (70007).to_bytes(4)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -27,6 +29,7 @@ _HOMES = {"MiniGrid-": "minigrid", "BabyAI-": "minigrid", "ALE/": "ale_py"}
 _MAX_TURNS = 100_000
 
 _DTYPES = ("bool", "uint8", "int32", "int64", "float32", "float64")
+_NUMBERS = (bool, int, float, np.bool_, np.integer, np.floating)
 
 
 class GymnasiumOptions(Options):
@@ -235,9 +238,8 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 def _tensor(env_id: str, name: str, value: Any) -> NDArray[Any]:
     if isinstance(value, np.ndarray | np.generic | int | float):
         array = np.asarray(value)
-        array = array.astype(SENT_AS.get(array.dtype.name, array.dtype))  # a copy: the env may reuse its own
-        if array.dtype.name in _DTYPES:
-            return array
+        if (sent := _sent_as(array.dtype)) is not None:
+            return array.astype(sent)  # a copy: the env may reuse its own
     described = getattr(value, "dtype", type(value).__name__)
     raise ValueError(
         f"{env_id}: the observation{f' {name!r}' if name else ''} is of type {described}; expected numbers, texts, and "
@@ -245,8 +247,15 @@ def _tensor(env_id: str, name: str, value: Any) -> NDArray[Any]:
     )
 
 
+@functools.cache  # names of element types are made each time, which takes 5 µs
+def _sent_as(dtype: np.dtype[Any]) -> np.dtype[Any] | None:
+    """The contract's element type for numbers of this one; None if there is none."""
+    sent = np.dtype(SENT_AS.get(dtype.name, dtype))
+    return sent if sent.name in _DTYPES else None
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, bool | int | float | np.bool_ | np.integer | np.floating) and bool(np.isfinite(value))
+    return isinstance(value, _NUMBERS) and math.isfinite(value)
 
 
 def _kind(value: Any) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overworld.authoring.runner import Result
+from overworld.bridges.gymnasium.infos import together
 from overworld.bridges.gymnasium.seeds import Seeds
 from overworld.bridges.gymnasium.spaces import action_space, info, observation_space, observed, ready, start
 from overworld.client.fleet import Fleet
@@ -70,7 +71,7 @@ class OverworldVectorEnv(VectorEnv[Any, Any, Any]):
         self._results = self._move(
             {slot: start(self._seeds[slot].next(given), options) for slot, given in enumerate(seeds)}
         )
-        return self._batch(), self._infos({})
+        return self._batch(), self._infos()
 
     def step(
         self, actions: Any
@@ -87,7 +88,7 @@ class OverworldVectorEnv(VectorEnv[Any, Any, Any]):
                 last = copy.deepcopy(self._observed(results[slot]))  # the reset may draw into the same memory
                 infos = self._add_info(infos, {"final_obs": last, "final_info": self._info(results[slot])}, slot)
             self._results = results | (self._move(resets) if resets else {})
-        infos = self._infos(infos)
+        infos |= self._infos()
         return (
             self._batch(),
             np.array([results[slot].reward for slot in range(self.num_envs)]),
@@ -129,11 +130,9 @@ class OverworldVectorEnv(VectorEnv[Any, Any, Any]):
     def _info(self, result: Result) -> dict[str, Any]:
         return info(result, self._slots.spec.action)
 
-    def _infos(self, infos: dict[str, Any]) -> dict[str, Any]:
-        """`infos`, with those of the results that are shown."""
-        for slot, result in self._results.items():
-            infos = self._add_info(infos, self._info(result), slot)
-        return infos
+    def _infos(self) -> dict[str, Any]:
+        """The infos of the results that are shown."""
+        return together([self._info(self._results[slot]) for slot in range(self.num_envs)])
 
 
 def _joined(values: Sequence[Any]) -> Any:
