@@ -29,6 +29,7 @@ class Outbox:
         self._front = front
         self._waiting: deque[_Entry] = deque()
         self._since = 0.0  # when the first of them came
+        self._called = False  # `_send_waiting`, which has not begun yet
         self._sending = threading.Lock()
 
     def send(self, answer: str, session: int, lane: Lane, response: pb.StepResponse) -> None:
@@ -36,16 +37,18 @@ class Outbox:
 
         Raises OSError when the front is gone.
         """
-        now, first = time.perf_counter(), not self._waiting
-        if first:
+        now = time.perf_counter()
+        if not self._waiting:
             self._since = now
         self._waiting.append(_Entry(answer, session, [lane.number] * len(response.results), response))
         if now - self._since > _SECONDS:
             self._send_waiting()
-        else:
+        elif not self._called:
+            self._called = True
             lane.soon(self._send_waiting)
 
     def _send_waiting(self) -> None:
+        self._called = False  # before it looks: what comes now is sent by another call, if not by this one
         while self._waiting and self._sending.acquire(blocking=False):
             try:
                 self._send_merged()
