@@ -14,11 +14,7 @@ import contextlib
 import functools
 import itertools
 import json
-import os
 import random
-import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -26,15 +22,16 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import grpc
 import psutil
+from disturbance import BUSY_LOOP, Seen, disturbance
 from grpc_health.v1 import health_pb2
 from overworld import Reset, Session
 from overworld.host.process import ServerProcess
+from overworld.service import bounds
 from overworld.v1 import env_pb2 as pb
 from report import Row, finish, parser
 
@@ -45,9 +42,10 @@ NEIGHBOURS, SLOTS, PAUSE = 4, 2, 0.05
 PEAK_MB, KEPT_MB = 1024, 200
 SETTLE_SECONDS = 20.0
 
-ATTACK, BUSY_LOOP = "all attacks", "a busy loop"
+ATTACK = "all attacks"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
-LARGE = 15 << 20
+LARGE = bounds.STEP_REQUEST - (1 << 20)
+"""Bytes of the largest requests; gRPC refuses those above the bound without reading them."""
 LARGE_OPTIONS = {"width": 1024, "height": 1024}
 LARGE_SESSION = str(uuid.UUID(int=1))
 FRAMES = pb.StepRequest(
@@ -56,20 +54,6 @@ FRAMES = pb.StepRequest(
 """Asks for 12 MB of frames, drawn once."""
 SERVICE = "/overworld.v1.EnvService/"
 Send = Callable[[], Awaitable[Any]]
-
-
-@dataclass
-class Seen:
-    """What was seen beside one kind of disturbance."""
-
-    seconds: list[float] = field(default_factory=list)
-    peak: int = 0
-    answers: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def p99(self) -> float:
-        """Of the neighbours' steps, in seconds."""
-        return statistics.quantiles(self.seconds, n=100)[98]
 
 
 def main() -> None:
@@ -110,17 +94,20 @@ def measure(server: ServerProcess, seconds: float) -> list[Row]:
         at_first = memory(server)
         for _ in range(ROUNDS):
             for name, one in seen.items():
-                with disturbance(server.address, name) as answers, watch(server) as largest:
+                with (
+                    disturbance([__file__, "--attack", server.address] if name == ATTACK else []) as answers,
+                    watch(server) as largest,
+                ):
                     one.seconds += play(neighbours, seconds)
                 one.answers += Counter(answers)
-                one.peak = max(one.peak, max(largest))
+                one.memory = max(one.memory, max(largest))
         time.sleep(SETTLE_SECONDS)
         left = memory(server) - at_first
     for answer, count in sorted(seen[ATTACK].answers.items()):
         print(f"{count:6} x {answer.replace('_', ' ')}")
     calm, hostile = seen[BUSY_LOOP], seen[ATTACK]
     setting = f"{NEIGHBOURS} sessions of {SLOTS}, {len(hostile.seconds)} steps, {RATE} attacks/s"
-    peak, kept = hostile.peak / 1e6, max(left / 1e6, 1.0)
+    peak, kept = hostile.memory / 1e6, max(left / 1e6, 1.0)
     return [
         Row("P99 beside all attacks", setting, hostile.p99, "s", BUSY_LOOP, calm.p99, calm.p99 / hostile.p99, 1 / 3),
         Row("slowest step", setting, max(hostile.seconds), "s", BUSY_LOOP, max(calm.seconds),
@@ -173,28 +160,6 @@ def watch(server: ServerProcess) -> Iterator[list[int]]:
         looking.join()
 
 
-@contextlib.contextmanager
-def disturbance(address: str, name: str) -> Iterator[list[str]]:
-    """A process at nice 19 that attacks, or only loops. Yields a list that has what it was answered at the end."""
-    program = ["-c", "print(flush=True)\nwhile True: pass"]
-    if name == ATTACK:
-        program = [__file__, "--attack", address]
-    process = subprocess.Popen(
-        [sys.executable, *program], stdout=subprocess.PIPE, text=True, preexec_fn=lambda: os.nice(19)
-    )
-    assert process.stdout is not None
-    answers: list[str] = []
-    try:
-        process.stdout.readline()  # it has all that it is going to send
-        yield answers
-        if process.poll() is not None:
-            raise SystemExit(f"{name}: it has ended by itself, with status {process.poll()}")
-    finally:
-        process.terminate()
-        answers += process.stdout.read().split()
-        process.wait()
-
-
 async def attack(address: str) -> None:
     """Attacks until the process is killed, RATE times a second, in turn."""
     attacks = Attacks(address)
@@ -231,23 +196,23 @@ class Attacks:
         """Each kind of attack, ready to begin."""
         name = str(uuid.uuid4())
         opening = pb.OpenRequest(session=name, env_id="gym_cards/NumberLine", slots=1)
-        empty, keys = b"\x12\x00" * (LARGE // 2), ", ".join(f'"{number:x}": 0' for number in range(800_000))
-        features = [f"{number:x}" for number in range(2_000_000)]
-        replies = pb.Reset(prefix=[pb.Action(text="+", reply="r" * 60_000)] * 240)
-        texts = pb.Reset(prefix=[pb.Action(text="x" * 4096)] * 3600)
+        empty, keys = b"\x12\x00" * (LARGE // 2), ", ".join(f'"{number:x}": 0' for number in range(LARGE // 13))
+        features = [f"{number:x}" for number in range(LARGE // 8)]
+        replies = pb.Reset(prefix=[pb.Action(text="+", reply="r" * 60_000)] * (LARGE // 60_010))
+        texts = pb.Reset(prefix=[pb.Action(text="x" * 4096)] * (LARGE // 4104))
         empty_actions = field_of(2, field_of(4, b"\x22\x00" * (LARGE // 2)))
         empty_replies = field_of(2, field_of(4, field_of(4, b"\x22\x00" * (LARGE // 2))))
         step = pb.StepRequest(session=name).SerializeToString()
         bodies = {
-            "a session's name of 15 MB": ("Open", pb.OpenRequest(session="5" * LARGE).SerializeToString()),
-            "two million features": ("Open", changed(opening, required_features=features)),
-            "ten megabytes of options": ("Open", changed(opening, options_json=f"{{{keys}}}")),
-            "15 MB of empty commands": ("Step", step + empty),
-            "a prefix of 15 MB of empty actions": ("Step", step + empty_actions),
-            "an action of 15 MB of empty replies": ("Step", step + empty_replies),
-            "a prefix with 15 MB of replies": ("Step", reset(name, replies)),
-            "a prefix with 15 MB of texts": ("Step", reset(name, texts)),
-            "15 MB of nothing": ("GetServerInfo", b"\x7a" + varint(LARGE) + bytes(LARGE)),
+            "a session's name of megabytes": ("Open", pb.OpenRequest(session="5" * LARGE).SerializeToString()),
+            "a million features": ("Open", changed(opening, required_features=features)),
+            "megabytes of options": ("Open", changed(opening, options_json=f"{{{keys}}}")),
+            "megabytes of empty commands": ("Step", step + empty),
+            "a prefix of megabytes of empty actions": ("Step", step + empty_actions),
+            "an action of megabytes of empty replies": ("Step", step + empty_replies),
+            "a prefix with megabytes of replies": ("Step", reset(name, replies)),
+            "a prefix with megabytes of texts": ("Step", reset(name, texts)),
+            "megabytes of nothing": ("GetServerInfo", b"\x7a" + varint(LARGE) + bytes(LARGE)),
         }
         kinds: dict[str, Send] = {}
         for kind, (method, body) in bodies.items():
@@ -259,8 +224,8 @@ class Attacks:
         await self._call(self._owner, "Step", FRAMES)  # what is asked for later is there
         self._small = [reset(name, pb.Reset(seed=7)), opening.SerializeToString(), step]
         return kinds | {
-            "15 MB without a token": self._without_token,
-            "a health check with 15 MB": self._health,
+            "megabytes without a token": self._without_token,
+            "a health check with megabytes": self._health,
             "50 idle connections": self._connect,
             "repeats that nobody reads": self._unread,
             "a session that is left": self._leave,

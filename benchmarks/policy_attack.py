@@ -16,15 +16,11 @@ import contextlib
 import io
 import itertools
 import json
-import os
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +28,7 @@ import httpx
 import numpy as np
 import PIL.Image
 import psutil
+from disturbance import BUSY_LOOP, Seen, disturbance
 from overworld.service.process import ServiceProcess
 from overworld_vlm.tiny import make_tiny
 from overworld_vlm.tiny_config import TinyConfig
@@ -49,22 +46,7 @@ PER_SECOND = 2
 GROWTH_MB, KEPT_MB = 300, 100
 SETTLE_SECONDS = 60.0
 ATTACKS = ("requests beyond the bounds", "requests within the bounds")
-BUSY_LOOP = "a busy loop"
 Body = dict[str, Any]
-
-
-@dataclass
-class Seen:
-    """What was seen beside one kind of disturbance."""
-
-    seconds: list[float] = field(default_factory=list)
-    growth: int = 0
-    answers: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def p99(self) -> float:
-        """Of the neighbours' chats, in seconds."""
-        return statistics.quantiles(self.seconds, n=100)[98]
 
 
 def main() -> None:
@@ -93,17 +75,18 @@ async def measure(server: ServiceProcess) -> list[Row]:
         at_first = process.memory_info().rss
         for _ in range(ROUNDS):
             for name, one in seen.items():
-                with disturbance(server.address, name) as answers, watch(process) as largest:
+                program = [] if name == BUSY_LOOP else [__file__, "--attack", name, "--url", server.address]
+                with disturbance(program) as answers, watch(process) as largest:
                     one.seconds += await neighbours(http, CHATS // ROUNDS, SECONDS * ROUNDS / CHATS)
                 one.answers += Counter(answers)
                 await settle(http)
-                one.growth = max(one.growth, max(largest) - at_first)
+                one.memory = max(one.memory, max(largest) - at_first)
         left = process.memory_info().rss - at_first
     rows = []
     calm = seen[BUSY_LOOP].p99
     setting = f"{NEIGHBOURS} neighbours, {CHATS} chats each"
     for name in ATTACKS:
-        p99, growth, bounded = seen[name].p99, seen[name].growth / 1e6, name == ATTACKS[0]
+        p99, growth, bounded = seen[name].p99, seen[name].memory / 1e6, name == ATTACKS[0]
         print(f"{name}: answered with {dict(seen[name].answers)}")
         rows += [
             Row(f"P99 beside {name}", setting, p99, "s", BUSY_LOOP, calm, calm / p99, 0.5 if bounded else None),
@@ -142,28 +125,6 @@ async def neighbours(http: httpx.AsyncClient, chats: int, pause: float) -> list[
         return taken
 
     return list(itertools.chain(*await asyncio.gather(*map(talk, range(NEIGHBOURS)))))
-
-
-@contextlib.contextmanager
-def disturbance(url: str, name: str) -> Iterator[list[str]]:
-    """A process at nice 19 that attacks, or only loops. Yields a list that has what it was answered at the end."""
-    program = ["-c", "print(flush=True)\nwhile True: pass"]
-    if name != BUSY_LOOP:
-        program = [__file__, "--attack", name, "--url", url]
-    process = subprocess.Popen(
-        [sys.executable, *program], stdout=subprocess.PIPE, text=True, preexec_fn=lambda: os.nice(19)
-    )
-    assert process.stdout is not None
-    answers: list[str] = []
-    try:
-        process.stdout.readline()  # it has all that it is going to send
-        yield answers
-        if process.poll() is not None:
-            raise SystemExit(f"{name}: it has ended by itself, with status {process.poll()}")
-    finally:
-        process.terminate()
-        answers += process.stdout.read().split()
-        process.wait()
 
 
 @contextlib.contextmanager

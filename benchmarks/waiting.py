@@ -2,9 +2,10 @@
 
 As one session of 512 slots and as 64 of 8, over shared memory and TCP, on threads and on an event loop; and how long
 1,000 slots take to open. The peer is OpenEnv with as many sessions, whose observations are JSON over WebSockets. A time
-is that of one slot's step as the client sees it, from the call to the checked pixels; P99 is over all of them. Two steps
-of each session warm up: the second one's pictures need memory beside the first one's, which a busy kernel may take 0.2 s
-to find (77 MB), and later steps use both again.
+is that of one slot's step as the client sees it, from the call to the checked pixels; P99 is over all of them.
+
+Two steps of each session warm up. The second one's pictures need memory beside the first one's (77 MB), which a kernel
+whose memory is in pieces takes 0.2 s to find; later steps use both again.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
+
 ROOT = Path(__file__).parent.parent
 PROJECTS = {
     project["name"]: project
@@ -71,8 +73,8 @@ def check(name: str) -> Iterator[str]:
     """What is wrong with one lock, as far as that can be said without an index."""
     allowed = pins((ROOT / "constraints.txt").read_text())
     locked = pins((ROOT / "locks" / f"{name}.txt").read_text())
-    absent = {normal(package) for package in ABSENT.get(name, ["torch"])}
-    for package in {normal(bare(one)) for one in needed(LOCKS[name])} - absent - locked.keys():
+    absent = {canonicalize_name(package) for package in ABSENT.get(name, ["torch"])}
+    for package in {canonicalize_name(bare(one)) for one in needed(LOCKS[name])} - absent - locked.keys():
         yield f"locks/{name}.txt lacks {package}: run make locks"
     for package, version in locked.items():
         if allowed.get(package) != version:
@@ -95,17 +97,14 @@ def needed(requirements: list[str]) -> Iterator[str]:
 
 def pins(text: str) -> dict[str, str]:
     """Package -> version."""
-    return {normal(name): version for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE)}
+    return {
+        canonicalize_name(name): version for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE)
+    }
 
 
 def bare(requirement: str) -> str:
     """The name in a requirement."""
     return re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
-
-
-def normal(name: str) -> str:
-    """A package's name as indexes write it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from packaging.utils import canonicalize_name
+
 ROOT = Path(__file__).parent.parent
 SBOMS = ROOT / "dist" / "sbom"
 REPORT = ROOT / "docs" / "licences.md"
@@ -143,7 +145,7 @@ def write_licences(tools: Path) -> list[str]:
         "--format=json",
     ]
     listed = subprocess.run([*command, "--packages", *images], capture_output=True, text=True, check=True).stdout
-    found = {normal(one["Name"]): one for one in json.loads(listed)}
+    found = {canonicalize_name(one["Name"]): one for one in json.loads(listed)}
     unexpected = [
         f"{name} is in locks/ and not installed here: run make setup" for name in images.keys() - found.keys()
     ]
@@ -170,18 +172,15 @@ def write_licences(tools: Path) -> list[str]:
 def locked_names(lock: str) -> list[str]:
     """The packages of a lock."""
     text = (ROOT / "locks" / f"{lock}.txt").read_text()
-    return [normal(name) for name, marker in re.findall(r"^([\w.-]+)==[^\s;]+( ;)?", text, re.M) if not marker]
+    return [
+        canonicalize_name(name) for name, marker in re.findall(r"^([\w.-]+)==[^\s;]+( ;)?", text, re.M) if not marker
+    ]
 
 
 def torch_version() -> str:
     """PyTorch's version; it has no lock."""
     (version,) = re.findall(r"^torch==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M)
     return str(version)
-
-
-def normal(name: str) -> str:
-    """A package's name as indexes write it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 if __name__ == "__main__":

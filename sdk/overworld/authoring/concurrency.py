@@ -7,7 +7,8 @@ import enum
 import functools
 import inspect
 import threading
-from collections.abc import Coroutine
+import types
+from collections.abc import Coroutine, Generator
 from types import CoroutineType
 from typing import Any, TypeVar, cast
 
@@ -16,6 +17,7 @@ from overworld.authoring.env import Env
 T = TypeVar("T")
 
 _METHODS = ("reset", "step", "expert", "caption", "won", "close")
+_PAUSE = object()
 
 
 class Concurrency(enum.IntEnum):
@@ -50,8 +52,31 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
     except StopIteration as stop:
         value: T = stop.value
         return value
+    raise _has_to_wait(coroutine)
+
+
+@types.coroutine
+def pause() -> Generator[object, None, None]:
+    """Gives way to whatever else the caller of `advance` has to do."""
+    yield _PAUSE
+
+
+def advance(coroutine: Coroutine[Any, Any, object]) -> bool:
+    """Runs a coroutine, without an event loop, until it pauses or ends. Returns whether it has ended.
+
+    Raises TypeError for one that waits for anything else.
+    """
+    try:
+        if coroutine.send(None) is _PAUSE:
+            return False
+    except StopIteration:
+        return True
+    raise _has_to_wait(coroutine)
+
+
+def _has_to_wait(coroutine: Coroutine[Any, Any, object]) -> TypeError:
     coroutine.close()
-    raise TypeError(
+    return TypeError(
         f"a method of the env has to be awaited, and none of {', '.join(_METHODS)} is an `async def`: write it as one"
     )
 

@@ -10,15 +10,20 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-_COUNTERS = struct.Struct("<QQQQ")
+_LINE = struct.Struct("<6q")
+_NOTHING = -1
 
 
 class Heartbeat(NamedTuple):
-    """Of one lane: jobs started, jobs finished, beats (signs of life within a long job), and turns on the event loop.
+    """Of one lane: the last job that was started, jobs started, jobs finished, beats (signs of life within a long job),
+    and turns on the event loop.
 
-    `turns` counts when a job on an event loop gets hold of it and when it lets go; 0 on threads.
+    A job is named by its session's key and its slot's index; None for what is no session's, or no slot's. `turns`
+    counts when a job on an event loop gets hold of it and when it lets go; 0 on threads.
     """
 
+    session: int | None = None
+    slot: int | None = None
     started: int = 0
     finished: int = 0
     beats: int = 0
@@ -36,25 +41,26 @@ class Heartbeat(NamedTuple):
 
 
 class Heartbeats:
-    """The heartbeats of all lanes at one moment: `counters`, uint64 [lanes, fields of a Heartbeat]."""
+    """The heartbeats of all lanes at one moment: `lines`, int64 [lanes, fields of a Heartbeat]."""
 
-    def __init__(self, counters: NDArray[np.uint64]) -> None:
-        self._counters = counters
-        self.started, finished, _, self._turns = counters.T
+    def __init__(self, lines: NDArray[np.int64]) -> None:
+        self._lines = lines
+        _, _, self.started, finished, _, self._turns = lines.T
         self.working = self.started > finished
         """As `Heartbeat.working`, bool [lanes]; so are the others."""
         self._on_loop = self._turns % 2 == 1
         self.awaiting = self.working & (self._turns > 0) & ~self._on_loop
 
     def __len__(self) -> int:
-        return len(self._counters)
+        return len(self._lines)
 
     def __getitem__(self, lane: int) -> Heartbeat:
-        return Heartbeat(*self._counters[lane].tolist())
+        session, slot, *counters = self._lines[lane].tolist()
+        return Heartbeat(_named(session), _named(slot), *counters)
 
     def progressed(self, before: Heartbeats) -> NDArray[np.bool_]:
         """Whether a job began, ended or gave a sign of life since `before`."""
-        changed: NDArray[np.bool_] = (self._counters[:, :3] != before._counters[:, :3]).any(axis=1)
+        changed: NDArray[np.bool_] = (self._lines[:, :-1] != before._lines[:, :-1]).any(axis=1)
         return changed
 
     def holds_loop(self, before: Heartbeats) -> bool:
@@ -93,20 +99,20 @@ class HeartbeatFile:
 
     def __init__(self, fd: int, lanes: int) -> None:
         self._memory = mmap.mmap(fd, self.size(lanes))
-        self._counters: NDArray[np.uint64] = np.frombuffer(self._memory, np.uint64).reshape(lanes, -1)
+        self._lines: NDArray[np.int64] = np.frombuffer(self._memory, np.int64).reshape(lanes, -1)
 
     @staticmethod
     def size(lanes: int) -> int:
         """Bytes of the file."""
-        return lanes * _COUNTERS.size
+        return lanes * _LINE.size
 
     def read(self) -> Heartbeats:
         """For the front: all lanes."""
-        return Heartbeats(self._counters.copy())
+        return Heartbeats(self._lines.copy())
 
     def line(self, lane: int) -> HeartbeatLine:
         """For the worker: one lane."""
-        return HeartbeatLine(self._memory, lane * _COUNTERS.size)
+        return HeartbeatLine(self._memory, lane * _LINE.size)
 
 
 class HeartbeatLine:
@@ -115,10 +121,13 @@ class HeartbeatLine:
     def __init__(self, memory: mmap.mmap, at: int) -> None:
         self._memory = memory
         self._at = at
+        self._session = self._slot = _NOTHING
         self._started = self._finished = self._beats = self._turns = 0
 
-    def start(self) -> None:
-        """The next job begins."""
+    def start(self, session: int | None, slot: int | None) -> None:
+        """A job of the session's slot begins, or goes on after others."""
+        self._session = _NOTHING if session is None else session
+        self._slot = _NOTHING if slot is None else slot
         self._started += 1
         self._write()
 
@@ -128,7 +137,7 @@ class HeartbeatLine:
         self._write()
 
     def finish(self) -> None:
-        """The job is done."""
+        """The job is done, or others are done before it goes on."""
         self._finished = self._started
         self._write()
 
@@ -138,4 +147,17 @@ class HeartbeatLine:
         self._write()
 
     def _write(self) -> None:
-        _COUNTERS.pack_into(self._memory, self._at, self._started, self._finished, self._beats, self._turns)
+        _LINE.pack_into(
+            self._memory,
+            self._at,
+            self._session,
+            self._slot,
+            self._started,
+            self._finished,
+            self._beats,
+            self._turns,
+        )
+
+
+def _named(number: int) -> int | None:
+    return None if number == _NOTHING else number

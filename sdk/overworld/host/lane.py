@@ -1,4 +1,7 @@
-"""The lanes of a worker. Each does one job at a time, in the order in which they came; different lanes work at once.
+"""The lanes of a worker. Each does one job at a time; different lanes work at once.
+
+Jobs of one client are done in the order in which they came. Clients that share a lane have a turn each: an env made, or
+a command executed.
 
 Lane 0 runs the envs that must not run at the same time. Of the others, one of each kind belongs to each slot that the
 worker has room for: a thread, or a place on the event loop.
@@ -18,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from typing import Any
 
-from overworld.authoring.concurrency import Concurrency, drive
+from overworld.authoring.concurrency import Concurrency, advance, pause
 from overworld.host.env_cache import EnvCache
 from overworld.host.heartbeat import HeartbeatLine
 
@@ -48,38 +51,96 @@ class Lane(ABC):
         self.envs = envs
 
     @abstractmethod
-    def submit(self, job: Job) -> None:
-        """Has the job done after those that were submitted before. Any thread may call this."""
+    def submit(self, job: Job, client: str) -> None:
+        """Has the job done after those that were submitted before for this client. Any thread may call this."""
+
+    @property
+    def contended(self) -> bool:
+        """Whether other clients wait for the turn of this job's client to end."""
+        return False
+
+    async def end_turn(self) -> None:  # noqa: B027
+        """For jobs: lets the other clients have theirs."""
 
     def soon(self, call: Callable[[], None]) -> None:
         """For its own jobs: makes a call when those lanes have had their turn that take turns with this one."""
         call()
 
 
-class InlineLane(Lane):
-    """Does a job at once, on the caller's thread."""
+class Turns:
+    """Jobs of clients that have a turn each."""
 
-    def submit(self, job: Job) -> None:
-        """Returns when the job is done."""
-        drive(job)
+    def __init__(self) -> None:
+        self._jobs: dict[str, deque[Job]] = {}  # by client, in the order of their turns
+
+    def __len__(self) -> int:
+        """How many clients have jobs, with the one whose turn it is."""
+        return len(self._jobs)
+
+    def add(self, job: Job, client: str) -> None:
+        """Adds a job after the client's others."""
+        self._jobs.setdefault(client, deque()).append(job)
+
+    def take(self) -> None:
+        """Has the next client's job done for one turn. It may add others."""
+        client, jobs = next(iter(self._jobs.items()))
+        if advance(jobs[0]):
+            del jobs[0]
+        del self._jobs[client]
+        if jobs:
+            self._jobs[client] = jobs
+
+    def drop(self) -> None:
+        """Forgets all jobs."""
+        for jobs in self._jobs.values():
+            for job in jobs:
+                job.close()
+        self._jobs.clear()
 
 
-class ThreadLane(Lane):
+class _SharedLane(Lane):
+    """A lane whose clients have their turns without an event loop."""
+
+    def __init__(self, number: int, beats: HeartbeatLine, envs: EnvCache, turns: Turns) -> None:
+        super().__init__(number, beats, envs)
+        self._turns = turns
+
+    @property
+    def contended(self) -> bool:
+        """As the base class says."""
+        return len(self._turns) > 1
+
+    async def end_turn(self) -> None:
+        """As the base class says."""
+        await pause()
+
+
+class InlineLane(_SharedLane):
+    """Does its jobs on the thread that made it, which takes the `turns`."""
+
+    def submit(self, job: Job, client: str) -> None:
+        """Returns at once."""
+        self._turns.add(job, client)
+
+
+class ThreadLane(_SharedLane):
     """Does its jobs on a thread of its own."""
 
     def __init__(self, number: int, beats: HeartbeatLine, envs: EnvCache) -> None:
-        super().__init__(number, beats, envs)
-        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        super().__init__(number, beats, envs, Turns())
+        self._submitted: queue.SimpleQueue[tuple[Job, str]] = queue.SimpleQueue()
         threading.Thread(target=self._run, daemon=True, name=f"lane-{number}").start()
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job, client: str) -> None:
         """Returns at once."""
-        self._jobs.put(job)
+        self._submitted.put((job, client))
 
     def _run(self) -> None:
         with _fatal():
             while True:
-                drive(self._jobs.get())
+                while not self._turns or not self._submitted.empty():
+                    self._turns.add(*self._submitted.get())
+                self._turns.take()
 
 
 class LoopInbox:
@@ -113,7 +174,7 @@ class AsyncLane(Lane):
         self._jobs: deque[Job] = deque()
         self._task: asyncio.Task[None] | None = None  # while there are jobs
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job, client: str) -> None:
         """Returns at once."""
         self._inbox.put(self, job)
 

@@ -11,8 +11,8 @@ from overworld.service import bounds
 LARGE_BYTES = 256 << 10
 """Smaller requests need not be looked at: they become some megabytes at most."""
 
-_SESSION, _COMMAND, _RESET, _ACTION = 1, 2, 4, 4
-"""Numbers of StepRequest.session, StepRequest.commands, Command.reset and Reset.prefix."""
+_SESSION, _COMMAND, _RESET, _ACTION, _PREFIX = 1, 2, 4, 5, 4
+"""Numbers of StepRequest.session, StepRequest.commands, Command.reset, Command.action and Reset.prefix."""
 _OTHERS = 64
 """Fields of a message besides those that are counted; there may be unknown ones among them."""
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -48,10 +48,18 @@ def check(request: bytes, room: Callable[[str], Room]) -> None:
             raise _too_many("commands", len(commands), most.commands)
         actions = 0
         for command in commands:
-            resets = _parts(request, command, {_RESET}, _OTHERS)
-            prefix = sum(len(_parts(request, reset, {_ACTION}, most.prefix)) for reset in resets)
-            if prefix > most.prefix:
-                raise _too_many("actions in a prefix", prefix, most.prefix)
+            kinds = _parts(request, command, {_RESET, _ACTION}, _OTHERS)
+            prefix = 0
+            for kind in kinds:
+                acts = [kind]
+                if kind.number == _RESET:
+                    acts = _parts(request, kind, {_PREFIX}, most.prefix)
+                    prefix += len(acts)
+                if prefix > most.prefix:
+                    raise _too_many("actions in a prefix", prefix, most.prefix)
+                for act in acts:
+                    if act.end - act.start > 2 * _OTHERS:  # shorter ones cannot have as many fields
+                        _parts(request, act, set(), 0)
             actions += prefix
             bounds.PREFIXES.check(actions)
     except (IndexError, ValueError):

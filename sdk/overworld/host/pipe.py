@@ -1,6 +1,7 @@
 """The pipe between front and worker: length-prefixed messages over a socket, each a JSON header and a protobuf message.
 
-front to worker   {"do": "open", "session", "slots": [[slot, lane], ...], "frames", "nonce", "stride"} + OpenRequest
+front to worker   {"do": "open", "session", "client", "slots": [[slot, lane], ...], "frames", "nonce", "stride"} +
+                  OpenRequest
                   {"do": "step", "session", "lanes": [lane of each command]} + StepRequest
                   {"do": "replay", "session", "lanes"} + StepRequest: resets with prefixes, whose images are hashed and
                   not shown
@@ -13,14 +14,15 @@ worker to front   {"is": "ready", "concurrency": {env: Concurrency}} + GetServer
                   {"is": "replayed", "session", "lanes"} + StepResponse (no blocks)
                   {"is": "pong", "lanes"}
 
-A ping, each command, and an open on each of its lanes are jobs. A lane does its jobs in the order in which they were
-sent; `lanes` of an answer names the lane of each job that it answers.
+A ping, each command, and an open on each of its lanes are jobs. A lane does a session's jobs in the order in which they
+were sent; `lanes` of an answer names the lane of each job that it answers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import select
 import socket
 import struct
 import threading
@@ -53,17 +55,31 @@ class Blocking:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._file = connection.makefile("rb")
+        self._arrivals = select.poll()
+        self._arrivals.register(connection, select.POLLIN)
         self._sending = threading.Lock()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to receive."""
+        return bool(self._arrivals.poll(0))
 
     def receive(self) -> tuple[Header, bytes] | None:
         """The next message; None when the front is gone."""
-        lengths = self._file.read(_LENGTHS.size)
+        lengths = self._read(_LENGTHS.size)
         if len(lengths) < _LENGTHS.size:
             return None
         head, body = _LENGTHS.unpack(lengths)
-        data = self._file.read(head + body)
+        data = self._read(head + body)
         return (json.loads(data[:head].decode()), data[head:]) if len(data) == head + body else None
+
+    def _read(self, size: int) -> bytes:
+        """So many bytes; fewer when the front is gone. None are read ahead, or `waiting` would not know of them."""
+        pieces = []
+        while size and (piece := self._connection.recv(size)):
+            pieces.append(piece)
+            size -= len(piece)
+        return b"".join(pieces)
 
     def send(self, header: Header, message: Message | None = None) -> None:
         """Sends one message. Any thread may do so. Raises OSError when the front is gone."""

@@ -171,6 +171,7 @@ class Pool:
         header = {
             "do": "open",
             "session": session.key,
+            "client": session.owner.name,
             "slots": [[slot.index, slot.lane] for slot in session.slots if slot.worker is worker],
             "frames": session.frames.path,
             "nonce": session.frames.nonce.hex(),

@@ -8,6 +8,7 @@ import logging
 import os
 import resource
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -404,4 +405,6 @@ def serve(config: ServerConfig, on_start: Callable[[int], None]) -> None:
         await server.run()
 
     malloc.keep_freed_memory()
+    # The event loop waits for Python's lock as long, each time, while a thread looks through a large request.
+    sys.setswitchinterval(0.0005)
     asyncio.run(run())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+import xxhash
 
 from overworld.contract.replay import Episode, Idle, Lost, advance
 from overworld.errors import Reason
@@ -136,7 +137,7 @@ class HostedSlot:
 
 
 def _digest(command: pb.Command) -> bytes:
-    return hashlib.blake2b(command.SerializeToString(deterministic=True), digest_size=16).digest()
+    return xxhash.xxh3_128_digest(command.SerializeToString(deterministic=True))
 
 
 def _without_replies(command: pb.Command) -> pb.Command:

@@ -32,7 +32,7 @@ from overworld.host import pipe
 from overworld.host.env_cache import EnvCache
 from overworld.host.heartbeat import HeartbeatFile
 from overworld.host.hosted_runner import HostedRunner, failed
-from overworld.host.lane import AsyncLane, InlineLane, Lane, LoopInbox, ThreadLane, lane_count
+from overworld.host.lane import AsyncLane, InlineLane, Lane, LoopInbox, ThreadLane, Turns, lane_count
 from overworld.host.outbox import Outbox
 from overworld.service import log
 from overworld.service.process import die_with_parent
@@ -51,6 +51,7 @@ class _Session:
 
     def __init__(self, header: pipe.Header, request: pb.OpenRequest) -> None:
         self.key: int = header["session"]
+        self.client: str = header["client"]
         self.request = request
         self.slots: dict[int, list[int]] = {}  # by lane
         for slot, lane in header["slots"]:
@@ -90,6 +91,7 @@ class Worker:
         self._capacity = capacity
         self._sessions: dict[int, _Session] = {}
         self._lanes: dict[int, Lane] = {}
+        self._turns = Turns()  # of a lane on the thread that serves
 
     def describe(self) -> pb.GetServerInfoResponse:
         """Envs with default options, and versions."""
@@ -106,7 +108,7 @@ class Worker:
         """Runs until the front is gone."""
         # Threads that wait for the interpreter's lock wake up this often. What a lane does between waits takes less.
         sys.setswitchinterval(0.05)
-        while (received := self._front.receive()) is not None:
+        while (received := self._receive()) is not None:
             header, body = received
             match header["do"]:
                 case "open":
@@ -119,7 +121,14 @@ class Worker:
                     self._close(header["session"])
                 case "ping":
                     lane = self._lane(0)
-                    lane.submit(self._pong(lane))
+                    lane.submit(self._pong(lane), "")
+        self._turns.drop()
+
+    def _receive(self) -> tuple[pipe.Header, bytes] | None:
+        """The next message; until there is one, jobs are done."""
+        while self._turns and not self._front.waiting:
+            self._turns.take()
+        return self._front.receive()
 
     def _lane(self, number: int) -> Lane:
         """The lane of this number; it is made when it is first used."""
@@ -131,7 +140,7 @@ class Worker:
             elif number > 0 or any(self.concurrency().values()):  # nothing may hold up this thread, which serves all
                 lane = ThreadLane(number, beats, envs)
             else:
-                lane = InlineLane(number, beats, envs)
+                lane = InlineLane(number, beats, envs, self._turns)
             self._lanes[number] = lane
         return lane
 
@@ -140,7 +149,7 @@ class Worker:
         return LoopInbox(start_loop("async-lanes"))
 
     async def _pong(self, lane: Lane) -> None:
-        lane.beats.start()
+        lane.beats.start(None, None)
         lane.beats.finish()
         self._front.send({"is": "pong", "lanes": [lane.number]})
 
@@ -148,18 +157,20 @@ class Worker:
         session = self._sessions[header["session"]] = _Session(header, request)
         for number, slots in session.slots.items():
             lane = self._lane(number)
-            lane.submit(self._make(session, slots, lane))
+            lane.submit(self._make(session, slots, lane), session.client)
 
     async def _make(self, session: _Session, slots: Sequence[int], lane: Lane) -> None:
         """Makes the envs of one lane. The last lane to be done answers the front."""
         env_id = session.request.env_id
         error = None
-        lane.beats.start()
         try:
             options = parse_options(self._classes[env_id], session.request.options_json)
-            for slot in slots:
+            for position, slot in enumerate(slots):
+                if position:
+                    await lane.end_turn()
+                lane.beats.start(session.key, None)
                 await self._make_runner(session, slot, options, lane)
-                lane.beats.beat()
+                lane.beats.finish()
         except ContractError as refusal:
             error = [refusal.reason.name, refusal.message]
         except Exception as failure:
@@ -202,13 +213,13 @@ class Worker:
 
     def _step(self, header: pipe.Header, request: pb.StepRequest, answer: str, run: _Run) -> None:
         session = self._sessions.get(header["session"])
-        runners = {} if session is None else session.runners
+        runners, client = ({}, "") if session is None else (session.runners, session.client)
         by_lane: dict[int, list[pb.Command]] = {}
         for command, number in zip(request.commands, header["lanes"], strict=True):
             by_lane.setdefault(number, []).append(command)
         for number, commands in by_lane.items():
             lane = self._lane(number)
-            lane.submit(self._execute(header["session"], runners, commands, lane, answer, run))
+            lane.submit(self._execute(header["session"], runners, commands, lane, answer, run), client)
 
     async def _execute(
         self,
@@ -222,8 +233,10 @@ class Worker:
         """Executes the commands of one lane."""
         response = pb.StepResponse()
         sent = time.perf_counter()
-        for command in commands:
-            lane.beats.start()
+        for position, command in enumerate(commands):
+            if position:
+                await lane.end_turn()
+            lane.beats.start(session, command.slot)
             runner = runners.get(command.slot)
             if runner is None:  # the session was closed while this message was on its way
                 response.results.append(failed(command, Reason.WORKER_DIED, "the session is not open here"))
@@ -231,7 +244,7 @@ class Worker:
                 await run(runner, command, response)
             lane.beats.finish()
             now = time.perf_counter()
-            if now - sent > _FLUSH_SECONDS:
+            if now - sent > _FLUSH_SECONDS or lane.contended:
                 self._outbox.send(answer, session, lane, response)
                 response = pb.StepResponse()
                 sent = now
@@ -243,7 +256,7 @@ class Worker:
         if session is not None:
             for number, slots in session.slots.items():
                 lane = self._lane(number)
-                lane.submit(self._retire(session, slots, lane))
+                lane.submit(self._retire(session, slots, lane), session.client)
 
     async def _retire(self, session: _Session, slots: Sequence[int], lane: Lane) -> None:
         for slot in slots:

@@ -64,13 +64,18 @@ class Death(NamedTuple):
 class _LaneJobs:
     """What a lane was told to do."""
 
-    jobs: deque[Job] = field(default_factory=deque)  # sent and not answered
-    answered: int = 0
+    jobs: list[Job] = field(default_factory=list)  # sent and not answered
 
     def current(self, now: Heartbeat) -> Job | None:
-        """The job that is being done. Answers come in the order of the jobs, so it is found by counting."""
-        position = now.started - self.answered - 1
-        return self.jobs[position] if now.working and 0 <= position < len(self.jobs) else None
+        """The job that is being done."""
+        if not now.working:
+            return None
+        return next((job for job in self.jobs if (job.session, job.slot) == (now.session, now.slot)), None)
+
+    def answer(self, session: int | None) -> Job:
+        """Notes an answer to one of the session's jobs. They are answered in the order in which they were sent."""
+        position = next(number for number, job in enumerate(self.jobs) if job.session == session)
+        return self.jobs.pop(position)
 
 
 class _Message(NamedTuple):
@@ -117,9 +122,7 @@ class _Process:
         """The next message that answers jobs."""
         header, body = await pipe.read(self.reader)
         for number in header["lanes"]:
-            lane = self.lanes[number]
-            self.suspects.discard(lane.jobs.popleft())
-            lane.answered += 1
+            self.suspects.discard(self.lanes[number].answer(header.get("session")))
         self.send_held()
         return header, body
 

@@ -65,7 +65,7 @@ def resident(server: ServerProcess) -> float:
 
 
 def test_replies_in_a_prefix_are_not_kept(server: ServerProcess) -> None:
-    moves = [pb.Action(text="up" if turn % 2 else "down", reply="x" * 60_000) for turn in range(250)]  # 15 MB
+    moves = [pb.Action(text="up" if turn % 2 else "down", reply="x" * 60_000) for turn in range(120)]  # 7 MB
     with grpc.insecure_channel(server.address) as channel:
         stub = env_pb2_grpc.EnvServiceStub(channel)
         name = str(uuid.uuid4())
@@ -115,14 +115,14 @@ def test_a_client_that_does_not_read_gets_few_responses_made(server: ServerProce
 def test_what_is_beyond_a_bound_is_refused_and_costs_next_to_nothing(server: ServerProcess) -> None:
     name, other = str(uuid.uuid4()), str(uuid.uuid4())
     opening = pb.OpenRequest(session=name, env_id="toy/Count", slots=2, options_json='{"max_turns": 1000}')
-    empty, large = b"\x00", 15 * MEGABYTE
+    empty, large = b"\x00", 7 * MEGABYTE
     commands = pb.StepRequest(session=name).SerializeToString() + b"\x12\x00" * (large // 2)
     texts = [pb.Action(text="x" * 4096)] * 600
     prefix = pb.StepRequest(
         session=name, commands=[pb.Command(episode=1, turn=len(texts), reset=pb.Reset(prefix=texts))]
     )
     attacks = {
-        "GetServerInfo or Close": ("GetServerInfo", b"\x7a\x80\x80\xc0\x07" + empty * large),
+        "GetServerInfo or Close": ("GetServerInfo", b"\x7a\x80\x80\xc0\x03" + empty * large),
         "a request of Open": ("Open", pb.OpenRequest(session="5" * large).SerializeToString()),
         "required features": ("Open", pb.OpenRequest(session=other, required_features=["x"] * 40).SerializeToString()),
         "options_json": ("Open", pb.OpenRequest(session=other, options_json=" " * 70_000).SerializeToString()),

@@ -66,6 +66,22 @@ def test_resets_of_one_command_that_protobuf_would_merge_are_counted_together() 
         outline.check(data, room)
 
 
+@pytest.mark.parametrize("kind", [pb.Command.RESET_FIELD_NUMBER, pb.Command.ACTION_FIELD_NUMBER])
+def test_an_action_has_few_fields(kind: int) -> None:
+    """Where one comes again protobuf keeps the last: a request of megabytes may be a single small action."""
+
+    def acting(replies: int) -> bytes:
+        data = b"\x22\x00" * replies
+        for number in [*([pb.Reset.PREFIX_FIELD_NUMBER] if kind == pb.Command.RESET_FIELD_NUMBER else []), kind, 2]:
+            data = bytes([number << 3 | 2, len(data) & 0x7F | 0x80, len(data) >> 7]) + data
+        return request() + data
+
+    assert len(pb.StepRequest.FromString(acting(80)).commands) == 1
+    outline.check(acting(64), room)
+    with pytest.raises(ContractError, match="the request is not a StepRequest"):
+        outline.check(acting(80), room)
+
+
 @pytest.mark.parametrize(
     "data",
     [b"\x12", b"\x12\x7f", b"\x12\x02\x22\x09", b"\x13\x00", b"\xff" * 11, b"\x18\xff", b"\x40\x00" * 65, b"\x21" * 8],

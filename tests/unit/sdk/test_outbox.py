@@ -7,7 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 from overworld.host import outbox, pipe
-from overworld.host.lane import AsyncLane, InlineLane, Lane, LoopInbox
+from overworld.host.lane import AsyncLane, InlineLane, Lane, LoopInbox, Turns
 from overworld.host.outbox import Outbox
 from overworld.v1 import env_pb2 as pb
 
@@ -80,7 +80,7 @@ def test_a_lane_that_shares_nothing_sends_at_once(ends: tuple[pipe.Blocking, pip
     worker, front = ends
     outgoing = Outbox(worker)
     for number in (0, 1):
-        outgoing.send("results", 1, InlineLane(number, Mock(), Mock()), result(number))
+        outgoing.send("results", 1, InlineLane(number, Mock(), Mock(), Turns()), result(number))
         assert arrived(front) == ({"is": "results", "session": 1, "lanes": [number]}, [(number, 100 * number)])
 
 
@@ -95,11 +95,11 @@ def test_jobs_that_come_together_wake_the_event_loop_once() -> None:
         wakes = Mock(wraps=loop.call_soon_threadsafe)
         loop.call_soon_threadsafe = wakes  # type: ignore[method-assign]
         for number, lane in enumerate(lanes(8)):
-            lane.submit(job(number))
+            lane.submit(job(number), "anyone")
         assert wakes.call_count == 1
         while len(done) < 8:
             await asyncio.sleep(0)
-        lanes(1)[0].submit(job(8))
+        lanes(1)[0].submit(job(8), "anyone")
         while len(done) < 9:
             await asyncio.sleep(0)
 

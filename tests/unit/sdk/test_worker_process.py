@@ -12,7 +12,7 @@ import pytest
 from overworld.errors import Reason
 from overworld.host import pipe, worker_process
 from overworld.host.heartbeat import HeartbeatFile
-from overworld.host.worker_process import Job, WorkerProcess, _Process
+from overworld.host.worker_process import _PING, Job, WorkerProcess, _Process
 from overworld.service import bounds
 from overworld.v1 import env_pb2 as pb
 
@@ -53,15 +53,15 @@ def test_answered_jobs_are_counted_by_the_header_alone() -> None:
         process.send({"do": "step", "session": 1}, pb.StepRequest(), [(0, job) for job in jobs])
         received = pipe.Blocking(theirs).receive()
         assert received == ({"do": "step", "session": 1}, b"")
-        for _ in range(5):
-            beats.start()
+        for job in jobs[:5]:
+            beats.start(*job[:2])
             beats.finish()
-        beats.start()
+        beats.start(2, 2)
         assert process.running() == {Job(2, 2)}
-        header = {"is": "results", "session": 1, "lanes": [0] * 4}
+        header = {"is": "results", "session": 1, "lanes": [0] * 2}
         answer(theirs, header, b"\xff" * 3)  # which is not a message
         assert await asyncio.wait_for(process.receive(), 10) == (header, b"\xff" * 3)
-        assert list(process.lanes[0].jobs) == jobs[4:]
+        assert process.lanes[0].jobs == jobs[2:]
         assert process.running() == {Job(2, 2)}
         beats.finish()
         assert process.running() == set()
@@ -73,16 +73,35 @@ def test_lanes_are_counted_apart() -> None:
     async def test(process: _Process, worker: HeartbeatFile, theirs: socket.socket) -> None:
         process.send({"do": "step"}, pb.StepRequest(), [(1, Job(1, 0)), (2, Job(1, 1)), (1, Job(1, 2))])
         first, second = worker.line(1), worker.line(2)
-        first.start()
-        second.start()
+        first.start(1, 0)
+        second.start(1, 1)
         assert process.running() == {Job(1, 0), Job(1, 1)}
         second.finish()
         answer(theirs, {"is": "results", "session": 1, "lanes": [2]})
         await asyncio.wait_for(process.receive(), 10)
         assert process.running() == {Job(1, 0)}
         first.finish()
-        first.start()
+        first.start(1, 2)
         assert process.running() == {Job(1, 2)}
+
+    with_a_process(test)
+
+
+def test_sessions_may_overtake_each_other() -> None:
+    """Those of different clients have their turns; the first job that was sent need not be the first to be done."""
+
+    async def test(process: _Process, worker: HeartbeatFile, theirs: socket.socket) -> None:
+        jobs = [Job(1, 0), Job(1, 1), Job(2, None), _PING]
+        process.send({"do": "step"}, None, [(0, job) for job in jobs])
+        process.suspects = {*jobs}
+        for job in (jobs[2], jobs[0], jobs[3], jobs[1]):
+            worker.line(0).start(*job[:2])
+            assert process.running() == {job}
+            worker.line(0).finish()
+            answer(theirs, {"is": "results", "session": job.session, "lanes": [0]})
+            await asyncio.wait_for(process.receive(), 10)
+            assert job not in process.suspects
+        assert process.lanes[0].jobs == [] and not process.suspects
 
     with_a_process(test)
 
@@ -91,9 +110,9 @@ def test_what_waits_for_the_event_loop_is_not_running() -> None:
     async def test(process: _Process, worker: HeartbeatFile, theirs: socket.socket) -> None:
         process.send({"do": "step"}, pb.StepRequest(), [(1, Job(1, 0)), (2, Job(1, 1))])
         first, second = worker.line(1), worker.line(2)
-        for beats in (first, second):
+        for slot, beats in enumerate((first, second)):
             beats.turn()
-            beats.start()
+            beats.start(1, slot)
             beats.turn()
         assert process.running() == {Job(1, 0), Job(1, 1)}  # what none of them does, another task of theirs may
         second.turn()
@@ -112,7 +131,7 @@ def test_a_prefix_whose_turns_are_signs_of_life_has_a_limit_as_a_whole(monkeypat
         job = Job(1, 0)
         process.send({"do": "step"}, pb.StepRequest(), [(0, job)])
         beats = heartbeats.line(0)
-        beats.start()
+        beats.start(1, 0)
         watching = asyncio.create_task(worker._watch(process))
         async with asyncio.timeout(60):
             while not watching.done():
@@ -137,7 +156,7 @@ def test_suspects_run_alone() -> None:
             """What is sent when these lanes have answered."""
             before = len(process.held)
             for lane in lanes:
-                answer(theirs, {"is": "results", "lanes": [lane]})
+                answer(theirs, {"is": "results", "session": 1, "lanes": [lane]})
                 await asyncio.wait_for(process.receive(), 10)
             return [
                 tuple(message[0]["job"]) for _ in range(before - len(process.held)) if (message := arrived.receive())
