@@ -18,7 +18,7 @@ import threading
 import types
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Coroutine, Generator, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from typing import Any
 
 from overworld.authoring.concurrency import Concurrency, advance, pause
@@ -61,6 +61,10 @@ class Lane(ABC):
 
     async def end_turn(self) -> None:  # noqa: B027
         """For jobs: lets the other clients have theirs."""
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """For its own jobs: makes a call when those lanes have had their turn that take turns with this one."""
+        call()
 
 
 class Turns:
@@ -139,23 +143,50 @@ class ThreadLane(_SharedLane):
                 self._turns.take()
 
 
+class LoopInbox:
+    """Jobs on their way to the lanes of an event loop, which those that come together wake only once."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._arrived: deque[tuple[AsyncLane, Job]] = deque()
+        self._woken = False
+
+    def put(self, lane: AsyncLane, job: Job) -> None:
+        """Any thread may call this."""
+        self._arrived.append((lane, job))
+        if not self._woken:
+            self._woken = True
+            self.loop.call_soon_threadsafe(self._hand_out)
+
+    def _hand_out(self) -> None:
+        self._woken = False  # before it looks: what comes now wakes it again
+        while self._arrived:
+            lane, job = self._arrived.popleft()
+            lane.add(job)
+
+
 class AsyncLane(Lane):
     """Does its jobs on an event loop that it shares with others."""
 
-    def __init__(self, number: int, beats: HeartbeatLine, envs: EnvCache, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, number: int, beats: HeartbeatLine, envs: EnvCache, inbox: LoopInbox) -> None:
         super().__init__(number, beats, envs)
-        self._loop = loop
+        self._inbox = inbox
         self._jobs: deque[Job] = deque()
         self._task: asyncio.Task[None] | None = None  # while there are jobs
 
     def submit(self, job: Job, client: str) -> None:
         """Returns at once."""
-        self._loop.call_soon_threadsafe(self._add, job)
+        self._inbox.put(self, job)
 
-    def _add(self, job: Job) -> None:
+    def soon(self, call: Callable[[], None]) -> None:
+        """After all that the event loop has in hand."""
+        self._inbox.loop.call_soon(_fatal()(call))
+
+    def add(self, job: Job) -> None:
+        """As `submit`, on the event loop's thread."""
         self._jobs.append(job)
         if self._task is None:
-            self._task = self._loop.create_task(self._run())
+            self._task = self._inbox.loop.create_task(self._run())
 
     async def _run(self) -> None:
         with _fatal():

@@ -26,6 +26,7 @@ import select
 import socket
 import struct
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 from google.protobuf.message import Message
@@ -82,6 +83,10 @@ class Blocking:
 
     def send(self, header: Header, message: Message | None = None) -> None:
         """Sends one message. Any thread may do so. Raises OSError when the front is gone."""
-        data = encode(header, message)
+        self.send_all([(header, message)])
+
+    def send_all(self, messages: Iterable[tuple[Header, Message | None]]) -> None:
+        """As `send`, for messages that belong together."""
+        data = b"".join(encode(header, message) for header, message in messages)
         with self._sending:
             self._connection.sendall(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -399,6 +400,7 @@ def serve(config: ServerConfig, on_start: Callable[[int], None]) -> None:
     async def run() -> None:
         server = Server(config)
         await server.start()
+        gc.freeze()  # what stays need not be looked at while calls wait
         on_start(server.port)
         await server.run()
 

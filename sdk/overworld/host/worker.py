@@ -5,10 +5,10 @@ Started by the front as `python -m overworld.host.worker <socket fd> <heartbeat 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 import functools
+import gc
 import json
 import logging
 import mmap
@@ -32,7 +32,7 @@ from overworld.host import pipe
 from overworld.host.env_cache import EnvCache
 from overworld.host.heartbeat import HeartbeatFile
 from overworld.host.hosted_runner import HostedRunner, failed
-from overworld.host.lane import AsyncLane, InlineLane, Lane, ThreadLane, Turns, lane_count
+from overworld.host.lane import AsyncLane, InlineLane, Lane, LoopInbox, ThreadLane, Turns, lane_count
 from overworld.host.outbox import Outbox
 from overworld.service import log
 from overworld.service.process import die_with_parent
@@ -136,7 +136,7 @@ class Worker:
         if lane is None:
             beats, envs = self._heartbeats.line(number), EnvCache(1 if number else self._capacity)
             if number > self._capacity:
-                lane = AsyncLane(number, beats, envs, self._loop)
+                lane = AsyncLane(number, beats, envs, self._inbox)
             elif number > 0 or any(self.concurrency().values()):  # nothing may hold up this thread, which serves all
                 lane = ThreadLane(number, beats, envs)
             else:
@@ -145,8 +145,8 @@ class Worker:
         return lane
 
     @functools.cached_property
-    def _loop(self) -> asyncio.AbstractEventLoop:
-        return start_loop("async-lanes")
+    def _inbox(self) -> LoopInbox:
+        return LoopInbox(start_loop("async-lanes"))
 
     async def _pong(self, lane: Lane) -> None:
         lane.beats.start(None, None)
@@ -245,11 +245,11 @@ class Worker:
             lane.beats.finish()
             now = time.perf_counter()
             if now - sent > _FLUSH_SECONDS or lane.contended:
-                self._outbox.send(answer, session, lane.number, response)
+                self._outbox.send(answer, session, lane, response)
                 response = pb.StepResponse()
                 sent = now
         if response.results:
-            self._outbox.send(answer, session, lane.number, response)
+            self._outbox.send(answer, session, lane, response)
 
     def _close(self, key: int) -> None:
         session = self._sessions.pop(key, None)
@@ -302,6 +302,7 @@ def main() -> None:
             _logger.debug("loading %s", names, exc_info=True)
             front.send({"is": "unable", "why": f"{type(error).__name__}: {error}"})
             return
+        gc.freeze()  # what stays need not be looked at while somebody waits for a step
         front.send({"is": "ready", "concurrency": worker.concurrency()}, info)
         worker.serve()
 
