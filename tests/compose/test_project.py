@@ -91,14 +91,8 @@ def served(image: str, command: list[str], token: str) -> Iterator[str]:
     rights = ("--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges")
     run("docker", "network", "create", "--internal", name)
     try:
-        given = (
-            f"--name={name}",
-            f"--network={name}",
-            f"--env=OVERWORLD_TOKEN={token}",
-            "--memory=2g",
-            "--pids-limit=256",
-        )
-        run("docker", "run", "--detach", "--init", *rights, *given, image, *command)
+        given = (f"--name={name}", f"--network={name}", f"--env=OVERWORLD_TOKEN={token}")
+        run("docker", "run", "--detach", "--init", "--memory=2g", "--pids-limit=256", *rights, *given, image, *command)
         deadline = time.monotonic() + 180
         while (
             health := run("docker", "inspect", "--format={{.State.Health.Status}}", name).stdout.strip()

@@ -12,6 +12,7 @@ import numpy as np
 import overworld
 import pytest
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 from hypothesis import given
 from hypothesis import strategies as st
 from overworld.authoring.gymnasium.actions import Actions
@@ -19,6 +20,7 @@ from overworld.authoring.gymnasium.env import GymnasiumOptions, from_gymnasium
 from overworld.authoring.gymnasium.presets import Preset
 from overworld.authoring.runner import Runner
 from overworld.bridges.gymnasium import OverworldEnv
+from overworld.bridges.gymnasium.infos import together
 from overworld.errors import ContractError, EnvUnknownError
 
 BOX = spaces.Box(np.array([[-1.0, 0.0]], np.float32), np.array([[1.0, 0.1]], np.float32))
@@ -281,3 +283,33 @@ def test_other_envs_do_not_load_gymnasium() -> None:
     code = "import sys, overworld; overworld.make('gym_cards/EZPoints'); print('gymnasium' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+def test_infos_are_put_together_as_gymnasium_does() -> None:
+    infos: list[dict[str, Any]] = [
+        {"outcome": "EXECUTED", "metrics": {"steps": 1.5}, "action_mask": np.ones(3, np.int8)},
+        {"end": "TASK", "success": True, "admissible": ("a", "b"), "metrics": {"coins": 2.0}},
+        {
+            "outcome": "NO_ACTION",
+            "metrics": {"steps": 2.5},
+            "action_mask": np.array([0, 1, 0], np.int8),
+            "success": False,
+        },
+        {},
+    ]
+    theirs = VectorEnv()
+    theirs.num_envs = len(infos)
+    expected: dict[str, Any] = {}
+    for slot, info in enumerate(infos):
+        expected = theirs._add_info(expected, info, slot)
+    _compare(together(infos), expected)
+
+
+def _compare(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        if isinstance(value, dict):
+            _compare(found[key], value)
+        else:
+            assert found[key].dtype == value.dtype
+            np.testing.assert_array_equal(found[key], value)
