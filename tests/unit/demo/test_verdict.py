@@ -81,5 +81,5 @@ def test_a_sequence_succeeds_where_its_actions_lead_to_the_target(sequences: Seq
 def test_all_courses_have_the_same_algorithm() -> None:
     """Tuned per env is what the paper is against."""
     settings = [yaml.safe_load(course.config.read_text()) for course in COURSES.values()]
-    for name in ("gamma", "kl", "policy", "critic", "rollout_steps"):
+    for name in ("gamma", "kl", "policy", "critic", "rollout_steps", "temperature"):
         assert all(one.get(name) == settings[0].get(name) for one in settings), name
