@@ -27,6 +27,9 @@ WHOLE = (
 )
 """Files whose fixtures take long to make: one worker runs all their tests."""
 
+APART = 20
+"""Tests that are sent out between two of these files."""
+
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc] # pytest-xdist has no types
     """Sends tests of the files in WHOLE to one worker, and others to whichever is free.
@@ -37,6 +40,20 @@ class Scheduling(LoadScopeScheduling):  # type: ignore[misc] # pytest-xdist has 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         return file if file in WHOLE else nodeid
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Has the files in WHOLE, which compute, take turns with the first of the others, many of which wait."""
+    whole: dict[str, list[pytest.Item]] = {file: [] for file in WHOLE}
+    others: list[pytest.Item] = []
+    for item in items:
+        whole.get(item.nodeid.partition("::")[0], others).append(item)
+    items.clear()
+    for tests in whole.values():
+        items += tests + others[:APART]
+        del others[:APART]
+    items += others
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:

@@ -118,12 +118,12 @@ def test_the_tiny_model_trains_in_an_env_of_choice(tmp_path: Path) -> None:
         "--env",
         "gym_cards/EZPoints",
         "--updates",
-        "3",
+        "2",
         "--run",
         str(folder),
     ]
     done = subprocess.run([*command, *settings], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 3
-    assert (folder / "checkpoints" / "000003" / "manifest.json").exists()
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+    assert (folder / "checkpoints" / "000002" / "manifest.json").exists()
     assert processes_of(folder) == []

@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +125,14 @@ def tensors(folder: Path, update: int) -> dict[str, str]:
 def progress(folder: Path, update: int) -> dict[str, Any]:
     """The trainer's state in a checkpoint: open episodes, guard, counters."""
     return json.loads((folder / "checkpoints" / f"{update:06}" / "trainer" / "state.json").read_text())
+
+
+def copy_run(run: Path, folder: Path, updates: int) -> None:
+    """Copies a run as it was after that many updates, of which it has a checkpoint."""
+    shutil.copytree(run, folder)
+    for checkpoint in (folder / "checkpoints").iterdir():
+        if int(checkpoint.name) > updates:
+            shutil.rmtree(checkpoint)
+    for name in ("metrics.jsonl", "ledger.jsonl"):
+        kept = [line for line in (folder / name).read_text().splitlines() if json.loads(line)["update"] < updates]
+        (folder / name).write_text("".join(f"{line}\n" for line in kept))

@@ -19,7 +19,7 @@ from overworld.host.process import ServerProcess
 
 from tests.support.ranks import run_ranks, start_ranks
 from tests.support.scripted_env import CHOICE, PUPPET
-from tests.support.scripted_model import lines, numbers, obedient_folder, progress, run_fields, tensors
+from tests.support.scripted_model import copy_run, lines, numbers, obedient_folder, progress, run_fields, tensors
 from tests.support.warm import WarmProcess
 
 UPDATES = 4
@@ -79,6 +79,7 @@ def test_a_rank_that_is_killed_ends_the_others_and_the_run_goes_on(
     fields: dict[str, Any], undisturbed: Path, tmp_path: Path, moment: Callable[[], None]
 ) -> None:
     settings = fields | {"run": str(tmp_path / "run")}
+    copy_run(undisturbed, tmp_path / "run", 2)
     processes = start_ranks(tmp_path, settings, 2)
     wait_for(tmp_path / "run", 3, processes)
     moment()

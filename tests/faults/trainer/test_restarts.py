@@ -21,6 +21,7 @@ from overworld_trainer.train import train
 
 from tests.support.scripted_env import CHOICE, PUPPET
 from tests.support.scripted_model import (
+    copy_run,
     ledger,
     lines,
     numbers,
@@ -77,7 +78,7 @@ def undisturbed(
     folders = {}
     for name, changes in kinds.items():
         folders[name] = tmp_path_factory.mktemp("runs") / name
-        train(run_settings(server, folders[name], model, updates=UPDATES, **changes))
+        train(run_settings(server, folders[name], model, updates=UPDATES, keep_checkpoints=3, **changes))
     return folders
 
 
@@ -175,7 +176,8 @@ def test_an_update_is_thrown_away_wherever_sigterm_finds_it(
 ) -> None:
     """In the fourth update, in which optimizers have made steps by then; the newest checkpoint is the second's."""
     folder = tmp_path / "run"
-    settings = run_settings(server, folder, model, updates=UPDATES, checkpoint_every=2, **kinds[kind])
+    settings = run_settings(server, folder, model, updates=UPDATES, **kinds[kind])
+    copy_run(undisturbed[kind], folder, 2)
     path, number = PLACES[place]
     module, _, name = path.rpartition(".")
     holder = pkgutil.resolve_name(module)
@@ -222,8 +224,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
     caplog: pytest.LogCaptureFixture,
     file: str,
 ) -> None:
-    policy = run_fields(server, "", "")["policy"] | {"lr_updates": UPDATES}
-    train(run_settings(server, tmp_path / "run", model, updates=4, policy=policy))
+    copy_run(undisturbed["model"], tmp_path / "run", 4)
     path = tmp_path / "run" / "checkpoints" / "000004" / file
     os.truncate(path, path.stat().st_size - 10)
     with caplog.at_level(logging.INFO):
