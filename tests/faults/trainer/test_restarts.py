@@ -4,8 +4,6 @@ import logging
 import os
 import pkgutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -294,20 +292,6 @@ def test_a_run_whose_env_server_stays_away_ends_and_can_go_on_with_another(
     same(tmp_path / "run", undisturbed["model"])
 
 
-ON_A_SMALL_VOLUME = """
-mount -t tmpfs -o size="$3k" none "$1/volume" || exit 9
-"$2" -m overworld_trainer "$1/run.yaml"
-echo "status $?"
-find "$1/volume/run/checkpoints" -mindepth 1 -maxdepth 1 -printf '%f\\n'
-cat /dev/zero > "$1/volume/filler" 2> /dev/null
-"$2" -m overworld_trainer "$1/run.yaml"
-echo "status $?"
-mount -o remount,size=1g "$1/volume"
-"$2" -m overworld_trainer "$1/run.yaml" && cp -r "$1/volume/run" "$1/copy"
-"""
-"""A run on a volume of `$3` kilobytes, started again when there is no room at all, and when there is enough."""
-
-
 def test_a_full_volume_ends_a_run_in_one_line_and_it_goes_on_when_there_is_room(
     server: ServerProcess, model: Path, undisturbed: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -316,17 +300,14 @@ def test_a_full_volume_ends_a_run_in_one_line_and_it_goes_on_when_there_is_room(
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(fields))
     checkpoint = undisturbed["model"] / "checkpoints" / f"{UPDATES:06}"
     size = sum(path.stat().st_size for path in checkpoint.rglob("*")) / 1024
-    arguments = (str(tmp_path), sys.executable, f"{1.6 * size:.0f}")
-    done = subprocess.run(
-        ["unshare", "--map-root-user", "--mount", "sh", "-c", ON_A_SMALL_VOLUME, "sh", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert done.stdout.splitlines() == ["status 75", "000002", "status 75"], done.stderr
-    said = [line for line in done.stderr.splitlines() if line.startswith("overworld_trainer: ")]
+    process = WarmProcess("tests.support.small_volume", str(tmp_path), f"{1.6 * size:.0f}", log=tmp_path / "log")
+    status, log = process.wait(250), (tmp_path / "log").read_text()
+    assert status == 0, log
+    seen = [line.removeprefix("volume: ") for line in log.splitlines() if line.startswith("volume: ")]
+    assert seen == ["status 75", "000002", "status 75", "status 0"], log
+    said = [line for line in log.splitlines() if line.startswith("overworld_trainer: ")]
     assert len(said) == 2
     assert f"the checkpoint {tmp_path}/volume/run/checkpoints/000004 cannot be written" in said[0]
     assert all("No space left on device" in line and "make room there" in line for line in said)
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in log
     same(tmp_path / "copy", undisturbed["model"])
