@@ -56,7 +56,9 @@ MOST_TIMES = 3.0
 MOST_STARTS = 100
 """Of the evaluation, which ends when it cannot be kept and is started again."""
 FAULTY_SHARE = 0.8
-"""Of the updates, and of the calm run's time: the faults are spread over it."""
+"""Of the updates, over which the faults are spread."""
+PAUSE_SHARE = 0.5
+"""Of the calm run's time per fault: the average pause between two. With longer ones, the updates outrun the faults."""
 MUST_BE_0 = ("fabricated", "failed steps", "not balanced")
 """Of the ledger."""
 _INSIDE = "OVERWORLD_CHAOS_INSIDE"
@@ -231,7 +233,8 @@ def trial(seed: int, faults: int, kept: Path) -> dict[str, Any]:
                 shutil.rmtree(volume / left, ignore_errors=True)
             CONSOLE.print(f"seed {seed}: {faults} faults ({calm_seconds:.0f} s without)")
             try:
-                seconds, done = run_chaos(volume, seed, updates, faults, FAULTY_SHARE * calm_seconds / faults)
+                pause = PAUSE_SHARE * calm_seconds / faults
+                seconds, done = run_chaos(volume, seed, updates, faults, pause)
             finally:
                 _keep(volume, chaotic)
             trained = {
