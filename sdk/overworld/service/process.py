@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -25,7 +26,7 @@ class ServiceProcess:
     """`python -m <module> <arguments>`, up to the moment that it says "listening on <address>".
 
     `address` is that address. What the service says on stderr goes into the file `log`, if there is one. Raises
-    ServiceError if it ends instead.
+    ServiceError if it ends instead, or takes two minutes.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class ServiceProcess:
         self.process, self._leash = _start(module, arguments, environment, stdout=subprocess.PIPE, stderr=stderr)
         if stderr is not None:
             stderr.close()
+        began = time.monotonic()
         try:
             address, said = self._listen()
         except BaseException:
@@ -48,7 +50,9 @@ class ServiceProcess:
             status = self.process.wait()
             self._let_go()
             words = said if log is None else "\n".join(log.read_text().splitlines()[-10:])
-            raise ServiceError(f"{module} did not start (status {status}): {words.strip()}")
+            late = time.monotonic() - began >= _START_SECONDS
+            how = f"killed after {_START_SECONDS:g} s" if late else f"status {status}"
+            raise ServiceError(f"{module} did not start ({how}): {words.strip()}")
         self.address = address
         # What it says later must go somewhere, or it would block when the pipe is full.
         threading.Thread(target=self._drain, name=f"stdout of {module}", daemon=True).start()

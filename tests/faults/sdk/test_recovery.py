@@ -19,8 +19,9 @@ import psutil
 import pytest
 import xxhash
 from overworld import ContractError, Reset, Session, server_info
-from overworld.errors import ServerLostError
+from overworld.errors import ServerLostError, ServiceError
 from overworld.host.process import ServerProcess
+from overworld.service.process import ServiceProcess
 from overworld.v1 import env_pb2 as pb
 from overworld.v1 import env_pb2_grpc
 
@@ -319,3 +320,9 @@ def test_services_end_with_the_process_that_started_them_but_not_with_its_thread
     while os.path.exists(f"/proc/{pid}"):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_a_service_that_never_listens_is_killed_and_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("overworld.service.process._START_SECONDS", 0.5)
+    with pytest.raises(ServiceError, match=r"http\.server did not start \(killed after 0\.5 s\)"):
+        ServiceProcess("http.server", "0")
