@@ -144,12 +144,13 @@ class ThreadLane(_SharedLane):
 
 
 class LoopInbox:
-    """Jobs on their way to the lanes of an event loop, which those that come together wake only once."""
+    """What an event loop is asked to do for its lanes: jobs that come together wake it only once."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._arrived: deque[tuple[AsyncLane, Job]] = deque()
         self._woken = False
+        self._calls: set[Callable[[], None]] = set()
 
     def put(self, lane: AsyncLane, job: Job) -> None:
         """Any thread may call this."""
@@ -157,6 +158,17 @@ class LoopInbox:
         if not self._woken:
             self._woken = True
             self.loop.call_soon_threadsafe(self._hand_out)
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """On the event loop's thread: makes a call after all that it has in hand, once for all who ask for it."""
+        if call not in self._calls:
+            self._calls.add(call)
+            self.loop.call_soon(self._make, call)
+
+    def _make(self, call: Callable[[], None]) -> None:
+        self._calls.remove(call)  # before it is made: what comes now asks for another one
+        with _fatal():
+            call()
 
     def _hand_out(self) -> None:
         self._woken = False  # before it looks: what comes now wakes it again
@@ -179,8 +191,8 @@ class AsyncLane(Lane):
         self._inbox.put(self, job)
 
     def soon(self, call: Callable[[], None]) -> None:
-        """After all that the event loop has in hand."""
-        self._inbox.loop.call_soon(_fatal()(call))
+        """As `LoopInbox.soon`."""
+        self._inbox.soon(call)
 
     def add(self, job: Job) -> None:
         """As `submit`, on the event loop's thread."""

@@ -29,7 +29,6 @@ class Outbox:
         self._front = front
         self._waiting: deque[_Entry] = deque()
         self._since = 0.0  # when the first of them came
-        self._called = False  # `_send_waiting`, which has not begun yet
         self._sending = threading.Lock()
 
     def send(self, answer: str, session: int, lane: Lane, response: pb.StepResponse) -> None:
@@ -43,12 +42,10 @@ class Outbox:
         self._waiting.append(_Entry(answer, session, [lane.number] * len(response.results), response))
         if now - self._since > _SECONDS:
             self._send_waiting()
-        elif not self._called:
-            self._called = True
+        else:
             lane.soon(self._send_waiting)
 
     def _send_waiting(self) -> None:
-        self._called = False  # before it looks: what comes now is sent by another call, if not by this one
         while self._waiting and self._sending.acquire(blocking=False):
             try:
                 self._send_merged()

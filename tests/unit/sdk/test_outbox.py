@@ -84,6 +84,21 @@ def test_a_lane_that_shares_nothing_sends_at_once(ends: tuple[pipe.Blocking, pip
         assert arrived(front) == ({"is": "results", "session": 1, "lanes": [number]}, [(number, 100 * number)])
 
 
+def test_a_lane_that_shares_nothing_does_not_wait_for_the_event_loop(
+    ends: tuple[pipe.Blocking, pipe.Blocking], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "_SECONDS", 1e6)
+    worker, front = ends
+    outgoing = Outbox(worker)
+
+    async def send() -> None:
+        outgoing.send("results", 1, lanes(1)[0], result(0))
+        outgoing.send("results", 1, InlineLane(1, Mock(), Mock(), Turns()), result(1))
+        assert arrived(front)[1] == [(0, 0), (1, 100)]
+
+    asyncio.run(send())
+
+
 def test_jobs_that_come_together_wake_the_event_loop_once() -> None:
     done = []
 
