@@ -64,7 +64,7 @@ FRAMES = Bound(
 # Requests.
 SMALL_REQUEST = Bound(64 * _KIB, "bytes", "a request of GetServerInfo or Close", Reason.REQUEST_INVALID)
 OPEN_REQUEST = Bound(256 * _KIB, "bytes", "a request of Open", Reason.REQUEST_INVALID)
-STEP_REQUEST = Bound(8 * _MIB, "bytes", "a request of Step", "RESOURCE_EXHAUSTED, from gRPC")
+STEP_REQUEST = Bound(16 * _MIB, "bytes", "a request of Step", "RESOURCE_EXHAUSTED, from gRPC")
 SESSION_NAME = Bound(36, "characters", "a session's name, which is a UUID", Reason.REQUEST_INVALID)
 FEATURES = Bound(32, "", "required features", Reason.REQUEST_INVALID)
 OPTIONS = Bound(64 * _KIB, "bytes", "options_json, and so its keys", Reason.OPTIONS_INVALID)
